@@ -1,0 +1,3 @@
+"""Noiseweave: distributed batch processing of images with diffusion models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+from noiseweave.jobs.cli import main
+
+raise SystemExit(main())

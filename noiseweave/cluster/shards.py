@@ -1,0 +1,228 @@
+"""WebDataset tars over fsspec: find them, index them, read pictures by byte range, write them whole.
+
+A sample is a run of neighbouring members that share a key: ``{key}.jpg``, ``{key}.cls``, ``{key}.txt``,
+``{key}.json``. The key is the member's path up to the first dot of its base name, as WebDataset has it.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from braceexpand import braceexpand
+from fsspec.core import url_to_fs
+
+from noiseweave.cluster import storage
+from noiseweave.engine.records import Bad, Location
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file of a sample: where its bytes lie in the tar."""
+
+    offset: int
+    size: int
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """One sample of a shard: its key and its members by extension."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def picture(self) -> str | None:
+        """Extension of the sample's picture, None when it has none."""
+        return next((e for e in self.members if e in PICTURES), None)
+
+
+def find(pattern: str) -> list[str]:
+    """The shards that a brace pattern, a glob, a folder or an fsspec URL names, sorted within each brace.
+
+    Raises:
+        ValueError: the pattern names nothing.
+    """
+    if not pattern.strip():
+        raise ValueError("input='': a folder, glob, brace pattern or URL of .tar shards is needed")
+    found = [shard for piece in braceexpand(storage.absolute(pattern)) for shard in _expand(piece)]
+    if not found:
+        raise ValueError(f"input {pattern!r}: no .tar shards there")
+    missing = [s for s in found if not storage.exists(s)]
+    if missing:
+        raise ValueError(f"input {pattern!r}: no such shard: {missing[0]} ({len(missing)} missing)")
+    doubled = [s for s, n in Counter(found).items() if n > 1]
+    if doubled:
+        raise ValueError(f"input {pattern!r}: names {doubled[0]} twice")
+    return found
+
+
+def _expand(piece: str) -> list[str]:
+    fs, name = url_to_fs(piece)
+    if fs.isdir(name):
+        name = storage.join(name, "*.tar")
+    elif not glob.has_magic(name):
+        return [piece]
+    return sorted(str(fs.unstrip_protocol(f)) if "://" in piece else str(f) for f in fs.glob(name))
+
+
+def unsafe(name: str) -> bool:
+    """Whether a tar member's name would leave the folder it is unpacked in."""
+    parts = name.replace("\\", "/").split("/")
+    return name.startswith(("/", "\\")) or ".." in parts or "\0" in name or (len(name) > 1 and name[1] == ":")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``a/b.seg.png`` -> (``a/b``, ``seg.png``)."""
+    folder, _, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+
+
+def index(url: str) -> tuple[list[Entry], list[Bad]]:
+    """Read a shard's table of contents.
+
+    Returns:
+        The samples in the order of the tar, and what is wrong with it: ``unreadable_tar`` (not a tar, empty,
+        gzip), ``truncated_tar`` (the samples before the cut are kept, the cut one is not), ``unsafe_key``,
+        ``duplicate_key`` (the first one is kept), ``not_a_file``.
+    """
+    entries: dict[str, Entry] = {}
+    bad: list[Bad] = []
+    last: str | None = None
+    size = storage.size_of(url)
+    try:
+        with storage.open_read(url) as f:
+            for name, member in _members(f, url, size, bad):
+                key, extension = split_name(name)
+                if not extension or not key:
+                    bad.append(Bad(shard=url, key=name[:200], reason="not_a_sample", detail="no extension"))
+                elif key in entries and (key != last or extension in entries[key].members):
+                    bad.append(Bad(shard=url, key=key, reason="duplicate_key", detail=f"{name} again"))
+                else:
+                    entries.setdefault(key, Entry(key=key)).members[extension] = member
+                    last = key
+    except OSError as e:
+        bad.append(Bad(shard=url, key="", reason="unreadable_tar", detail=str(e)))
+    return list(entries.values()), bad
+
+
+def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str, Member]]:
+    """The regular members of an uncompressed tar, as far as it is whole."""
+    seen, end = 0, 0
+    try:
+        with tarfile.open(fileobj=f, mode="r:") as tar:
+            for info in tar:
+                seen, end = seen + 1, info.offset_data + info.size
+                if end > size:
+                    raise tarfile.ReadError(f"cut inside {info.name}")
+                if info.isdir():
+                    continue
+                if not info.isreg() or info.issparse():
+                    bad.append(Bad(shard=url, key=info.name[:200], reason="not_a_file"))
+                elif unsafe(info.name):
+                    bad.append(Bad(shard=url, key=info.name[:200], reason="unsafe_key"))
+                else:
+                    yield info.name, Member(offset=info.offset_data, size=info.size)
+        f.seek(-(-end // 512) * 512)
+        if len(f.read(512)) < 512:
+            raise tarfile.ReadError("no end-of-archive block")
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
+        bad.append(Bad(shard=url, key="", reason="truncated_tar" if seen else "unreadable_tar", detail=str(e)))
+
+
+def locate(url: str) -> tuple[list[Location], list[Bad]]:
+    """Index a shard and read the small members: one Location a picture.
+
+    A sample without a picture is quarantined as ``no_picture``; an empty one as ``empty_picture``; a ``.cls``
+    that is no integer as ``bad_label`` (the whole sample, for a wrong label is worse than none).
+    """
+    entries, bad = index(url)
+    out: list[Location] = []
+    with storage.open_read(url) as f:
+        for entry in entries:
+            try:
+                out.append(_location(f, url, entry))
+            except ValueError as e:
+                reason, _, detail = str(e).partition(": ")
+                bad.append(Bad(shard=url, key=entry.key, reason=reason, detail=detail))
+    return out, bad
+
+
+def _location(f: Any, url: str, entry: Entry) -> Location:
+    picture = entry.picture
+    if picture is None:
+        raise ValueError(f"no_picture: only {', '.join(sorted(entry.members))}")
+    if entry.members[picture].size == 0:
+        raise ValueError(f"empty_picture: {picture} has no bytes")
+    meta = _meta(small(f, entry, "json"))
+    text = small(f, entry, "txt")
+    return Location(
+        shard=url, key=entry.key, offset=entry.members[picture].offset, size=entry.members[picture].size,
+        label=_label(small(f, entry, "cls"), meta),
+        caption=text.decode("utf-8", "replace").strip() if text is not None else _caption(meta),
+    )  # fmt: skip
+
+
+def small(f: Any, entry: Entry, extension: str) -> bytes | None:
+    """The bytes of a side member, None when the sample has none."""
+    member = entry.members.get(extension)
+    if member is None:
+        return None
+    if member.size > SIDE_LIMIT:
+        raise ValueError(f"bad_{extension}: {member.size} bytes, at most {SIDE_LIMIT}")
+    f.seek(member.offset)
+    return bytes(f.read(member.size))
+
+
+def _meta(data: bytes | None) -> Mapping[str, Any]:
+    if data is None:
+        return {}
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"bad_json: {e}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
+    value = data.decode("utf-8", "replace").strip() if data is not None else meta.get("label")
+    if value is None:
+        return None
+    try:
+        if isinstance(value, float | bool):
+            raise ValueError
+        number = int(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"bad_label: {str(value)[:80]!r} is no integer") from None
+    if not 0 <= number < 1 << 31:
+        raise ValueError(f"bad_label: {number} is not in 0..2^31-1")
+    return number
+
+
+def _caption(meta: Mapping[str, Any]) -> str | None:
+    caption = meta.get("caption")
+    return caption if isinstance(caption, str) else None
+
+
+def pack(samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> bytes:
+    """Samples (key, extension -> bytes) -> the bytes of a tar, the same for the same input."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for key, files in samples:
+            assert not unsafe(key) and "." not in os.path.basename(key), key
+            for extension, data in files.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size, info.mode, info.mtime = len(data), 0o644, 0
+                tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()

@@ -1,0 +1,154 @@
+"""Files on any fsspec file system: a path and a URL (s3://, gs://, memory://) are used alike.
+
+Every write is atomic. A local file is written under a temporary name, flushed to the disk and renamed; an
+object store shows an object only once its upload has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+IMAGE_LIMIT = 100_000_000
+
+
+def join(folder: str, *names: str) -> str:
+    """Join names to a folder or URL."""
+    return posixpath.join(folder.rstrip("/") or "/", *names)
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute, so that workers in other directories read the same file; a URL as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def exists(path: str) -> bool:
+    fs, name = url_to_fs(path)
+    return bool(fs.exists(name))
+
+
+def is_folder(path: str) -> bool:
+    fs, name = url_to_fs(path)
+    return bool(fs.isdir(name))
+
+
+def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The bytes [offset, offset + size) of a file; the whole file by default."""
+    fs, name = url_to_fs(path)
+    if size is None:
+        return bytes(fs.cat_file(name))[offset:]
+    if isinstance(fs, LocalFileSystem):
+        with open(name, "rb") as f:
+            f.seek(offset)
+            return f.read(size)
+    return bytes(fs.cat_file(name, start=offset, end=offset + size))
+
+
+def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
+    """Several (offset, size) ranges of one file, opened once."""
+    fs, name = url_to_fs(path)
+    ranges = list(ranges)
+    if not isinstance(fs, LocalFileSystem):
+        starts = [offset for offset, _ in ranges]
+        ends = [offset + size for offset, size in ranges]
+        return [bytes(b) for b in fs.cat_ranges([name] * len(ranges), starts, ends)]
+    out = []
+    with open(name, "rb") as f:
+        for offset, size in ranges:
+            f.seek(offset)
+            out.append(f.read(size))
+    return out
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file atomically: readers see the old content, the new, or no file; never a part."""
+    fs, name = url_to_fs(path)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(name, data)
+        return
+    folder = os.path.dirname(name)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(path: str) -> Any:
+    return json.loads(read(path))
+
+
+def write_json(path: str, value: Any) -> None:
+    write(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def names_in(folder: str) -> list[str]:
+    """Sorted base names of the files in a folder; [] when there is no such folder."""
+    fs, name = url_to_fs(folder)
+    try:
+        found = fs.ls(name, detail=False, refresh=True) if not isinstance(fs, LocalFileSystem) else None
+    except FileNotFoundError:
+        return []
+    if found is None:
+        try:
+            return sorted(e.name for e in os.scandir(name) if e.is_file())
+        except FileNotFoundError:
+            return []
+    return sorted(posixpath.basename(str(f).rstrip("/")) for f in found)
+
+
+def size_of(path: str) -> int:
+    fs, name = url_to_fs(path)
+    return int(fs.size(name))
+
+
+def remove(path: str) -> None:
+    """Delete a file or a folder; nothing happens when there is none."""
+    fs, name = url_to_fs(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(name, recursive=True)
+
+
+def sweep_temporaries(folder: str) -> None:
+    """Delete what a killed writer left under temporary names in a local folder."""
+    fs, name = url_to_fs(folder)
+    if isinstance(fs, LocalFileSystem):
+        for path in Path(name).rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def check_writable(folder: str) -> None:
+    """Raise ValueError in one line when nothing can be written to ``folder``."""
+    try:
+        probe = join(folder, f".probe-{uuid.uuid4().hex}.tmp")
+        write(probe, b"ok")
+        remove(probe)
+    except (OSError, ValueError, ImportError) as e:
+        raise ValueError(f"output {folder!r} cannot be written: {e}") from None
+
+
+def temporary_folder() -> str:
+    return tempfile.mkdtemp(prefix="noiseweave-")
+
+
+def open_read(path: str) -> Any:
+    """A seekable binary file, buffered by fsspec."""
+    return fsspec.open(path, "rb").open()

@@ -1,0 +1,1 @@
+"""What happens to images: pure torch and diffusers, no Ray, no storage."""

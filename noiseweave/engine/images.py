@@ -1,0 +1,86 @@
+"""Bytes <-> uint8 pictures. Every odd kind of picture becomes plain 8-bit grey or RGB, or a clear ValueError."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+
+
+def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a picture to uint8 [H, W, channels].
+
+    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts are laid on white.
+
+    Args:
+        data: an encoded PNG, JPEG, WebP or BMP.
+        channels: 1 (grey) or 3 (RGB).
+        max_pixels: larger pictures are refused before their pixels are read (decompression bombs).
+
+    Raises:
+        ValueError: ``"reason: detail"`` with reason empty_picture, not_an_image, too_large or truncated_image.
+    """
+    if not data:
+        raise ValueError("empty_picture: no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"too_large: {image.width}x{image.height}, at most {max_pixels} pixels")
+            image.load()
+            plain = _plain(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise ValueError("not_an_image: no PNG, JPEG, WebP or BMP") from None
+    except Image.DecompressionBombError as e:
+        raise ValueError(f"too_large: {e}") from None
+    except ValueError as e:
+        if str(e).startswith("too_large: "):
+            raise
+        raise ValueError(f"truncated_image: {e}") from None
+    except Exception as e:  # a decoder may raise anything on damaged bytes
+        raise ValueError(f"truncated_image: {type(e).__name__}: {e}") from None
+    array = np.asarray(plain.convert("L" if channels == 1 else "RGB"))
+    return array[..., None] if channels == 1 else array
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Any mode -> L or RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        scale = 257.0 if values.max(initial=0) > 255 else 1.0
+        return Image.fromarray(np.clip(np.rint(values / scale), 0, 255).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def fit(image_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Resize the short side to ``size`` (Lanczos) and crop the centre square: uint8 [size, size, C]."""
+    height, width, channels = image_HWC.shape
+    if (height, width) == (size, size):
+        return image_HWC
+    image = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
+    array = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return array[..., None] if channels == 1 else array
+
+
+def encode(image_HWC: np.ndarray, extension: str = "png", quality: int = 95) -> bytes:
+    """uint8 [H, W, 1 or 3] -> bytes: png (lossless), webp (lossless) or jpg (``quality``, 4:4:4)."""
+    image = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
+    buffer = io.BytesIO()
+    if extension == "png":
+        image.save(buffer, "PNG")
+    elif extension == "webp":
+        image.convert("RGB").save(buffer, "WEBP", lossless=True)
+    elif extension in ("jpg", "jpeg"):
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    else:
+        raise ValueError(f"image format {extension!r}: png, jpg or webp")
+    return buffer.getvalue()

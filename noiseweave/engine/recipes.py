@@ -1,0 +1,150 @@
+"""What a user can choose about an algorithm, with its checks. Free of torch, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
+MODES: tuple[Mode, ...] = ("linear", "cross_fade", "feature_selective", "layer_selective")
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def check(ok: bool, field: str, value: object, allowed: str) -> None:
+    """Raise the ValueError of a recipe: which field, its value, what is allowed."""
+    if not ok:
+        raise ValueError(f"{field}={value!r}: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The diffusion model.
+
+    Args:
+        name: a shipped model (digits-ddpm), a folder that diffusers' save_pretrained wrote, or a hub id.
+        precision: what the network runs in; the scheduler's arithmetic is float32 always.
+        micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
+            CPU and 256 on a GPU.
+    """
+
+    name: str = "digits-ddpm"
+    precision: Precision = "fp32"
+    micro_batch: int = 0
+
+    def __post_init__(self) -> None:
+        check(bool(self.name), "model.name", self.name, "a shipped model, a folder or a hub id")
+        check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionRecipe:
+    """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al., CVPR 2024, arXiv 2304.06140).
+
+    Args:
+        num_steps: time steps of the whole chain.
+        skip: noisiest steps left out, so num_steps - skip are kept; more of them keep closer to the pictures.
+        noise: independent draws fresh x_t noise for each image; shared uses the same for all images of a
+            job, so that noise maps of different images differ only by content.
+    """
+
+    num_steps: int = 50
+    skip: int = 10
+    noise: Literal["independent", "shared"] = "independent"
+
+    def __post_init__(self) -> None:
+        check(1 <= self.num_steps <= 1000, "inversion.num_steps", self.num_steps, "1 to 1000")
+        check(0 <= self.skip < self.num_steps, "inversion.skip", self.skip, "0 to num_steps - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionRecipe:
+    """How noise maps of a pair become one.
+
+    Args:
+        modes: each pair draws one of these (linear, cross_fade, feature_selective, layer_selective).
+        ratio_min: lowest weight of the second image, 0 gives the first image back.
+        ratio_max: highest weight of the second image, 1 gives the second image back.
+        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+    """
+
+    modes: tuple[Mode, ...] = MODES
+    ratio_min: float = 0.3
+    ratio_max: float = 0.7
+    keep_spread: bool = True
+
+    def __post_init__(self) -> None:
+        check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")
+        check(0 <= self.ratio_min <= 1, "fusion.ratio_min", self.ratio_min, "0 to 1")
+        check(
+            self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRecipe:
+    """What similarity is measured in.
+
+    Args:
+        name: pixels (downscaled and whitened pixels, no download), unet (mid-block activations of the
+            diffusion model, no download), resnet50 (torchvision's ImageNet weights, 2048 values), or the id
+            or folder of a transformers vision model (facebook/dinov2-small, openai/clip-vit-base-patch32).
+        size: side that pixels are downscaled to.
+        noise_level: for unet, the noise level that activations are read at, as a share of the schedule.
+        batch: pictures in one network call.
+    """
+
+    name: str = "pixels"
+    size: int = 16
+    noise_level: float = 0.1
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        check(bool(self.name), "features.name", self.name, "pixels, unet, resnet50 or a transformers model")
+        check(2 <= self.size <= 64, "features.size", self.size, "2 to 64")
+        check(0 <= self.noise_level < 1, "features.noise_level", self.noise_level, "0 to below 1")
+        check(self.batch >= 1, "features.batch", self.batch, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingRecipe:
+    """Which pictures are fused with which.
+
+    Args:
+        threshold: lowest cosine similarity of a pair.
+        upper: pairs above this cosine are near-duplicates and dropped.
+        top_k: most similar partners considered for each image.
+        max_pairs: pairs kept, the most similar first (for window scope: of each window); null keeps all.
+        max_uses: pairs that one image may be part of (for window scope: in each window); null sets no bound.
+        classes: same_class pairs equal labels only, any pairs across labels.
+        block: rows of the similarity matrix held at once; memory grows with block x block.
+        group_images: images inverted together; each is inverted once for all its pairs in the group.
+        group_pairs: most pairs in one group, so most samples in one output shard.
+        scope: dataset is exact over the whole input; window pairs inside runs of consecutive shards, so
+            the first output is written while input still arrives.
+        window: shards in a window.
+        overlap: shards that a window shares with the one before.
+    """
+
+    threshold: float = 0.7
+    upper: float = 0.999
+    top_k: int = 5
+    max_pairs: int | None = None
+    max_uses: int | None = None
+    classes: Literal["same_class", "any"] = "same_class"
+    block: int = 4096
+    group_images: int = 64
+    group_pairs: int = 128
+    scope: Literal["dataset", "window"] = "dataset"
+    window: int = 4
+    overlap: int = 1
+
+    def __post_init__(self) -> None:
+        check(-1 <= self.threshold <= 1, "pairing.threshold", self.threshold, "-1 to 1")
+        check(self.threshold <= self.upper <= 1, "pairing.upper", self.upper, "threshold to 1")
+        for name in ("top_k", "block", "group_pairs", "window"):
+            check(getattr(self, name) >= 1, f"pairing.{name}", getattr(self, name), "1 or more")
+        for name in ("max_pairs", "max_uses"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"pairing.{name}", value, "1 or more, or null")
+        check(self.group_images >= 2, "pairing.group_images", self.group_images, "2 or more")
+        check(0 <= self.overlap < self.window, "pairing.overlap", self.overlap, "0 to window - 1")

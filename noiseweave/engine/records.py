@@ -1,0 +1,148 @@
+"""The small records that travel between the layers. Nothing here imports torch or Ray.
+
+Shape letters used all over the engine: B images, T kept time steps (index 0 the noisiest), C channels,
+H height, W width, N rows of a feature table, D feature length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled picture.
+
+    Attributes:
+        key: name inside its shard, without a dot.
+        image_HWC: uint8 [H, W, 1 or 3], 0..255.
+        label: class number, or None when the sample has none.
+        caption: text, or None.
+        meta: the sample's ``.json`` as read.
+    """
+
+    key: str
+    image_HWC: np.ndarray
+    label: int | None = None
+    caption: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where a picture's bytes lie, and what its sample says beside it.
+
+    Attributes:
+        shard: URL of the tar.
+        key: the sample's key in that tar.
+        offset: first byte of the encoded picture in the tar, >= 0.
+        size: encoded bytes, > 0.
+        label: class number or None.
+        caption: text or None.
+    """
+
+    shard: str
+    key: str
+    offset: int
+    size: int
+    label: int | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two images of a group and how they are fused.
+
+    Attributes:
+        a, b: positions in ``Group.images``; the first and the second image.
+        similarity: cosine of their features, in [-1, 1], rounded to 2**-20.
+        mode: a fusion mode.
+        ratio: weight of the second image, in [0, 1].
+        seed: the pair's own seed, 0 <= seed < 2**63.
+    """
+
+    a: int
+    b: int
+    similarity: float
+    mode: str
+    ratio: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A set of images and the pairs among them: each image is inverted once for all its pairs."""
+
+    id: str
+    images: tuple[Location, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseMaps:
+    """The noise-space coordinates of one image.
+
+    Attributes:
+        x_T_CHW: float32 [C, H, W], the noisiest kept latent.
+        residual_TCHW: float32 [T, C, H, W]; row i is ``sigma_i z_i = x_{i+1} - mu_i(x_i)``, the whole
+            step and not z alone, so that the last step, where sigma is 0, loses nothing.
+        timesteps_T: int64 [T], descending: index 0 is the noisiest kept step ("structure"), index T - 1
+            the cleanest ("texture").
+    """
+
+    x_T_CHW: Tensor
+    residual_TCHW: Tensor
+    timesteps_T: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A piece of work with a deterministic name: its output depends on (inputs, config, seed) alone."""
+
+    index: int
+    id: str
+    payload: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad:
+    """A quarantined piece of input: which one, why, and the words of the error."""
+
+    shard: str
+    key: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitReport:
+    """What a unit tells the driver when it is done.
+
+    Attributes:
+        id: the unit's id.
+        produced: things made (features, pairs, images).
+        quarantined: reason -> count.
+        seconds: wall time of fetch + compute + commit.
+        extra: small sums that the job adds up (images inverted, candidates seen, ...).
+    """
+
+    id: str
+    produced: int
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A length and a function index -> unit: a million units cost no memory."""
+
+    length: int
+    unit: Callable[[int], Unit]

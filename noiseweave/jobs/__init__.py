@@ -1,0 +1,1 @@
+"""One thin module a job: a config dataclass and ``run(config)``."""

@@ -1,0 +1,81 @@
+"""``noiseweave JOB --config FILE --section.field VALUE``: the one command.
+
+Exit codes: 0 all done, 1 some units failed, 2 wrong usage or config.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from noiseweave import __version__
+
+JOBS = {
+    "pack": "pictures in folders, or scikit-learn's digits -> labelled WebDataset shards",
+    "train": "shards -> a diffusion model (pixel-space DDPM)",
+    "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
+    "fuse": "two or more pictures -> their fusion in noise space",
+}
+
+
+def usage() -> str:
+    jobs = "\n".join(f"  {name:<9} {text}" for name, text in JOBS.items())
+    return (
+        "usage: noiseweave JOB [--config FILE] [--section.field VALUE ...]\n\n"
+        f"jobs:\n{jobs}\n\n"
+        "noiseweave JOB --help lists a job's options; --print_config writes them as YAML."
+    )
+
+
+def parse(job: str, arguments: list[str]):
+    """Arguments and YAML files -> (the job's module, its frozen config); a wrong one ends the program with 2."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    module = importlib.import_module(f"noiseweave.jobs.{job}")
+    parser = ArgumentParser(prog=f"noiseweave {job}", description=JOBS[job], exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    several = getattr(module, "POSITIONAL", None)
+    parser.add_class_arguments(module.Config, None, skip={several} if several else None)
+    if several:
+        parser.add_argument(several, nargs="*", type=str, default=[], help=module.POSITIONAL_HELP)
+    try:
+        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+        del values["config"]
+        return module, module.Config(**values)
+    except (ArgumentError, ValueError, TypeError) as e:
+        fail(str(e))
+
+
+def fail(message: str) -> None:
+    """One line to standard error, exit code 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"noiseweave {__version__}")
+        return 0
+    job, *rest = arguments
+    if job not in JOBS:
+        fail(f"no job {job!r}; jobs are {', '.join(JOBS)}")
+    module, config = parse(job, rest)
+    try:
+        return module.run(config)
+    except (ValueError, OSError) as e:
+        if os.environ.get("NOISEWEAVE_DEBUG"):
+            raise
+        fail(str(e))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
