@@ -1,0 +1,139 @@
+"""A local folder of pictures: what lies in it, in an order and under keys that no disk can change.
+
+Paths are relative to the folder ("" is the folder itself), with "/" between their parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from noiseweave.engine.records import Bad
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
+SIDES = frozenset((".txt", ".json"))
+JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
+KEY_LENGTH = 100  # longer names are cut and hashed, so that an unpacked sample fits any file system
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A picture that is still to be read, and the paths of its side files by extension (txt, json)."""
+
+    path: str
+    sides: Mapping[str, str]
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """What lies in one folder and below it."""
+
+    items: list[Item] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    bad: list[Bad] = field(default_factory=list)
+
+
+def inside(root: str) -> list[str]:
+    """Sorted names of the folders directly in a folder, without hidden ones and links."""
+    with os.scandir(root) as scan:
+        names = [e.name for e in scan if e.is_dir(follow_symlinks=False) and not junk(e.name)]
+    return sorted(names, key=os.fsencode)
+
+
+def bad(path: str, reason: str, detail: str = "") -> Bad:
+    return Bad(shard="", key=printable(path), reason=reason, detail=detail)
+
+
+def listing(root: str, folder: str, deep: bool = True) -> Listing:
+    """The pictures of a folder, each with its side files, sorted by name whatever order the disk gives.
+
+    Hidden files and what systems leave behind are passed over. Links to folders are not followed.
+    """
+    found, waiting = Listing(), [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, here)) as scan:
+                entries = sorted((e for e in scan if not junk(e.name)), key=lambda e: os.fsencode(e.name))
+        except OSError as e:
+            found.bad.append(bad(here, "unreadable", str(e.strerror)))
+            continue
+        below = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+        waiting += [f"{here}/{name}".lstrip("/") for name in reversed(below) if deep]
+        sort_files(here, [e for e in entries if not e.is_dir(follow_symlinks=False)], found)
+    return found
+
+
+def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -> None:
+    """The files of one folder -> pictures with their side files, and the rest counted by extension."""
+    sides: dict[str, dict[str, str]] = {}
+    pictures: list[tuple[str, str]] = []
+    for entry in entries:
+        stem, extension = os.path.splitext(entry.name)
+        path, extension = f"{here}/{entry.name}".lstrip("/"), extension.lower()
+        if entry.is_dir():
+            found.bad.append(bad(path, "link_to_folder"))
+        elif extension in EXTENSIONS:
+            pictures.append((stem, path))
+        elif extension not in SIDES or sides.setdefault(stem, {}).setdefault(extension[1:], path) != path:
+            found.ignored[printable(extension) or "no extension"] += 1
+    found.items += [Item(path=path, sides=sides.get(stem, {})) for stem, path in pictures]
+    stems = {stem for stem, _ in pictures}
+    found.ignored.update(f".{e} without a picture" for s in sides.keys() - stems for e in sides[s])
+
+
+def junk(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def printable(path: str) -> str:
+    """A file name as text: bytes that are no UTF-8 become backslash escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def keys_of(paths: Sequence[str]) -> list[str]:
+    """Distinct relative paths -> distinct keys of letters, digits, ``-`` and single ``_``, in the same order.
+
+    Paths whose plain keys are equal, even but for their case, all get a hash of their path at the end: a key
+    depends on the set of paths, never on their order.
+    """
+    plain = [re.sub(r"[^A-Za-z0-9-]+", "_", p.replace("/", "-")).strip("_-") for p in map(stem_of, paths)]
+    uses = Counter(p.lower() for p in plain)
+    taken = set(uses)
+    keys = []
+    for path, key in zip(paths, plain, strict=True):
+        if not key or uses[key.lower()] > 1 or len(key) > KEY_LENGTH:
+            digest = hashlib.blake2b(os.fsencode(path), digest_size=32).hexdigest()
+            ends = (f"{key[:KEY_LENGTH]}-{digest[:n]}".lstrip("-") for n in range(8, 65, 8))
+            key = next(k for k in ends if k.lower() not in taken)
+            taken.add(key.lower())
+        keys.append(key)
+    return keys
+
+
+def stem_of(path: str) -> str:
+    stem, extension = os.path.splitext(path)
+    return stem if extension.lower() in EXTENSIONS else path
+
+
+def read(root: str, path: str, limit: int, follow_links: bool) -> bytes:
+    """A regular file of at most ``limit`` bytes that lies inside ``root``, links resolved."""
+    full = os.path.join(root, path)
+    try:
+        real = os.path.realpath(full, strict=True)
+        if not follow_links and os.path.commonpath([root, real]) != root:
+            raise ValueError(f"outside_link: {printable(path)} leads out of the input folder")
+        status = os.stat(real)
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+            raise ValueError(f"not_a_file: {printable(path)}")
+        if status.st_size > limit:
+            raise ValueError(f"too_large: {printable(path)} has {status.st_size} bytes, at most {limit}")
+        with open(real, "rb") as f:
+            return f.read(limit)
+    except OSError as e:
+        raise ValueError(f"unreadable: {printable(path)}: {e.strerror}") from None
