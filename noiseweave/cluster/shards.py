@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,10 @@ def find(pattern: str) -> list[str]:
     """
     if not pattern.strip():
         raise ValueError("input='': a folder, glob, brace pattern or URL of .tar shards is needed")
-    found = [shard for piece in braceexpand(storage.absolute(pattern)) for shard in _expand(piece)]
+    try:
+        found = [shard for piece in braceexpand(storage.absolute(pattern)) for shard in _expand(piece)]
+    except ImportError as e:  # fsspec names the package that its file system needs
+        raise ValueError(f"input {pattern!r}: {e}") from None
     if not found:
         raise ValueError(f"input {pattern!r}: no .tar shards there")
     missing = [s for s in found if not storage.exists(s)]
@@ -69,24 +73,25 @@ def find(pattern: str) -> list[str]:
 
 def _expand(piece: str) -> list[str]:
     fs, name = url_to_fs(piece)
-    if fs.isdir(name):
-        name = storage.join(name, "*.tar")
-    elif not glob.has_magic(name):
+    if fs.isdir(name):  # listed, not globbed: the folder's own name may hold [ or *
+        return [storage.join(piece, n) for n in storage.names_in(piece) if n.endswith(".tar")]
+    if not glob.has_magic(name) or fs.exists(name):
         return [piece]
     return sorted(str(fs.unstrip_protocol(f)) if "://" in piece else str(f) for f in fs.glob(name))
 
 
 def unsafe(name: str) -> bool:
-    """Whether a tar member's name would leave the folder it is unpacked in."""
+    """Whether a tar member's name would leave the folder it is unpacked in, or is no text."""
     parts = name.replace("\\", "/").split("/")
-    return name.startswith(("/", "\\")) or ".." in parts or "\0" in name or (len(name) > 1 and name[1] == ":")
+    outside = name.startswith(("/", "\\")) or ".." in parts or name[1:2] == ":"
+    return outside or "\0" in name or any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def split_name(name: str) -> tuple[str, str]:
     """``a/b.seg.png`` -> (``a/b``, ``seg.png``)."""
     folder, _, base = name.removeprefix("./").rpartition("/")
     stem, _, extension = base.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), extension.lower()
+    return (f"{folder}/{stem}" if folder and stem else stem), extension.lower()
 
 
 def index(url: str) -> tuple[list[Entry], list[Bad]]:
@@ -94,51 +99,74 @@ def index(url: str) -> tuple[list[Entry], list[Bad]]:
 
     Returns:
         The samples in the order of the tar, and what is wrong with it: ``unreadable_tar`` (not a tar, empty,
-        gzip), ``truncated_tar`` (the samples before the cut are kept, the cut one is not), ``unsafe_key``,
-        ``duplicate_key`` (the first one is kept), ``not_a_file``.
+        gzip), ``truncated_tar`` (the samples before the cut are kept; not the last one where it may have
+        lost a member, its label say), ``unsafe_key``, ``duplicate_key`` (the first is kept), ``not_a_file``.
     """
     entries: dict[str, Entry] = {}
     bad: list[Bad] = []
     last: str | None = None
-    size = storage.size_of(url)
     try:
+        size = storage.size_of(url)
         with storage.open_read(url) as f:
             for name, member in _members(f, url, size, bad):
                 key, extension = split_name(name)
                 if not extension or not key:
-                    bad.append(Bad(shard=url, key=name[:200], reason="not_a_sample", detail="no extension"))
+                    bad.append(_bad(url, name, "not_a_sample", "no extension"))
                 elif key in entries and (key != last or extension in entries[key].members):
-                    bad.append(Bad(shard=url, key=key, reason="duplicate_key", detail=f"{name} again"))
+                    bad.append(_bad(url, key, "duplicate_key", f"{name} again"))
                 else:
                     entries.setdefault(key, Entry(key=key)).members[extension] = member
                     last = key
-    except OSError as e:
-        bad.append(Bad(shard=url, key="", reason="unreadable_tar", detail=str(e)))
+    except _Cut as cut:
+        if last is not None and cut.key in (last, ""):
+            del entries[last]
+        bad.append(_bad(url, cut.key or last or "", "truncated_tar", str(cut)))
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as e:
+        bad.append(_bad(url, "", "unreadable_tar", str(e)))
+    except (IsADirectoryError, PermissionError) as e:  # any other OSError may pass: the unit is tried again
+        bad.append(_bad(url, "", "unreadable_tar", str(e)))
     return list(entries.values()), bad
 
 
+class _Cut(Exception):
+    """The tar ends too early, inside the sample ``key``, "" when nobody can say."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def _bad(url: str, name: str, reason: str, detail: str = "") -> Bad:
+    text = name[:200].encode(errors="backslashreplace").decode()
+    return Bad(shard=url, key=text, reason=reason, detail=detail.encode(errors="backslashreplace").decode())
+
+
 def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str, Member]]:
-    """The regular members of an uncompressed tar, as far as it is whole."""
-    seen, end = 0, 0
+    """The regular members of an uncompressed tar, as far as it is whole; _Cut where it is not."""
+    end = 0
     try:
         with tarfile.open(fileobj=f, mode="r:") as tar:
             for info in tar:
-                seen, end = seen + 1, info.offset_data + info.size
+                if info.size < 0:  # would send tarfile back to where it was, for ever
+                    raise _Cut(f"negative size of {info.name}")
+                end = info.offset_data + info.size
                 if end > size:
-                    raise tarfile.ReadError(f"cut inside {info.name}")
+                    raise _Cut(f"cut inside {info.name}", split_name(info.name)[0])
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
-                    bad.append(Bad(shard=url, key=info.name[:200], reason="not_a_file"))
+                    bad.append(_bad(url, info.name, "not_a_file"))
                 elif unsafe(info.name):
-                    bad.append(Bad(shard=url, key=info.name[:200], reason="unsafe_key"))
+                    bad.append(_bad(url, info.name, "unsafe_key"))
                 else:
                     yield info.name, Member(offset=info.offset_data, size=info.size)
         f.seek(-(-end // 512) * 512)
-        if len(f.read(512)) < 512:
-            raise tarfile.ReadError("no end-of-archive block")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
-        bad.append(Bad(shard=url, key="", reason="truncated_tar" if seen else "unreadable_tar", detail=str(e)))
+        if f.read(512) != bytes(512):  # tarfile takes a damaged header for the end
+            raise _Cut("no end-of-archive block")
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as e:
+        if end:
+            raise _Cut(str(e)) from None
+        raise
 
 
 def locate(url: str) -> tuple[list[Location], list[Bad]]:
@@ -149,6 +177,8 @@ def locate(url: str) -> tuple[list[Location], list[Bad]]:
     """
     entries, bad = index(url)
     out: list[Location] = []
+    if not entries:
+        return out, bad
     with storage.open_read(url) as f:
         for entry in entries:
             try:
@@ -196,18 +226,16 @@ def _meta(data: bytes | None) -> Mapping[str, Any]:
 
 
 def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
-    value = data.decode("utf-8", "replace").strip() if data is not None else meta.get("label")
-    if value is None:
-        return None
-    try:
-        if isinstance(value, float | bool):
-            raise ValueError
-        number = int(value)
-    except (ValueError, TypeError):
-        raise ValueError(f"bad_label: {str(value)[:80]!r} is no integer") from None
-    if not 0 <= number < 1 << 31:
-        raise ValueError(f"bad_label: {number} is not in 0..2^31-1")
-    return number
+    """The .cls, which must be a number, or else the .json's label if that is one: it may mean anything."""
+    if data is None:
+        value = meta.get("label")
+        return value if type(value) is int and 0 <= value < 1 << 31 else None
+    text = data.decode("utf-8", "replace").strip()
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise ValueError(f"bad_label: {text[:80]!r} is no integer >= 0")
+    if int(text) >= 1 << 31:
+        raise ValueError(f"bad_label: {text} is not in 0..2^31-1")
+    return int(text)
 
 
 def _caption(meta: Mapping[str, Any]) -> str | None:
@@ -220,7 +248,8 @@ def pack(samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for key, files in samples:
-            assert not unsafe(key) and "." not in os.path.basename(key), key
+            assert not unsafe(key), key
+            assert "." not in os.path.basename(key), key
             for extension, data in files.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size, info.mode, info.mtime = len(data), 0o644, 0

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable
@@ -21,11 +22,14 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 IMAGE_LIMIT = 100_000_000
+TEMPORARY = re.compile(r"\..*[.-][0-9a-f]{32}\.tmp")
 
 
 def join(folder: str, *names: str) -> str:
     """Join names to a folder or URL."""
-    return posixpath.join(folder.rstrip("/") or "/", *names)
+    if folder.endswith("://"):  # memory://, the root of a file system without hosts
+        return folder + posixpath.join(*names)
+    return posixpath.join(folder if not folder.strip("/") else folder.rstrip("/"), *names)
 
 
 def absolute(path: str) -> str:
@@ -62,7 +66,7 @@ def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
     if not isinstance(fs, LocalFileSystem):
         starts = [offset for offset, _ in ranges]
         ends = [offset + size for offset, size in ranges]
-        return [bytes(b) for b in fs.cat_ranges([name] * len(ranges), starts, ends)]
+        return [bytes(b) for b in fs.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")]
     out = []
     with open(name, "rb") as f:
         for offset, size in ranges:
@@ -97,22 +101,21 @@ def read_json(path: str) -> Any:
 
 
 def write_json(path: str, value: Any) -> None:
-    write(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    write(path, (text + "\n").encode(errors="backslashreplace"))  # file names may hold lone surrogates
 
 
 def names_in(folder: str) -> list[str]:
     """Sorted base names of the files in a folder; [] when there is no such folder."""
     fs, name = url_to_fs(folder)
     try:
-        found = fs.ls(name, detail=False, refresh=True) if not isinstance(fs, LocalFileSystem) else None
+        if isinstance(fs, LocalFileSystem):
+            with os.scandir(name) as found:
+                return sorted(e.name for e in found if e.is_file())
+        listed = fs.ls(name, detail=True, refresh=True)  # another process may have written since
+        return sorted(posixpath.basename(str(f["name"])) for f in listed if f["type"] == "file")
     except FileNotFoundError:
         return []
-    if found is None:
-        try:
-            return sorted(e.name for e in os.scandir(name) if e.is_file())
-        except FileNotFoundError:
-            return []
-    return sorted(posixpath.basename(str(f).rstrip("/")) for f in found)
 
 
 def size_of(path: str) -> int:
@@ -132,7 +135,8 @@ def sweep_temporaries(folder: str) -> None:
     fs, name = url_to_fs(folder)
     if isinstance(fs, LocalFileSystem):
         for path in Path(name).rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+            if TEMPORARY.fullmatch(path.name):  # a user's own .tmp files stay
+                path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str) -> None:
@@ -141,7 +145,7 @@ def check_writable(folder: str) -> None:
         probe = join(folder, f".probe-{uuid.uuid4().hex}.tmp")
         write(probe, b"ok")
         remove(probe)
-    except (OSError, ValueError, ImportError) as e:
+    except Exception as e:  # each object store has its own errors, missing credentials above all
         raise ValueError(f"output {folder!r} cannot be written: {e}") from None
 
 

@@ -1,4 +1,4 @@
-"""Bytes <-> uint8 pictures. Every odd kind of picture becomes plain 8-bit grey or RGB, or a clear ValueError."""
+"""Bytes <-> uint8 pictures. Every odd kind of picture becomes 8-bit grey or RGB, or a clear ValueError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to uint8 [H, W, channels].
 
-    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts are laid on white.
+    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts lie on white.
 
     Args:
         data: an encoded PNG, JPEG, WebP or BMP.
@@ -23,7 +23,7 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
         max_pixels: larger pictures are refused before their pixels are read (decompression bombs).
 
     Raises:
-        ValueError: ``"reason: detail"`` with reason empty_picture, not_an_image, too_large or truncated_image.
+        ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large or truncated_image.
     """
     if not data:
         raise ValueError("empty_picture: no bytes")
@@ -50,11 +50,10 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Any mode -> L or RGB."""
+    """Any mode -> L or RGB. Of the formats read here, only a 16-bit grey PNG has values above 255."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        return Image.fromarray(np.clip(np.rint(values / scale), 0, 255).astype(np.uint8))
+        return Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

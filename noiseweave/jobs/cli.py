@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 from noiseweave import __version__
 
@@ -47,7 +48,7 @@ def parse(job: str, arguments: list[str]):
         fail(str(e))
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One line to standard error, exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(2)
@@ -74,7 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    return 1
 
 
 if __name__ == "__main__":
