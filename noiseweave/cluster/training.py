@@ -1,0 +1,234 @@
+"""A train loop on Ray Train: one process or many, checkpoints that survive any kill, news for the driver.
+
+Knows nothing about models. A loop is a top-level function ``loop(task, link)``; ``link`` is all that it
+sees of Ray. Ray keeps its own list of checkpoints in a file that it does not write atomically, so a kill
+could spoil it; here a checkpoint counts once its ``complete.json`` is there, and that file is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import posixpath
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from noiseweave.cluster import storage
+from noiseweave.cluster.session import Session
+
+COMPLETE = "complete.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A worker's tie to the run.
+
+    Attributes:
+        rank, world: this worker's number and how many there are.
+        gpu: whether it holds a GPU.
+        resume: folder of the checkpoint to go on from, None at the start.
+        folder: where checkpoints are kept.
+        queue: carries rows to the driver.
+    """
+
+    rank: int
+    world: int
+    gpu: bool
+    resume: str | None
+    folder: str
+    queue: Any
+
+    def post(self, row: Row) -> None:
+        """Send a small row to the driver's ``watch``; rank 0 speaks for all."""
+        if self.rank == 0:
+            self.queue.put(row)
+
+    def fail(self, message: str) -> None:
+        """End the run without retries: every rank calls it, then returns."""
+        self.post({"fail": message})
+
+    def load(self, name: str) -> bytes:
+        """A file of the checkpoint to resume from."""
+        assert self.resume is not None
+        return storage.read(storage.join(self.resume, name))
+
+    def save(self, step: int, files: Mapping[str, bytes], metrics: Row) -> None:
+        """Commit a checkpoint; a barrier, so every rank calls it. Only rank 0's files are written."""
+        import ray.train
+        from ray.train import CheckpointUploadMode
+
+        checkpoint = None
+        if self.rank == 0:
+            folder = storage.join(self.folder, name_of(step))
+            for name, data in files.items():
+                storage.write(storage.join(folder, name), data)
+            storage.write_json(storage.join(folder, COMPLETE), {"step": step})
+            checkpoint = _checkpoint(folder)
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_dir_name=name_of(step),
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+Loop = Callable[[Any, Link], None]
+
+
+def name_of(step: int) -> str:
+    """A checkpoint's folder name; names sort as steps do."""
+    return f"step-{step:09d}"
+
+
+def _checkpoint(folder: str) -> Any:
+    import pyarrow.fs
+    from ray.train import Checkpoint
+
+    return Checkpoint(folder, None if "://" in folder else pyarrow.fs.LocalFileSystem())
+
+
+def checkpoints(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the checkpoints in a folder, oldest first: the whole ones, and those that a kill cut short."""
+    fs, path = url_to_fs(folder)
+    if not fs.isdir(path):
+        return [], []
+    found = sorted(posixpath.basename(str(f).rstrip("/")) for f in fs.ls(path, detail=False, refresh=True))
+    steps = [name for name in found if name.startswith("step-")]
+    whole = [name for name in steps if storage.exists(storage.join(folder, name, COMPLETE))]
+    return whole, [name for name in steps if name not in whole]
+
+
+def latest(folder: str) -> str | None:
+    """The newest whole checkpoint in a folder, None when there is none."""
+    whole, _ = checkpoints(folder)
+    return storage.join(folder, whole[-1]) if whole else None
+
+
+def tidy(folder: str, keep: int) -> None:
+    """Before a run: drop torn checkpoints, all but the newest ``keep`` whole ones, and Ray's own list."""
+    whole, torn = checkpoints(folder)
+    for name in (*torn, *whole[:-keep], SNAPSHOT):
+        storage.remove(storage.join(folder, name))
+
+
+def run_training(
+    loop: Loop,
+    task: Any,
+    *,
+    name: str,
+    storage_path: str,
+    session: Session,
+    max_failures: int,
+    keep: int,
+    watch: Callable[[Row], None] = lambda row: None,
+) -> str | None:
+    """Run ``loop(task, link)`` on every worker of a session until it returns.
+
+    When a worker dies, all begin again from the last checkpoint, at most ``max_failures`` times. A run with
+    the same name and storage path goes on from its newest whole checkpoint.
+
+    Args:
+        loop: an importable top-level function; gloo joins its processes on CPUs, nccl on GPUs.
+        task: what it is given; sent once to each node.
+        name, storage_path: checkpoints lie in ``storage_path/name``, reachable from every node.
+        keep: checkpoints kept.
+        watch: called in the driver, on a thread of its own, with each row that rank 0 posts.
+
+    Returns:
+        None, or the message of a loop that gave up through ``link.fail``.
+
+    Raises:
+        RuntimeError: a worker failed more often than ``max_failures``; one line says how.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
+
+    folder = storage.join(storage_path, name)
+    tidy(folder, keep)
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        functools.partial(_enter, loop, ray.put(task), folder, latest(folder), queue),
+        scaling_config=_scaling(session),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=keep),
+        ),
+    )
+    with _watching(queue, watch) as failures:
+        try:
+            trainer.fit()
+        except TrainingFailedError as e:
+            raise RuntimeError(_first_line(e)) from e
+    return failures[0] if failures else None
+
+
+def _scaling(session: Session) -> Any:
+    """One worker a process; a GPU worker asks for no CPU, or two of them could starve each other of CPUs."""
+    from ray.train import ScalingConfig
+
+    gpu = session.gpus_per_worker
+    resources = {"GPU": gpu, "CPU": 0} if gpu else {"CPU": 1}
+    return ScalingConfig(num_workers=session.workers, use_gpu=gpu > 0, resources_per_worker=resources)
+
+
+def _enter(loop: Loop, task_ref: Any, folder: str, resume: str | None, queue: Any) -> None:
+    """The worker's side: after a restart Ray's last committed checkpoint counts, else the driver's."""
+    import ray
+    import ray.train
+
+    context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    link = Link(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        gpu=bool(gpus),
+        resume=storage.join(folder, posixpath.basename(last.path)) if last else resume,
+        folder=folder,
+        queue=queue,
+    )
+    loop(ray.get(task_ref), link)
+
+
+@contextlib.contextmanager
+def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
+    """Hand each posted row to ``watch`` while the block runs; yields the list that failures land in."""
+    failures: list[str] = []
+    done = threading.Event()
+
+    def follow() -> None:
+        while True:
+            ended = done.is_set()  # read before the queue, so that the last rows are not missed
+            for row in queue.get_nowait_batch(queue.qsize()):
+                if "fail" in row:
+                    failures.append(row["fail"])
+                else:
+                    watch(row)
+            if ended:
+                return
+            done.wait(0.5)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield failures
+    finally:
+        done.set()
+        thread.join()
+        queue.shutdown(force=True)
+
+
+def _first_line(error: Exception) -> str:
+    """The cause of a failed run in one line: the last line of the first worker's error."""
+    failures = getattr(error, "worker_failures", {})
+    text = str(next(iter(failures.values()), error)).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
