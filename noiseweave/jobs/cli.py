@@ -30,7 +30,7 @@ def usage() -> str:
 
 
 def parse(job: str, arguments: list[str]):
-    """Arguments and YAML files -> (the job's module, its frozen config); a wrong one ends the program with 2."""
+    """Arguments and YAML files -> (the job's module, its frozen config); a wrong one ends it all with 2."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     module = importlib.import_module(f"noiseweave.jobs.{job}")

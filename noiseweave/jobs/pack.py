@@ -124,8 +124,7 @@ def claim(output: str, config: Config) -> None:
     """
     storage.check_writable(output)
     ours, manifest = identity(config), storage.join(output, MANIFEST)
-    if not config.overwrite:
-        refuse_other(output, ours)
+    refuse_other(output, ours, config.overwrite)
     storage.sweep_temporaries(output)
     storage.remove(storage.join(output, "report.json"))
     if config.overwrite:
@@ -143,17 +142,19 @@ def identity(config: Config) -> dict[str, Any]:
     return values
 
 
-def refuse_other(output: str, ours: Mapping[str, Any]) -> None:
+def refuse_other(output: str, ours: Mapping[str, Any], overwrite: bool) -> None:
+    """Another packing gives way when told to; shards that no pack wrote never do."""
     manifest = storage.join(output, MANIFEST)
-    theirs = storage.read_json(manifest) if storage.exists(manifest) else ours
-    fields = sorted(theirs.keys() | ours.keys())
-    pairs = [(name, theirs.get(name), ours.get(name)) for name in fields]
+    theirs = storage.read_json(manifest) if storage.exists(manifest) else None
+    tars = [name for name in storage.names_in(storage.join(output, "shards")) if name.endswith(".tar")]
+    strange = [name for name in tars if theirs is None or not SHARD.fullmatch(name)]
+    check(not strange, "output", output, f"its shards/ holds {strange[:1]}, which no pack wrote")
+    if theirs is None or overwrite:
+        return
+    pairs = [(name, theirs.get(name), ours.get(name)) for name in sorted(theirs.keys() | ours.keys())]
     changed = [f"{name} was {old!r}, now {new!r}" for name, old, new in pairs if old != new]
     text = f"it holds another packing ({'; '.join(changed)}); take another folder, or --overwrite true"
     check(not changed, "output", output, text)
-    names = storage.names_in(storage.join(output, "shards"))
-    strange = [n for n in names if theirs is ours or not SHARD.fullmatch(n)]
-    check(not strange, "output", output, f"its shards/ holds {strange[:1]}, which no pack wrote")
 
 
 def drop_shards(output: str, first: int) -> None:

@@ -1,0 +1,255 @@
+"""Shards are found, indexed and written as WebDataset has them; damage is named and never guessed over."""
+
+import gzip
+import io
+import tarfile
+import time
+import uuid
+
+import pytest
+import webdataset
+
+from noiseweave.cluster import shards, storage
+
+FOUR = [(f"k{i}", {"png": bytes([65 + i]) * 700, "cls": b"%d" % i, "txt": b"c"}) for i in range(4)]
+WHOLE = shards.pack(FOUR)  # a sample is 1536 bytes of png, 1024 of cls, 1024 of txt
+SAMPLE = 1536 + 1024 + 1024
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        yield str(tmp_path)
+        return
+    url = f"memory://{uuid.uuid4().hex}/in"
+    yield url
+    storage.remove(url)
+
+
+def put(folder, data: bytes, name: str = "a.tar") -> str:
+    url = storage.join(str(folder), name)
+    storage.write(url, data)
+    return url
+
+
+def tar(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as t:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def special(name: str, kind: bytes, target: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as t:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, target
+        t.addfile(info)
+    return buffer.getvalue()[:512] + tar(("b.png", b"fine"))
+
+
+def look(url: str) -> tuple[list[str], list[str]]:
+    located, bad = shards.locate(url)
+    assert all(b.shard == url for b in bad)
+    return [x.key for x in located], [b.reason for b in bad]
+
+
+def test_locations_point_at_the_bytes(folder):
+    url = put(folder, WHOLE)
+    located, bad = shards.locate(url)
+    assert bad == []
+    assert [(x.key, x.label, x.caption) for x in located] == [(f"k{i}", i, "c") for i in range(4)]
+    ranges = [(x.offset, x.size) for x in located]
+    assert storage.read_ranges(url, ranges) == [files["png"] for _, files in FOUR]
+
+
+def test_pack_is_a_function_of_its_input_and_webdataset_reads_it(tmp_path):
+    assert shards.pack(FOUR) == WHOLE
+    url = put(tmp_path, WHOLE)
+    read = list(webdataset.WebDataset(url, shardshuffle=False))
+    assert [(s["__key__"], {e: s[e] for e in ("png", "cls", "txt")}) for s in read] == FOUR
+
+
+def test_webdatasets_own_writer_is_read(tmp_path):
+    url = str(tmp_path / "w.tar")
+    with webdataset.TarWriter(url) as sink:
+        sink.write({"__key__": "dir.x/a", "png": b"1", "cls": 7, "json": {"caption": "hi"}})
+        sink.write({"__key__": "b", "seg.png": b"2", "jpg": b"3"})
+    located, bad = shards.locate(url)
+    assert bad == []
+    assert [(x.key, x.label, x.caption, x.size) for x in located] == [
+        ("dir.x/a", 7, "hi", 1),
+        ("b", None, None, 1),
+    ]
+    assert storage.read(url, located[1].offset, 1) == b"3"
+
+
+@pytest.mark.parametrize(
+    ("end", "kept", "cut"),
+    [
+        (0, 0, ""), (100, 0, ""), (511, 0, ""),  # in the first header: nothing says that it was a tar
+        (512, 0, "k0"), (800, 0, "k0"),  # inside the first picture
+        (1536, 0, "k0"),  # at a member's boundary: the label is lost, so the sample goes
+        (1536 + 512, 0, "k0"),  # inside the label
+        (SAMPLE + 100, 0, "k0"),  # in a header: k0 may have had more members
+        (SAMPLE, 0, "k0"),  # at a sample's boundary: the same
+        (SAMPLE + 600, 1, "k1"),  # inside k1's picture: k0 is whole
+        (SAMPLE + 1536, 1, "k1"),
+        (3 * SAMPLE + 700, 3, "k3"),
+        (4 * SAMPLE, 3, "k3"),  # the end-of-archive blocks are missing
+    ],
+)  # fmt: skip
+def test_a_cut_tar_keeps_whole_samples_alone(end, kept, cut, tmp_path):
+    located, bad = shards.locate(put(tmp_path, WHOLE[:end]))
+    assert [(x.key, x.label) for x in located] == [(f"k{i}", i) for i in range(kept)]
+    assert [(b.key, b.reason) for b in bad] == [(cut, "truncated_tar" if cut else "unreadable_tar")]
+
+
+def test_at_any_cut_each_kept_sample_is_complete(tmp_path):
+    for end in range(0, len(WHOLE), 97):
+        located, bad = shards.locate(put(tmp_path, WHOLE[:end]))
+        assert all((x.label, x.caption, x.size) == (int(x.key[1]), "c", 700) for x in located)
+        assert bad or len(located) == 4
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
+    hurt = WHOLE[: 2 * SAMPLE] + b"\xaa" * 512 + WHOLE[2 * SAMPLE + 512 :]
+    assert look(put(tmp_path, hurt)) == (["k0"], ["truncated_tar"])
+
+
+def test_a_negative_size_does_not_hang(tmp_path):
+    header = bytearray(tar(("a.png", b"x" * 10))[:512])
+    header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # base 256: -1024, back to before this header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    start = time.monotonic()
+    kept, reasons = look(put(tmp_path, WHOLE[: 2 * SAMPLE] + bytes(header) + WHOLE[2 * SAMPLE :]))
+    assert (kept, reasons) == (["k0"], ["truncated_tar"])
+    assert time.monotonic() - start < 5
+
+
+SPOILED = {
+    "nothing": (b"", [], ["unreadable_tar"]),
+    "text": (b"no tar at all " * 100, [], ["unreadable_tar"]),
+    "gzip": (gzip.compress(WHOLE), [], ["unreadable_tar"]),
+    "no members": (tar(), [], []),
+    "duplicate key": (tar(("a.png", b"1"), ("b.png", b"2"), ("a.png", b"3")), ["a", "b"], ["duplicate_key"]),
+    "duplicate neighbour": (tar(("a.png", b"1"), ("a.PNG", b"2")), ["a"], ["duplicate_key"]),
+    "key out": (tar(("../a.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "key out inside": (tar(("x/../../a.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "absolute key": (tar(("/etc/a.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "drive": (tar(("C:a.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "backslashes": (tar(("..\\a.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "no text": (tar(("\udcff.png", b"1"), ("b.png", b"2")), ["b"], ["unsafe_key"]),
+    "symlink": (special("a.png", tarfile.SYMTYPE, "/etc/passwd"), ["b"], ["not_a_file"]),
+    "hard link": (special("a.png", tarfile.LNKTYPE, "b.png"), ["b"], ["not_a_file"]),
+    "device": (special("a.png", tarfile.CHRTYPE), ["b"], ["not_a_file"]),
+    "folder": (special("a", tarfile.DIRTYPE), ["b"], []),
+    "no extension": (tar(("README", b"1"), ("b.png", b"2")), ["b"], ["not_a_sample"]),
+    "hidden files": (
+        tar(("x/._b.png", b"1"), ("x/._c.png", b"1"), ("b.png", b"2")),
+        ["b"],
+        ["not_a_sample"] * 2,
+    ),
+    "no picture": (tar(("a.txt", b"1"), ("b.png", b"2")), ["b"], ["no_picture"]),
+    "empty picture": (tar(("a.png", b""), ("b.png", b"2")), ["b"], ["empty_picture"]),
+    "broken json": (tar(("a.png", b"1"), ("a.json", b"{"), ("b.png", b"2")), ["b"], ["bad_json"]),
+    "deep json": (tar(("a.png", b"1"), ("a.json", b"[" * 10**5), ("b.png", b"2")), ["b"], ["bad_json"]),
+    "long caption": (tar(("a.png", b"1"), ("a.txt", bytes(1 << 21)), ("b.png", b"2")), ["b"], ["bad_txt"]),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_what_is_wrong_is_named_and_the_rest_is_kept(name, folder):
+    data, kept, reasons = SPOILED[name]
+    assert look(put(folder, data)) == (kept, reasons)
+
+
+def test_a_bad_name_can_be_written_into_a_report(folder):
+    _, bad = shards.locate(put(folder, tar(("\udcff.png", b"1"))))
+    bad[0].key.encode()
+
+
+@pytest.mark.parametrize(
+    "label", [b"cat", b"", b"3.0", b"-1", b"1_0", b"2147483648", b"9" * 5000, b"\xff", "٣".encode()]
+)
+def test_a_label_that_is_no_number_takes_its_sample_along(label, tmp_path):
+    url = put(tmp_path, tar(("a.png", b"1"), ("a.cls", label), ("b.png", b"2"), ("b.cls", b" 12\n")))
+    located, bad = shards.locate(url)
+    assert [(x.key, x.label) for x in located] == [("b", 12)]
+    assert [(b.key, b.reason) for b in bad] == [("a", "bad_label")]
+
+
+@pytest.mark.parametrize(
+    ("meta", "label"),
+    [(b'{"label": 4}', 4), (b'{"label": "UNLIKELY"}', None), (b'{"label": true}', None),
+     (b'{"label": -1}', None), (b"[1]", None), (b"{}", None)],
+)  # fmt: skip
+def test_a_label_in_the_json_counts_if_it_is_one(meta, label, tmp_path):
+    located, bad = shards.locate(put(tmp_path, tar(("a.png", b"1"), ("a.json", meta))))
+    assert ([x.label for x in located], bad) == ([label], [])
+
+
+def test_the_cls_goes_before_the_json(tmp_path):
+    url = put(tmp_path, tar(("a.png", b"1"), ("a.json", b'{"label": 4, "caption": "j"}'), ("a.cls", b"5")))
+    assert [(x.label, x.caption) for x in shards.locate(url)[0]] == [(5, "j")]
+
+
+def test_a_shard_that_is_gone_is_an_error_not_a_bad_sample(folder):
+    with pytest.raises(FileNotFoundError):
+        shards.locate(storage.join(folder, "gone.tar"))
+
+
+def test_a_read_error_is_an_error_not_a_bad_sample(tmp_path, monkeypatch):
+    """The unit is tried again; a network that stumbles must not cost the whole shard."""
+    url = put(tmp_path, WHOLE)
+    monkeypatch.setattr(storage, "open_read", lambda _: (_ for _ in ()).throw(TimeoutError("slow")))
+    with pytest.raises(TimeoutError):
+        shards.index(url)
+
+
+def test_a_folder_named_like_a_shard_is_bad(tmp_path):
+    (tmp_path / "x.tar").mkdir()
+    assert look(str(tmp_path / "x.tar")) == ([], ["unreadable_tar"])
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.tar", "/{a,b}.tar", "/[ab].tar", "/?.tar", "/"])
+def test_find(pattern, folder):
+    for name in ("b.tar", "a.tar", "notes.txt", "sub/c.tar"):
+        put(folder, WHOLE, name)
+    found = shards.find(folder + pattern)
+    assert [f.rpartition("/")[2] for f in found] == ["a.tar", "b.tar"]
+    assert all(look(f)[0] == ["k0", "k1", "k2", "k3"] for f in found)
+
+
+def test_find_in_a_folder_with_brackets(tmp_path):
+    put(tmp_path / "data[1]", WHOLE)
+    put(tmp_path, WHOLE, "x[1].tar")
+    assert shards.find(str(tmp_path / "data[1]")) == [str(tmp_path / "data[1]" / "a.tar")]
+    assert shards.find(str(tmp_path / "x[1].tar")) == [str(tmp_path / "x[1].tar")]
+    assert look(str(tmp_path / "x[1].tar"))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("", "is needed"), ("  ", "is needed"), ("{d}/none", "no such shard"),
+        ("{d}/*.tgz", "no .tar shards"), ("{d}/empty", "no .tar shards"),
+        ("{d}/{{a,z}}.tar", "z.tar .1 missing"), ("{d}/{{a,*}}.tar", "twice"),
+        ("s3nope://bucket/x.tar", "Protocol not known"),
+    ],
+)  # fmt: skip
+def test_find_says_what_is_missing(pattern, words, tmp_path):
+    put(tmp_path, WHOLE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=words):
+        shards.find(pattern.format(d=tmp_path))
+
+
+@pytest.mark.parametrize("key", ["a.b", "../a", "/a", "d/a.b"])
+def test_pack_writes_no_key_that_reads_back_differently(key):
+    with pytest.raises(AssertionError):
+        shards.pack([(key, {"png": b"1"})])

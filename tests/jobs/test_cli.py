@@ -1,0 +1,185 @@
+"""The command's frame: quick help, one line for each mistake, YAML and flags alike."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+from dataclasses import dataclass, field
+
+import pytest
+
+from noiseweave import __version__
+from noiseweave.jobs import cli
+
+THERE = [job for job in cli.JOBS if importlib.util.find_spec(f"noiseweave.jobs.{job}")]
+HEAVY = ("torch", "ray", "diffusers", "transformers", "sklearn", "torchvision", "accelerate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Part.
+
+    Args:
+        depth: how deep.
+    """
+
+    depth: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"inner.depth={self.depth}: 1 or more,\nreally")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A job for tests.
+
+    Args:
+        output: where to.
+        sizes: some numbers.
+        inner: nested.
+    """
+
+    output: str
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """A job of our own in the command: records its config, does what ``act`` says."""
+    module = types.ModuleType("noiseweave.jobs.probe")
+    module.Config, module.seen, module.act = Config, [], lambda: 0
+    module.run = lambda config: (module.seen.append(config), module.act())[1]
+    monkeypatch.setitem(sys.modules, "noiseweave.jobs.probe", module)
+    monkeypatch.setitem(cli.JOBS, "probe", "a job for tests")
+    return module
+
+
+def failed(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_help_needs_nothing_heavy(name):
+    code = (
+        "import sys\nfrom noiseweave.jobs import cli\n"
+        f"try: cli.main([{name!r}, '--help'])\n"
+        "except SystemExit as e: assert e.code == 0, e.code\n"
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in out
+    assert "--config" in out
+    assert cli.JOBS[name].split()[0] in out
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_each_job_refuses_unknown_keys_in_one_line(name, tmp_path, capsys):
+    assert "nonsense" in failed(capsys, name, "--nonsense", "1")
+    (tmp_path / "a.yaml").write_text("nonsense: 1\n")
+    assert "nonsense" in failed(capsys, name, "--config", str(tmp_path / "a.yaml"))
+
+
+def test_flags_go_before_yaml_and_yaml_before_defaults(job, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("output: y\nsizes: [5]\ninner:\n  depth: 7\n")
+    assert cli.main(["probe", "--config", str(path), "--output", "f"]) == 0
+    assert cli.main(["probe", "--output", "f", "--inner.depth", "3", "--sizes", "[8, 9]"]) == 0
+    assert job.seen == [
+        Config(output="f", sizes=(5,), inner=Inner(depth=7)),
+        Config(output="f", sizes=(8, 9), inner=Inner(depth=3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "output"),
+        (["--output"], "expected one argument"),
+        (["--output", "x", "--nope", "1"], "nope"),
+        (["--output", "x", "--inner.nope", "1"], "nope"),
+        (["--output", "x", "--inner.depth", "0"], "inner.depth=0: 1 or more, really"),
+        (["--output", "x", "--inner.depth", "deep"], "inner.depth"),
+        (["--output", "x", "--sizes", "[a]"], "sizes"),
+        (["--config", "{d}/none.yaml"], "none.yaml"),
+        (["--config", "{d}"], "{d}"),
+        (["--config", "{d}/unknown.yaml"], "nope"),
+        (["--config", "{d}/nested.yaml"], "nope"),
+        (["--config", "{d}/wrong.yaml"], "inner.depth=-4: 1 or more, really"),
+        (["--config", "{d}/broken.yaml"], ""),
+        (["--config", "{d}/list.yaml"], ""),
+        (["--config", "{d}/empty.yaml"], ""),
+        (["--config", "{d}/binary.yaml"], ""),
+    ],
+)
+def test_a_mistake_is_one_line(job, arguments, words, tmp_path, capsys):
+    files = {
+        "unknown": b"output: x\nnope: 1\n", "nested": b"output: x\ninner: {nope: 1}\n",
+        "wrong": b"output: x\ninner: {depth: -4}\n", "broken": b"output: [x\n", "list": b"[1, 2]\n",
+        "empty": b"", "binary": b"\xff\xfe\x00",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_bytes(text)
+    error = failed(capsys, "probe", *(a.format(d=tmp_path) for a in arguments))
+    assert words.format(d=tmp_path) in error
+    assert job.seen == []
+
+
+def test_no_job_of_that_name(capsys):
+    assert "no job 'weave'; jobs are pack, " in failed(capsys, "weave")
+
+
+def test_usage_and_version(capsys):
+    assert cli.main([]) == 2
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {job}" in out for job in cli.JOBS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"noiseweave {__version__}\n"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_exit_code_is_the_jobs(job, code):
+    job.act = lambda: code
+    assert cli.main(["probe", "--output", "x"]) == code
+
+
+def throw(error: BaseException):
+    raise error
+
+
+def test_what_run_raises(job, capsys, monkeypatch):
+    job.act = lambda: throw(ValueError("output='x':\n  not there"))
+    assert failed(capsys, "probe", "--output", "x") == "error: output='x': not there\n"
+    job.act = lambda: throw(PermissionError("no"))
+    assert failed(capsys, "probe", "--output", "x") == "error: no\n"
+    job.act = lambda: throw(KeyboardInterrupt())
+    assert cli.main(["probe", "--output", "x"]) == 130
+    job.act = lambda: throw(RuntimeError("a bug keeps its traceback"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["probe", "--output", "x"])
+    monkeypatch.setenv("NOISEWEAVE_DEBUG", "1")
+    job.act = lambda: throw(ValueError("with its traceback"))
+    with pytest.raises(ValueError, match="with its traceback"):
+        cli.main(["probe", "--output", "x"])
+
+
+def test_print_config_is_a_config(job, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["probe", "--output", "x", "--inner.depth", "4", "--print_config"])
+    assert stop.value.code == 0
+    (tmp_path / "a.yaml").write_text(capsys.readouterr().out)
+    assert cli.main(["probe", "--config", str(tmp_path / "a.yaml")]) == 0
+    assert job.seen == [Config(output="x", inner=Inner(depth=4))]
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "noiseweave", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"noiseweave {__version__}\n"
