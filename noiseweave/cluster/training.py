@@ -2,7 +2,7 @@
 
 Knows nothing about models. A loop is a top-level function ``loop(task, link)``; ``link`` is all that it
 sees of Ray. Ray keeps its own list of checkpoints in a file that it does not write atomically, so a kill
-could spoil it; here a checkpoint counts once its ``complete.json`` is there, and that file is written last.
+could spoil it: here a checkpoint counts once its ``complete.json`` is there, which is written last.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import posixpath
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,6 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.session import Session
 
 COMPLETE = "complete.json"
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 Row = dict[str, Any]
 
 
@@ -45,9 +45,12 @@ class Link:
     queue: Any
 
     def post(self, row: Row) -> None:
-        """Send a small row to the driver's ``watch``; rank 0 speaks for all."""
+        """Send a small row to the driver's ``watch``; rank 0 speaks for all. A lost row stops no training."""
+        from ray.exceptions import RayError
+
         if self.rank == 0:
-            self.queue.put(row)
+            with contextlib.suppress(RayError):
+                self.queue.put(row)
 
     def fail(self, message: str) -> None:
         """End the run without retries: every rank calls it, then returns."""
@@ -68,7 +71,7 @@ class Link:
             folder = storage.join(self.folder, name_of(step))
             for name, data in files.items():
                 storage.write(storage.join(folder, name), data)
-            storage.write_json(storage.join(folder, COMPLETE), {"step": step})
+            storage.write_json(storage.join(folder, COMPLETE), {"step": step, "files": sorted(files)})
             checkpoint = _checkpoint(folder)
         ray.train.report(
             metrics,
@@ -93,28 +96,67 @@ def _checkpoint(folder: str) -> Any:
     return Checkpoint(folder, None if "://" in folder else pyarrow.fs.LocalFileSystem())
 
 
-def checkpoints(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the checkpoints in a folder, oldest first: the whole ones, and those that a kill cut short."""
-    fs, path = url_to_fs(folder)
-    if not fs.isdir(path):
-        return [], []
-    found = sorted(posixpath.basename(str(f).rstrip("/")) for f in fs.ls(path, detail=False, refresh=True))
-    steps = [name for name in found if name.startswith("step-")]
-    whole = [name for name in steps if storage.exists(storage.join(folder, name, COMPLETE))]
-    return whole, [name for name in steps if name not in whole]
+def checkpoints(folder: str) -> list[str]:
+    """The whole checkpoints in a folder as ``attempt/step-N``, oldest first."""
+    found = [
+        storage.join(run, step) for run in _folders(folder) for step in _folders(storage.join(folder, run))
+    ]
+    whole = [name for name in found if storage.exists(storage.join(folder, name, COMPLETE))]
+    return sorted(whole, key=posixpath.basename)
 
 
 def latest(folder: str) -> str | None:
     """The newest whole checkpoint in a folder, None when there is none."""
-    whole, _ = checkpoints(folder)
+    whole = checkpoints(folder)
     return storage.join(folder, whole[-1]) if whole else None
 
 
-def tidy(folder: str, keep: int) -> None:
-    """Before a run: drop torn checkpoints, all but the newest ``keep`` whole ones, and Ray's own list."""
-    whole, torn = checkpoints(folder)
-    for name in (*torn, *whole[:-keep], SNAPSHOT):
-        storage.remove(storage.join(folder, name))
+def _folders(folder: str) -> list[str]:
+    fs, path = url_to_fs(folder)
+    if not fs.isdir(path):
+        return []
+    inside = fs.ls(path, detail=True, refresh=True)
+    return sorted(posixpath.basename(f["name"].rstrip("/")) for f in inside if f["type"] == "directory")
+
+
+def begin_attempt(folder: str) -> tuple[str, str | None]:
+    """Copy the newest whole checkpoint into a new attempt's folder, and delete the older attempts.
+
+    Each driver's attempt has a folder of its own, since the workers of a killed driver live on for seconds:
+    they may still commit, and prune, in theirs.
+
+    Returns:
+        The attempt's name, and the copy to resume from.
+    """
+    old, attempt, copy = _folders(folder), f"attempt-{uuid.uuid4().hex[:12]}", None
+    while newest := latest(folder):
+        copy = storage.join(folder, attempt, posixpath.basename(newest))
+        try:
+            _copy(newest, copy)
+            break
+        except FileNotFoundError:  # such workers pruned it, for a newer one is there
+            continue
+    for name in old:
+        with contextlib.suppress(OSError):
+            storage.remove(storage.join(folder, name))
+    return attempt, copy
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy the files that the last one lists; FileNotFoundError when one of them is gone."""
+    for name in [*storage.read_json(storage.join(source, COMPLETE))["files"], COMPLETE]:
+        storage.write(storage.join(target, name), storage.read(storage.join(source, name)))
+
+
+def keep_newest(folder: str, attempt: str, keep: int) -> None:
+    """At the end of a run: its newest ``keep`` checkpoints stay and nothing else."""
+    stay = [name for name in checkpoints(folder) if name.startswith(f"{attempt}/")][-keep:]
+    for name in _folders(folder):
+        doomed = [name] if name != attempt else [
+            f"{name}/{step}" for step in _folders(storage.join(folder, name)) if f"{name}/{step}" not in stay
+        ]  # fmt: skip
+        for path in doomed:
+            storage.remove(storage.join(folder, path))
 
 
 def run_training(
@@ -136,7 +178,7 @@ def run_training(
     Args:
         loop: an importable top-level function; gloo joins its processes on CPUs, nccl on GPUs.
         task: what it is given; sent once to each node.
-        name, storage_path: checkpoints lie in ``storage_path/name``, reachable from every node.
+        name, storage_path: checkpoints lie in ``storage_path/name``, which every node must reach.
         keep: checkpoints kept.
         watch: called in the driver, on a thread of its own, with each row that rank 0 posts.
 
@@ -152,14 +194,14 @@ def run_training(
     from ray.util.queue import Queue
 
     folder = storage.join(storage_path, name)
-    tidy(folder, keep)
+    attempt, resume = begin_attempt(folder)
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        functools.partial(_enter, loop, ray.put(task), folder, latest(folder), queue),
+        functools.partial(_enter, loop, ray.put(task), folder, attempt, resume, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
-            name=name,
-            storage_path=storage_path,
+            name=attempt,
+            storage_path=folder,
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
         ),
@@ -169,6 +211,7 @@ def run_training(
             trainer.fit()
         except TrainingFailedError as e:
             raise RuntimeError(_first_line(e)) from e
+    keep_newest(folder, attempt, keep)
     return failures[0] if failures else None
 
 
@@ -181,12 +224,13 @@ def _scaling(session: Session) -> Any:
     return ScalingConfig(num_workers=session.workers, use_gpu=gpu > 0, resources_per_worker=resources)
 
 
-def _enter(loop: Loop, task_ref: Any, folder: str, resume: str | None, queue: Any) -> None:
+def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, resume: str | None, queue: Any) -> None:
     """The worker's side: after a restart Ray's last committed checkpoint counts, else the driver's."""
     import ray
     import ray.train
 
     context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    folder = storage.join(folder, attempt)
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     link = Link(
         rank=context.get_world_rank(),
@@ -202,17 +246,17 @@ def _enter(loop: Loop, task_ref: Any, folder: str, resume: str | None, queue: An
 @contextlib.contextmanager
 def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
     """Hand each posted row to ``watch`` while the block runs; yields the list that failures land in."""
+    from ray.exceptions import RayError
+
     failures: list[str] = []
     done = threading.Event()
 
     def follow() -> None:
         while True:
             ended = done.is_set()  # read before the queue, so that the last rows are not missed
-            for row in queue.get_nowait_batch(queue.qsize()):
-                if "fail" in row:
-                    failures.append(row["fail"])
-                else:
-                    watch(row)
+            with contextlib.suppress(RayError):
+                for row in queue.get_nowait_batch(queue.qsize()):
+                    failures.append(row["fail"]) if "fail" in row else watch(row)
             if ended:
                 return
             done.wait(0.5)
@@ -228,7 +272,7 @@ def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
 
 
 def _first_line(error: Exception) -> str:
-    """The cause of a failed run in one line: the last line of the first worker's error."""
-    failures = getattr(error, "worker_failures", {})
-    text = str(next(iter(failures.values()), error)).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    """The cause of a failed run in one line: the kind and the words of an error, the end of a traceback."""
+    cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    lines = str(cause).strip().splitlines() or [""]
+    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"

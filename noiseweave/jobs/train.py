@@ -205,10 +205,12 @@ def run(config: Config) -> int:
     failure = _train(config, locations, bad, identity)
     counts = _quarantine(config, [])
     print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
-    if failure:
-        print(f"error: {failure}; last good checkpoint: {_last(config)}", file=sys.stderr)
+    last = _last(config)
+    if failure or not last.endswith(f"{config.steps:09d}"):
+        why = failure or "training ended early"
+        print(f"error: {why}; last good checkpoint: {last}", file=sys.stderr)
         return 1
-    _publish(config)
+    _publish(config, last)
     print(f"saved {config.output}")
     return 0
 
@@ -240,7 +242,7 @@ def _finished(config: Config, identity: dict[str, Any]) -> bool:
         if changed:
             what = ", ".join(f"{k} ({theirs.get(k)} -> {identity.get(k)})" for k in changed)
             raise ValueError(
-                f"output {config.output!r} holds a run with another config: {what}; --overwrite true starts anew"
+                f"output {config.output!r} holds another run: {what}; --overwrite true starts anew"
             )
     elif storage.exists(model):
         raise ValueError(f"output {config.output!r} holds another model; --overwrite true replaces it")
@@ -343,11 +345,11 @@ def _last(config: Config) -> str:
     return latest(_state(config, "checkpoints")) or "none"
 
 
-def _publish(config: Config) -> None:
-    """The last checkpoint's EMA as a diffusers folder; model_index.json, without which it is none, comes last."""
+def _publish(config: Config, checkpoint: str) -> None:
+    """A checkpoint's EMA as a diffusers folder; model_index.json, which makes it one, is written last."""
     from noiseweave.jobs.train_loop import pipeline
 
-    weights = storage.read(storage.join(_last(config), "ema.safetensors"))
+    weights = storage.read(storage.join(checkpoint, "ema.safetensors"))
     with tempfile.TemporaryDirectory() as temporary:
         pipeline(config, weights).save_pretrained(temporary)
         files = [p for p in Path(temporary).rglob("*") if p.is_file()]

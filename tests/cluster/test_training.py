@@ -1,0 +1,134 @@
+"""Ray Train around a loop: workers, checkpoints, kills. The loops here need no model."""
+
+import json
+import os
+import signal
+import sys
+
+from ray import cloudpickle
+from ray.train import WorkerGroupError
+
+from noiseweave.cluster import storage, training
+from noiseweave.cluster.session import Session
+
+# Workers cannot import a test file: its loops travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def session(workers):
+    return Session(workers=workers, gpus_per_worker=0, threads=1, retries=1)
+
+
+def adder(task, link):
+    """Adds the ranks of all workers at each step; state is one number in the checkpoint."""
+    import torch
+    import torch.distributed as dist
+
+    step, total = json.loads(link.load("state.json")) if link.resume else (0, 0)
+    link.post({"start": step, "world": link.world})
+    while step < task["steps"]:
+        ranks = torch.tensor([float(link.rank + 1)])
+        dist.all_reduce(ranks)
+        step, total = step + 1, total + int(ranks)
+        link.save(step, {"state.json": json.dumps([step, total]).encode()}, {"total": total})
+        if step == task.get("die_at") and link.rank == 1 and not os.path.exists(task["dead"]):
+            open(task["dead"], "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    link.post({"total": total})
+    if "give_up" in task:
+        link.fail(task["give_up"])
+
+
+def fit(folder, loop, task, workers=1):
+    rows = []
+    failure = training.run_training(
+        loop, task, name="checkpoints", storage_path=str(folder), session=session(workers),
+        max_failures=1, keep=2, watch=rows.append,
+    )  # fmt: skip
+    return failure, rows
+
+
+def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session, tmp_path):
+    task = {"steps": 6, "die_at": 4, "dead": str(tmp_path / "dead")}
+    failure, rows = fit(tmp_path, adder, task, workers=2)
+    assert failure is None
+    assert (tmp_path / "dead").exists()
+    starts = [row["start"] for row in rows if "start" in row]
+    assert len(starts) == 2, "all begin again, once"
+    assert starts[0] == 0
+    assert 1 <= starts[1] <= 4, "from a checkpoint"
+    assert rows[0]["world"] == 2
+    assert rows[-1] == {"total": 6 * (1 + 2)}
+    folder = tmp_path / "checkpoints"
+    assert steps_in(folder) == [5, 6]
+
+    (attempt,) = folder.iterdir()
+    (attempt / "checkpoint_manager_snapshot.json").write_text('{"ray_ver')
+    storage.write(str(attempt / "step-000000009" / "state.json"), b"[9, ")
+    failure, rows = fit(tmp_path, adder, {"steps": 8, "give_up": "no more"})
+    assert rows == [{"start": 6, "world": 1}, {"total": 18 + 2}]
+    assert failure == "no more", "and it was not tried again"
+    assert steps_in(folder) == [7, 8]
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_failed_run_is_one_line():
+    traceback = "Traceback:\n  File x\nKeyError: 'no such thing'"
+    for cause, line in [
+        (ValueError("too small"), "ValueError: too small"),
+        (RuntimeError(traceback), "KeyError: 'no such thing'"),
+    ]:
+        assert training._first_line(WorkerGroupError("2 workers failed", {1: cause})) == line
+
+
+def steps_in(folder) -> list[int]:
+    return [int(name[-9:]) for name in training.checkpoints(str(folder))]
+
+
+def put(folder, attempt, step, whole=True):
+    checkpoint = folder / attempt / training.name_of(step)
+    storage.write(str(checkpoint / "state"), str(step).encode())
+    if whole:
+        storage.write_json(str(checkpoint / training.COMPLETE), {"step": step, "files": ["state"]})
+
+
+def test_the_newest_whole_checkpoint_of_any_attempt_is_gone_on_from(tmp_path):
+    assert training.latest(str(tmp_path)) is None
+    assert training.latest(str(tmp_path / "none")) is None
+    assert training.begin_attempt(str(tmp_path / "none"))[1] is None
+    put(tmp_path, "b", 9)
+    put(tmp_path, "a", 10)
+    put(tmp_path, "b", 11, whole=False)
+    assert steps_in(tmp_path) == [9, 10]
+    attempt, resume = training.begin_attempt(str(tmp_path))
+    assert os.listdir(tmp_path) == [attempt]
+    assert resume == training.latest(str(tmp_path)) == str(tmp_path / attempt / "step-000000010")
+    assert storage.read(f"{resume}/state") == b"10"
+
+
+def test_a_checkpoint_pruned_under_the_copy_gives_way_to_a_newer_one(tmp_path, monkeypatch):
+    """What the workers of a killed driver may do for some seconds."""
+    put(tmp_path, "old", 1)
+    copy = training._copy
+
+    def prune_then_copy(source, target):
+        monkeypatch.setattr(training, "_copy", copy)
+        put(tmp_path, "old", 2)
+        storage.remove(f"{source}/state")
+        try:
+            copy(source, target)
+        finally:
+            storage.remove(source)
+
+    monkeypatch.setattr(training, "_copy", prune_then_copy)
+    _, resume = training.begin_attempt(str(tmp_path))
+    assert storage.read(f"{resume}/state") == b"2"
+
+
+def test_what_a_late_writer_leaves_goes_at_the_end(tmp_path):
+    for step in (1, 2, 3):
+        put(tmp_path, "mine", step)
+    put(tmp_path, "late", 4)
+    training.keep_newest(str(tmp_path), "mine", keep=2)
+    assert training.checkpoints(str(tmp_path)) == ["mine/step-000000002", "mine/step-000000003"]
+    assert os.listdir(tmp_path) == ["mine"]
