@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import posixpath
 import threading
 import uuid
@@ -193,6 +194,8 @@ def run_training(
     from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
 
+    # Ray looks at its workers every 2 s, and each checkpoint waits for that look.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     folder = storage.join(storage_path, name)
     attempt, resume = begin_attempt(folder)
     queue = Queue(actor_options={"num_cpus": 0})

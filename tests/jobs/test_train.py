@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from noiseweave.jobs import train
 from noiseweave.jobs.cli import main, parse
 from noiseweave.jobs.train_loop import Pictures, Task, loop, slices
 
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
 SMALL = """
 steps: 20
 batch: 8
