@@ -1,0 +1,94 @@
+"""The memory of a run on storage: its config, its input, and a done-marker for each finished unit.
+
+    <output>/_run/config.json         what the output depends on; another config is refused
+    <output>/_run/done/<phase>/<id>.json   written last, after everything that the unit produced
+
+What is left of a run is its planned units minus its done-markers, after any crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from noiseweave.cluster import storage
+from noiseweave.engine.records import Bad, UnitReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The done-markers below one output folder."""
+
+    output: str
+
+    def path(self, *names: str) -> str:
+        return storage.join(self.output, "_run", *names)
+
+    def done(self, phase: str) -> set[str]:
+        """Ids of the units of a phase that need no more work."""
+        return {n.removesuffix(".json") for n in storage.names_in(self.path("done", phase)) if n.endswith(".json")}
+
+    def mark(self, phase: str, report: UnitReport, bad: list[Bad]) -> None:
+        """Write the done-marker: the last thing that a unit does."""
+        record = {**asdict(report), "bad": [asdict(b) for b in bad]}
+        storage.write_json(self.path("done", phase, f"{report.id}.json"), record)
+
+    def records(self, phase: str) -> Iterator[dict[str, Any]]:
+        """The markers of a phase, sorted by id."""
+        for unit in sorted(self.done(phase)):
+            yield storage.read_json(self.path("done", phase, f"{unit}.json"))
+
+    def forget(self, phase: str, unit: str) -> None:
+        storage.remove(self.path("done", phase, f"{unit}.json"))
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(item) if isinstance(item, tuple) else item
+    return flat
+
+
+def open_run(output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()) -> Ledger:
+    """Open a new or an interrupted run in ``output``.
+
+    Args:
+        config: what the output depends on, as nested mappings of JSON values.
+        overwrite: throw an earlier run's output away first.
+        owned: names below ``output`` that this job writes; only these and ``_run`` are ever deleted.
+
+    Raises:
+        ValueError: the folder holds a run of another config (the changed fields are named), or is not writable.
+    """
+    ledger = Ledger(output=output)
+    storage.check_writable(output)
+    if overwrite:
+        for name in ("_run", *owned):
+            storage.remove(storage.join(output, name))
+    wanted = flatten(config)
+    path = ledger.path("config.json")
+    if storage.exists(path):
+        _same(output, storage.read_json(path), wanted)
+        storage.sweep_temporaries(output)
+    else:
+        storage.write_json(path, wanted)
+    return ledger
+
+
+def _same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    if names:
+        changes = ", ".join(f"{n} {_short(found.get(n))} -> {_short(wanted.get(n))}" for n in names[:8])
+        raise ValueError(
+            f"output {output!r} holds a run of another config: {changes}; give another --output, or --overwrite"
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,217 @@
+"""One streaming Ray Data pipeline for every batch job:
+
+plan -> [ fetch (CPU tasks) -> compute (actors pinned to GPUs) -> commit (CPU tasks) ] per unit -> report
+
+Streaming, backpressure, actor pools and retries are Ray Data's. Ours is what makes it safe: an exception
+becomes the unit's error and never ends the pipeline, a unit counts as done by its marker on storage alone, and
+units without a marker are run once more before they are reported as failed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.progress import Meter, watch
+from noiseweave.cluster.session import Session
+from noiseweave.engine.records import Bad, Plan, UnitReport
+
+BLOCKS = 4096  # most read tasks that a plan is cut into
+STALL = 600.0  # seconds without any progress after which a hang becomes an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What is done to each unit of a plan. All callables travel to the workers.
+
+    Attributes:
+        name: of the phase; done-markers lie under it.
+        fetch: unit -> data; runs in a CPU task.
+        make_compute: () -> (data -> result); called once in each actor, it loads the model.
+        commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
+    """
+
+    name: str
+    fetch: Callable[[Any], Any]
+    make_compute: Callable[[], Callable[[Any], Any]]
+    commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a phase came to, earlier runs of it counted in.
+
+    Attributes:
+        units: planned.
+        produced: things made.
+        quarantined: reason -> count.
+        extra: the sums of the reports' extra.
+        failed: unit id -> error, of units that two passes could not do.
+        seconds: wall time of this run of the phase.
+    """
+
+    units: int
+    produced: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    extra: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.produced += record["produced"]
+        self.quarantined.update(record["quarantined"])
+        self.extra.update(record["extra"])
+
+
+def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
+    """Do every unit of the plan that has no done-marker yet; a unit is failed after two passes without one."""
+    start = time.monotonic()
+    outcome = Outcome(units=plan.length)
+    errors: dict[str, str] = {}
+    before = ledger.done(phase.name)
+    left = _left(plan, before)
+    meter = Meter(stage=phase.name, units=len(left), workers=session.workers, earlier=plan.length - len(left))
+    with watch(meter) as display:
+        for _attempt in range(2):
+            if len(left) == 0:
+                break
+            for row in _stream(plan, left, phase, ledger, session):
+                if row["error"]:
+                    errors[row["id"]] = row["error"]
+                else:
+                    meter.add(row["produced"], row["quarantined"])
+                display.update()
+            left = _left(plan, ledger.done(phase.name))
+    for record in ledger.records(phase.name):
+        outcome.add(record)
+    for index in left.tolist():
+        unit = plan.unit(index).id
+        outcome.failed[unit] = errors.get(unit, "its worker died or gave no answer")
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _left(plan: Plan, done: set[str]) -> np.ndarray:
+    if not done:
+        return np.arange(plan.length, dtype=np.int64)
+    return np.array([i for i in range(plan.length) if plan.unit(i).id not in done], dtype=np.int64)
+
+
+def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session) -> Iterator[dict[str, Any]]:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    _settings()
+    workers = min(session.workers, len(left))
+    gpu = session.gpus_per_worker
+    source = ray.data.range(len(left), override_num_blocks=min(len(left), BLOCKS))
+    rows = (
+        source.map(_Fetch(plan, left, phase.fetch))
+        .map_batches(
+            _Compute,
+            fn_constructor_args=(phase.make_compute, session.threads),
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2),
+            num_gpus=gpu or None,
+            num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
+            max_task_retries=session.retries,
+        )
+        .map(_Commit(phase.name, phase.commit, ledger))
+    )
+    try:
+        yield from rows.iter_rows()
+    except ray.exceptions.RayError as e:
+        # the pipeline itself broke (every actor died, say): what has no marker is seen by the caller
+        print(f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", flush=True)
+
+
+def _settings() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = -1  # dropped blocks are found again by their missing markers
+    context.execution_no_progress_timeout_s = STALL
+
+
+class _Fetch:
+    """Row number -> unit and its data."""
+
+    def __init__(self, plan: Plan, left: np.ndarray, fetch: Callable[[Any], Any]) -> None:
+        self.plan, self.left, self.fetch = plan, left, fetch
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        unit = self.plan.unit(int(self.left[row["id"]]))
+        data, error = _attempt(self.fetch, unit)
+        return {"unit": _Box(unit), "data": _Box(data), "error": error, "seconds": time.monotonic() - start}
+
+
+class _Compute:
+    """Holds what ``make_compute`` loaded, one process a GPU."""
+
+    def __init__(self, make_compute: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        self.compute = make_compute()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        data, error = batch["data"][0].value, str(batch["error"][0])
+        if not error:
+            data, error = _attempt(self.compute, data)
+        seconds = float(batch["seconds"][0]) + time.monotonic() - start
+        return {"unit": batch["unit"], "data": [_Box(data)], "error": [error], "seconds": [seconds]}
+
+
+class _Commit:
+    """Writes a unit's output, then its done-marker."""
+
+    def __init__(self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger) -> None:
+        self.name, self.commit, self.ledger = name, commit, ledger
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        unit, result, error = row["unit"].value, row["data"].value, row["error"]
+        report = UnitReport(id=unit.id, produced=0)
+        if not error:
+            done, error = _attempt(self._write, unit, result, row["seconds"], start)
+            report = done or report
+        return {"id": unit.id, "error": error, "produced": report.produced,
+                "quarantined": sum(report.quarantined.values())}  # fmt: skip
+
+    def _write(self, unit: Any, result: Any, seconds: float, start: float) -> UnitReport:
+        report, bad = self.commit(unit, result)
+        counts = Counter(b.reason for b in bad)
+        report = replace(report, quarantined=dict(counts), seconds=seconds + time.monotonic() - start)
+        self.ledger.mark(self.name, report, bad)
+        return report
+
+
+@dataclass(frozen=True)
+class _Box:
+    """Keeps Ray Data from looking into a value and making a tensor column of it."""
+
+    value: Any
+
+
+def _attempt(f: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """(result, "") or (None, one line about the exception and where it came from)."""
+    try:
+        return f(*arguments), ""
+    except Exception as e:
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        return None, f"{type(e).__name__}: {' '.join(str(e).split())[:500]} ({where})"

@@ -1,0 +1,163 @@
+"""A diffusion model as the algorithms see it: encode, denoise, decode and its time steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave import models
+from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.schedule import Schedule, kept
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
+WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
+
+
+class Backbone:
+    """A pixel-space DDPM (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        size: side of the square pictures that it was made for.
+        micro_batch: inputs in one network call; halved for good when memory runs out.
+    """
+
+    def __init__(
+        self, unet: UNet2DModel, scheduler: DDIMScheduler, device: str = "cpu",
+        precision: str = "fp32", micro_batch: int = 0,
+    ) -> None:  # fmt: skip
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.scheduler = scheduler
+        self.channels = int(unet.config.in_channels)
+        self.size = int(unet.config.sample_size)
+        self.micro_batch = micro_batch or (256 if self.device.type == "cuda" else 64)
+
+    def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
+        """The scheduler's own time steps, without the ``skip`` noisiest.
+
+        Raises:
+            ValueError: more steps than the model was trained with.
+        """
+        trained = int(self.scheduler.config.num_train_timesteps)
+        if num_steps > trained:
+            raise ValueError(f"inversion.num_steps={num_steps}: the model has {trained} time steps")
+        self.scheduler.set_timesteps(num_steps)
+        return kept(self.scheduler.timesteps, self.scheduler.alphas_cumprod, skip)
+
+    def encode(self, image_BHWC: np.ndarray) -> Tensor:
+        """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
+        x = torch.from_numpy(np.ascontiguousarray(image_BHWC)).to(self.device).permute(0, 3, 1, 2)
+        return x.float() / 127.5 - 1
+
+    def decode(self, x_BCHW: Tensor) -> np.ndarray:
+        """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped."""
+        x = (x_BCHW.float().clamp(-1, 1) + 1) * 127.5
+        return x.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    @torch.inference_mode()
+    def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in."""
+        done: list[Tensor] = []
+        start = 0
+        while start < len(x_BCHW):
+            part = slice(start, start + self.micro_batch)
+            try:
+                done.append(self._epsilon(x_BCHW[part], t_B[part]))
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+                self.micro_batch = max(1, self.micro_batch // 2)
+                torch.cuda.empty_cache()
+                continue
+            start = part.stop
+        return torch.cat(done)
+
+    def _epsilon(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.unet(x.to(self.dtype), t.to(self.device), return_dict=False)[0].float()
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return out
+        a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
+        if kind == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (Salimans and Ho, arXiv 2202.00512)
+            return a.sqrt() * out + (1 - a).sqrt() * x.float()
+        return (x.float() - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
+
+
+def locate(name: str) -> Path:
+    """A shipped model's name, a folder or a hub id -> the folder with its files.
+
+    Raises:
+        ValueError: what is missing, and how to get it.
+    """
+    folder = Path(models.resolve(name)).expanduser()
+    if not folder.is_dir():
+        folder = _download(name)
+    missing = [f for f in FILES if not (folder / f).is_file()]
+    if not missing and not any(folder.glob(WEIGHTS)):
+        missing = ["unet/diffusion_pytorch_model.safetensors"]
+    if missing:
+        raise ValueError(
+            f"model {name!r}: {missing[0]} is missing in {folder}; needed is a folder written by "
+            "`noiseweave train` or by a diffusers pixel pipeline's save_pretrained"
+        )
+    return folder
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*FILES, "unet/*.safetensors"]))
+    except Exception as e:
+        raise ValueError(
+            f"model {name!r}: no such folder, not shipped, and not to be had from the hub "
+            f"({type(e).__name__}); on a machine with network run `hf download {name}`, or give a folder"
+        ) from None
+
+
+def load(config: ModelConfig, device: str = "cpu") -> Backbone:
+    """Load a pixel-space model. Raises ValueError in one line when it is missing, broken or of another kind."""
+    from diffusers import DDIMScheduler, UNet2DModel
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    folder = locate(config.name)
+    kind = json.loads((folder / "model_index.json").read_text()).get("unet", [None, None])[1]
+    if kind != "UNet2DModel":
+        raise ValueError(f"model {config.name!r}: its unet is {kind}; pixel models (UNet2DModel) are supported")
+    try:
+        unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
+        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    except Exception as e:
+        raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
+    if unet.config.in_channels not in (1, 3):
+        raise ValueError(f"model {config.name!r}: {unet.config.in_channels} channels; 1 or 3 are supported")
+    return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
+
+
+def fingerprint(name: str) -> str:
+    """SHA-256 over the model's configs and weights (16 hex digits): the same files, the same model."""
+    folder = locate(name)
+    digest = hashlib.sha256()
+    for path in [*(folder / f for f in FILES), *sorted(folder.glob(WEIGHTS))]:
+        digest.update(path.name.encode())
+        with path.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def shape(name: str) -> tuple[int, int]:
+    """(channels, size) of a model, read from its config alone."""
+    config = json.loads((locate(name) / "unet/config.json").read_text())
+    return int(config["in_channels"]), int(config["sample_size"])
