@@ -1,0 +1,196 @@
+"""The ``augment`` job: shards -> features -> similar pairs -> groups -> fused, labelled shards.
+
+Three flows with a barrier between them: embed (a shard), pair (a block of rows), generate (a group). With
+``pairing.scope: window`` one flow does all three for a run of consecutive shards (augment_window.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.recipes import (
+    FeatureRecipe,
+    FusionRecipe,
+    InversionRecipe,
+    ModelConfig,
+    PairingRecipe,
+    check,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecipe:
+    """How the new samples are written.
+
+    Args:
+        image_format: png and webp are lossless, jpg is quality 95.
+        copy_original: also write the input's samples, as original-*.tar beside the new shards.
+    """
+
+    image_format: Literal["png", "jpg", "webp"] = "png"
+    copy_original: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowRecipe:
+    """An input folder that grows while the job runs (window scope only).
+
+    Args:
+        enabled: watch the input folder; its shards must arrive in the order of their names.
+        marker: the input is complete when a file of this name lies in the folder.
+        quiet: it is also complete after so many seconds without a new shard.
+    """
+
+    enabled: bool = False
+    marker: str = "_END"
+    quiet: float = 60.0
+
+    def __post_init__(self) -> None:
+        check(bool(self.marker) and "/" not in self.marker, "follow.marker", self.marker, "a plain file name")
+        check(self.quiet > 0, "follow.quiet", self.quiet, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Shards -> similar pairs -> fused, labelled shards with their lineage.
+
+    Args:
+        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
+        output: folder or URL for shards/augmented-*.tar, report.json, quarantine.jsonl, contact_sheet.png.
+        seed: every random choice comes from it and the keys of the pictures.
+        model: the diffusion model.
+        features: what similarity is measured in.
+        pairing: which pictures are fused with which.
+        inversion: how pictures become noise maps.
+        fusion: how noise maps of a pair become one.
+        samples: how the new samples are written.
+        max_pixels: larger pictures are quarantined unread.
+        follow: an input folder that grows.
+        cluster: where the work runs.
+        skip_failed: count units that failed twice as quarantined and go on without them; otherwise the job
+            stops after the phase, and the same command tries them again.
+        overwrite: throw away an earlier run in the output folder and start anew.
+    """
+
+    input: str
+    output: str
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    features: FeatureRecipe = field(default_factory=FeatureRecipe)
+    pairing: PairingRecipe = field(default_factory=PairingRecipe)
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    samples: SampleRecipe = field(default_factory=SampleRecipe)
+    max_pixels: int = 64_000_000
+    follow: FollowRecipe = field(default_factory=FollowRecipe)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    skip_failed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
+        if self.follow.enabled and self.pairing.scope != "window":
+            raise ValueError("follow.enabled=True: needs pairing.scope=window, for dataset scope pairs the whole input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the workers need to know of a job: plain values, small enough to travel with each callable.
+
+    Attributes:
+        config: the job's config.
+        output: absolute output folder or URL.
+        root: what the URLs of all shards begin with; a shard's name is the rest.
+        channels, size: of the model's pictures.
+        feature_side: side of the pictures that the extractor wants.
+        model_hash: fingerprint of the model's files.
+    """
+
+    config: Config
+    output: str
+    root: str
+    channels: int
+    size: int
+    feature_side: int
+    model_hash: str
+
+    def name_of(self, shard: str) -> str:
+        """A shard's name: it stays when the whole data set moves."""
+        return shard[len(self.root) :]
+
+    def key_of(self, shard: str, key: str) -> str:
+        """A picture's name in the whole data set."""
+        return f"{self.name_of(shard)}#{key}"
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs import augment_dataset, augment_report, augment_window
+
+    output = storage.absolute(config.output)
+    found = [] if config.follow.enabled else _find(config)
+    task = _task(config, output, found)
+    book = ledger.open_run(output, identity(task, found), config.overwrite, augment_report.OWNED)
+    with session(config.cluster) as s:
+        phases = augment_window if config.pairing.scope == "window" else augment_dataset
+        outcomes = phases.run(task, found, book, s)
+        if config.samples.copy_original and not augment_report.failed(outcomes):
+            outcomes["copy"] = augment_dataset.copy_original(task, book, s)
+        return augment_report.finish(task, book, outcomes, s)
+
+
+def _find(config: Config) -> list[str]:
+    from noiseweave.cluster import shards
+
+    return shards.find(config.input)
+
+
+def _task(config: Config, output: str, found: list[str]) -> Task:
+    from noiseweave.cluster import storage
+    from noiseweave.engine import backbone, features
+
+    channels, size = backbone.shape(config.model.name)
+    backbone.check_steps(config.model.name, config.inversion.num_steps)
+    return Task(
+        config=config, output=output, channels=channels, size=size,
+        root=common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/",
+        feature_side=features.side(config.features, config.model.name),
+        model_hash=backbone.fingerprint(config.model.name),
+    )  # fmt: skip
+
+
+def common_root(found: list[str]) -> str:
+    """The folder that all shards lie in, with its slash."""
+    folder = posixpath.dirname(os.path.commonprefix([*found, posixpath.dirname(found[0]) + "/"]) + "x")
+    return folder + "/" if folder else ""
+
+
+def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
+    """What the output depends on. Where it is computed, and how much at a time, is left out."""
+    from noiseweave.cluster import storage
+
+    config = asdict(task.config)
+    for name in ("output", "cluster", "overwrite", "skip_failed", "input", "follow"):
+        del config[name]
+    del config["model"]["micro_batch"], config["features"]["batch"]
+    config["model"]["hash"] = task.model_hash
+    if found:
+        listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
+        digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
+        config["input"] = {"shards": len(found), "names_and_sizes": digest}
+    else:
+        config["input"] = {"follow": task.config.input}
+    return config

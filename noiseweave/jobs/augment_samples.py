@@ -1,0 +1,158 @@
+"""What the phases of augment share: pictures in, fused pictures and their lineage out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave import __version__
+from noiseweave.cluster import shards, storage
+from noiseweave.engine import images
+from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
+from noiseweave.jobs.augment import Task
+
+if TYPE_CHECKING:
+    from noiseweave.engine.backbone import Backbone
+
+
+def device(task: Task) -> str:
+    """cuda in a worker that holds a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0 else "cpu"
+
+
+def load_backbone(task: Task) -> Backbone:
+    from noiseweave.engine import backbone
+
+    return backbone.load(task.config.model, device(task))
+
+
+def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+    from noiseweave.engine import features
+
+    return features.load(task.config.features, lambda: load_backbone(task), device(task))
+
+
+def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
+    """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
+    locations, bad = shards.locate(unit.payload)
+    data = storage.read_ranges(unit.payload, [(p.offset, p.size) for p in locations])
+    kept, pictures = [], []
+    for where, encoded in zip(locations, data, strict=True):
+        picture = _decode(where, encoded, 3, side, task.config.max_pixels, bad)
+        if picture is not None:
+            kept.append(where)
+            pictures.append(picture)
+    empty = np.zeros((0, side, side, 3), np.uint8)
+    return kept, np.stack(pictures) if pictures else empty, bad
+
+
+def _decode(
+    where: Location, data: bytes, channels: int, side: int, max_pixels: int, bad: list[Bad]
+) -> np.ndarray | None:
+    try:
+        return images.fit(images.decode(data, channels, max_pixels), side)
+    except ValueError as e:
+        reason, _, detail = str(e).partition(": ")
+        bad.append(Bad(shard=where.shard, key=where.key, reason=reason, detail=detail))
+        return None
+
+
+def read_group(task: Task, group: Group) -> tuple[Group, np.ndarray, list[Bad]]:
+    """A group's pictures by range reads: uint8 [B, size, size, C]; pictures that went bad leave with their pairs."""
+    bad: list[Bad] = []
+    by_shard = defaultdict(list)
+    for i, where in enumerate(group.images):
+        by_shard[where.shard].append(i)
+    found: dict[int, np.ndarray] = {}
+    for shard, places in by_shard.items():
+        data = storage.read_ranges(shard, [(group.images[i].offset, group.images[i].size) for i in places])
+        for i, encoded in zip(places, data, strict=True):
+            picture = _decode(group.images[i], encoded, task.channels, task.size, task.config.max_pixels, bad)
+            if picture is not None:
+                found[i] = picture
+    kept = without(group, set(found))
+    stack = [found[i] for i in sorted(found)]
+    return kept, np.stack(stack) if stack else np.zeros((0, task.size, task.size, task.channels), np.uint8), bad
+
+
+def without(group: Group, good: set[int]) -> Group:
+    """The group with only its good images, renumbered, and the pairs among them."""
+    place = {old: new for new, old in enumerate(sorted(good))}
+    pairs = [replace(p, a=place[p.a], b=place[p.b]) for p in group.pairs if p.a in good and p.b in good]
+    return replace(group, images=tuple(group.images[i] for i in sorted(good)), pairs=tuple(pairs))
+
+
+def augment_group(task: Task, backbone: Backbone, data: tuple[Group, np.ndarray, list[Bad]]) -> Any:
+    """Fuse the pairs of a group: (group, uint8 [pairs, size, size, C], bad)."""
+    from noiseweave.engine import augmentation
+
+    group, image_BHWC, bad = data
+    if not group.pairs:
+        return group, image_BHWC[:0], bad
+    keys = [task.key_of(p.shard, p.key) for p in group.images]
+    config = task.config
+    fused = augmentation.augment(
+        backbone, image_BHWC, keys, group.pairs, config.inversion, config.fusion, config.seed
+    )
+    return group, fused, bad
+
+
+def counts(group: Group) -> dict[str, float]:
+    """The sums that the report shows: inversions, pair ends, modes."""
+    modes = Counter(f"mode:{p.mode}" for p in group.pairs)
+    return {"images_inverted": len(group.images) if group.pairs else 0, "pair_ends": 2 * len(group.pairs), **modes}
+
+
+def write_shard(task: Task, name: str, group: Group, image_PHWC: np.ndarray) -> None:
+    """The fused samples of a group as one shard; none when there are none."""
+    if not group.pairs:
+        return
+    rows = [sample(task, group, pair, picture) for pair, picture in zip(group.pairs, image_PHWC, strict=True)]
+    storage.write(storage.join(task.output, "shards", name), shards.pack(rows))
+
+
+def sample(task: Task, group: Group, pair: Pair, picture: np.ndarray) -> tuple[str, dict[str, bytes]]:
+    """One new sample: its key and its files."""
+    first, second = group.images[pair.a], group.images[pair.b]
+    kind = task.config.samples.image_format
+    files = {kind: images.encode(picture, kind)}
+    if first.label is not None and first.label == second.label:
+        files["cls"] = str(first.label).encode()
+    caption = "; ".join(dict.fromkeys(c for c in (first.caption, second.caption) if c))
+    if caption:
+        files["txt"] = caption.encode()
+    files["json"] = json.dumps(lineage(task, first, second, pair), ensure_ascii=False).encode()
+    return key_of(task, first, second), files
+
+
+def key_of(task: Task, first: Location, second: Location) -> str:
+    """The new sample's key: the same for a pair wherever and whenever it is fused, dot-free."""
+    ends = sorted(task.key_of(p.shard, p.key) for p in (first, second))
+    return "fused-" + hashlib.blake2b("\n".join(ends).encode(), digest_size=10).hexdigest()
+
+
+def lineage(task: Task, first: Location, second: Location, pair: Pair) -> dict[str, Any]:
+    """Where a fused picture came from, enough to make it again."""
+    config, labels = task.config, (first.label, second.label)
+    value: dict[str, Any] = {
+        "parents": [
+            {"shard": task.name_of(p.shard), "key": p.key, "label": p.label, "weight": round(w, 6)}
+            for p, w in ((first, 1 - pair.ratio), (second, pair.ratio))
+        ],
+        "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
+        "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,
+        "keep_spread": config.fusion.keep_spread, "seed": config.seed, "pair_seed": pair.seed,
+        "model": config.model.name, "model_hash": task.model_hash, "precision": config.model.precision,
+        "noiseweave": __version__,
+    }  # fmt: skip
+    if None not in labels and labels[0] != labels[1]:
+        value["soft_label"] = {str(labels[0]): round(1 - pair.ratio, 6), str(labels[1]): pair.ratio}
+    return value

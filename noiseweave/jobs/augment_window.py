@@ -1,0 +1,198 @@
+"""augment with ``pairing.scope: window``: one flow whose unit is a run of consecutive shards.
+
+Window w holds the shards [w (W - O), w (W - O) + W): one actor embeds, pairs and fuses it, so the first fused
+shard is written while the input is still arriving. A pair whose images both lie in the O shards that a window
+shares with the one before belongs to that one alone. max_pairs and max_uses count within a window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.session import Session
+from noiseweave.engine.recipes import PairingRecipe
+from noiseweave.engine.records import Bad, Group, Location, Plan, Unit, UnitReport
+from noiseweave.jobs import augment_samples as samples
+from noiseweave.jobs.augment import Task
+from noiseweave.jobs.augment_dataset import stopped
+
+POLL = 1.0  # seconds between two looks at a growing folder
+
+
+def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Do every window; a growing input is done in rounds, each with the windows that are whole by then."""
+    recipe = task.config.pairing
+    if not task.config.follow.enabled:
+        outcome = do(task, found, windows(len(found), recipe, ended=True), book, s)
+    else:
+        outcome = _follow(task, book, s)
+    stopped(task, book, outcome, "window")
+    return {"window": outcome}
+
+
+def windows(shard_count: int, recipe: PairingRecipe, ended: bool) -> int:
+    """How many windows there are in ``shard_count`` shards; the last may be short once the input has ended."""
+    stride = recipe.window - recipe.overlap
+    whole = max(0, (shard_count - recipe.window) // stride + 1)
+    covered = whole * stride + recipe.overlap if whole else 0
+    return whole + (ended and shard_count > covered)
+
+
+def do(task: Task, found: Sequence[str], count: int, book: Ledger, s: Session) -> Outcome:
+    phase = Phase(
+        name="window", fetch=partial(_fetch, task), make_compute=partial(_make, task), commit=partial(_commit, task)
+    )
+    plan = Plan(length=count, unit=partial(_unit, list(found), task.config.pairing))
+    return pipeline.run(plan, phase, book, s)
+
+
+def _unit(found: Sequence[str], recipe: PairingRecipe, w: int) -> Unit:
+    start = w * (recipe.window - recipe.overlap)
+    return Unit(index=w, id=f"{w:06d}", payload=tuple(found[start : start + recipe.window]))
+
+
+# a growing input
+
+
+def _follow(task: Task, book: Ledger, s: Session) -> Outcome:
+    """Rounds of whole windows until the input has ended, then the rest."""
+    seen = _remembered(book)
+    outcome: Outcome | None = None
+    sizes: dict[str, int] = {}
+    last = time.monotonic()
+    while True:
+        ended = _ended(task, last)
+        new = _arrived(task, seen, sizes, ended)
+        if new:
+            last, ended = time.monotonic(), False
+            seen += new
+            storage.write_json(book.path("input.json"), seen)
+        count = windows(len(seen), task.config.pairing, ended)
+        if ended or count > (outcome.units if outcome else 0):
+            outcome = do(task, seen, count, book, s)
+            if ended or outcome.failed:
+                return outcome
+        time.sleep(POLL)
+
+
+def _remembered(book: Ledger) -> list[str]:
+    path = book.path("input.json")
+    return list(storage.read_json(path)) if storage.exists(path) else []
+
+
+def _ended(task: Task, last: float) -> bool:
+    follow = task.config.follow
+    marker = storage.join(storage.absolute(task.config.input), follow.marker)
+    return storage.exists(marker) or time.monotonic() - last > follow.quiet
+
+
+def _arrived(task: Task, seen: list[str], sizes: dict[str, int], ended: bool) -> list[str]:
+    """New shards, in the order of their names: those whose size stayed the same between two looks.
+
+    Raises:
+        ValueError: one arrived whose name sorts before a shard that is already taken.
+    """
+    known = set(seen)
+    new = []
+    for shard in _listing(task.config.input):
+        if shard in known:
+            continue
+        if seen and shard < seen[-1]:
+            raise ValueError(f"input: {shard} arrived after {seen[-1]}; shards must arrive in the order of names")
+        size = storage.size_of(shard)
+        if not ended and sizes.get(shard) != size:
+            sizes[shard] = size
+            break  # still being written: what comes after it waits
+        new.append(shard)
+    return new
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return shards.find(folder)
+    except ValueError:  # nothing there yet
+        return []
+
+
+# a window
+
+
+def _fetch(task: Task, unit: Unit) -> Any:
+    """Locations, pictures for the extractor, pictures for the model, bad ones, rows of the shared shards."""
+    every: list[Location] = []
+    seen, bad, shared = [], [], 0
+    for number, shard in enumerate(unit.payload):
+        where, image_NHWC, bad_here = samples.read_shard(task, task.feature_side, Unit(index=0, id="", payload=shard))
+        every += where
+        seen.append(image_NHWC)
+        overlaps = unit.index > 0 and number < task.config.pairing.overlap
+        shared += len(where) if overlaps else 0
+        bad += [] if overlaps else bad_here  # the window before has counted them
+    group, image_BHWC, _ = samples.read_group(task, Group(id=unit.id, images=tuple(every), pairs=()))
+    assert len(group.images) == len(every)  # decoded once above, so they decode again
+    return group.images, np.concatenate(seen), image_BHWC, bad, shared
+
+
+def _make(task: Task) -> Callable[[Any], Any]:
+    extract = samples.load_extractor(task)
+    backbone = samples.load_backbone(task)
+    return partial(_compute, task, extract, backbone)
+
+
+def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: Any, data: Any) -> Any:
+    where, seen_NHWC, image_NHWC, bad, shared = data
+    done = []
+    for group, rows in plan(task, where, extract(seen_NHWC), shared) if where else []:
+        group, fused, _ = samples.augment_group(task, backbone, (group, image_NHWC[rows], []))
+        done.append((group, fused))
+    return done, len(where), bad
+
+
+def plan(task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int) -> list[tuple[Group, np.ndarray]]:
+    """A window's groups, each with the row numbers of its images."""
+    from noiseweave.engine import augmentation, pairing
+
+    recipe = task.config.pairing
+    label_N = np.array([-1 if p.label is None else p.label for p in where], np.int64)
+    found = []
+    for start in range(0, len(f_ND), recipe.block):
+        rows = slice(start, start + recipe.block)
+        blocks = (
+            (c, f_ND[c : c + recipe.block], label_N[c : c + recipe.block]) for c in range(0, len(f_ND), recipe.block)
+        )
+        found.append(pairing.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, samples.device(task)))
+    a, b, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
+    ours = np.maximum(a, b) >= shared
+    a, b, similarity = pairing.select(a[ours], b[ours], similarity[ours], recipe)
+    keys = [task.key_of(p.shard, p.key) for p in where]
+    out = []
+    for number, members in enumerate(pairing.group(a, b, recipe)):
+        rows_of_group, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
+        pairs = [
+            augmentation.draw_pair(
+                int(i), int(j), keys[rows_of_group[i]], keys[rows_of_group[j]], float(sim),
+                task.config.fusion, task.config.seed,
+            )
+            for (i, j), sim in zip(places.reshape(2, -1).T, similarity[members], strict=True)
+        ]  # fmt: skip
+        images = tuple(where[r] for r in rows_of_group)
+        out.append((Group(id=f"{number:03d}", images=images, pairs=tuple(pairs)), rows_of_group))
+    return out
+
+
+def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    done, images, bad = result
+    extra: dict[str, float] = {"images_read": images}
+    for number, (group, fused) in enumerate(done):
+        samples.write_shard(task, f"augmented-{unit.id}-{number:03d}.tar", group, fused)
+        for name, value in samples.counts(group).items():
+            extra[name] = extra.get(name, 0) + value
+    return UnitReport(id=unit.id, produced=sum(len(g.pairs) for g, _ in done), extra=extra), bad
