@@ -9,9 +9,11 @@ units without a marker are run once more before they are reported as failed.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -113,9 +115,10 @@ def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session:
     workers = min(session.workers, len(left))
     gpu = session.gpus_per_worker
     source = ray.data.range(len(left), override_num_blocks=min(len(left), BLOCKS))
-    rows = (
-        source.map(_Fetch(plan, left, phase.fetch))
-        .map_batches(
+    with warnings.catch_warnings():
+        # max_task_retries is what ends a unit that kills its worker again and again; Ray has no named parameter yet
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        computed = source.map(_Fetch(plan, left, phase.fetch)).map_batches(
             _Compute,
             fn_constructor_args=(phase.make_compute, session.threads),
             batch_size=1,
@@ -125,8 +128,7 @@ def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session:
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
             max_task_retries=session.retries,
         )
-        .map(_Commit(phase.name, phase.commit, ledger))
-    )
+    rows = computed.map(_Commit(phase.name, phase.commit, ledger))
     try:
         yield from rows.iter_rows()
     except ray.exceptions.RayError as e:
@@ -137,6 +139,7 @@ def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session:
 def _settings() -> None:
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one INFO line a pipeline, and more
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -165,11 +168,12 @@ class _Compute:
         import torch
 
         torch.set_num_threads(threads)
-        self.compute = make_compute()
+        # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
+        self.compute, self.broken = _attempt(make_compute)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
-        data, error = batch["data"][0].value, str(batch["error"][0])
+        data, error = batch["data"][0].value, str(batch["error"][0]) or self.broken
         if not error:
             data, error = _attempt(self.compute, data)
         seconds = float(batch["seconds"][0]) + time.monotonic() - start

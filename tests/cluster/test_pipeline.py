@@ -1,0 +1,127 @@
+"""The one flow: every unit once, errors counted, killers of workers survived."""
+
+import os
+from functools import partial
+
+import pytest
+
+from noiseweave.cluster import pipeline, storage
+from noiseweave.cluster.ledger import Ledger, open_run
+from noiseweave.cluster.pipeline import Phase
+from noiseweave.cluster.session import Session
+from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+
+
+def unit(i):
+    return Unit(index=i, id=f"u{i:03d}", payload=i)
+
+
+def fetch(folder, u):
+    if u.payload == 3:
+        raise OSError("no such shard")
+    return u.payload
+
+
+def make_double(folder):
+    def double(x):
+        if x == 5:
+            raise RuntimeError("cannot compute 5")
+        if x == 7:  # takes its process with it, each time
+            os._exit(1)
+        flag = os.path.join(folder, f"tried-{x}")
+        if x == 9 and not os.path.exists(flag):  # once only
+            open(flag, "w").close()
+            os._exit(1)
+        return 2 * x
+
+    return double
+
+
+def make_broken():
+    raise ValueError("model 'nothing': no such folder")
+
+
+def commit(folder, u, result):
+    bad = [Bad(shard="s", key=u.id, reason="odd")] if u.payload % 2 else []
+    with open(os.path.join(folder, "writes"), "a") as f:
+        f.write(f"{u.id}\n")
+    storage.write(os.path.join(folder, f"{u.id}.txt"), str(result).encode())
+    return UnitReport(id=u.id, produced=1, extra={"sum": result}), bad
+
+
+def phase(folder, make=None):
+    return Phase(
+        name="double", fetch=partial(fetch, folder), make_compute=make or partial(make_double, folder),
+        commit=partial(commit, folder),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def ours(ray_session):
+    """Functions of this file travel by value: workers cannot import it."""
+    import sys
+
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return Session(workers=2, gpus_per_worker=1, threads=1, retries=1)
+
+
+def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
+    folder = str(tmp_path)
+    outcome = pipeline.run(Plan(length=12, unit=unit), phase(folder), Ledger(output=folder), ours)
+    good = [i for i in range(12) if i not in (3, 5, 7)]
+    assert outcome.units == 12
+    assert sorted(outcome.failed) == ["u003", "u005", "u007"]
+    assert "no such shard" in outcome.failed["u003"]
+    assert "cannot compute 5" in outcome.failed["u005"]
+    assert "worker died" in outcome.failed["u007"]
+    assert outcome.produced == len(good)
+    assert outcome.extra["sum"] == sum(2 * i for i in good)
+    assert outcome.quarantined == {"odd": sum(i % 2 for i in good)}
+    assert all((tmp_path / f"u{i:03d}.txt").read_text() == str(2 * i) for i in good)
+
+
+def test_what_has_a_marker_is_not_done_again(ours, tmp_path):
+    folder = str(tmp_path)
+    book = Ledger(output=folder)
+    book.mark("double", UnitReport(id="u000", produced=1, extra={"sum": 100}), [])
+    plan = Plan(length=2, unit=unit)
+    outcome = pipeline.run(plan, phase(folder), book, ours)
+    assert (tmp_path / "writes").read_text().split() == ["u001"]
+    assert outcome.extra["sum"] == 102
+    again = pipeline.run(plan, phase(folder), book, ours)
+    assert (tmp_path / "writes").read_text().split() == ["u001"]
+    assert again.produced == 2
+
+
+def test_a_model_that_cannot_be_loaded_is_each_units_error(ours, tmp_path):
+    folder = str(tmp_path)
+    outcome = pipeline.run(Plan(length=2, unit=unit), phase(folder, make_broken), Ledger(output=folder), ours)
+    assert sorted(outcome.failed) == ["u000", "u001"]
+    assert "no such folder" in outcome.failed["u000"]
+
+
+def test_an_empty_plan_needs_no_pipeline(tmp_path):
+    session = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
+    outcome = pipeline.run(Plan(length=0, unit=unit), phase(str(tmp_path)), Ledger(output=str(tmp_path)), session)
+    assert outcome.units == outcome.produced == 0
+
+
+def test_another_config_is_refused_and_names_the_fields(tmp_path):
+    out = str(tmp_path / "out")
+    open_run(out, {"seed": 1, "pairing": {"top_k": 3, "modes": ("a",)}})
+    open_run(out, {"seed": 1, "pairing": {"top_k": 3, "modes": ("a",)}})
+    with pytest.raises(ValueError, match=r"pairing.top_k 3 -> 4, seed 1 -> 2"):
+        open_run(out, {"seed": 2, "pairing": {"top_k": 4, "modes": ("a",)}})
+
+
+def test_overwrite_deletes_only_what_the_job_owns(tmp_path):
+    out = tmp_path / "out"
+    open_run(str(out), {"seed": 1})
+    (out / "shards").mkdir()
+    (out / "shards" / "a.tar").write_text("x")
+    (out / "mine.txt").write_text("keep")
+    open_run(str(out), {"seed": 2}, overwrite=True, owned=("shards",))
+    assert not (out / "shards").exists()
+    assert (out / "mine.txt").exists()
