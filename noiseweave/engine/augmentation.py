@@ -18,13 +18,16 @@ from noiseweave.engine.schedule import Schedule
 from noiseweave.engine.seeding import rng, seed_of
 
 
-def draw_pair(a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int) -> Pair:
+def draw_pair(
+    a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int
+) -> Pair:
     """Order, mode and ratio of a pair, all from (seed, the two keys)."""
     r = rng(seed, "pair", key_a, key_b)
     first, second = (a, b) if r.random() < 0.5 else (b, a)
     return Pair(
         a=first, b=second, similarity=similarity, mode=r.choice(recipe.modes),
-        ratio=round(r.uniform(recipe.ratio_min, recipe.ratio_max), 6), seed=seed_of(seed, "pair", key_a, key_b),
+        ratio=round(r.uniform(recipe.ratio_min, recipe.ratio_max), 6),
+        seed=seed_of(seed, "pair", key_a, key_b),
     )  # fmt: skip
 
 
@@ -52,21 +55,24 @@ def augment(
     Returns:
         uint8 [number of pairs, size, size, C].
     """
+    if not pairs:
+        return image_BHWC[:0]
     s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed)
     done = []
-    for start in range(0, len(pairs), backbone.micro_batch):
+    step = backbone.micro_batch  # the backbone's own may be halved on the way
+    for start in range(0, len(pairs), step):
         fused = [
             fuse([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread)  # type: ignore[arg-type]
-            for p in pairs[start : start + backbone.micro_batch]
+            for p in pairs[start : start + step]
         ]
         done.append(backbone.decode(replay(backbone.epsilon, s, fused)))
     return np.concatenate(done)
 
 
 def fuse_pictures(
-    backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps], recipes: Sequence[tuple[str, Sequence[float]]],
-    keep_spread: bool = True,
+    backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps],
+    recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Several fusions (mode, weights) of the same maps, from one inversion each: float [len(recipes), C, H, W]."""
+    """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W]."""
     fused = [fuse(maps, weights, mode, keep_spread) for mode, weights in recipes]  # type: ignore[arg-type]
     return replay(backbone.epsilon, s, fused)

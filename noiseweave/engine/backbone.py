@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from torch import Tensor
 from noiseweave import models
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.engine.schedule import Schedule, kept
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
@@ -27,15 +24,16 @@ class Backbone:
     """A pixel-space DDPM (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
 
     Attributes:
+        unet: a diffusers UNet2DModel; called as unet(x, t, return_dict=False)[0].
+        scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
         micro_batch: inputs in one network call; halved for good when memory runs out.
     """
 
     def __init__(
-        self, unet: UNet2DModel, scheduler: DDIMScheduler, device: str = "cpu",
-        precision: str = "fp32", micro_batch: int = 0,
-    ) -> None:  # fmt: skip
+        self, unet: Any, scheduler: Any, device: str = "cpu", precision: str = "fp32", micro_batch: int = 0
+    ) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
         self.scheduler = scheduler
@@ -74,13 +72,14 @@ class Backbone:
             part = slice(start, start + self.micro_batch)
             try:
                 done.append(self._epsilon(x_BCHW[part], t_B[part]))
+                start = part.stop
+                continue
             except torch.OutOfMemoryError:
                 if self.micro_batch == 1:
                     raise
-                self.micro_batch = max(1, self.micro_batch // 2)
-                torch.cuda.empty_cache()
-                continue
-            start = part.stop
+            # here and not above: while the exception lives, so does what the failed call had made
+            self.micro_batch //= 2
+            torch.cuda.empty_cache()
         return torch.cat(done)
 
     def _epsilon(self, x: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ class Backbone:
         if kind == "epsilon":
             return out
         a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
-        if kind == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (Salimans and Ho, arXiv 2202.00512)
+        if kind == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (arXiv 2202.00512, appendix D)
             return a.sqrt() * out + (1 - a).sqrt() * x.float()
         return (x.float() - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
 
@@ -127,23 +126,42 @@ def _download(name: str) -> Path:
 
 
 def load(config: ModelConfig, device: str = "cpu") -> Backbone:
-    """Load a pixel-space model. Raises ValueError in one line when it is missing, broken or of another kind."""
+    """Load a pixel-space model.
+
+    Raises:
+        ValueError: one line, when it is missing, broken or of another kind.
+    """
     from diffusers import DDIMScheduler, UNet2DModel
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
     folder = locate(config.name)
-    kind = json.loads((folder / "model_index.json").read_text()).get("unet", [None, None])[1]
-    if kind != "UNet2DModel":
-        raise ValueError(f"model {config.name!r}: its unet is {kind}; pixel models (UNet2DModel) are supported")
+    _check_kind(config.name, folder)
     try:
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as e:
         raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
-    if unet.config.in_channels not in (1, 3):
-        raise ValueError(f"model {config.name!r}: {unet.config.in_channels} channels; 1 or 3 are supported")
     return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
+
+
+def _check_kind(name: str, folder: Path) -> None:
+    kind = _read(name, folder, "model_index.json").get("unet", [None, None])[1]
+    if kind != "UNet2DModel":
+        raise ValueError(f"model {name!r}: its unet is {kind}; supported are pixel models (UNet2DModel)")
+    unet = _read(name, folder, "unet/config.json")
+    channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
+    if channels not in (1, 3) or unet.get("out_channels") != channels:
+        raise ValueError(f"model {name!r}: {channels} channels in; supported are 1 or 3, and as many out")
+    if not isinstance(size, int) or classes is not None:
+        raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
+
+
+def _read(name: str, folder: Path, file: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / file).read_text())
+    except ValueError as e:
+        raise ValueError(f"model {name!r}: {folder / file} is no JSON ({e})") from None
 
 
 def fingerprint(name: str) -> str:
@@ -159,5 +177,14 @@ def fingerprint(name: str) -> str:
 
 def shape(name: str) -> tuple[int, int]:
     """(channels, size) of a model, read from its config alone."""
-    config = json.loads((locate(name) / "unet/config.json").read_text())
+    folder = locate(name)
+    _check_kind(name, folder)
+    config = _read(name, folder, "unet/config.json")
     return int(config["in_channels"]), int(config["sample_size"])
+
+
+def check_steps(name: str, num_steps: int) -> None:
+    """Raise ValueError when a chain has more steps than the model was trained with."""
+    trained = _read(name, locate(name), "scheduler/scheduler_config.json").get("num_train_timesteps", 1000)
+    if num_steps > trained:
+        raise ValueError(f"inversion.num_steps={num_steps}: model {name!r} has {trained} time steps")

@@ -15,6 +15,7 @@ Letters: N pictures, T kept steps, C channels, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,14 @@ from noiseweave.engine.recipes import MODES, Mode
 from noiseweave.engine.records import NoiseMaps
 
 SHARPNESS = 4.0  # of the selective modes: share of the stronger one is 1 / (1 + (weak / strong)^4)
+BOUND = (
+    8.0  # strength counts from 1 / BOUND to BOUND: a share moves at most BOUND^2 times as fast as its ratio
+)
 
 
-def fuse(maps: Sequence[NoiseMaps], weights: Sequence[float], mode: Mode, keep_spread: bool = True) -> NoiseMaps:
+def fuse(
+    maps: Sequence[NoiseMaps], weights: Sequence[float], mode: Mode, keep_spread: bool = True
+) -> NoiseMaps:
     """Fuse the maps of N >= 2 pictures.
 
     Args:
@@ -36,7 +42,7 @@ def fuse(maps: Sequence[NoiseMaps], weights: Sequence[float], mode: Mode, keep_s
         keep_spread: scale each step about its mean to the standard deviation interpolated from its parents.
 
     Raises:
-        ValueError: an unknown mode, fewer than two maps, weights that do not fit, or maps of other time steps.
+        ValueError: an unknown mode, fewer than two maps, weights that do not fit, or maps of other steps.
     """
     w_N = _check(maps, weights, mode)
     T = len(maps[0].timesteps_T)
@@ -73,7 +79,7 @@ def _mix(z_NCHW: Tensor, w_N: list[float], mode: Mode, u: float, keep_spread: bo
 
 
 def shares(z_NCHW: Tensor, w_N: list[float], mode: Mode, u: float) -> Tensor:
-    """Share of each picture at each place of one step: [N, C, H, W] or broadcast to it, >= 0, sum 1 over N."""
+    """Share of each picture at each place of one step: [N, C, H, W] or broadcast to it, >= 0, sum 1."""
     match mode:
         case "linear":
             return _curve(z_NCHW, w_N, lambda rho: rho)
@@ -98,18 +104,22 @@ def _curve(z_NCHW: Tensor, w_N: list[float], f: Callable[[float], float]) -> Ten
     """Weights through the curve f of the tail weights: [N, 1, 1, 1]."""
     tails = [f(min(1.0, max(0.0, sum(w_N[n:])))) for n in range(1, len(w_N))]
     bounds = [1.0, *tails, 0.0]
-    shares_N = [max(0.0, upper - lower) for upper, lower in zip(bounds, bounds[1:], strict=False)]
+    shares_N = [max(0.0, upper - lower) for upper, lower in pairwise(bounds)]
     return torch.tensor(shares_N, dtype=z_NCHW.dtype, device=z_NCHW.device).view(-1, 1, 1, 1)
 
 
 def _by_strength(energy_NCHW: Tensor, w_N111: Tensor) -> Tensor:
-    """Soft choice of the strongest: share_n ~ w_n * strength_n^SHARPNESS, where energy = strength^2."""
-    relative = energy_NCHW / energy_NCHW.amax(0, keepdim=True).clamp(min=torch.finfo(energy_NCHW.dtype).tiny)
-    # the floor keeps a weight alive where a picture's map is empty, so that it still wins at weight 1
-    score = w_N111 * relative.pow(SHARPNESS / 2).clamp(min=1e-6)
+    """Soft choice of the strongest: share_n ~ w_n * strength_n^SHARPNESS, where energy = strength^2.
+
+    Strength is relative to the picture's own mean at this step and not to the others: so a picture of weight
+    0 changes nothing, and shares are monotone in the ratio.
+    """
+    own_N111 = energy_NCHW.mean((1, 2, 3), keepdim=True).clamp(min=torch.finfo(energy_NCHW.dtype).tiny)
+    score = w_N111 * (energy_NCHW / own_N111).pow(SHARPNESS / 2).clamp(1 / BOUND, BOUND)
     return score / score.sum(0, keepdim=True)
 
 
 def local_energy(z_NCHW: Tensor) -> Tensor:
     """Mean square over channels and a 3 x 3 neighbourhood, [N, 1, H, W]: where a picture has a feature."""
-    return F.avg_pool2d(z_NCHW.square().mean(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
+    energy_N1HW = z_NCHW.square().mean(1, keepdim=True)
+    return F.avg_pool2d(energy_N1HW, 3, stride=1, padding=1, count_include_pad=False)

@@ -20,7 +20,8 @@ def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor
 
     Every x_t is drawn straight from x_0 (eq. 6 of the paper), so all T * B network inputs are known at once
     and go through ``epsilon`` as one batch. Skipped steps are never evaluated. The paper keeps
-    z_t = r_t / sigma_t (eq. 5); the whole residual also holds what is left at the last step, where sigma is 0.
+    z_t = r_t / sigma_t (eq. 5); the whole residual also holds what is left at the last step, where sigma
+    is 0.
 
     Args:
         epsilon: the denoiser; it may split the batch as memory wants.

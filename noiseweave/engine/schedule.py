@@ -33,7 +33,7 @@ class Schedule:
     def __post_init__(self) -> None:
         assert len(self.t_T) == len(self.a_T) == len(self.a_prev_T) > 0
         if not bool(((self.a_T > 0) & (self.a_T < 1)).all()):
-            raise ValueError("schedule: alpha_bar must lie inside (0, 1) at every kept step; raise inversion.skip")
+            raise ValueError("inversion.skip: too small, alpha_bar must lie inside (0, 1) at every kept step")
 
     def __len__(self) -> int:
         return len(self.t_T)
