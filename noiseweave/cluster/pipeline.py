@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import traceback
 import warnings
@@ -133,7 +134,7 @@ def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session:
         yield from rows.iter_rows()
     except ray.exceptions.RayError as e:
         # the pipeline itself broke (every actor died, say): what has no marker is seen by the caller
-        print(f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", flush=True)
+        print(f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", file=sys.stderr, flush=True)
 
 
 def _settings() -> None:

@@ -95,7 +95,21 @@ def _start(ray: Any, config: ClusterConfig) -> None:
         return
     spare = 2  # fetch and commit tasks run beside the workers that hold the models
     cpus = max(os.cpu_count() or 1, config.workers + spare, 1 + spare)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    with _hushed():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Drop what Ray's C++ part writes to standard error while it starts; its exceptions still come through."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _offer(found: dict[str, float], config: ClusterConfig) -> Session:
