@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from noiseweave.engine.recipes import ModelConfig
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small networks gain nothing from threads, and lose much where other processes want the cores too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    """ModelConfig -> the shipped model's Backbone, loaded afresh."""
+    from noiseweave.engine.backbone import load
+
+    return lambda config=ModelConfig(): load(config)  # noqa: B008
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """(uint8 [N, 16, 16, 1], int64 [N]): scikit-learn's digits as the shipped model knows them."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pictures = [Image.fromarray(np.rint(x * 255 / 16).astype(np.uint8)) for x in data.images[:200]]
+    return np.stack([np.asarray(p.resize((16, 16), 3)) for p in pictures])[..., None], data.target[:200]
+
+
+@pytest.fixture
+def out_of_memory_over():
+    """Wrap a network so that inputs larger than ``most`` run out of memory, from call number ``after`` on."""
+    import torch
+
+    class Small(torch.nn.Module):
+        def __init__(self, unet, most, after=0):
+            super().__init__()
+            self.unet, self.most, self.left = unet, most, after
+            self.mid_block = unet.mid_block
+            self.sizes = []
+
+        def forward(self, x, t, return_dict=True):
+            out = self.unet(x, t, return_dict=return_dict)
+            self.left -= 1
+            if self.left < 0 and len(x) > self.most:
+                raise torch.OutOfMemoryError("not enough memory")
+            self.sizes.append(len(x))
+            return out
+
+    return Small

@@ -1,0 +1,78 @@
+"""A group's pictures: the same for any micro-batch, through running out of memory, and with no pairs left."""
+
+import numpy as np
+import pytest
+
+from noiseweave.engine.augmentation import augment, draw_pair, fuse_pictures, invert_pictures
+from noiseweave.engine.recipes import MODES, FusionRecipe, InversionRecipe
+from noiseweave.engine.records import Pair
+
+INVERSION = InversionRecipe(num_steps=6, skip=2)
+
+
+def made(backbone, digits, pairs):
+    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0)
+
+
+def pair(a, b, mode="linear", ratio=0.5):
+    return Pair(a=a, b=b, similarity=0.9, mode=mode, ratio=ratio, seed=0)
+
+
+PAIRS = [pair(0, 1, mode, ratio) for mode in MODES for ratio in (0.3, 0.6)] + [pair(2, 0)]
+
+
+@pytest.fixture(scope="module")
+def expected(digits_model, digits):
+    return made(digits_model(), digits, PAIRS)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 16])
+def test_pictures_are_the_same_for_any_micro_batch(digits_model, digits, expected, micro_batch):
+    backbone = digits_model()
+    backbone.micro_batch = micro_batch
+    pictures = made(backbone, digits, PAIRS)
+    assert pictures.shape == (9, 16, 16, 1)
+    assert np.abs(pictures.astype(int) - expected).max() <= 1
+
+
+def test_running_out_of_memory_between_pairs_loses_none(digits_model, digits, expected, out_of_memory_over):
+    backbone = digits_model()
+    backbone.micro_batch = 4
+    steps = backbone.schedule
+    # memory gets short after the inversion only, in the middle of the pairs
+    backbone.unet = out_of_memory_over(backbone.unet, 2, after=9)
+    pictures = made(backbone, digits, PAIRS)
+    assert backbone.micro_batch == 2
+    assert steps(6, 2).t_T.tolist() == backbone.schedule(6, 2).t_T.tolist()
+    assert np.abs(pictures.astype(int) - expected).max() <= 1
+
+
+def test_the_ends_of_the_ratio_give_the_pictures_back(digits_model, digits):
+    pictures = made(digits_model(), digits, [pair(0, 1, m, r) for m in MODES for r in (0.0, 1.0)])
+    for i, picture in enumerate(pictures):
+        assert np.abs(picture.astype(int) - digits[0][i % 2]).max() <= 1
+
+
+def test_a_group_whose_pairs_are_all_gone_gives_no_pictures(digits_model, digits):
+    assert made(digits_model(), digits, []).shape == (0, 16, 16, 1)
+
+
+def test_fusing_three_pictures_from_one_inversion(digits_model, digits):
+    backbone = digits_model()
+    s, maps = invert_pictures(backbone, digits[0][:3], ["a", "b", "c"], INVERSION, 0)
+    recipes = [("linear", [1, 1, 1]), ("cross_fade", [0, 1, 0])]
+    mixed, second = backbone.decode(fuse_pictures(backbone, s, maps, recipes))
+    assert np.abs(second.astype(int) - digits[0][1]).max() <= 1
+    assert all(np.abs(mixed.astype(int) - x).mean() > 3 for x in digits[0][:3])
+
+
+def test_a_pair_draws_its_order_mode_and_ratio_from_seed_and_keys():
+    recipe = FusionRecipe(modes=("linear", "cross_fade"), ratio_min=0.2, ratio_max=0.4)
+    drawn = [draw_pair(0, 1, f"k{i}", "x", 0.9, recipe, 5) for i in range(200)]
+    assert drawn == [draw_pair(0, 1, f"k{i}", "x", 0.9, recipe, 5) for i in range(200)]
+    assert drawn[0] != draw_pair(0, 1, "k0", "x", 0.9, recipe, 6)
+    assert {p.mode for p in drawn} == {"linear", "cross_fade"}
+    assert {(p.a, p.b) for p in drawn} == {(0, 1), (1, 0)}
+    assert all(0.2 <= p.ratio <= 0.4 for p in drawn)
+    assert 0.28 < np.mean([p.ratio for p in drawn]) < 0.32
+    assert len({p.seed for p in drawn}) == 200
