@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 some units failed, 2 wrong usage or config.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from typing import NoReturn
@@ -34,18 +35,39 @@ def parse(job: str, arguments: list[str]):
     from jsonargparse import ArgumentError, ArgumentParser
 
     module = importlib.import_module(f"noiseweave.jobs.{job}")
-    parser = ArgumentParser(prog=f"noiseweave {job}", description=JOBS[job], exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     several = getattr(module, "POSITIONAL", None)
-    parser.add_class_arguments(module.Config, None, skip={several} if several else None)
+    text = f"{JOBS[job]}. {module.POSITIONAL_HELP}" if several else JOBS[job]
+    parser = ArgumentParser(prog=f"noiseweave {job}", description=text, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(module.Config, None)
     if several:
-        parser.add_argument(several, nargs="*", type=str, default=[], help=module.POSITIONAL_HELP)
+        arguments = named(arguments, several)
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
         del values["config"]
         return module, module.Config(**values)
     except (ArgumentError, ValueError, TypeError) as e:
         fail(str(e))
+
+
+def named(arguments: list[str], several: str) -> list[str]:
+    """The words that are no option's value, as one list ``--several=[..]``, which YAML may give as well.
+
+    Not argparse's own positionals: their default would replace a list from a YAML file.
+    """
+    options: list[str] = []
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            words += rest
+        elif not word.startswith("-"):
+            words.append(word)
+        else:
+            options.append(word)
+            if word not in ("-h", "--help", "--print_config") and "=" not in word:  # all others have a value
+                options += [value for value in [next(rest, None)] if value is not None]
+    return [*options, f"--{several}={json.dumps(words)}"] if words else options
 
 
 def fail(message: str) -> NoReturn:

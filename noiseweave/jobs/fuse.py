@@ -1,0 +1,126 @@
+"""The ``fuse`` job: two or more pictures -> one, fused in noise space. Runs in this process, without Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from noiseweave import __version__
+from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig, check
+
+POSITIONAL = "images"
+POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Two or more pictures -> their fusion in noise space.
+
+    Args:
+        images: two or more pictures, files or URLs.
+        output: folder or URL for fused.png, input-0.png.., sheet.png, fuse.json and, with sweep, sweep.png.
+        mode: how the noise maps are mixed.
+        ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
+            weight that all but the first share equally. null weighs all pictures alike.
+        weights: one number for each picture in place of ratio; they are normalised.
+        sweep: also write sweep.png, every mode (rows) at every ratio of ratios (columns).
+        ratios: columns of the sweep.
+        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        seed: the result depends on it and on the bytes of the pictures.
+        model: the diffusion model.
+        inversion: how pictures become noise maps.
+    """
+
+    images: tuple[str, ...] = ()
+    output: str
+    mode: Mode = "cross_fade"
+    ratio: float | None = None
+    weights: tuple[float, ...] | None = None
+    sweep: bool = False
+    ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    keep_spread: bool = True
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        check(count >= 2, "images", list(self.images), "two or more pictures")
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
+        one = self.ratio is None or self.weights is None
+        check(one, "ratio", self.ratio, "either ratio or weights, not both")
+        ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
+        check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")
+        if self.weights is not None:
+            values = list(self.weights)
+            check(len(values) == count, "weights", values, f"one for each of the {count} pictures")
+            ok = min(values) >= 0 and 0 < sum(values) < math.inf
+            check(ok, "weights", values, "numbers >= 0 with a sum above 0")
+
+    @property
+    def shares(self) -> list[float]:
+        """The pictures' weights, with sum 1."""
+        if self.weights is not None:
+            return [w / sum(self.weights) for w in self.weights]
+        count = len(self.images)
+        return [1 / count] * count if self.ratio is None else spread(self.ratio, count)
+
+
+def spread(ratio: float, count: int) -> list[float]:
+    """(1 - ratio) for the first picture; the others share ``ratio`` equally."""
+    return [1 - ratio, *[ratio / (count - 1)] * (count - 1)]
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import storage
+    from noiseweave.engine import augmentation, backbone
+    from noiseweave.jobs import fuse_pictures as work
+
+    channels, size = backbone.shape(config.model.name)
+    backbone.check_steps(config.model.name, config.inversion.num_steps)
+    keys, image_NHWC = work.pictures(config.images, channels, size)
+    output = storage.absolute(config.output)
+    storage.check_writable(output)
+    model = backbone.load(config.model, work.device())
+    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed)
+    psnr = work.fidelity(model, s, maps, image_NHWC)
+    recipes = [(config.mode, config.shares), *(grid(config) if config.sweep else ())]
+    fused = model.decode(augmentation.fuse_pictures(model, s, maps, recipes, config.keep_spread))
+    files = work.encoded(config, image_NHWC, fused)
+    for name, data in files.items():
+        storage.write(storage.join(output, name), data)
+    lineage = describe(config, keys, psnr, list(files), backbone.fingerprint(config.model.name))
+    storage.write_json(storage.join(output, "fuse.json"), lineage)
+    print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
+    print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
+    return 0
+
+
+def grid(config: Config) -> list[tuple[Mode, list[float]]]:
+    """The cells of the sweep, row by row."""
+    return [(mode, spread(ratio, len(config.images))) for mode in MODES for ratio in config.ratios]
+
+
+def describe(
+    config: Config, keys: Sequence[str], psnr: Sequence[float], files: Sequence[str], model_hash: str
+) -> Mapping[str, Any]:
+    """The content of fuse.json: enough to make the picture again."""
+    rows = zip(config.images, keys, config.shares, psnr, strict=True)
+    return {
+        "inputs": [
+            {"path": path, "sha256": key, "weight": round(weight, 6), "psnr": value}
+            for path, key, weight, value in rows
+        ],
+        "mode": config.mode, "keep_spread": config.keep_spread, "seed": config.seed,
+        **asdict(config.inversion), "model": config.model.name, "model_hash": model_hash,
+        "precision": config.model.precision, "noiseweave": __version__, "files": files,
+        "sweep": {"modes": MODES, "ratios": config.ratios} if config.sweep else None,
+    }  # fmt: skip

@@ -1,0 +1,76 @@
+"""What fuse reads and writes: the pictures as the model sees them, and the sheets."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from noiseweave.cluster import storage
+from noiseweave.engine import collage, images
+from noiseweave.engine.backbone import Backbone
+from noiseweave.engine.recipes import MODES
+from noiseweave.engine.records import NoiseMaps
+from noiseweave.engine.replay import replay
+from noiseweave.engine.schedule import Schedule
+from noiseweave.jobs.fuse import Config
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str], np.ndarray]:
+    """The pictures' keys, hashes of their bytes, and uint8 [N, size, size, channels]."""
+    keys, found = [], []
+    for path in paths:
+        data = read(path)
+        try:
+            found.append(images.fit(images.decode(data, channels), size))
+        except ValueError as e:
+            raise ValueError(f"picture {path!r}: {e}") from None
+        keys.append(hashlib.sha256(data).hexdigest())
+    return keys, np.stack(found)
+
+
+def read(path: str) -> bytes:
+    try:
+        return storage.read(storage.absolute(path))
+    except FileNotFoundError:
+        raise ValueError(f"picture {path!r}: no such file") from None
+    except Exception as e:  # each file system has its own errors
+        raise ValueError(f"picture {path!r}: cannot be read ({type(e).__name__}: {e})") from None
+
+
+def fidelity(model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray) -> list[float]:
+    """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200."""
+    error_NCHW = replay(model.epsilon, s, maps).double() - model.encode(image_NHWC).double()
+    mse_N = error_NCHW.square().mean((1, 2, 3)).clamp(min=4e-20)
+    return [round(10 * math.log10(4 / mse), 2) for mse in mse_N.tolist()]
+
+
+def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> dict[str, bytes]:
+    """File name -> content of all pictures that the job writes."""
+    tile = max(96, min(image_NHWC.shape[1], 256))
+    heads = [f"{i}: {w:.2f}" for i, w in enumerate(config.shares)]
+    recipe = config.inversion
+    text = f"{config.mode}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
+    files = {"fused.png": images.encode(fused_FHWC[0])}
+    files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}
+    files["sheet.png"] = png(collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], [*heads, "fused"], tile))
+    if config.sweep:
+        width = len(config.ratios)
+        rows = [list(fused_FHWC[i : i + width]) for i in range(1, len(fused_FHWC), width)]
+        files["sweep.png"] = png(collage.sheet(rows, MODES, [f"ratio {r:g}" for r in config.ratios], tile))
+    return files
+
+
+def png(page: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()
