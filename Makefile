@@ -1,0 +1,56 @@
+# make demo   install into .venv and augment the digits with the model that ships (no GPU, no download of data)
+# make test   the tests; make lint: ruff, mypy, import-linter; make bench: the quick measurements
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+PYTEST_ARGS ?=
+BENCHMARKS ?= $(wildcard benchmarks/*.py)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench demo-model wheel clean
+.DELETE_ON_ERROR:
+
+# a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing noiseweave into $(VENV) (torch and Ray are large: some minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools into $(VENV) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/demo/digits
+	$(BIN)/noiseweave augment --config configs/augment-digits.yaml \
+		--input $(OUT)/demo/digits/shards --output $(OUT)/demo/augmented
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done
+
+demo-model: $(VENV)/.installed
+	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/digits
+	$(BIN)/noiseweave train --config configs/demo-model.yaml \
+		--input $(OUT)/digits/shards --output $(OUT)/demo-model
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find noiseweave tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
