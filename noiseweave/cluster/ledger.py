@@ -27,7 +27,9 @@ class Ledger:
 
     def done(self, phase: str) -> set[str]:
         """Ids of the units of a phase that need no more work."""
-        return {n.removesuffix(".json") for n in storage.names_in(self.path("done", phase)) if n.endswith(".json")}
+        return {
+            n.removesuffix(".json") for n in storage.names_in(self.path("done", phase)) if n.endswith(".json")
+        }
 
     def mark(self, phase: str, report: UnitReport, bad: list[Bad]) -> None:
         """Write the done-marker: the last thing that a unit does."""
@@ -54,7 +56,9 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def open_run(output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()) -> Ledger:
+def open_run(
+    output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
+) -> Ledger:
     """Open a new or an interrupted run in ``output``.
 
     Args:

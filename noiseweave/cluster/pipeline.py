@@ -108,7 +108,9 @@ def _left(plan: Plan, done: set[str]) -> np.ndarray:
     return np.array([i for i in range(plan.length) if plan.unit(i).id not in done], dtype=np.int64)
 
 
-def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session) -> Iterator[dict[str, Any]]:
+def _stream(
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session
+) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -134,7 +136,9 @@ def _stream(plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session:
         yield from rows.iter_rows()
     except ray.exceptions.RayError as e:
         # the pipeline itself broke (every actor died, say): what has no marker is seen by the caller
-        print(f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", file=sys.stderr, flush=True)
+        print(
+            f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", file=sys.stderr, flush=True
+        )
 
 
 def _settings() -> None:
@@ -184,7 +188,9 @@ class _Compute:
 class _Commit:
     """Writes a unit's output, then its done-marker."""
 
-    def __init__(self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger
+    ) -> None:
         self.name, self.commit, self.ledger = name, commit, ledger
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from noiseweave.engine.recipes import PairingRecipe
 GRID = 1 << 20
 SLACK = 4 / GRID  # more than the rounding of a float32 product of two unit vectors
 NONE = -(2 << 20)  # below every similarity on the grid
-CHUNK = 8192  # candidates whose float64 products are held at once
+CHUNK = 2048  # candidates whose float64 products are held at once: few enough to stay in the cache
 Columns = Iterable[tuple[int, np.ndarray, np.ndarray]]
 """(first row number, float32 [C, D], int64 [C] labels, -1 for none), in any order, each row once."""
 

@@ -75,9 +75,7 @@ class FusionRecipe:
     def __post_init__(self) -> None:
         check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")
         check(0 <= self.ratio_min <= 1, "fusion.ratio_min", self.ratio_min, "0 to 1")
-        check(
-            self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1"
-        )
+        check(self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

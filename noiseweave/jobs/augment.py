@@ -7,10 +7,9 @@ Three flows with a barrier between them: embed (a shard), pair (a block of rows)
 from __future__ import annotations
 
 import hashlib
-import os
-import posixpath
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from noiseweave.cluster.session import ClusterConfig
@@ -97,7 +96,9 @@ class Config:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
         if self.follow.enabled and self.pairing.scope != "window":
-            raise ValueError("follow.enabled=True: needs pairing.scope=window, for dataset scope pairs the whole input")
+            raise ValueError(
+                "follow.enabled=True: needs pairing.scope=window, as dataset scope pairs the whole input"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +175,9 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
 
 def common_root(found: list[str]) -> str:
     """The folder that all shards lie in, with its slash."""
-    folder = posixpath.dirname(os.path.commonprefix([*found, posixpath.dirname(found[0]) + "/"]) + "x")
-    return folder + "/" if folder else ""
+    first, last = min(found).split("/")[:-1], max(found).split("/")[:-1]
+    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    return "/".join([*same, ""])
 
 
 def identity(task: Task, found: list[str]) -> Mapping[str, Any]:

@@ -197,8 +197,14 @@ def plan_groups(task: Task, book: Ledger) -> None:
     if storage.exists(book.path("groups.json")):
         return
     recipe = task.config.pairing
-    tables = [np.asarray(load_npy(book.path("pairs", f"{r['id']}.npy"))) for r in book.records("pair") if r["produced"]]
-    table = np.concatenate(tables) if tables else np.zeros(0, [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")])
+    tables = [
+        np.asarray(load_npy(book.path("pairs", f"{r['id']}.npy")))
+        for r in book.records("pair")
+        if r["produced"]
+    ]
+    table = (
+        np.concatenate(tables) if tables else np.zeros(0, [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")])
+    )
     a, b, similarity = pairing.select(table["a"], table["b"], table["similarity"], recipe)
     index = _index(book)
     groups = pairing.group(a, b, recipe)
@@ -212,11 +218,15 @@ def plan_groups(task: Task, book: Ledger) -> None:
             keys = [task.key_of(p.shard, p.key) for p in where]
             ends = places.reshape(2, -1).T.tolist()
             pairs = [
-                augmentation.draw_pair(i, j, keys[i], keys[j], float(sim), task.config.fusion, task.config.seed)
+                augmentation.draw_pair(
+                    i, j, keys[i], keys[j], float(sim), task.config.fusion, task.config.seed
+                )
                 for (i, j), sim in zip(ends, similarity[of], strict=True)
             ]
             images += len(where)
-            lines.append(json.dumps(asdict(Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)))))
+            lines.append(
+                json.dumps(asdict(Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs))))
+            )
         storage.write(book.path("groups", f"{start // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
     storage.write_json(
         book.path("groups.json"), {"groups": len(groups), "pairs": len(a), "images_inverted": images}
@@ -225,7 +235,8 @@ def plan_groups(task: Task, book: Ledger) -> None:
 
 def _index(book: Ledger) -> pa.Table:
     tables = [
-        pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet")))) for unit, _ in rows_of(book)
+        pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet"))))
+        for unit, _ in rows_of(book)
     ]
     return pa.concat_tables(tables) if tables else INDEX.empty_table()
 
@@ -280,7 +291,10 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
     """Write every shard's good samples again, as original-*.tar."""
     units = [(r["id"], task.config.samples.image_format) for r in book.records("embed") if r["produced"]]
     phase = Phase(
-        name="copy", fetch=partial(_fetch_original, book), make_compute=_identity, commit=partial(_commit_original, task)
+        name="copy",
+        fetch=partial(_fetch_original, book),
+        make_compute=_identity,
+        commit=partial(_commit_original, task),
     )
     return pipeline.run(Plan(length=len(units), unit=partial(_original_unit, units)), phase, book, s)
 
@@ -304,6 +318,8 @@ def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes
     return out
 
 
-def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> tuple[UnitReport, list[Bad]]:
+def _commit_original(
+    task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]
+) -> tuple[UnitReport, list[Bad]]:
     storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
     return UnitReport(id=unit.id, produced=len(result)), []

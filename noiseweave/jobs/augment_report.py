@@ -47,14 +47,18 @@ def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) ->
         for record in book.records(phase):
             for bad in record["bad"]:
                 counts[bad["reason"]] += 1
-                bad["shard"] = task.name_of(bad["shard"]) if bad["shard"].startswith(task.root) else bad["shard"]
+                bad["shard"] = (
+                    task.name_of(bad["shard"]) if bad["shard"].startswith(task.root) else bad["shard"]
+                )
                 lines.append(json.dumps({"phase": phase, **bad}, ensure_ascii=False))
     text = "".join(line + "\n" for line in lines)
     storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
     return counts
 
 
-def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> dict[str, Any]:
+def summary(
+    task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
+) -> dict[str, Any]:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     extra = dict(last.extra) if last else {}
@@ -114,7 +118,9 @@ def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
     entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
     assert entry.picture is not None
     where = entry.members[entry.picture]
-    picture = images.decode(storage.read(url, where.offset, where.size), task.channels, task.config.max_pixels)
+    picture = images.decode(
+        storage.read(url, where.offset, where.size), task.channels, task.config.max_pixels
+    )
     return images.fit(picture, task.size)
 
 
@@ -125,7 +131,10 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     table.add_row("samples written", str(report["samples"]))
     if report["pair_ends"]:
         saved = report["inversions_saved"] / report["pair_ends"]
-        table.add_row("inversions", f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)")
+        table.add_row(
+            "inversions",
+            f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
+        )
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")

@@ -80,7 +80,11 @@ def read_group(task: Task, group: Group) -> tuple[Group, np.ndarray, list[Bad]]:
                 found[i] = picture
     kept = without(group, set(found))
     stack = [found[i] for i in sorted(found)]
-    return kept, np.stack(stack) if stack else np.zeros((0, task.size, task.size, task.channels), np.uint8), bad
+    return (
+        kept,
+        np.stack(stack) if stack else np.zeros((0, task.size, task.size, task.channels), np.uint8),
+        bad,
+    )
 
 
 def without(group: Group, good: set[int]) -> Group:
@@ -108,7 +112,11 @@ def augment_group(task: Task, backbone: Backbone, data: tuple[Group, np.ndarray,
 def counts(group: Group) -> dict[str, float]:
     """The sums that the report shows: inversions, pair ends, modes."""
     modes = Counter(f"mode:{p.mode}" for p in group.pairs)
-    return {"images_inverted": len(group.images) if group.pairs else 0, "pair_ends": 2 * len(group.pairs), **modes}
+    return {
+        "images_inverted": len(group.images) if group.pairs else 0,
+        "pair_ends": 2 * len(group.pairs),
+        **modes,
+    }
 
 
 def write_shard(task: Task, name: str, group: Group, image_PHWC: np.ndarray) -> None:
@@ -123,7 +131,7 @@ def sample(task: Task, group: Group, pair: Pair, picture: np.ndarray) -> tuple[s
     """One new sample: its key and its files."""
     first, second = group.images[pair.a], group.images[pair.b]
     kind = task.config.samples.image_format
-    files = {kind: images.encode(picture, kind)}
+    files: dict[str, bytes] = {kind: images.encode(picture, kind)}
     if first.label is not None and first.label == second.label:
         files["cls"] = str(first.label).encode()
     caption = "; ".join(dict.fromkeys(c for c in (first.caption, second.caption) if c))

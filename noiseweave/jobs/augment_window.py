@@ -48,7 +48,10 @@ def windows(shard_count: int, recipe: PairingRecipe, ended: bool) -> int:
 
 def do(task: Task, found: Sequence[str], count: int, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
-        name="window", fetch=partial(_fetch, task), make_compute=partial(_make, task), commit=partial(_commit, task)
+        name="window",
+        fetch=partial(_fetch, task),
+        make_compute=partial(_make, task),
+        commit=partial(_commit, task),
     )
     plan = Plan(length=count, unit=partial(_unit, list(found), task.config.pairing))
     return pipeline.run(plan, phase, book, s)
@@ -106,7 +109,9 @@ def _arrived(task: Task, seen: list[str], sizes: dict[str, int], ended: bool) ->
         if shard in known:
             continue
         if seen and shard < seen[-1]:
-            raise ValueError(f"input: {shard} arrived after {seen[-1]}; shards must arrive in the order of names")
+            raise ValueError(
+                f"input: {shard} arrived after {seen[-1]}; shards must arrive in the order of names"
+            )
         size = storage.size_of(shard)
         if not ended and sizes.get(shard) != size:
             sizes[shard] = size
@@ -130,7 +135,9 @@ def _fetch(task: Task, unit: Unit) -> Any:
     every: list[Location] = []
     seen, bad, shared = [], [], 0
     for number, shard in enumerate(unit.payload):
-        where, image_NHWC, bad_here = samples.read_shard(task, task.feature_side, Unit(index=0, id="", payload=shard))
+        where, image_NHWC, bad_here = samples.read_shard(
+            task, task.feature_side, Unit(index=0, id="", payload=shard)
+        )
         every += where
         seen.append(image_NHWC)
         overlaps = unit.index > 0 and number < task.config.pairing.overlap
@@ -156,7 +163,9 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     return done, len(where), bad
 
 
-def plan(task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int) -> list[tuple[Group, np.ndarray]]:
+def plan(
+    task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int
+) -> list[tuple[Group, np.ndarray]]:
     """A window's groups, each with the row numbers of its images."""
     from noiseweave.engine import augmentation, pairing
 
@@ -166,7 +175,8 @@ def plan(task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int) -
     for start in range(0, len(f_ND), recipe.block):
         rows = slice(start, start + recipe.block)
         blocks = (
-            (c, f_ND[c : c + recipe.block], label_N[c : c + recipe.block]) for c in range(0, len(f_ND), recipe.block)
+            (c, f_ND[c : c + recipe.block], label_N[c : c + recipe.block])
+            for c in range(0, len(f_ND), recipe.block)
         )
         found.append(pairing.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, samples.device(task)))
     a, b, similarity = (np.concatenate(part) for part in zip(*found, strict=True))

@@ -104,7 +104,9 @@ def test_a_model_that_cannot_be_loaded_is_each_units_error(ours, tmp_path):
 
 def test_an_empty_plan_needs_no_pipeline(tmp_path):
     session = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
-    outcome = pipeline.run(Plan(length=0, unit=unit), phase(str(tmp_path)), Ledger(output=str(tmp_path)), session)
+    outcome = pipeline.run(
+        Plan(length=0, unit=unit), phase(str(tmp_path)), Ledger(output=str(tmp_path)), session
+    )
     assert outcome.units == outcome.produced == 0
 
 

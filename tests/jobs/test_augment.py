@@ -146,7 +146,16 @@ def test_a_finished_run_is_not_done_again_and_another_config_is_refused(calm, so
 
 
 def test_window_scope_pairs_each_two_images_once(source, tmp_path, ray_session):
-    wide = ["--pairing.max_pairs", "1000", "--pairing.top_k", "90", "--pairing.upper", "1", "--pairing.threshold", "0.8"]
+    wide = [
+        "--pairing.max_pairs",
+        "1000",
+        "--pairing.top_k",
+        "90",
+        "--pairing.upper",
+        "1",
+        "--pairing.threshold",
+        "0.8",
+    ]
     window = ["--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "1"]
     assert augment(source, tmp_path / "w", *wide, *window) == 0
     assert augment(source, tmp_path / "d", *wide) == 0
@@ -199,7 +208,12 @@ def bomb():
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
+    )
 
 
 def jpeg(mode, exif=None):

@@ -63,7 +63,12 @@ def decoded(output):
         for entry in entries:
             assert entry.key not in out, f"{entry.key} twice"
             m = {e: storage.read(shard, x.offset, x.size) for e, x in entry.members.items()}
-            out[entry.key] = (os.path.basename(shard), m.get("cls"), m["json"], images.decode(m["png"], 1).tobytes())
+            out[entry.key] = (
+                os.path.basename(shard),
+                m.get("cls"),
+                m["json"],
+                images.decode(m["png"], 1).tobytes(),
+            )
     return out
 
 
