@@ -40,12 +40,14 @@ class Phase:
         fetch: unit -> data; runs in a CPU task.
         make_compute: () -> (data -> result); called once in each actor, it loads the model.
         commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
+        things: what a report's ``produced`` counts, for the progress display.
     """
 
     name: str
     fetch: Callable[[Any], Any]
     make_compute: Callable[[], Callable[[Any], Any]]
     commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
+    things: str = "images"
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,10 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
     errors: dict[str, str] = {}
     before = ledger.done(phase.name)
     left = _left(plan, before)
-    meter = Meter(stage=phase.name, units=len(left), workers=session.workers, earlier=plan.length - len(left))
+    meter = Meter(
+        stage=phase.name, units=len(left), workers=session.workers, things=phase.things,
+        earlier=plan.length - len(left),
+    )  # fmt: skip
     with watch(meter) as display:
         for _attempt in range(2):
             if len(left) == 0:

@@ -22,6 +22,7 @@ class Meter:
     stage: str
     units: int
     workers: int
+    things: str = "images"
     done: int = 0
     produced: int = 0
     quarantined: int = 0
@@ -40,7 +41,7 @@ class Meter:
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         parts = [
             f"{self.stage:<9}{bar} {self.done}/{self.units} units",
-            f"{self.produced / seconds:.1f} images/s",
+            f"{self.produced / seconds:.1f} {self.things}/s",
             f"ETA {clock(left)}",
             f"{self.workers} worker{'s' * (self.workers != 1)}",
         ]

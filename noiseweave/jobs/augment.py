@@ -37,25 +37,6 @@ class SampleRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FollowRecipe:
-    """An input folder that grows while the job runs (window scope only).
-
-    Args:
-        enabled: watch the input folder; its shards must arrive in the order of their names.
-        marker: the input is complete when a file of this name lies in the folder.
-        quiet: it is also complete after so many seconds without a new shard.
-    """
-
-    enabled: bool = False
-    marker: str = "_END"
-    quiet: float = 60.0
-
-    def __post_init__(self) -> None:
-        check(bool(self.marker) and "/" not in self.marker, "follow.marker", self.marker, "a plain file name")
-        check(self.quiet > 0, "follow.quiet", self.quiet, "above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Config:
     """Shards -> similar pairs -> fused, labelled shards with their lineage.
 
@@ -70,7 +51,10 @@ class Config:
         fusion: how noise maps of a pair become one.
         samples: how the new samples are written.
         max_pixels: larger pictures are quarantined unread.
-        follow: an input folder that grows.
+        follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
+            order of their names.
+        follow_marker: a growing input is complete when a file of this name lies in the folder.
+        follow_quiet: it is also complete after so many seconds without a new shard.
         cluster: where the work runs.
         skip_failed: count units that failed twice as quarantined and go on without them; otherwise the job
             stops after the phase, and the same command tries them again.
@@ -87,7 +71,9 @@ class Config:
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
     max_pixels: int = 64_000_000
-    follow: FollowRecipe = field(default_factory=FollowRecipe)
+    follow: bool = False
+    follow_marker: str = "_END"
+    follow_quiet: float = 60.0
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     skip_failed: bool = False
     overwrite: bool = False
@@ -95,9 +81,12 @@ class Config:
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
-        if self.follow.enabled and self.pairing.scope != "window":
+        marker = self.follow_marker
+        check(bool(marker) and "/" not in marker, "follow_marker", marker, "a plain file name")
+        check(self.follow_quiet > 0, "follow_quiet", self.follow_quiet, "above 0")
+        if self.follow and self.pairing.scope != "window":
             raise ValueError(
-                "follow.enabled=True: needs pairing.scope=window, as dataset scope pairs the whole input"
+                "follow=True: needs pairing.scope=window, as dataset scope pairs the whole input"
             )
 
 
@@ -142,7 +131,7 @@ def run(config: Config) -> int:
     from noiseweave.jobs import augment_dataset, augment_report, augment_window
 
     output = storage.absolute(config.output)
-    found = [] if config.follow.enabled else _find(config)
+    found = [] if config.follow else _find(config)
     task = _task(config, output, found)
     book = ledger.open_run(output, identity(task, found), config.overwrite, augment_report.OWNED)
     with session(config.cluster) as s:
@@ -185,7 +174,9 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
     from noiseweave.cluster import storage
 
     config = asdict(task.config)
-    for name in ("output", "cluster", "overwrite", "skip_failed", "input", "follow"):
+    for name in ("output", "cluster", "overwrite", "skip_failed", "input"):
+        del config[name]
+    for name in ("follow", "follow_marker", "follow_quiet"):
         del config[name]
     del config["model"]["micro_batch"], config["features"]["batch"]
     config["model"]["hash"] = task.model_hash

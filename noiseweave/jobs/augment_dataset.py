@@ -123,7 +123,7 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
     total = sum(n for _, n in rows)
     phase = Phase(
         name="pair", fetch=_payload, make_compute=partial(_make_pair, task, book, rows),
-        commit=partial(_commit_pair, book),
+        commit=partial(_commit_pair, book), things="candidates",
     )  # fmt: skip
     plan = Plan(length=math.ceil(total / block), unit=partial(_block_unit, total, block))
     return pipeline.run(plan, phase, book, s)

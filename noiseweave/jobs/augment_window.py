@@ -30,7 +30,7 @@ POLL = 1.0  # seconds between two looks at a growing folder
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
     """Do every window; a growing input is done in rounds, each with the windows that are whole by then."""
     recipe = task.config.pairing
-    if not task.config.follow.enabled:
+    if not task.config.follow:
         outcome = do(task, found, windows(len(found), recipe, ended=True), book, s)
     else:
         outcome = _follow(task, book, s)
@@ -92,9 +92,8 @@ def _remembered(book: Ledger) -> list[str]:
 
 
 def _ended(task: Task, last: float) -> bool:
-    follow = task.config.follow
-    marker = storage.join(storage.absolute(task.config.input), follow.marker)
-    return storage.exists(marker) or time.monotonic() - last > follow.quiet
+    marker = storage.join(storage.absolute(task.config.input), task.config.follow_marker)
+    return storage.exists(marker) or time.monotonic() - last > task.config.follow_quiet
 
 
 def _arrived(task: Task, seen: list[str], sizes: dict[str, int], ended: bool) -> list[str]:

@@ -9,7 +9,10 @@ import importlib
 import json
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from itertools import zip_longest
+from typing import NoReturn, cast, get_type_hints
 
 from noiseweave import __version__
 
@@ -40,6 +43,7 @@ def parse(job: str, arguments: list[str]):
     parser = ArgumentParser(prog=f"noiseweave {job}", description=text, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(module.Config, None)
+    arguments = said_out(arguments, set(switches(module.Config)))
     if several:
         arguments = named(arguments, several)
     try:
@@ -48,6 +52,25 @@ def parse(job: str, arguments: list[str]):
         return module, module.Config(**values)
     except (ArgumentError, ValueError, TypeError) as e:
         fail(str(e))
+
+
+def switches(config: type, prefix: str = "--") -> Iterator[str]:
+    """The options of a config dataclass that are true or false."""
+    for name, kind in get_type_hints(config).items():
+        if kind is bool:
+            yield prefix + name
+        elif is_dataclass(kind):
+            yield from switches(cast(type, kind), f"{prefix}{name}.")
+
+
+def said_out(arguments: list[str], known: set[str]) -> list[str]:
+    """A bare ``--overwrite`` -> ``--overwrite true``; ``--overwrite false`` stays as it is."""
+    out = []
+    for word, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+        out.append(word)
+        if word in known and str(value).lower() not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+            out.append("true")
+    return out
 
 
 def named(arguments: list[str], several: str) -> list[str]:

@@ -153,7 +153,7 @@ def refuse_other(output: str, ours: Mapping[str, Any], overwrite: bool) -> None:
         return
     pairs = [(name, theirs.get(name), ours.get(name)) for name in sorted(theirs.keys() | ours.keys())]
     changed = [f"{name} was {old!r}, now {new!r}" for name, old, new in pairs if old != new]
-    text = f"it holds another packing ({'; '.join(changed)}); take another folder, or --overwrite true"
+    text = f"it holds another packing ({'; '.join(changed)}); take another folder, or --overwrite"
     check(not changed, "output", output, text)
 
 

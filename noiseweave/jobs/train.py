@@ -241,11 +241,9 @@ def _finished(config: Config, identity: dict[str, Any]) -> bool:
         changed = sorted(k for k in identity.keys() | theirs.keys() if identity.get(k) != theirs.get(k))
         if changed:
             what = ", ".join(f"{k} ({theirs.get(k)} -> {identity.get(k)})" for k in changed)
-            raise ValueError(
-                f"output {config.output!r} holds another run: {what}; --overwrite true starts anew"
-            )
+            raise ValueError(f"output {config.output!r} holds another run: {what}; --overwrite starts anew")
     elif storage.exists(model):
-        raise ValueError(f"output {config.output!r} holds another model; --overwrite true replaces it")
+        raise ValueError(f"output {config.output!r} holds another model; --overwrite replaces it")
     return storage.exists(model)
 
 

@@ -188,7 +188,7 @@ def test_a_growing_folder_is_followed_to_its_marker(source, tmp_path, ray_sessio
 
     feeder = threading.Thread(target=feed, daemon=True)
     feeder.start()
-    assert augment(grows, tmp_path / "f", *window, "--follow.enabled", "true") == 0
+    assert augment(grows, tmp_path / "f", *window, "--follow") == 0
     feeder.join(10)
     assert first_seen == [1]
     assert augment(source, tmp_path / "w", *window) == 0
@@ -304,7 +304,7 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, ray_ses
         (["--fusion.modes", "[blur]"], "fusion.modes"),
         (["--cluster.workers", "99", "--cluster.gpus_per_worker", "1"], "at most 4 fit"),
         (["--cluster.gpus_per_worker", "9"], "the cluster has 4 GPUs"),
-        (["--follow.enabled", "true"], "pairing.scope=window"),
+        (["--follow"], "pairing.scope=window"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(change, message, source, tmp_path, capsys, ray_session):

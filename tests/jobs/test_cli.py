@@ -183,3 +183,10 @@ def test_print_config_is_a_config(job, tmp_path, capsys):
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "noiseweave", "--version"], capture_output=True, text=True)
     assert done.stdout == f"noiseweave {__version__}\n"
+
+
+def test_a_switch_needs_no_value():
+    base = ["--input", "in", "--output", "out"]
+    assert cli.parse("augment", [*base, "--overwrite"])[1].overwrite
+    assert cli.parse("augment", [*base, "--samples.copy_original", "--seed", "3"])[1].samples.copy_original
+    assert not cli.parse("augment", ["--overwrite", "false", *base])[1].overwrite
