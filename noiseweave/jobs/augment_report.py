@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -124,6 +124,10 @@ def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
     return images.fit(picture, task.size)
 
 
+def _why_none(report: dict[str, Any]) -> str:
+    return "units failed" if report["failed"] else "no pair was similar enough (pairing.threshold)"
+
+
 def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
@@ -140,11 +144,17 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     table.add_row("shards", storage.join(task.output, "shards"))
     table.add_row("report", storage.join(task.output, "report.json"))
-    table.add_row("contact sheet", sheet or "none: no pair was similar enough (pairing.threshold)")
+    table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()
     console.print(table, soft_wrap=True)
     for phase, units in report["failed"].items():
-        for unit, error in list(units.items())[:10]:
-            console.print(f"failed: {phase} unit {unit}: {error}", soft_wrap=True, markup=False)
+        by_error: dict[str, list[str]] = defaultdict(list)
+        for unit, error in units.items():
+            by_error[error].append(unit)
+        for error, ids in by_error.items():
+            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+            console.print(
+                f"failed: {phase} {', '.join(ids[:5])}{more}: {error}", soft_wrap=True, markup=False
+            )
     if report["failed"]:
         console.print("run the same command again to try the failed units once more")
