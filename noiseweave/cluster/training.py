@@ -106,9 +106,9 @@ def checkpoints(folder: str) -> list[str]:
     return sorted(whole, key=posixpath.basename)
 
 
-def latest(folder: str) -> str | None:
-    """The newest whole checkpoint in a folder, None when there is none."""
-    whole = checkpoints(folder)
+def latest(folder: str, attempt: str = "") -> str | None:
+    """The newest whole checkpoint in a folder, or of one attempt in it; None when there is none."""
+    whole = [name for name in checkpoints(folder) if name.startswith(attempt)]
     return storage.join(folder, whole[-1]) if whole else None
 
 
@@ -197,10 +197,10 @@ def run_training(
     # Ray looks at its workers every 2 s, and each checkpoint waits for that look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     folder = storage.join(storage_path, name)
-    attempt, resume = begin_attempt(folder)
+    attempt, _ = begin_attempt(folder)
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        functools.partial(_enter, loop, ray.put(task), folder, attempt, resume, queue),
+        functools.partial(_enter, loop, ray.put(task), folder, attempt, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
             name=attempt,
@@ -227,19 +227,24 @@ def _scaling(session: Session) -> Any:
     return ScalingConfig(num_workers=session.workers, use_gpu=gpu > 0, resources_per_worker=resources)
 
 
-def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, resume: str | None, queue: Any) -> None:
-    """The worker's side: after a restart Ray's last committed checkpoint counts, else the driver's."""
+def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, queue: Any) -> None:
+    """The worker's side. All ranks go on from the attempt's newest whole checkpoint, as rank 0 sees it.
+
+    Ray's own last committed one may be older: it learns of a checkpoint only when it next looks at the workers.
+    """
     import ray
     import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
 
-    context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    context = ray.train.get_context()
+    resume = broadcast_from_rank_zero(latest(folder, attempt))
     folder = storage.join(folder, attempt)
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     link = Link(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         gpu=bool(gpus),
-        resume=storage.join(folder, posixpath.basename(last.path)) if last else resume,
+        resume=resume,
         folder=folder,
         queue=queue,
     )

@@ -57,7 +57,7 @@ def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session,
     starts = [row["start"] for row in rows if "start" in row]
     assert len(starts) == 2, "all begin again, once"
     assert starts[0] == 0
-    assert 1 <= starts[1] <= 2, "from a checkpoint"
+    assert 1 <= starts[1] <= 2, "from the newest checkpoint"
     assert rows[0]["world"] == 2
     assert rows[-1] == {"total": 4 * (1 + 2)}
     folder = tmp_path / "checkpoints"
