@@ -55,7 +55,7 @@ class Backbone:
 
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
         """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
-        x = torch.from_numpy(np.ascontiguousarray(image_BHWC)).to(self.device).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.array(image_BHWC)).to(self.device).permute(0, 3, 1, 2)
         return x.float() / 127.5 - 1
 
     def decode(self, x_BCHW: Tensor) -> np.ndarray:
