@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -23,22 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from inversion import hardware
 
 from noiseweave.engine.pairing import nearest, select
 from noiseweave.engine.recipes import PairingRecipe
 
 D = 512
 RECIPE = PairingRecipe(classes="any")
-
-
-def hardware() -> dict[str, object]:
-    names = [
-        x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x
-    ]
-    return {
-        "cpu": names[0], "cores": len(names), "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1), "torch": torch.__version__, "python": platform.python_version(),
-    }  # fmt: skip
 
 
 def features(n: int, seed: int) -> np.ndarray:

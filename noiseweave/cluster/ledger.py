@@ -62,26 +62,44 @@ def open_run(
     """Open a new or an interrupted run in ``output``.
 
     Args:
-        config: what the output depends on, as nested mappings of JSON values.
-        overwrite: throw an earlier run's output away first.
+        config: what the output depends on, as nested mappings of JSON values; ``job`` names who writes it.
+        overwrite: throw an earlier run of the same job away first.
         owned: names below ``output`` that this job writes; only these and ``_run`` are ever deleted.
 
     Raises:
-        ValueError: the folder holds a run of another config (the changed fields are named), or is not writable.
+        ValueError: the folder holds a run of another config (the changed fields are named), what no run of this
+            job wrote, or is not writable.
     """
     ledger = Ledger(output=output)
     storage.check_writable(output)
+    wanted, path = flatten(config), ledger.path("config.json")
+    found = storage.read_json(path) if storage.exists(path) else None
+    refuse_foreign(output, found, wanted, owned)
     if overwrite:
-        for name in ("_run", *owned):
+        # markers first, so that a kill here leaves none without its output; the config last, it says whose this is
+        for name in ("_run/done", *owned, "_run"):
             storage.remove(storage.join(output, name))
-    wanted = flatten(config)
-    path = ledger.path("config.json")
-    if storage.exists(path):
-        _same(output, storage.read_json(path), wanted)
+    elif found is not None:
+        _same(output, found, wanted)
         storage.sweep_temporaries(output)
-    else:
-        storage.write_json(path, wanted)
+        return ledger
+    storage.write_json(path, wanted)
     return ledger
+
+
+def refuse_foreign(
+    output: str, found: dict[str, Any] | None, wanted: dict[str, Any], owned: tuple[str, ...]
+) -> None:
+    """What another job or a person put there is never written over, not even when told to."""
+    if found is None:
+        there = [name for name in owned if storage.exists(storage.join(output, name))]
+    else:
+        there = ["_run"] if found.get("job") != wanted.get("job") else []
+    if there:
+        job = wanted.get("job", "such")
+        raise ValueError(
+            f"output {output!r} holds {there[0]}, which no {job} run wrote; give another --output"
+        )
 
 
 def _same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

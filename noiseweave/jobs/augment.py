@@ -173,7 +173,7 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
     """What the output depends on. Where it is computed, and how much at a time, is left out."""
     from noiseweave.cluster import storage
 
-    config = asdict(task.config)
+    config: dict[str, Any] = {"job": "augment"} | asdict(task.config)
     for name in ("output", "cluster", "overwrite", "skip_failed", "input"):
         del config[name]
     for name in ("follow", "follow_marker", "follow_quiet"):

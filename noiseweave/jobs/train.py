@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.ledger import flatten, refuse_foreign
 from noiseweave.cluster.session import ClusterConfig, Session, session
 from noiseweave.engine.recipes import Precision, check
 from noiseweave.engine.records import Bad, Location
@@ -197,7 +198,9 @@ def run(config: Config) -> int:
     found = shards.find(config.input)
     storage.check_writable(config.output)
     locations, bad = _index(found)
-    identity = {**_flat(dataclasses.asdict(config)), "samples": len(locations)}
+    identity = {"job": "train", **_flat(dataclasses.asdict(config)), "samples": len(locations)}
+    path = _state(config, "config.json")
+    refuse_foreign(config.output, storage.read_json(path) if storage.exists(path) else None, identity, ())
     if not config.overwrite and _finished(config, identity):
         print(f"{config.output}: finished already ({config.steps} steps)")
         return 0
@@ -256,16 +259,11 @@ def _claim(config: Config, identity: dict[str, Any], bad: list[Bad]) -> None:
     _quarantine(config, bad)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
     """``{"optimizer": {"lr": 1}}`` -> ``{"optimizer.lr": 1}``, without what changes no result."""
-    out: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = json.loads(json.dumps(value))
     where = ("cluster.", "output", "overwrite")
-    return {k: v for k, v in out.items() if not k.startswith(where)}
+    flat = json.loads(json.dumps(flatten(config)))
+    return {k: v for k, v in flat.items() if not k.startswith(where)}
 
 
 def _train(config: Config, locations: list[Location], bad: list[Bad], identity: dict[str, Any]) -> str | None:

@@ -127,3 +127,15 @@ def test_overwrite_deletes_only_what_the_job_owns(tmp_path):
     open_run(str(out), {"seed": 2}, overwrite=True, owned=("shards",))
     assert not (out / "shards").exists()
     assert (out / "mine.txt").exists()
+
+
+def test_what_another_job_or_a_person_put_there_is_never_written_over(tmp_path):
+    packed, trained = tmp_path / "packed", tmp_path / "trained"
+    (packed / "shards").mkdir(parents=True)
+    (packed / "shards" / "shard-000000.tar").write_text("precious")
+    open_run(str(trained), {"job": "train"})
+    for folder in (packed, trained):
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="which no augment run wrote"):
+                open_run(str(folder), {"job": "augment"}, overwrite, ("shards",))
+    assert (packed / "shards" / "shard-000000.tar").read_text() == "precious"
