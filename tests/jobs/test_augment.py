@@ -122,7 +122,8 @@ def test_originals_are_copied_byte_for_byte(calm, source):
 
 
 def test_more_workers_and_another_batch_give_the_same(calm, source, tmp_path):
-    assert augment(source, tmp_path / "o", "--cluster.workers", "2", "--model.micro_batch", "1") == 0
+    four = ["--cluster.workers", "4", "--cluster.gpus_per_worker", "1"]
+    assert augment(source, tmp_path / "o", *four, "--model.micro_batch", "1") == 0
     one, other = read_all(calm), read_all(tmp_path / "o")
     assert one.keys() == other.keys()
     for key in one:
