@@ -41,9 +41,6 @@ class Ledger:
         for unit in sorted(self.done(phase)):
             yield storage.read_json(self.path("done", phase, f"{unit}.json"))
 
-    def forget(self, phase: str, unit: str) -> None:
-        storage.remove(self.path("done", phase, f"{unit}.json"))
-
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""

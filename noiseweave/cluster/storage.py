@@ -11,7 +11,6 @@ import json
 import os
 import posixpath
 import re
-import tempfile
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -147,10 +146,6 @@ def check_writable(folder: str) -> None:
         remove(probe)
     except Exception as e:  # each object store has its own errors, missing credentials above all
         raise ValueError(f"output {folder!r} cannot be written: {e}") from None
-
-
-def temporary_folder() -> str:
-    return tempfile.mkdtemp(prefix="noiseweave-")
 
 
 def open_read(path: str) -> Any:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from noiseweave.jobs import augment_samples as samples
 from noiseweave.jobs.augment import Task
 
 CHUNK = 16  # groups in one file of the plan
+CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
 INDEX = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
     ("label", pa.int64()), ("caption", pa.string()),
@@ -181,7 +183,7 @@ def columns(book: Ledger, rows: list[tuple[str, int]], block: int, first: int = 
 
 
 def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
-    table = np.zeros(len(result[0]), dtype=[("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")])
+    table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
     storage.write(book.path("pairs", f"{unit.id}.npy"), _npy(table))
     return UnitReport(id=unit.id, produced=len(table)), []
@@ -192,7 +194,7 @@ def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, lis
 
 def plan_groups(task: Task, book: Ledger) -> None:
     """Pairs -> groups, written as files of CHUNK groups; the summary written last says that they are whole."""
-    from noiseweave.engine import augmentation, pairing
+    from noiseweave.engine import pairing
 
     if storage.exists(book.path("groups.json")):
         return
@@ -202,35 +204,20 @@ def plan_groups(task: Task, book: Ledger) -> None:
         for r in book.records("pair")
         if r["produced"]
     ]
-    table = (
-        np.concatenate(tables) if tables else np.zeros(0, [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")])
-    )
+    table = np.concatenate(tables) if tables else np.zeros(0, CANDIDATE)
     a, b, similarity = pairing.select(table["a"], table["b"], table["similarity"], recipe)
-    index = _index(book)
-    groups = pairing.group(a, b, recipe)
-    images = 0
-    for start in range(0, len(groups), CHUNK):
-        lines = []
-        for number in range(start, min(start + CHUNK, len(groups))):
-            of = np.array(groups[number])
-            rows, places = np.unique(np.stack([a[of], b[of]]), return_inverse=True)
-            where = [Location(**row) for row in index.take(pa.array(rows)).to_pylist()]
-            keys = [task.key_of(p.shard, p.key) for p in where]
-            ends = places.reshape(2, -1).T.tolist()
-            pairs = [
-                augmentation.draw_pair(
-                    i, j, keys[i], keys[j], float(sim), task.config.fusion, task.config.seed
-                )
-                for (i, j), sim in zip(ends, similarity[of], strict=True)
-            ]
-            images += len(where)
-            lines.append(
-                json.dumps(asdict(Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs))))
-            )
-        storage.write(book.path("groups", f"{start // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
-    storage.write_json(
-        book.path("groups.json"), {"groups": len(groups), "pairs": len(a), "images_inverted": images}
+    index, count = _index(book), 0
+    groups = samples.make_groups(
+        task,
+        a,
+        b,
+        similarity,
+        lambda rows: [Location(**row) for row in index.take(pa.array(rows)).to_pylist()],
     )
+    while lines := [json.dumps(asdict(group)) for group, _ in islice(groups, CHUNK)]:
+        storage.write(book.path("groups", f"{count // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
+        count += len(lines)
+    storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(a)})
 
 
 def _index(book: Ledger) -> pa.Table:
@@ -289,7 +276,7 @@ def _commit_group(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list
 
 def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
     """Write every shard's good samples again, as original-*.tar."""
-    units = [(r["id"], task.config.samples.image_format) for r in book.records("embed") if r["produced"]]
+    units = [unit for unit, _ in rows_of(book)]
     phase = Phase(
         name="copy",
         fetch=partial(_fetch_original, book),
@@ -299,8 +286,8 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
     return pipeline.run(Plan(length=len(units), unit=partial(_original_unit, units)), phase, book, s)
 
 
-def _original_unit(units: Sequence[tuple[str, str]], i: int) -> Unit:
-    return Unit(index=i, id=units[i][0], payload=units[i][0])
+def _original_unit(units: Sequence[str], i: int) -> Unit:
+    return Unit(index=i, id=units[i], payload=units[i])
 
 
 def _identity() -> Callable[[Any], Any]:

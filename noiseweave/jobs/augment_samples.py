@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,28 @@ def _decode(
         reason, _, detail = str(e).partition(": ")
         bad.append(Bad(shard=where.shard, key=where.key, reason=reason, detail=detail))
         return None
+
+
+def make_groups(
+    task: Task, a: np.ndarray, b: np.ndarray, similarity: np.ndarray,
+    locate: Callable[[np.ndarray], Sequence[Location]],
+) -> Iterator[tuple[Group, np.ndarray]]:  # fmt: skip
+    """Selected pairs of rows (int64 [M], int64 [M], float64 [M]) -> groups, each with its images' row numbers.
+
+    ``locate`` gives the Locations of the rows of one group, so that no more of the index is held as records.
+    """
+    from noiseweave.engine import augmentation, pairing
+
+    config = task.config
+    for number, members in enumerate(pairing.group(a, b, config.pairing)):
+        rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
+        where = locate(rows)
+        keys = [task.key_of(p.shard, p.key) for p in where]
+        pairs = [
+            augmentation.draw_pair(i, j, keys[i], keys[j], float(sim), config.fusion, config.seed)
+            for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
+        ]
+        yield Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)), rows
 
 
 def read_group(task: Task, group: Group) -> tuple[Group, np.ndarray, list[Bad]]:

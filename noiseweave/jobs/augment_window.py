@@ -166,7 +166,7 @@ def plan(
     task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int
 ) -> list[tuple[Group, np.ndarray]]:
     """A window's groups, each with the row numbers of its images."""
-    from noiseweave.engine import augmentation, pairing
+    from noiseweave.engine import pairing
 
     recipe = task.config.pairing
     label_N = np.array([-1 if p.label is None else p.label for p in where], np.int64)
@@ -181,20 +181,7 @@ def plan(
     a, b, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
     ours = np.maximum(a, b) >= shared
     a, b, similarity = pairing.select(a[ours], b[ours], similarity[ours], recipe)
-    keys = [task.key_of(p.shard, p.key) for p in where]
-    out = []
-    for number, members in enumerate(pairing.group(a, b, recipe)):
-        rows_of_group, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
-        pairs = [
-            augmentation.draw_pair(
-                int(i), int(j), keys[rows_of_group[i]], keys[rows_of_group[j]], float(sim),
-                task.config.fusion, task.config.seed,
-            )
-            for (i, j), sim in zip(places.reshape(2, -1).T, similarity[members], strict=True)
-        ]  # fmt: skip
-        images = tuple(where[r] for r in rows_of_group)
-        out.append((Group(id=f"{number:03d}", images=images, pairs=tuple(pairs)), rows_of_group))
-    return out
+    return list(samples.make_groups(task, a, b, similarity, lambda rows: [where[r] for r in rows]))
 
 
 def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
