@@ -88,10 +88,11 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         earlier=plan.length - len(left),
     )  # fmt: skip
     with watch(meter) as display:
-        for _attempt in range(2):
+        # a worker that dies takes the unit queued behind the killer along: the second pass queues none
+        for queue in (2, 1):
             if len(left) == 0:
                 break
-            for row in _stream(plan, left, phase, ledger, session):
+            for row in _stream(plan, left, phase, ledger, session, queue):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                 else:
@@ -114,7 +115,7 @@ def _left(plan: Plan, done: set[str]) -> np.ndarray:
 
 
 def _stream(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, queue: int
 ) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -131,7 +132,9 @@ def _stream(
             fn_constructor_args=(phase.make_compute, session.threads),
             batch_size=1,
             batch_format="numpy",
-            compute=ActorPoolStrategy(min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(
+                min_size=workers, max_size=workers, max_tasks_in_flight_per_actor=queue
+            ),
             num_gpus=gpu or None,
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
             max_task_retries=session.retries,
