@@ -19,6 +19,7 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 SIDES = frozenset((".txt", ".json"))
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
 KEY_LENGTH = 100  # longer names are cut and hashed, so that an unpacked sample fits any file system
+HASHED = re.compile(r"(^|-)[0-9a-f]{16}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def keys_of(paths: Sequence[str]) -> list[str]:
     Paths whose plain keys are equal, even but for their case, all get a hash of their path at the end: a key
     depends on the set of paths, never on their order.
     """
-    plain = [re.sub(r"[^A-Za-z0-9-]+", "_", p.replace("/", "-")).strip("_-") for p in map(stem_of, paths)]
+    plain = [plain_of(stem_of(p)) for p in paths]
     uses = Counter(p.lower() for p in plain)
     taken = set(uses)
     keys = []
@@ -114,6 +115,23 @@ def keys_of(paths: Sequence[str]) -> list[str]:
             taken.add(key.lower())
         keys.append(key)
     return keys
+
+
+def plain_of(path: str) -> str:
+    """Letters, digits, ``-`` and single ``_``; nothing may be left."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", path.replace("/", "-")).strip("_-")
+
+
+def key_of(name: bytes) -> str:
+    """Any bytes -> a safe key, without knowing the others: a name that is no key gets a hash at its end.
+
+    Distinct names give distinct keys, for a name that already ends like such a hash gets one as well.
+    """
+    text = os.fsdecode(name)
+    key = plain_of(text)
+    if key and key == text and len(key) <= KEY_LENGTH and not HASHED.search(key):
+        return key
+    return f"{key[:KEY_LENGTH]}-{hashlib.blake2b(name, digest_size=8).hexdigest()}".lstrip("-")
 
 
 def stem_of(path: str) -> str:

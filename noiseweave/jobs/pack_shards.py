@@ -1,0 +1,117 @@
+"""Existing shards as a source of ``pack``: cut anew, resized, filtered by label, split.
+
+Keys and members stay: without a size every member is kept byte for byte, whatever its extension. With one,
+the sample's picture is resized, each other picture in it (``.mask.png``, ``.seg.png``) is cut and resized
+alike by nearest neighbour and becomes PNG, and all other members are kept byte for byte.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine.recipes import check
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.pack_samples import (
+    Keys,
+    Packed,
+    Source,
+    Tally,
+    held_out,
+    in_order,
+    picture,
+    renumbered,
+    side_picture,
+    wanted,
+)
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.pack import Config
+
+
+def source(config: Config, found: Sequence[str], tally: Tally) -> Source:
+    classes = carried_classes(config, found) if config.labels == "folders" else []
+    results = samples(config, found, tally)
+    return Source(what=f"{len(found)} shards", classes=classes, total=None, results=results)
+
+
+def folders_of(found: Sequence[str]) -> list[str]:
+    return sorted({posixpath.dirname(shard) for shard in found})
+
+
+def carried_classes(config: Config, found: Sequence[str]) -> list[str]:
+    """The classes.json beside the folder of shards, or in it; [] where there is none."""
+    named: dict[str, list[str]] = {}
+    for folder in folders_of(found):
+        places = (posixpath.dirname(folder), folder)
+        path = next(
+            (p for p in (storage.join(f, "classes.json") for f in places if f) if storage.exists(p)), None
+        )
+        if path is not None:
+            value = storage.read_json(path)
+            whole = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            check(whole, "input", config.input, f"{path} is no list of class names")
+            named[path] = value
+    distinct = {tuple(names) for names in named.values() if names}
+    text = f"its shards number their classes in different ways: {', '.join(named)}"
+    check(len(distinct) <= 1, "input", config.input, text)
+    return list(next(iter(distinct), ()))
+
+
+def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Packed | Bad]:
+    """Every sample of every shard, in the order of the tars."""
+    keys = Keys()
+    for url in found:
+        located, bad = shards.locate(url)
+        yield from bad
+        labels = {x.key: x.label for x in located}
+        entries = [e for e in shards.index(url)[0] if e.key in labels]
+        kept = [e for e in entries if wanted(config, labels[e.key])]
+        tally.left_out += len(entries) - len(kept)
+        yield from in_order(config, load, [(url, keys.distinct(e.key), labels[e.key], e) for e in kept])
+
+
+def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Bad:
+    try:
+        files, main = members(url, entry), entry.picture
+        assert main is not None, entry.key
+        content = files[main]
+        number = renumbered(config, label)
+        if config.labels == "none":
+            files.pop("cls", None)
+        elif config.renumber:
+            files["cls"] = str(number).encode()
+        kept = fitted(config, files, main)
+        return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
+    except ValueError as e:
+        reason, _, detail = str(e).partition(": ")
+        return Bad(shard=url, key=entry.key, reason=reason, detail=detail)
+
+
+def members(url: str, entry: shards.Entry) -> dict[str, bytes]:
+    """All members of a sample by extension, in the order of the tar."""
+    large = [e for e, member in entry.members.items() if member.size > storage.IMAGE_LIMIT]
+    if large:
+        raise ValueError(f"too_large: .{large[0]} has more than {storage.IMAGE_LIMIT} bytes")
+    data = storage.read_ranges(url, [(m.offset, m.size) for m in entry.members.values()])
+    return dict(zip(entry.members, data, strict=True))
+
+
+def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, bytes]:
+    """The members as they go into the new shard. Every picture in it must decode."""
+    extension, data = picture(config, files[main])
+    if config.size is None:
+        return dict(files)
+    out: dict[str, bytes] = {}
+    for name, old in files.items():
+        stem, _, last = name.rpartition(".")
+        if name == main:
+            name, old = extension, data
+        elif last in shards.PICTURES:
+            name, old = f"{stem}.png".lstrip("."), side_picture(old, config.size)
+        if name in out:
+            raise ValueError(f"two_pictures: two members would be .{name}")
+        out[name] = old
+    return out
