@@ -76,7 +76,7 @@ def main() -> None:
     median = {name: statistics.median(s) for name, s in seconds.items()}
     result = {
         "model": "digits-ddpm", "num_steps": 50, "skip": 10, "pictures": args.pictures,
-        "micro_batch": backbone.micro_batch, "repeats": args.repeats, "hardware": hardware(),
+        "micro_batch": backbone.parts.size, "repeats": args.repeats, "hardware": hardware(),
         "seconds_a_picture": seconds,
         "pictures_a_second": {name: round(1 / s, 3) for name, s in median.items()},
         "ratio_to_published": round(median["published"] / median["ours"], 2),

@@ -59,7 +59,7 @@ def augment(
         return image_BHWC[:0]
     s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed)
     done = []
-    step = backbone.micro_batch  # the backbone's own may be halved on the way
+    step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in range(0, len(pairs), step):
         fused = [
             fuse([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread)  # type: ignore[arg-type]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave import models
+from noiseweave.engine import pretrained
+from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.engine.schedule import Schedule, kept
 
@@ -28,7 +27,7 @@ class Backbone:
         scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
-        micro_batch: inputs in one network call; halved for good when memory runs out.
+        parts: the network in micro-batches, halved for good when memory runs out.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Backbone:
         self.scheduler = scheduler
         self.channels = int(unet.config.in_channels)
         self.size = int(unet.config.sample_size)
-        self.micro_batch = micro_batch or (256 if self.device.type == "cuda" else 64)
+        self.parts = MicroBatch(self._epsilon, micro_batch, self.device)
 
     def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
         """The scheduler's own time steps, without the ``skip`` noisiest.
@@ -66,21 +65,7 @@ class Backbone:
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in."""
-        done: list[Tensor] = []
-        start = 0
-        while start < len(x_BCHW):
-            part = slice(start, start + self.micro_batch)
-            try:
-                done.append(self._epsilon(x_BCHW[part], t_B[part]))
-                start = part.stop
-                continue
-            except torch.OutOfMemoryError:
-                if self.micro_batch == 1:
-                    raise
-            # here and not above: while the exception lives, so does what the failed call had made
-            self.micro_batch //= 2
-            torch.cuda.empty_cache()
-        return torch.cat(done)
+        return self.parts(x_BCHW, t_B)
 
     def _epsilon(self, x: Tensor, t: Tensor) -> Tensor:
         out = self.unet(x.to(self.dtype), t.to(self.device), return_dict=False)[0].float()
@@ -99,9 +84,7 @@ def locate(name: str) -> Path:
     Raises:
         ValueError: what is missing, and how to get it.
     """
-    folder = Path(models.resolve(name)).expanduser()
-    if not folder.is_dir():
-        folder = _download(name)
+    folder = pretrained.find(name, [*FILES, "unet/*.safetensors"])
     missing = [f for f in FILES if not (folder / f).is_file()]
     if not missing and not any(folder.glob(WEIGHTS)):
         missing = ["unet/diffusion_pytorch_model.safetensors"]
@@ -111,18 +94,6 @@ def locate(name: str) -> Path:
             "`noiseweave train` or by a diffusers pixel pipeline's save_pretrained"
         )
     return folder
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, "unet/*.safetensors"]))
-    except Exception as e:
-        raise ValueError(
-            f"model {name!r}: no such folder, not shipped, and not to be had from the hub "
-            f"({type(e).__name__}); on a machine with network run `hf download {name}`, or give a folder"
-        ) from None
 
 
 def load(config: ModelConfig, device: str = "cpu") -> Backbone:
@@ -146,10 +117,10 @@ def load(config: ModelConfig, device: str = "cpu") -> Backbone:
 
 
 def _check_kind(name: str, folder: Path) -> None:
-    kind = _read(name, folder, "model_index.json").get("unet", [None, None])[1]
+    kind = pretrained.read(name, folder, "model_index.json").get("unet", [None, None])[1]
     if kind != "UNet2DModel":
         raise ValueError(f"model {name!r}: its unet is {kind}; supported are pixel models (UNet2DModel)")
-    unet = _read(name, folder, "unet/config.json")
+    unet = pretrained.read(name, folder, "unet/config.json")
     channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
     if channels not in (1, 3) or unet.get("out_channels") != channels:
         raise ValueError(f"model {name!r}: {channels} channels in; supported are 1 or 3, and as many out")
@@ -157,34 +128,24 @@ def _check_kind(name: str, folder: Path) -> None:
         raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
 
 
-def _read(name: str, folder: Path, file: str) -> dict[str, Any]:
-    try:
-        return json.loads((folder / file).read_text())
-    except ValueError as e:
-        raise ValueError(f"model {name!r}: {folder / file} is no JSON ({e})") from None
-
-
 def fingerprint(name: str) -> str:
     """SHA-256 over the model's configs and weights (16 hex digits): the same files, the same model."""
     folder = locate(name)
-    digest = hashlib.sha256()
-    for path in [*(folder / f for f in FILES), *sorted(folder.glob(WEIGHTS))]:
-        digest.update(path.name.encode())
-        with path.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()[:16]
+    return pretrained.fingerprint([*(folder / f for f in FILES), *sorted(folder.glob(WEIGHTS))])
 
 
 def shape(name: str) -> tuple[int, int]:
     """(channels, size) of a model, read from its config alone."""
     folder = locate(name)
     _check_kind(name, folder)
-    config = _read(name, folder, "unet/config.json")
+    config = pretrained.read(name, folder, "unet/config.json")
     return int(config["in_channels"]), int(config["sample_size"])
 
 
 def check_steps(name: str, num_steps: int) -> None:
     """Raise ValueError when a chain has more steps than the model was trained with."""
-    trained = _read(name, locate(name), "scheduler/scheduler_config.json").get("num_train_timesteps", 1000)
+    trained = pretrained.read(name, locate(name), "scheduler/scheduler_config.json").get(
+        "num_train_timesteps", 1000
+    )
     if num_steps > trained:
         raise ValueError(f"inversion.num_steps={num_steps}: model {name!r} has {trained} time steps")

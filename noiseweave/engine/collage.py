@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,3 +46,9 @@ def _tile(picture: np.ndarray, side: int) -> Image.Image:
     scale = side // max(image.size) if grow else side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.NEAREST if grow else Image.Resampling.LANCZOS)
+
+
+def png(page: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,12 +1,12 @@
-"""What a diffusion model is trained to do, and on what: the loss, the order of the samples, the step size.
+"""What a base model is trained to do: losses, the chance of each sample, the step size.
 
-Letters of Ho et al. 2020 (arXiv 2006.11239): x0 clean pictures in [-1, 1], eps the noise, t the time step,
-alpha_bar the share of signal left. B images, C channels, H height, W width, T time steps of the schedule.
+Letters of Ho et al. 2020 (arXiv 2006.11239): x0 clean pictures (or latents) in [-1, 1], eps the noise, t the
+time step, alpha_bar the share of signal left. B images, C channels, H height, W width, T time steps. Every
+loss is float32 [B], one number a picture, so that the caller can weigh slices of a batch.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,52 +18,100 @@ from torch import Tensor
 
 from noiseweave.engine.seeding import generator
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor], Tensor]
+"""network(x_BCHW, t_B) -> [B, C, H, W]; t is a time step of the schedule, or 1000 sigma for straight paths."""
+
+Target = Literal["epsilon", "sample", "v_prediction"]
+TIME = 1000.0  # what a straight path's time in [0, 1] is multiplied by: the range of UNet2DModel's embedding
 
 
-def epsilon_loss(
-    eps_theta: Denoiser, x0_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor, alpha_bar_T: Tensor
-) -> Tensor:
-    """L_simple, eq. 14: ``|| eps - eps_theta(sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, t) ||^2``.
+def ddpm_loss(
+    network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor, alpha_bar_T: Tensor,
+    target: Target = "epsilon", min_snr: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """``w(t) || y - network(sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, t) ||^2``, the mean over values.
 
-    Returns:
-        float32 [B]: the mean over a picture's values, one number a picture, so that the caller can weigh
-        slices of a batch.
+    y is eps (eq. 14), x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho, arXiv 2202.00512).
     """
-    alpha_bar = alpha_bar_T[t_B].view(-1, 1, 1, 1)
-    x_t = alpha_bar.sqrt() * x0_BCHW + (1 - alpha_bar).sqrt() * eps_BCHW
-    return (eps_BCHW - eps_theta(x_t, t_B).float()).square().mean(dim=(1, 2, 3))
+    a = alpha_bar_T[t_B].view(-1, 1, 1, 1)
+    x_t = a.sqrt() * x0_BCHW + (1 - a).sqrt() * eps_BCHW
+    v = a.sqrt() * eps_BCHW - (1 - a).sqrt() * x0_BCHW
+    y = {"epsilon": eps_BCHW, "sample": x0_BCHW, "v_prediction": v}[target]
+    loss = mean_square(y - network(x_t, t_B).float())
+    return loss * min_snr_weight(alpha_bar_T[t_B], target, min_snr) if min_snr else loss
+
+
+def min_snr_weight(alpha_bar_B: Tensor, target: Target, gamma: float) -> Tensor:
+    """min(SNR, gamma), a weight of the error in x0, as a weight of the error in the target.
+
+    Hang et al. 2023 (arXiv 2303.09556), eq. 6: with SNR = alpha_bar / (1 - alpha_bar), an error in eps counts
+    1 / SNR times as much in x0, and one in v 1 / (SNR + 1) times.
+    """
+    snr = alpha_bar_B / (1 - alpha_bar_B)
+    clipped = snr.clamp(max=gamma)
+    return {"epsilon": clipped / snr, "sample": clipped, "v_prediction": clipped / (snr + 1)}[target]
+
+
+def flow_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Conditional flow matching on straight paths (Lipman et al., arXiv 2210.02747, eq. 23, sigma_min = 0).
+
+    ``|| (eps - x0) - network((1 - sigma) x0 + sigma eps, 1000 sigma) ||^2``. sigma is 1 - t of the paper, whose
+    x_0 is the noise: diffusers' FlowMatchEulerDiscreteScheduler reads the network as it is.
+    """
+    s = sigma_B.view(-1, 1, 1, 1)
+    velocity = network((1 - s) * x0_BCHW + s * eps_BCHW, TIME * sigma_B).float()
+    return mean_square((eps_BCHW - x0_BCHW) - velocity)
+
+
+def mixing_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, w_B: Tensor) -> Tensor:
+    """The teaching form: ``|| x0 - network((1 - w) x0 + w eps, 1000 w) ||^2``, w in [0, 1]."""
+    w = w_B.view(-1, 1, 1, 1)
+    return mean_square(x0_BCHW - network((1 - w) * x0_BCHW + w * eps_BCHW, TIME * w_B).float())
+
+
+def mean_square(difference_BCHW: Tensor) -> Tensor:
+    return difference_BCHW.float().square().mean(dim=(1, 2, 3))
+
+
+def coupled(x0_BCHW: Tensor, eps_BCHW: Tensor) -> Tensor:
+    """Which noise goes with which picture: int64 [B], the optimal transport plan of a batch.
+
+    It minimises sum_i || x0_i - eps_pi(i) ||^2 over permutations pi (Tong et al., arXiv 2302.00482, sec. 3.2; the
+    plan between equal weights is a permutation), by scipy's linear_sum_assignment: B^3 at worst.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cost = torch.cdist(x0_BCHW.flatten(1).double(), eps_BCHW.flatten(1).double()).square()
+    return torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1])
+
+
+def hidden(label_B: Tensor, chance_B: Tensor, dropout: float, classes: int) -> Tensor:
+    """Labels with a share of ``dropout`` and the missing ones (-1) replaced by the null class, ``classes``."""
+    return torch.where((chance_B < dropout) | (label_B < 0), classes, label_B)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What chance adds to one sample: eps float32 [C, H, W], t in 0..T-1, and whether it is mirrored."""
+    """What chance adds to one sample.
 
-    eps_CHW: Tensor
-    t: int
+    Attributes:
+        eps: float32, of the noise's shape.
+        time: in [0, 1): where on the way from picture to noise.
+        hide: in [0, 1): below the label dropout, the label is hidden.
+        flip: whether the picture is mirrored.
+    """
+
+    eps: Tensor
+    time: float
+    hide: float
     flip: bool
 
 
-def draw(seed: int, step: int, position: int, shape: Sequence[int], timesteps: int) -> Draw:
+def draw(seed: int, step: int, position: int, shape: Sequence[int]) -> Draw:
     """The chance of the sample at ``position`` of global batch ``step``, on any number of workers."""
     g = generator(seed, "train", step, position)
-    t = int(torch.randint(timesteps, (), generator=g))
-    flip = bool(torch.rand((), generator=g) < 0.5)
-    return Draw(eps_CHW=torch.randn(tuple(shape), generator=g), t=t, flip=flip)
-
-
-def order(seed: int, length: int, first: int, count: int) -> list[int]:
-    """Samples number ``first`` to ``first + count - 1`` of an endless run over ``length`` of them.
-
-    Every epoch is a permutation of its own, a function of (seed, epoch); a batch may span two epochs.
-    """
-    places = range(first, first + count)
-    return [int(_permutation(seed, length, place // length)[place % length]) for place in places]
-
-
-@functools.lru_cache(maxsize=2)
-def _permutation(seed: int, length: int, epoch: int) -> Tensor:
-    return torch.randperm(length, generator=generator(seed, "epoch", epoch))
+    time, hide, flip = torch.rand(3, generator=g, dtype=torch.float64).tolist()
+    return Draw(eps=torch.randn(tuple(shape), generator=g), time=time, hide=hide, flip=flip < 0.5)
 
 
 def learning_rate(

@@ -146,3 +146,38 @@ class PairingRecipe:
             check(value is None or value >= 1, f"pairing.{name}", value, "1 or more, or null")
         check(self.group_images >= 2, "pairing.group_images", self.group_images, "2 or more")
         check(0 <= self.overlap < self.window, "pairing.overlap", self.overlap, "0 to window - 1")
+
+
+SAMPLERS = ("auto", "ddpm", "ddim", "dpm-solver++", "euler", "midpoint", "heun", "dopri5")
+Sampler = Literal["auto", "ddpm", "ddim", "dpm-solver++", "euler", "midpoint", "heun", "dopri5"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerRecipe:
+    """How a base model draws.
+
+    Args:
+        name: ddpm (ancestral), ddim or dpm-solver++ for a noise schedule; euler, midpoint, heun or dopri5
+            (torchdiffeq's solvers) for a flow; auto takes ddim, or euler for a flow. A vae and a dcgan need
+            none.
+        steps: of the sampler; dopri5 picks its own from tolerance. euler calls the network once a step,
+            midpoint and heun twice.
+        eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
+        guidance: classifier-free guidance scale; 1 is off. Above 1 each step has two network calls.
+        tolerance: of dopri5, relative and absolute.
+        spacing: which time steps of a schedule are taken: trailing ends on the noisiest (Lin et al. 2023),
+            leading on the cleanest (Ho et al. 2020).
+    """
+
+    name: Sampler = "auto"
+    steps: int = 50
+    eta: float = 0.0
+    guidance: float = 1.0
+    tolerance: float = 1e-4
+    spacing: Literal["trailing", "leading"] = "trailing"
+
+    def __post_init__(self) -> None:
+        check(1 <= self.steps <= 100_000, "sampler.steps", self.steps, "1 to 100000")
+        check(0 <= self.eta <= 1, "sampler.eta", self.eta, "0 to 1")
+        check(0 <= self.guidance <= 100, "sampler.guidance", self.guidance, "0 to 100")
+        check(0 < self.tolerance < 1, "sampler.tolerance", self.tolerance, "above 0, below 1")

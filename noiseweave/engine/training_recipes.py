@@ -122,3 +122,24 @@ class ScheduleRecipe:
 
     def __post_init__(self) -> None:
         check(2 <= self.timesteps <= 100_000, "schedule.timesteps", self.timesteps, "2 to 100000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """All that a system of networks and losses is built from.
+
+    Attributes:
+        model, objective, unet, schedule: the recipes.
+        classes: how many the network is told, 0 none.
+        size, channels: of the pictures.
+        seed: of the first weights.
+    """
+
+    model: ModelRecipe
+    objective: ObjectiveRecipe
+    unet: UnetRecipe
+    schedule: ScheduleRecipe
+    classes: int
+    size: int
+    channels: int
+    seed: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -90,10 +89,8 @@ def _contact_sheet(task: Task) -> str | None:
     if not rows:
         return None
     page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG")
     path = storage.join(task.output, "contact_sheet.png")
-    storage.write(path, buffer.getvalue())
+    storage.write(path, collage.png(page))
     return path
 
 

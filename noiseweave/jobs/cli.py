@@ -18,7 +18,8 @@ from noiseweave import __version__
 
 JOBS = {
     "pack": "pictures in folders, or scikit-learn's digits -> labelled WebDataset shards",
-    "train": "shards -> a diffusion model (pixel-space DDPM)",
+    "train": "shards -> a base model (DDPM, flow matching, VAE, DCGAN; pixels or latents, with or without classes)",
+    "sample": "a trained model -> pictures",
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
     "fuse": "two or more pictures -> their fusion in noise space",
 }
@@ -44,6 +45,7 @@ def parse(job: str, arguments: list[str]):
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(module.Config, None)
     arguments = said_out(arguments, set(switches(module.Config)))
+    arguments = listed(arguments, getattr(module, "LIST_OPTIONS", {}))
     if several:
         arguments = named(arguments, several)
     try:
@@ -70,6 +72,22 @@ def said_out(arguments: list[str], known: set[str]) -> list[str]:
         out.append(word)
         if word in known and str(value).lower() not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
             out.append("true")
+    return out
+
+
+def listed(arguments: list[str], several: dict[str, int]) -> list[str]:
+    """``--interpolate "A" "B"`` -> ``--interpolate=["A", "B"]``, for the options that take so many words."""
+    out: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        count = several.get(word.removeprefix("--"), 0) if word.startswith("--") else 0
+        if not count:
+            out.append(word)
+            continue
+        taken = [value for _, value in zip(range(count), words, strict=False)]
+        if len(taken) < count:
+            fail(f"{word}: {count} words are needed, {len(taken)} given")
+        out.append(f"{word}={json.dumps(taken)}")
     return out
 
 

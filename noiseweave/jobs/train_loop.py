@@ -1,34 +1,35 @@
-"""What each training worker does: read its slices of the global batches, step, commit checkpoints.
-
-Letters as in engine.objectives. A step's batch is a list of places 0..batch-1; worker r of n takes the r-th
-of n slices, in ``accumulate`` parts.
-"""
+"""What each training worker does: take its parts of the global batches, step, commit checkpoints."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from noiseweave.cluster import storage
+from noiseweave.cluster.streams import Raw
 from noiseweave.cluster.training import Link
-from noiseweave.engine import images
-from noiseweave.engine.objectives import draw, epsilon_loss, learning_rate, moving_average, order
-from noiseweave.engine.records import Bad, Location
-from noiseweave.jobs.train import Config, DataRecipe
+from noiseweave.engine import base_models, collage, images, samplers, systems
+from noiseweave.engine.objectives import coupled, learning_rate, moving_average
+from noiseweave.engine.records import Bad
+from noiseweave.engine.systems import Batch, System, Turn
+from noiseweave.jobs.train import Config, blueprint, state
+from noiseweave.jobs.train_data import Unreadable, batches
+from noiseweave.jobs.train_input import Source
+
+STRIP = 8  # pictures of a preview that go on the strip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,194 +42,67 @@ class Task:
     """
 
     config: Config
-    locations: Sequence[Location]
+    source: Source
     threads: int
     quarantine: str
 
 
-def scheduler_of(config: Config) -> Any:
-    kinds = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-    return DDPMScheduler(
-        num_train_timesteps=config.schedule.timesteps,
-        beta_schedule=kinds[config.schedule.kind],
-        clip_sample=config.schedule.clip_sample,
-        prediction_type="epsilon",
-    )
-
-
-def unet_of(config: Config) -> Any:
-    """A UNet2DModel with its first weights, a function of the seed."""
-    shape, levels = config.unet, range(len(config.unet.channels))
-    torch.manual_seed(config.seed)
-    return UNet2DModel(
-        sample_size=config.data.size,
-        in_channels=config.data.channels,
-        out_channels=config.data.channels,
-        block_out_channels=shape.channels,
-        layers_per_block=shape.layers,
-        attention_head_dim=shape.head,
-        norm_num_groups=shape.groups,
-        down_block_types=tuple("AttnDownBlock2D" if i in shape.attention else "DownBlock2D" for i in levels),
-        up_block_types=tuple(
-            "AttnUpBlock2D" if i in shape.attention else "UpBlock2D" for i in reversed(levels)
-        ),
-    )
-
-
-def pipeline(config: Config, weights: bytes) -> Any:
-    """The finished DDPMPipeline, from the bytes of a safetensors file."""
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[config.save_precision]
-    unet = unet_of(config)
-    unet.load_state_dict({n: t.to(dtype) for n, t in safetensors.torch.load(weights).items()}, assign=True)
-    return DDPMPipeline(unet=unet, scheduler=scheduler_of(config))
-
-
-class Pictures:
-    """Pictures by number, decoded once where they fit in memory, else for each batch.
-
-    One that cannot be decoded is listed in ``bad`` and the next good one stands in for it, whichever way they
-    are read, so that neither memory nor the number of workers changes a batch.
-    """
-
-    def __init__(self, locations: Sequence[Location], recipe: DataRecipe, threads: int) -> None:
-        self.locations, self.recipe, self.threads = locations, recipe, threads
-        self.bad: dict[int, Bad] = {}
-        self.kept: np.ndarray | None = None
-        shape = (len(locations), recipe.size, recipe.size, recipe.channels)
-        if np.prod(shape, dtype=float) <= recipe.memory_gb * 1e9:
-            kept = np.zeros(shape, np.uint8)
-            for i, image in self._read(range(len(locations))):
-                kept[i] = image
-            self.kept = kept
-
-    def __getitem__(self, numbers: Sequence[int]) -> np.ndarray:
-        """uint8 [len(numbers), H, W, C].
-
-        Raises:
-            ValueError: no picture at all can be decoded.
-        """
-        numbers = [self._good(i) for i in numbers]
-        if self.kept is not None:
-            return self.kept[numbers]
-        found = dict(self._read(sorted(set(numbers))))
-        # A picture found bad just now is skipped the second time; good ones of this batch are not read again.
-        return np.stack([found[i] if i in found else self[[i]][0] for i in numbers])
-
-    def _good(self, number: int) -> int:
-        for i in range(number, number + len(self.locations)):
-            if i % len(self.locations) not in self.bad:
-                return i % len(self.locations)
-        raise ValueError(f"none of {len(self.locations)} pictures can be decoded")
-
-    def _read(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        with ThreadPoolExecutor(self.threads) as pool:
-            for shard, group in groupby(numbers, key=lambda i: self.locations[i].shard):
-                members = list(group)
-                ranges = [(self.locations[i].offset, self.locations[i].size) for i in members]
-                for i, image in zip(
-                    members, pool.map(self._decode, storage.read_ranges(shard, ranges)), strict=True
-                ):
-                    if isinstance(image, str):
-                        reason, _, detail = image.partition(": ")
-                        self.bad[i] = Bad(
-                            shard=shard, key=self.locations[i].key, reason=reason, detail=detail
-                        )
-                    else:
-                        yield i, image
-
-    def _decode(self, data: bytes) -> np.ndarray | str:
-        try:
-            return images.fit(images.decode(data, self.recipe.channels), self.recipe.size)
-        except ValueError as e:
-            return str(e)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """A worker's part of a step: pictures in [-1, 1], their noise and time steps."""
-
-    x0_BCHW: Tensor
-    eps_BCHW: Tensor
-    t_B: Tensor
-
-
-def slices(batch: int, world: int, accumulate: int, rank: int) -> list[list[int]]:
-    """The places of the global batch that a worker takes, in its parts; sizes differ by one at most."""
-    mine = np.array_split(np.arange(batch), world)[rank]
-    return [part.tolist() for part in np.array_split(mine, accumulate)]
-
-
-def batch_of(pictures: Pictures, config: Config, step: int, places: Sequence[int]) -> Batch:
-    numbers = order(config.seed, len(pictures.locations), step * config.batch + places[0], len(places))
-    x_BHWC = pictures[numbers]
-    shape = (config.data.channels, config.data.size, config.data.size)
-    draws = [draw(config.seed, step, place, shape, config.schedule.timesteps) for place in places]
-    flipped = [x[:, ::-1] if config.data.flip and d.flip else x for x, d in zip(x_BHWC, draws, strict=True)]
-    return Batch(
-        x0_BCHW=torch.from_numpy(np.stack(flipped)).permute(0, 3, 1, 2).float() / 127.5 - 1,
-        eps_BCHW=torch.stack([d.eps_CHW for d in draws]),
-        t_B=torch.tensor([d.t for d in draws]),
-    )
-
-
-def batches(pictures: Pictures, config: Config, link: Link, first: int) -> Iterator[list[Batch]]:
-    """This worker's parts of the steps from ``first`` on; the next step is read while this one trains."""
-    mine = slices(config.batch, link.world, config.accumulate, link.rank)
-
-    def load(step: int) -> list[Batch]:
-        return [batch_of(pictures, config, step, places) for places in mine]
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, first)
-        for step in range(first, config.steps):
-            ready, ahead = ahead.result(), pool.submit(load, min(step + 1, config.steps - 1))
-            yield ready
-
-
 class Trainer:
-    """Model, EMA and optimizer of one worker, joined by accelerate to those of the others."""
+    """Networks, average and optimizers of one worker, joined by accelerate to those of the others."""
 
-    def __init__(self, config: Config, link: Link) -> None:
-        self.config, self.link, self.step = config, link, 0
-        half = "no" if config.precision == "fp32" else config.precision
-        self.accelerator = Accelerator(
-            cpu=not link.gpu, mixed_precision=half, gradient_accumulation_steps=config.accumulate
-        )
-        self.unet = unet_of(config)
-        recipe = config.optimizer
-        self.optimizer: Any = torch.optim.AdamW(
-            self.unet.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
-        )
-        average = self._restore() if link.resume else self.unet.state_dict()
-        self.ddp, self.optimizer = self.accelerator.prepare(self.unet, self.optimizer)
-        self.unet = self.accelerator.unwrap_model(self.ddp)
-        self.ema = moving_average(self.unet.parameters(), config.ema, self.step)
+    def __init__(self, config: Config, system: System, link: Link) -> None:
+        self.config, self.system, self.link, self.step = config, system, link, 0
+        self.accelerator = accelerator_of(config, link)
+        self.networks: dict[str, Any] = dict(system.networks)
+        self.optimizers = {name: self._optimizer(network) for name, network in self.networks.items()}
+        average = self._restore() if link.resume else self.drawing.state_dict()
+        self.wrapped: dict[str, Any] = {}
+        for name, network in self.networks.items():
+            self.wrapped[name], self.optimizers[name] = self.accelerator.prepare(
+                network, self.optimizers[name]
+            )
+        self.ema = moving_average(self.drawing.parameters(), config.ema, self.step)
         self.ema.shadow_params = [
-            average[n].detach().clone().to(self.accelerator.device) for n, _ in self.unet.named_parameters()
+            average[n].detach().clone().to(self.accelerator.device)
+            for n, _ in self.drawing.named_parameters()
         ]
-        self.alpha_bar_T = scheduler_of(config).alphas_cumprod.to(self.accelerator.device)
+
+    @property
+    def drawing(self) -> Any:
+        return self.networks[self.system.drawing]
+
+    def _optimizer(self, network: Any) -> Any:
+        r = self.config.optimizer
+        return torch.optim.AdamW(network.parameters(), lr=r.lr, betas=r.betas, weight_decay=r.weight_decay)
 
     def _restore(self) -> dict[str, Tensor]:
-        """Take everything from the checkpoint but the EMA, which comes back."""
-        state = torch.load(io.BytesIO(self.link.load("optimizer.pt")), weights_only=True)
-        self.unet.load_state_dict(safetensors.torch.load(self.link.load("model.safetensors")))
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Take everything from the checkpoint but the average, which comes back."""
+        saved = torch.load(io.BytesIO(self.link.load("optimizer.pt")), weights_only=True)
+        weights = safetensors.torch.load(self.link.load("model.safetensors"))
+        for name, network in self.networks.items():
+            inside = {n.removeprefix(f"{name}."): w for n, w in weights.items() if n.startswith(f"{name}.")}
+            network.load_state_dict(inside)
+            self.optimizers[name].load_state_dict(saved["optimizers"][name])
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.step = saved["step"]
         return safetensors.torch.load(self.link.load("ema.safetensors"))
 
+    def average(self) -> dict[str, Tensor]:
+        """The drawing network's state with averaged weights; its buffers are the last ones."""
+        names = [n for n, _ in self.drawing.named_parameters()]
+        return self.drawing.state_dict() | dict(zip(names, self.ema.shadow_params, strict=True))
+
     def files(self) -> dict[str, bytes]:
-        """The checkpoint: tensors as safetensors, the optimizer for ``torch.load(weights_only=True)``."""
-        names = [n for n, _ in self.unet.named_parameters()]
-        average = dict(zip(names, self.ema.shadow_params, strict=True))
+        """The checkpoint: tensors as safetensors, the optimizers for ``torch.load(weights_only=True)``."""
+        weights = {f"{name}.{n}": w for name, x in self.networks.items() for n, w in x.state_dict().items()}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-        state = {"step": self.step, "optimizer": self.optimizer.optimizer.state_dict(), "scaler": scaler}
+        optimizers = {name: o.optimizer.state_dict() for name, o in self.optimizers.items()}
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({"step": self.step, "optimizers": optimizers, "scaler": scaler}, buffer)
         return {
-            "model.safetensors": safetensors.torch.save(_plain(self.unet.state_dict())),
-            "ema.safetensors": safetensors.torch.save(_plain(average)),
+            "model.safetensors": safetensors.torch.save(_plain(weights)),
+            "ema.safetensors": safetensors.torch.save(_plain(self.average())),
             "optimizer.pt": buffer.getvalue(),
         }
 
@@ -237,41 +111,78 @@ class Trainer:
         return learning_rate(step, peak=r.lr, steps=self.config.steps, warmup=r.warmup, decay=r.decay)
 
     def update(self, parts: list[Batch]) -> Tensor:
-        """One optimizer step: this worker's share of the batch's mean loss, nan for a gradient that is."""
-        for group in self.optimizer.param_groups:
+        """One step, all turns: float32 [turns], this worker's shares of the batch's mean losses.
+
+        A loss is nan where the gradient is not finite.
+        """
+        parts = [_on(part, self.accelerator.device) for part in parts]
+        parts = self._coupled(parts) if self.system.couples else parts
+        losses = torch.stack([self._turn(turn, parts) for turn in self.system.turns])
+        self.ema.step(self.drawing.parameters())
+        self.step += 1
+        return losses
+
+    def _turn(self, turn: Turn, parts: list[Batch]) -> Tensor:
+        optimizer = self.optimizers[turn.network]
+        for group in optimizer.param_groups:
             group["lr"] = self.lr(self.step)
+        # only the network that moves is called through its wrapper, which joins gradients over workers
+        wrapped = self.wrapped[turn.network]
+        networks = self.networks | {turn.network: wrapped}
         total = torch.zeros((), device=self.accelerator.device)
         for part in parts:
-            with self.accelerator.accumulate(self.ddp):
-                share = self._loss(part).sum() / self.config.batch
+            with self.accelerator.accumulate(wrapped):
+                with self.accelerator.autocast():
+                    share = turn.loss(networks, part).sum() / self.config.batch
                 # DDP takes the mean over workers and accelerate over parts; shares are to be summed.
                 self.accelerator.backward(share * self.link.world * self.config.accumulate)
                 if self.accelerator.sync_gradients:
-                    total += self._gradient_check()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                    total += self._gradient_check(self.networks[turn.network])
+                optimizer.step()
+                optimizer.zero_grad()
             total += share.detach()
-        self.ema.step(self.unet.parameters())
-        self.step += 1
         return total
 
-    def _loss(self, part: Batch) -> Tensor:
-        to = self.accelerator.device
-        with self.accelerator.autocast():
-            return epsilon_loss(
-                lambda x, t: self.ddp(x, t).sample,
-                part.x0_BCHW.to(to), part.eps_BCHW.to(to), part.t_B.to(to), self.alpha_bar_T,
-            )  # fmt: skip
-
-    def _gradient_check(self) -> Tensor:
+    def _gradient_check(self, network: Any) -> Tensor:
         """Clip; 0, or nan when the norm is not finite. With fp16, accelerate skips such a step by itself."""
         norm = self.accelerator.clip_grad_norm_(
-            self.unet.parameters(), self.config.optimizer.clip or float("inf")
+            network.parameters(), self.config.optimizer.clip or float("inf")
         )
         return norm.detach() * 0 if self.accelerator.scaler is None else torch.zeros_like(norm)
 
+    def _coupled(self, parts: list[Batch]) -> list[Batch]:
+        """The global batch's noises assigned to its pictures; the same on every worker, each keeps its rows."""
+        x0, eps = torch.cat([p.x0 for p in parts]), torch.cat([p.eps for p in parts])
+        all_x0, all_eps = self.accelerator.gather(x0), self.accelerator.gather(eps)
+        first = self.link.rank * len(x0)
+        mine = coupled(all_x0, all_eps)[first : first + len(x0)]
+        rows = iter(all_eps[mine.to(all_eps.device)].split([len(p.x0) for p in parts]))
+        return [dataclasses.replace(part, eps=next(rows)) for part in parts]
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+
+def accelerator_of(config: Config, link: Link) -> Accelerator:
+    """accelerate's, with TensorBoard events below a local output folder."""
+    local = "://" not in config.output
+    accelerator = Accelerator(
+        cpu=not link.gpu,
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        # a DCGAN's batch norms differ from worker to worker anyway; sent around, they would break its backward
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        log_with="tensorboard" if local else None,
+        project_dir=state(config) if local else None,
+    )
+    if local:
+        accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _on(part: Batch, device: torch.device) -> Batch:
+    moved = {f.name: getattr(part, f.name).to(device) for f in dataclasses.fields(part)}
+    return Batch(**moved)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
@@ -279,28 +190,51 @@ def loop(task: Task, link: Link) -> None:
     """The train loop of one worker."""
     config = task.config
     torch.set_num_threads(task.threads)
-    pictures = Pictures(task.locations, config.data, task.threads)
-    _report_bad(task, link, pictures, "start")
-    if len(pictures.bad) == len(task.locations):
-        return link.fail(f"none of {len(task.locations)} pictures can be decoded")
-    trainer = Trainer(config, link)
-    losses: list[Tensor] = []
-    clock = Clock(trainer.step)
-    for parts in batches(pictures, config, link, trainer.step):
+    device = "cuda" if link.gpu else "cpu"
+    encoder = None if config.model.vae is None else base_models.load_encoder(config.model.vae, device)
+    system = systems.build(blueprint(config, task.source.classes), encoder)
+    trainer = Trainer(config, system, link)
+    quarantine = Quarantine(task, link.rank, trainer.step)
+    ready = batches(
+        config, task.source, link.rank, link.world, trainer.step, system.model.noise_shape,
+        quarantine.add, task.threads,
+    )  # fmt: skip
+    try:
+        _steps(config, trainer, ready, quarantine)
+    except Unreadable as e:
+        if link.world > 1:  # the others wait for this one: only an error ends them
+            raise
+        link.fail(str(e))
+    finally:
+        ready.close()
+        quarantine.write()
+        trainer.accelerator.end_training()
+
+
+def _steps(config: Config, trainer: Trainer, ready: Any, quarantine: Quarantine) -> None:
+    link, losses, clock = trainer.link, [], Clock(trainer.step)
+    preview = Preview(config, trainer)
+    for parts in ready:
         losses.append(trainer.update(parts))
-        saving = trainer.step == config.steps or trainer.step % config.checkpoint.every == 0
-        if not saving and trainer.step % config.log_every != 0:
+        step = trainer.step
+        saving = step == config.steps or step % config.checkpoint.every == 0
+        if not saving and step % config.log_every != 0:
+            preview.draw_at(step)
             continue
         # Checked before each checkpoint too, so that every checkpoint is a good one.
-        loss = float(trainer.accelerator.reduce(torch.stack(losses), "sum").mean())
-        if not np.isfinite(loss):
-            first = trainer.step - len(losses) + 1
-            return link.fail(f"loss or gradient is not finite in steps {first} to {trainer.step}")
+        values = trainer.accelerator.reduce(torch.stack(losses), "sum").mean(0).tolist()
+        if not np.isfinite(values).all():
+            first = step - len(losses) + 1
+            return link.fail(f"loss or gradient is not finite in steps {first} to {step}")
         losses.clear()
-        link.post({"loss": loss, "lr": trainer.lr(trainer.step - 1), **clock.row(trainer.step, config.batch)})
+        named = {turn.name: v for turn, v in zip(trainer.system.turns, values, strict=True)}
+        row = {**named, "lr": trainer.lr(step - 1), **clock.row(step, config.batch)}
+        link.post(row)
+        trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
+        preview.draw_at(step)
         if saving:
-            link.save(trainer.step, trainer.files() if link.rank == 0 else {}, {"loss": loss})
-            _report_bad(task, link, pictures, f"{trainer.step:09d}")
+            link.save(step, trainer.files() if link.rank == 0 else {}, named)
+            quarantine.write()
 
 
 class Clock:
@@ -314,8 +248,49 @@ class Clock:
         return {"step": step, "seconds_per_step": seconds, "samples_per_second": batch / seconds}
 
 
-def _report_bad(task: Task, link: Link, pictures: Pictures, when: str) -> None:
-    """Leave what this worker could not decode for the driver, which counts each picture once."""
-    if pictures.bad:
-        lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in list(pictures.bad.values())]
-        storage.write(storage.join(task.quarantine, f"{when}-{link.rank:05d}.jsonl"), "".join(lines).encode())
+class Preview:
+    """Draws a sheet every so many steps, on rank 0; always from the same noise and the same labels."""
+
+    def __init__(self, config: Config, trainer: Trainer) -> None:
+        self.config, self.trainer = config, trainer
+        self.every = config.preview.every if trainer.link.rank == 0 else 0
+
+    def draw_at(self, step: int) -> None:
+        if not self.every or (step % self.every and step != self.config.steps):
+            return
+        pictures = self._draw()
+        count = len(pictures)
+        columns = min(STRIP, count)
+        rows = [list(pictures[i : i + columns]) for i in range(0, count, columns)]
+        page = collage.sheet(rows, tile=max(32, self.config.data.size))
+        storage.write(storage.join(self.config.output, "previews", f"{step:09d}.png"), collage.png(page))
+        raw = images.encode(np.concatenate(list(pictures[:columns]), 1))
+        storage.write(state(self.config, "strips", f"{step:09d}.png"), raw)
+
+    def _draw(self) -> np.ndarray:
+        """uint8 [count, H, W, C]."""
+        model, recipe = self.trainer.system.model, self.config.preview
+        network = copy.deepcopy(self.trainer.drawing)
+        network.load_state_dict(self.trainer.average())
+        model = dataclasses.replace(model, network=network.eval())
+        label = torch.arange(recipe.count) % model.classes if model.classes else None
+        keys = range(recipe.count)
+        return samplers.draw(model, keys, label, recipe.sampler, self.config.seed).image_BHWC
+
+
+class Quarantine:
+    """What this worker could not decode, left for the driver, which counts each picture once."""
+
+    def __init__(self, task: Task, rank: int, first: int) -> None:
+        self.found: dict[tuple[str, str], Bad] = {}
+        # a list of its own for each start, so that a resumed worker keeps what was found before
+        self.path = storage.join(task.quarantine, f"{first:09d}-{rank:05d}.jsonl")
+
+    def add(self, raw: Raw, error: ValueError) -> None:
+        reason, _, detail = str(error).partition(": ")
+        self.found[raw.shard, raw.key] = Bad(shard=raw.shard, key=raw.key, reason=reason, detail=detail)
+
+    def write(self) -> None:
+        if self.found:
+            lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in list(self.found.values())]
+            storage.write(self.path, "".join(lines).encode())

@@ -29,7 +29,7 @@ def expected(digits_model, digits):
 @pytest.mark.parametrize("micro_batch", [1, 16])
 def test_pictures_are_the_same_for_any_micro_batch(digits_model, digits, expected, micro_batch):
     backbone = digits_model()
-    backbone.micro_batch = micro_batch
+    backbone.parts.size = micro_batch
     pictures = made(backbone, digits, PAIRS)
     assert pictures.shape == (9, 16, 16, 1)
     assert np.abs(pictures.astype(int) - expected).max() <= 1
@@ -37,12 +37,12 @@ def test_pictures_are_the_same_for_any_micro_batch(digits_model, digits, expecte
 
 def test_running_out_of_memory_between_pairs_loses_none(digits_model, digits, expected, out_of_memory_over):
     backbone = digits_model()
-    backbone.micro_batch = 4
+    backbone.parts.size = 4
     steps = backbone.schedule
     # memory gets short after the inversion only, in the middle of the pairs
     backbone.unet = out_of_memory_over(backbone.unet, 2, after=9)
     pictures = made(backbone, digits, PAIRS)
-    assert backbone.micro_batch == 2
+    assert backbone.parts.size == 2
     assert steps(6, 2).t_T.tolist() == backbone.schedule(6, 2).t_T.tolist()
     assert np.abs(pictures.astype(int) - expected).max() <= 1
 

@@ -42,13 +42,13 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(digits_model, out_of_m
     backbone = digits_model()
     x, t = torch.randn(11, 1, 16, 16), torch.arange(11) * 90
     expected = backbone.epsilon(x, t)
-    backbone.unet, backbone.micro_batch = out_of_memory_over(backbone.unet, 3), 8
+    backbone.unet, backbone.parts.size = out_of_memory_over(backbone.unet, 3), 8
     torch.testing.assert_close(backbone.epsilon(x, t), expected, rtol=1e-4, atol=1e-4)
-    assert (backbone.micro_batch, backbone.unet.sizes) == (2, [2] * 5 + [1])
+    assert (backbone.parts.size, backbone.unet.sizes) == (2, [2] * 5 + [1])
     backbone.unet.most = 0
     with pytest.raises(torch.OutOfMemoryError):
         backbone.epsilon(x, t)
-    assert backbone.micro_batch == 1
+    assert backbone.parts.size == 1
 
 
 def test_bytes_survive_encode_and_decode(digits_model):

@@ -50,7 +50,7 @@ def test_unet_features_survive_running_out_of_memory(digits_model, digits, out_o
     backbone = digits_model()
     image = np.repeat(digits[0][:10], 3, axis=-1)
     expected = features.unet(backbone, 0.1)(image)
-    backbone.unet, backbone.micro_batch = out_of_memory_over(backbone.unet, 4), 8
+    backbone.unet, backbone.parts.size = out_of_memory_over(backbone.unet, 4), 8
     assert np.allclose(features.unet(backbone, 0.1)(image), expected, atol=1e-4)
 
 

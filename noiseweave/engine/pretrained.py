@@ -1,0 +1,63 @@
+"""Where a model's files are: a shipped one, a folder, or a hub's copy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from noiseweave import models
+
+
+def find(name: str, wanted: Sequence[str]) -> Path:
+    """A shipped model's name, a folder or a hub id -> the folder with its files.
+
+    Args:
+        wanted: patterns of the files to download where the name is a hub id.
+
+    Raises:
+        ValueError: there is none, and how to get it.
+    """
+    folder = Path(models.resolve(name)).expanduser()
+    return folder if folder.is_dir() else _download(name, wanted)
+
+
+def _download(name: str, wanted: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+    except Exception as e:
+        raise ValueError(
+            f"model {name!r}: no such folder, not shipped, and not to be had from the hub "
+            f"({type(e).__name__}); on a machine with network run `hf download {name}`, or give a folder"
+        ) from None
+
+
+def read(name: str, folder: Path, file: str) -> dict[str, Any]:
+    """A JSON file of a model.
+
+    Raises:
+        ValueError: it is missing or broken.
+    """
+    try:
+        value = json.loads((folder / file).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"model {name!r}: {file} is missing in {folder}") from None
+    except ValueError as e:
+        raise ValueError(f"model {name!r}: {folder / file} is no JSON ({e})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"model {name!r}: {folder / file} holds no JSON object")
+    return value
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 over names and contents (16 hex digits): the same files, the same model."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()[:16]

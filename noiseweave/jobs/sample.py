@@ -1,0 +1,225 @@
+"""``noiseweave sample``: a trained model -> pictures, as shards or as a folder, with their lineage.
+
+Each picture's chance comes from (seed, its key), so picture i is the same for any number of pictures, workers
+or rows in a network call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.recipes import ModelConfig, SamplerRecipe, check
+
+OWNED = ("shards", "images", "trajectories", "report.json", "grid.png")
+LIST_OPTIONS = {"interpolate": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Pictures drawn by a base model.
+
+    Args:
+        output: folder or URL that gets shards/ or images/, report.json and grid.png.
+        model: what draws: a folder that train wrote, a shipped model, or a diffusers pipeline's folder or id.
+        count: pictures; null draws 16, or as many as match has.
+        match: shards or a folder of pictures: as many pictures as it has, of each class where it is labelled
+            and the model knows classes.
+        labels: classes in turn, as 0,1,2; balanced takes all in turn. null is balanced where the model knows
+            classes.
+        sampler: how it draws.
+        seed: picture i depends on it and on i alone.
+        files: shards writes WebDataset tars; folder writes images/, with a sub-folder for each class.
+        image_format: of the pictures.
+        shard_samples: pictures in a shard, and in a unit of work.
+        trajectory: pictures of what the model believed in at so many steps, one strip for each sample, as png
+            and animated webp in trajectories/.
+        grid: one sheet of rows x columns of the first pictures, as 4x8; null writes none.
+        panel: a picture; writes panel.png: truth, with noise, restored by one network call.
+        level: share of noise in the panel.
+        reconstruct: of a vae: shards or a picture; writes reconstructions.png, truth above reconstruction.
+        walk: of a vae: frames of a walk from one random code to another; writes walk.png and walk.webp.
+        cluster: where it runs.
+        overwrite: throw away an earlier run in the output folder and start anew.
+    """
+
+    output: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    count: int | None = None
+    match: str | None = None
+    labels: str | None = None
+    sampler: SamplerRecipe = field(default_factory=SamplerRecipe)
+    seed: int = 0
+    files: Literal["shards", "folder"] = "shards"
+    image_format: Literal["png", "jpg", "webp"] = "png"
+    shard_samples: int = 256
+    trajectory: int = 0
+    grid: str | None = "4x8"
+    panel: str | None = None
+    level: float = 0.5
+    reconstruct: str | None = None
+    walk: int = 0
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check(self.count is None or self.count >= 1, "count", self.count, "1 or more, or null")
+        check(
+            self.match is None or self.count is None, "match", self.match, "either match or count, not both"
+        )
+        ok = self.labels is None or bool(re.fullmatch(r"balanced|\d{1,9}(,\d{1,9})*", self.labels))
+        check(ok, "labels", self.labels, "balanced, or numbers such as 0,1,2")
+        check(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
+        check(1 <= self.shard_samples <= 100_000, "shard_samples", self.shard_samples, "1 to 100000")
+        check(0 <= self.trajectory <= 1000, "trajectory", self.trajectory, "0 (none) to 1000")
+        ok = self.grid is None or bool(re.fullmatch(r"[1-9]\d?x[1-9]\d?", self.grid))
+        check(ok, "grid", self.grid, "rows x columns, 1x1 to 99x99, or null")
+        check(0 <= self.level <= 1, "level", self.level, "0 to 1")
+        check(self.walk == 0 or 2 <= self.walk <= 1000, "walk", self.walk, "0 (none), or 2 to 1000")
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are wanted, and not only a panel, reconstructions or a walk."""
+        only = self.panel is not None or self.reconstruct is not None or self.walk > 0
+        return self.count is not None or self.match is not None or not only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the workers need to know: plain values.
+
+    Attributes:
+        output: absolute folder or URL.
+        about: the model's kind, classes, size and channels.
+        model_hash: fingerprint of its files.
+        sampler: the name of the sampler.
+        total: pictures.
+        runs: (label, how many) in the order of the pictures, or (): no labels.
+        cycle: labels in turn, or ().
+    """
+
+    config: Config
+    output: str
+    about: Mapping[str, Any]
+    model_hash: str
+    sampler: str
+    total: int
+    runs: tuple[tuple[int, int], ...] = ()
+    cycle: tuple[int, ...] = ()
+
+    def label(self, i: int) -> int | None:
+        """The class of picture i."""
+        if self.cycle:
+            return self.cycle[i % len(self.cycle)]
+        for label, count in self.runs:
+            if i < count:
+                return label
+            i -= count
+        return None
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs import sample_draw, sample_sheets
+
+    output = storage.absolute(config.output)
+    task = plan(config, output)
+    storage.check_writable(output)
+    sample_sheets.write(task)
+    if not config.draws:
+        return 0
+    book = ledger.open_run(output, identity(task), config.overwrite, OWNED)
+    with session(config.cluster) as s:
+        outcome = sample_draw.run(task, book, s)
+    return sample_draw.finish(task, book, outcome)
+
+
+def plan(config: Config, output: str) -> Task:
+    """Look at the model and at what is to be matched.
+
+    Raises:
+        ValueError: they do not fit the options.
+    """
+    from noiseweave.engine import base_models, samplers
+
+    about = base_models.describe(config.model.name)
+    kind, classes = about["kind"], about["classes"]
+    name = samplers.name_of(kind, config.sampler)
+    check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
+          "1, as the model knows no classes")  # fmt: skip
+    check(
+        config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
+    )
+    ok = config.trajectory == 0 or name != "none"
+    check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
+    counts = _matched(config)
+    cycle = _cycle(config, classes)
+    runs: tuple[tuple[int, int], ...] = ()
+    if counts and classes and config.labels is None and None not in counts:
+        high = max(label for label in counts if label is not None)
+        check(
+            high < classes,
+            "match",
+            config.match,
+            f"labels below {classes}, as the model knows; it has {high}",
+        )
+        runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
+    return Task(
+        config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
+        sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
+    )  # fmt: skip
+
+
+def _cycle(config: Config, classes: int) -> tuple[int, ...]:
+    """The labels in turn, () for a model without classes."""
+    if not classes or config.labels in (None, "balanced"):
+        return tuple(range(classes))
+    labels = tuple(map(int, str(config.labels).split(",")))
+    check(max(labels) < classes, "labels", config.labels, f"0 to {classes - 1}")
+    return labels
+
+
+def _matched(config: Config) -> dict[int | None, int]:
+    """label -> pictures of the set to match, {} when there is none."""
+    import os
+
+    from noiseweave.cluster import folders, shards, storage
+    from noiseweave.cluster.streams import table
+
+    if config.match is None:
+        return {}
+    root = storage.absolute(config.match)
+    tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
+    counts: dict[int | None, int] = {}
+    if tars:
+        for shard in shards.find(config.match):
+            for label, n in table(shard)[2].items():
+                counts[label] = counts.get(label, 0) + n
+    else:
+        below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
+        sizes = [n for n in below.values() if n]
+        loose = len(folders.listing(root, "", deep=False).items)
+        counts = dict(enumerate(sizes)) if sizes else {None: loose}
+    check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
+    return counts
+
+
+def identity(task: Task) -> Mapping[str, Any]:
+    """What the output depends on."""
+    config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
+    for name in ("output", "cluster", "overwrite", "panel", "level", "reconstruct", "walk", "grid"):
+        del config[name]
+    del config["model"]["micro_batch"]
+    config["model"]["hash"] = task.model_hash
+    config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
+    return config

@@ -1,0 +1,202 @@
+"""What train reads: the tables of the shards, one picture made into a shard, latents made once."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster import shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.streams import Shard, table
+from noiseweave.engine.recipes import check
+from noiseweave.engine.records import Bad, Location, Plan, Unit, UnitReport
+from noiseweave.jobs.train import Config, state
+
+LATENT = ("npy",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The training data.
+
+    Attributes:
+        shards: tables of the shards that training reads.
+        payload: extensions of the member that holds a sample's picture or latents.
+        classes: how many the network is told.
+        bad: what is wrong with the shards.
+        identity: what else than the config the result depends on.
+    """
+
+    shards: tuple[Shard, ...]
+    payload: tuple[str, ...]
+    classes: int
+    bad: list[Bad] = field(default_factory=list)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(shard.count for shard in self.shards)
+
+
+def survey(config: Config) -> Source:
+    """The tables of all shards.
+
+    Raises:
+        ValueError: no picture, or labels that the model has no class for.
+    """
+    picture = config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES))
+    found = [_single(config)] if picture else shards.find(config.input)
+    tables, bad, labels = _tables(found, shards.PICTURES)
+    classes = _classes(config, labels)
+    identity: dict[str, Any] = {"samples": sum(t.count for t in tables), "classes": classes}
+    if config.model.vae is not None:
+        identity["model.vae_hash"] = _encoder_hash(config.model.vae)
+    return Source(shards=tables, payload=shards.PICTURES, classes=classes, bad=bad, identity=identity)
+
+
+def _tables(
+    found: list[str], payload: tuple[str, ...]
+) -> tuple[tuple[Shard, ...], list[Bad], Counter[int | None]]:
+    with ThreadPoolExecutor(16) as pool:
+        parts = list(pool.map(partial(table, payload=payload), found))
+    if not sum(shard.count for shard, _, _ in parts):
+        raise ValueError(f"input: no pictures in {len(found)} shards")
+    labels: Counter[int | None] = Counter()
+    for _, _, counts in parts:
+        labels.update(counts)
+    return tuple(s for s, _, _ in parts if s.count), [b for _, bad, _ in parts for b in bad], labels
+
+
+def _single(config: Config) -> str:
+    """One picture as a shard in the run's own folder."""
+    source = storage.absolute(config.input)
+    if not storage.exists(source):
+        raise ValueError(f"input {config.input!r}: no such picture")
+    _, extension = os.path.splitext(os.path.basename(source))
+    target = state(config, "input", "one.tar")
+    storage.write(target, shards.pack([("one", {extension[1:].lower(): storage.read(source)})]))
+    return target
+
+
+def _classes(config: Config, labels: Counter[int | None]) -> int:
+    """How many classes the network is told."""
+    highest = max((n for n in labels if n is not None), default=-1)
+    if config.model.classes == -1:
+        check(highest >= 0, "model.classes", -1, "0, as no picture has a label")
+        return highest + 1
+    ok = config.model.classes == 0 or highest < config.model.classes
+    check(ok, "model.classes", config.model.classes, f"more than {highest}, the highest label in the input")
+    return config.model.classes
+
+
+def _encoder_hash(name: str) -> str:
+    from noiseweave.engine import base_models, pretrained
+
+    folder = pretrained.find(name, base_models.FILES)
+    return pretrained.fingerprint(sorted(folder.rglob("*.safetensors")))
+
+
+# latents: a shard of pictures -> a shard of their latents, once for all epochs
+
+
+def latents(config: Config, source: Source, s: Session) -> Source:
+    """Encode all shards that are not encoded yet, by the batch flow.
+
+    Raises:
+        ValueError: units failed; the first error is named.
+    """
+    from noiseweave.cluster import pipeline
+
+    book = Ledger(output=config.output)
+    phase = pipeline.Phase(
+        name="latents",
+        fetch=partial(_fetch, config),
+        make_compute=partial(_make_encode, config, s.gpus_per_worker > 0),
+        commit=partial(_commit, config),
+        things="latents",
+    )
+    plan = Plan(length=len(source.shards), unit=partial(_unit, source.shards))
+    outcome = pipeline.run(plan, phase, book, s)
+    if outcome.failed:
+        unit, error = next(iter(outcome.failed.items()))
+        raise ValueError(f"latents of {len(outcome.failed)} shards failed; {unit}: {error}")
+    from noiseweave.jobs import train_report
+
+    train_report.quarantine(config, [Bad(**b) for r in book.records("latents") for b in r["bad"]])
+    made = [_latent_shard(config, i) for i in range(len(source.shards))]
+    tables, _, _ = _tables([m for m in made if storage.exists(m)], LATENT)
+    return Source(shards=tables, payload=LATENT, classes=source.classes)
+
+
+def _latent_shard(config: Config, index: int) -> str:
+    return state(config, "latents", f"{index:06d}.tar")
+
+
+def _unit(tables: tuple[Shard, ...], i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}", payload=tables[i].url)
+
+
+def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
+    """The pictures of a shard, uint8 [N, size, size, 3]."""
+    from noiseweave.engine import images
+
+    locations, _ = shards.locate(unit.payload)
+    good, pictures, bad = [], [], []
+    data = storage.read_ranges(unit.payload, [(p.offset, p.size) for p in locations])
+    for place, encoded in zip(locations, data, strict=True):
+        try:
+            pictures.append(images.fit(images.decode(encoded, 3), config.data.size))
+            good.append(place)
+        except ValueError as e:
+            reason, _, detail = str(e).partition(": ")
+            bad.append(Bad(shard=unit.payload, key=place.key, reason=reason, detail=detail))
+    side = config.data.size
+    return good, np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8), bad
+
+
+def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
+    import torch
+
+    from noiseweave.engine import base_models
+    from noiseweave.engine.micro_batch import MicroBatch
+
+    assert config.model.vae is not None
+    vae = base_models.load_encoder(config.model.vae, "cuda" if gpu else "cpu")
+    parts = MicroBatch(partial(base_models.encode_pictures, vae), 16, "cpu")
+
+    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+        locations, image_NHWC, bad = data
+        if not locations:
+            return locations, np.zeros(0, np.float16), bad
+        x = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        views = [x, x.flip(3)] if config.data.flip else [x]
+        z_NVCHW = torch.stack([parts(view).cpu() for view in views], 1)
+        return locations, z_NVCHW.half().numpy(), bad
+
+    return compute
+
+
+def _commit(config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    locations, z_NVCHW, bad = result
+    if locations:
+        rows = [(p.key, _files(p, z)) for p, z in zip(locations, z_NVCHW, strict=True)]
+        storage.write(_latent_shard(config, unit.index), shards.pack(rows))
+    return UnitReport(id=unit.id, produced=len(locations)), bad
+
+
+def _files(place: Location, z_VCHW: np.ndarray) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    np.save(buffer, z_VCHW, allow_pickle=False)
+    files = {"npy": buffer.getvalue()}
+    if place.label is not None:
+        files["cls"] = str(place.label).encode()
+    return files
