@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from noiseweave.cluster import storage
 from noiseweave.engine.records import Bad, Location
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+SIDES = ("json", "txt", "cls")  # in the order in which they are looked at
 SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
 
 
@@ -45,7 +46,11 @@ class Entry:
     @property
     def picture(self) -> str | None:
         """Extension of the sample's picture, None when it has none."""
-        return next((e for e in self.members if e in PICTURES), None)
+        return self.first(PICTURES)
+
+    def first(self, extensions: Collection[str]) -> str | None:
+        """The first of the sample's extensions that is one of these."""
+        return next((e for e in self.members if e in extensions), None)
 
 
 def find(pattern: str) -> list[str]:
@@ -175,33 +180,56 @@ def locate(url: str) -> tuple[list[Location], list[Bad]]:
     A sample without a picture is quarantined as ``no_picture``; an empty one as ``empty_picture``; a ``.cls``
     that is no integer as ``bad_label`` (the whole sample, for a wrong label is worse than none).
     """
+    found, bad = located(url)
+    return [location for _, location in found], bad
+
+
+def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Entry, Location]], list[Bad]]:
+    """As ``locate``, with each sample's members, and for payloads of another kind than pictures.
+
+    Args:
+        payload: extensions of the member that a Location points at. Where they are not pictures, the reasons
+            are named by the first of them: ``no_npy``, ``empty_npy``.
+    """
     entries, bad = index(url)
-    out: list[Location] = []
+    out: list[tuple[Entry, Location]] = []
     if not entries:
         return out, bad
     with storage.open_read(url) as f:
         for entry in entries:
             try:
-                out.append(_location(f, url, entry))
+                out.append((entry, _location(f, url, entry, payload)))
             except ValueError as e:
                 reason, _, detail = str(e).partition(": ")
                 bad.append(Bad(shard=url, key=entry.key, reason=reason, detail=detail))
     return out, bad
 
 
-def _location(f: Any, url: str, entry: Entry) -> Location:
-    picture = entry.picture
-    if picture is None:
-        raise ValueError(f"no_picture: only {', '.join(sorted(entry.members))}")
-    if entry.members[picture].size == 0:
-        raise ValueError(f"empty_picture: {picture} has no bytes")
-    meta = _meta(small(f, entry, "json"))
-    text = small(f, entry, "txt")
+def _location(f: Any, url: str, entry: Entry, payload: Sequence[str]) -> Location:
+    main, noun = entry.first(payload), "picture" if tuple(payload) == PICTURES else payload[0]
+    if main is None:
+        raise ValueError(f"no_{noun}: only {', '.join(sorted(entry.members))}")
+    member = entry.members[main]
+    if member.size == 0:
+        raise ValueError(f"empty_{noun}: {main} has no bytes")
+    label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
     return Location(
-        shard=url, key=entry.key, offset=entry.members[picture].offset, size=entry.members[picture].size,
-        label=_label(small(f, entry, "cls"), meta),
-        caption=text.decode("utf-8", "replace").strip() if text is not None else _caption(meta),
-    )  # fmt: skip
+        shard=url, key=entry.key, offset=member.offset, size=member.size, label=label, caption=caption
+    )
+
+
+def label_and_caption(sides: Mapping[str, bytes | None]) -> tuple[int | None, str | None]:
+    """What a sample's ``.json``, ``.txt`` and ``.cls`` say: the last two go before the first.
+
+    Args:
+        sides: extension -> bytes; None or left out where the sample has no such member.
+
+    Raises:
+        ValueError: ``bad_json: ...`` or ``bad_label: ...``.
+    """
+    meta, text = _meta(sides.get("json")), sides.get("txt")
+    caption = text.decode("utf-8", "replace").strip() if text is not None else _caption(meta)
+    return _label(sides.get("cls"), meta), caption
 
 
 def small(f: Any, entry: Entry, extension: str) -> bytes | None:

@@ -198,6 +198,13 @@ def test_the_cls_goes_before_the_json(tmp_path):
     assert [(x.label, x.caption) for x in shards.locate(url)[0]] == [(5, "j")]
 
 
+def test_another_payload_than_pictures(tmp_path):
+    url = put(tmp_path, tar(("a.png", b"1"), ("a.NPY", b"22"), ("b.png", b"3"), ("c.npy", b"")))
+    found, bad = shards.located(url, ("npy",))
+    assert [(entry.key, list(entry.members), x.size) for entry, x in found] == [("a", ["png", "npy"], 2)]
+    assert [(b.key, b.reason) for b in bad] == [("b", "no_npy"), ("c", "empty_npy")]
+
+
 def test_a_shard_that_is_gone_is_an_error_not_a_bad_sample(folder):
     with pytest.raises(FileNotFoundError):
         shards.locate(storage.join(folder, "gone.tar"))
