@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import webdataset
@@ -50,3 +51,24 @@ def contents(output: Path) -> dict[str, str]:
         for p in output.rglob("*")
         if p.is_file()
     }
+
+
+def by_key(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every member of every sample in a folder of shards, as tarfile reads them: key -> extension -> bytes."""
+    found: dict[str, dict[str, bytes]] = {}
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for info in tar:
+                key, _, extension = info.name.partition(".")
+                assert extension not in found.setdefault(key, {})
+                found[key][extension] = tar.extractfile(info).read()
+    return found
+
+
+def quarantine(output: Path) -> dict[str, str]:
+    lines = [json.loads(s) for s in (output / "quarantine.jsonl").read_text().splitlines()]
+    return {e["source"]: e["reason"] for e in lines}
+
+
+def run(source: Path | str | None, output: Path, **options) -> int:
+    return pack.run(pack.Config(input=source and str(source), output=str(output), **options))

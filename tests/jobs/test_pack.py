@@ -164,3 +164,21 @@ def test_the_shipped_configs_hold(tmp_path, monkeypatch, flowers, capsys):
     assert json.loads(Path("out/digits/report.json").read_text())["samples"] == 1797
     assert cli.main(["pack", "--config", str(configs / "pack-folder.yaml"), "--input", str(flowers)]) == 0
     assert "packed 9 pictures in 1 shards, 2 classes" in capsys.readouterr().out
+
+
+def test_the_configs_of_other_sources_hold(tmp_path, monkeypatch, flowers, capsys):
+    configs = Path(__file__).parents[2] / "configs"
+    monkeypatch.chdir(tmp_path)
+    lmdb = pytest.importorskip("lmdb")
+    pytest.importorskip("datasets")
+    (tmp_path / "lsun/tower_train_lmdb").mkdir(parents=True)
+    with lmdb.open("lsun/tower_train_lmdb") as env, env.begin(write=True) as transaction:
+        transaction.put(b"0" * 40, picture(0, "WEBP"))
+    assert cli.main(["pack", "--input", str(flowers), "--output", "out/pictures"]) == 0
+    assert cli.main(["pack", "--config", str(configs / "pack-lmdb.yaml")]) == 0
+    assert cli.main(["pack", "--config", str(configs / "pack-shards.yaml")]) == 0
+    assert (
+        cli.main(["pack", "--config", str(configs / "pack-imagefolder.yaml"), "--input", str(flowers)]) == 0
+    )
+    counts = [line.split(" ->")[0] for line in capsys.readouterr().out.splitlines() if "packed" in line]
+    assert [c.split(" in ")[0] for c in counts] == [f"packed {n} pictures" for n in (9, 1, 9, 9)]
