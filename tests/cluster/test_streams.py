@@ -393,8 +393,6 @@ def test_an_error_that_is_no_bad_picture_is_raised(pool, tmp_path):
     def decode(raw):
         raise MemoryError
 
-    reader = streams.standing_in(
-        streams.stream(tables(tmp_path, 3), **PLAIN), decode, lambda *_: None, patience=1, pool=pool
-    )
+    samples = streams.stream(tables(tmp_path, 3), **PLAIN)
     with pytest.raises(MemoryError):
-        next(reader)
+        next(streams.standing_in(samples, decode, lambda *_: None, patience=1, pool=pool))
