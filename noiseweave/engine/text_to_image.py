@@ -56,6 +56,12 @@ class TextModel:
         height, width = (int(side) * int(self.pipeline.vae_scale_factor) for side in sides)
         return recipe.height or height, recipe.width or width
 
+    def calls(self, recipe: TextRecipe) -> int:
+        """Network evaluations of one picture, guided ones counted once."""
+        scheduler = scheduler_of(self, recipe)
+        scheduler.set_timesteps(recipe.steps)
+        return len(scheduler.timesteps)
+
 
 def is_text_model(name: str) -> bool:
     """Whether a folder's or hub id's model_index.json names a pipeline of this family.
@@ -185,7 +191,7 @@ def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
     ``sin((1 - mix) w) / sin(w) a + sin(mix w) / sin(w) b``, w the angle between a and b: a at mix 0 and b at 1,
     bit for bit. Each vector turns on its own: cross-attention reads a prompt token by token, and the end of
     CLIP's transformer is a normalisation of each token, so it is each token's length that must not shrink.
-    Vectors (anti)parallel or zero have no arc between them and are mixed linearly.
+    Parallel and opposite vectors have no one arc between them and are mixed linearly.
     """
     a, b = a.float(), b.float()
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
