@@ -224,8 +224,9 @@ def test_a_trajectory_ends_in_the_picture(model, sampler):
     assert np.array_equal(whole[[0, 5]], beliefs[[0, 2]])
 
 
-def test_the_first_belief_is_the_networks(model):
-    recipe = TextRecipe(steps=5, sampler="ddim", guidance=1)
+@pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim", "ddpm"])
+def test_the_first_belief_is_the_networks(model, sampler):
+    recipe = TextRecipe(steps=5, sampler=sampler, guidance=1)
     belief = e.trajectory(model, CATS[:1], recipe, 0, 1)[1][0]
     pipe, s = model.pipeline, e.scheduler_of(model, recipe)
     s.set_timesteps(5)
@@ -326,11 +327,20 @@ def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+PICKLED = {"unet": "diffusion_pytorch_model.bin", "text_encoder": "pytorch_model.bin"}
+
+
 def pickled(folder, part):
-    """The weights as torch.save writes them, in the name that the libraries once used."""
-    weights = next((folder / part).glob("*.safetensors"))
-    torch.save(load_file(weights), weights.with_name(weights.stem.replace("model", "pytorch_model") + ".bin"))
+    """The weights as torch.save writes them, under the name that the libraries look for."""
+    weights = next(f for f in (folder / part).glob("*.safetensors") if "fp16" not in f.name)
+    torch.save(load_file(weights), weights.with_name(PICKLED[part]))
     weights.unlink()
+
+
+def pickled_beside_a_variant(folder, part):
+    weights = next((folder / part).glob("*.safetensors"))
+    shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    pickled(folder, part)
 
 
 BREAKS = {
@@ -342,6 +352,8 @@ BREAKS = {
     "no weights": (lambda m: next((m / "vae").glob("*.safetensors")).unlink(), "vae/.* is missing"),
     "pickled unet": (lambda m: pickled(m, "unet"), "unet has its weights only as pickle"),
     "pickled words": (lambda m: pickled(m, "text_encoder"), "text_encoder has its weights only as pickle"),
+    "pickled unet beside": (lambda m: pickled_beside_a_variant(m, "unet"), "safetensors"),
+    "pickled words beside": (lambda m: pickled_beside_a_variant(m, "text_encoder"), "safetensors"),
     "other weights": (lambda m: change(m / "unet/config.json", block_out_channels=[8, 8]), "model"),
     "cut weights": (lambda m: next((m / "unet").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
 }
