@@ -102,6 +102,7 @@ def load_encoder(name: str, device: str = "cpu") -> Any:
     """
     import diffusers
 
+    quiet()
     folder = pretrained.find(name, FILES)
     folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
     kind = pretrained.read(name, folder, "config.json").get("_class_name")
@@ -118,12 +119,18 @@ def _from_pretrained(kind: Any, name: str, folder: Path) -> Any:
         raise ValueError(f"model {name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
 
 
-def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
-    """Write the folder; the weights in ``dtype``."""
-    import diffusers
+def quiet() -> None:
+    """diffusers' warnings about its own config files say nothing to a user."""
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
+
+
+def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
+    """Write the folder; the weights in ``dtype``."""
+    import diffusers
+
+    quiet()
     network = model.network.to(dtype)
     about = {"kind": model.kind, "classes": model.classes, "size": model.size, "channels": model.channels}
     if model.kind in BASELINES:
@@ -146,9 +153,7 @@ def load(config: ModelConfig, device: str = "cpu") -> BaseModel:
     Raises:
         ValueError: one line, when it is missing, broken or of another kind.
     """
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
+    quiet()
     folder = pretrained.find(config.name, FILES)
     about = describe(config.name)
     kind = about["kind"]

@@ -17,7 +17,7 @@ from typing import NoReturn, cast, get_type_hints
 from noiseweave import __version__
 
 JOBS = {
-    "pack": "pictures in folders, or scikit-learn's digits -> labelled WebDataset shards",
+    "pack": "pictures (folders, LMDB, image folders, shards, digits) -> labelled WebDataset shards",
     "train": "shards -> a base model (DDPM, flow matching, VAE, DCGAN; pixels or latents, with or without classes)",
     "sample": "a trained model -> pictures",
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",

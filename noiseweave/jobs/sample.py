@@ -6,14 +6,21 @@ or rows in a network call.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.prompts import Prompt, TextRecipe
 from noiseweave.engine.recipes import ModelConfig, SamplerRecipe, check
 
+POSITIONAL = "prompts"
+POSITIONAL_HELP = (
+    'Prompts need no flag: noiseweave sample "a cat" "a dog" --model.name FOLDER --output out/pets'
+)
 OWNED = ("shards", "images", "trajectories", "report.json", "grid.png")
 LIST_OPTIONS = {"interpolate": 2}
 
@@ -37,11 +44,21 @@ class Config:
         shard_samples: pictures in a shard, and in a unit of work.
         trajectory: pictures of what the model believed in at so many steps, one strip for each sample, as png
             and animated webp in trajectories/.
-        grid: one sheet of rows x columns of the first pictures, as 4x8; null writes none.
+        grid: one sheet of rows x columns of the first pictures, as 4x8; auto is 4x8, or the frames, styles or
+            variants of each prompt in a row; null writes none.
         panel: a picture; writes panel.png: truth, with noise, restored by one network call.
         level: share of noise in the panel.
         reconstruct: of a vae: shards or a picture; writes reconstructions.png, truth above reconstruction.
         walk: of a vae: frames of a walk from one random code to another; writes walk.png and walk.webp.
+        prompts: of a text-to-image model: texts, a picture of each (or count of each).
+        prompts_file: a text file with one prompt a line; blank lines and lines that begin with # are left out.
+        captions: shards whose captions are the prompts.
+        negative_prompt: what the pictures keep away from.
+        interpolate: two texts, --interpolate "A" "B": frames from one to the other by slerp of their
+            embeddings, from the same noise.
+        frames: of interpolate.
+        styles: a text file with one style a line; each prompt is drawn in each style, from the same noise.
+        text: how a text-to-image model draws; sampler is for all others.
         cluster: where it runs.
         overwrite: throw away an earlier run in the output folder and start anew.
     """
@@ -57,11 +74,19 @@ class Config:
     image_format: Literal["png", "jpg", "webp"] = "png"
     shard_samples: int = 256
     trajectory: int = 0
-    grid: str | None = "4x8"
+    grid: str | None = "auto"
     panel: str | None = None
     level: float = 0.5
     reconstruct: str | None = None
     walk: int = 0
+    prompts: tuple[str, ...] = ()
+    prompts_file: str | None = None
+    captions: str | None = None
+    negative_prompt: str = ""
+    interpolate: tuple[str, str] | None = None
+    frames: int = 8
+    styles: str | None = None
+    text: TextRecipe = field(default_factory=TextRecipe)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     overwrite: bool = False
 
@@ -76,8 +101,8 @@ class Config:
         check(0 <= self.seed < 1 << 63, "seed", self.seed, "0 to 2^63 - 1")
         check(1 <= self.shard_samples <= 100_000, "shard_samples", self.shard_samples, "1 to 100000")
         check(0 <= self.trajectory <= 1000, "trajectory", self.trajectory, "0 (none) to 1000")
-        ok = self.grid is None or bool(re.fullmatch(r"[1-9]\d?x[1-9]\d?", self.grid))
-        check(ok, "grid", self.grid, "rows x columns, 1x1 to 99x99, or null")
+        ok = self.grid is None or bool(re.fullmatch(r"auto|[1-9]\d?x[1-9]\d?", self.grid))
+        check(ok, "grid", self.grid, "auto, rows x columns (1x1 to 99x99), or null")
         check(0 <= self.level <= 1, "level", self.level, "0 to 1")
         check(self.walk == 0 or 2 <= self.walk <= 1000, "walk", self.walk, "0 (none), or 2 to 1000")
 
@@ -100,6 +125,8 @@ class Task:
         total: pictures.
         runs: (label, how many) in the order of the pictures, or (): no labels.
         cycle: labels in turn, or ().
+        words: of a text-to-image model: what picture i shows, and the words under it on a sheet.
+        across: pictures that belong in one row of a sheet.
     """
 
     config: Config
@@ -110,6 +137,8 @@ class Task:
     total: int
     runs: tuple[tuple[int, int], ...] = ()
     cycle: tuple[int, ...] = ()
+    words: tuple[tuple[Prompt, str], ...] = ()
+    across: int = 8
 
     def label(self, i: int) -> int | None:
         """The class of picture i."""
@@ -130,10 +159,10 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger, storage
     from noiseweave.cluster.session import session
-    from noiseweave.jobs import sample_draw, sample_sheets
+    from noiseweave.jobs import sample_draw, sample_plan, sample_sheets
 
     output = storage.absolute(config.output)
-    task = plan(config, output)
+    task = sample_plan.plan(config, output)
     storage.check_writable(output)
     sample_sheets.write(task)
     if not config.draws:
@@ -144,76 +173,6 @@ def run(config: Config) -> int:
     return sample_draw.finish(task, book, outcome)
 
 
-def plan(config: Config, output: str) -> Task:
-    """Look at the model and at what is to be matched.
-
-    Raises:
-        ValueError: they do not fit the options.
-    """
-    from noiseweave.engine import base_models, samplers
-
-    about = base_models.describe(config.model.name)
-    kind, classes = about["kind"], about["classes"]
-    name = samplers.name_of(kind, config.sampler)
-    check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
-          "1, as the model knows no classes")  # fmt: skip
-    check(
-        config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
-    )
-    ok = config.trajectory == 0 or name != "none"
-    check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
-    counts = _matched(config)
-    cycle = _cycle(config, classes)
-    runs: tuple[tuple[int, int], ...] = ()
-    if counts and classes and config.labels is None and None not in counts:
-        high = max(label for label in counts if label is not None)
-        check(
-            high < classes,
-            "match",
-            config.match,
-            f"labels below {classes}, as the model knows; it has {high}",
-        )
-        runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
-    return Task(
-        config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
-        sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
-    )  # fmt: skip
-
-
-def _cycle(config: Config, classes: int) -> tuple[int, ...]:
-    """The labels in turn, () for a model without classes."""
-    if not classes or config.labels in (None, "balanced"):
-        return tuple(range(classes))
-    labels = tuple(map(int, str(config.labels).split(",")))
-    check(max(labels) < classes, "labels", config.labels, f"0 to {classes - 1}")
-    return labels
-
-
-def _matched(config: Config) -> dict[int | None, int]:
-    """label -> pictures of the set to match, {} when there is none."""
-    import os
-
-    from noiseweave.cluster import folders, shards, storage
-    from noiseweave.cluster.streams import table
-
-    if config.match is None:
-        return {}
-    root = storage.absolute(config.match)
-    tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
-    counts: dict[int | None, int] = {}
-    if tars:
-        for shard in shards.find(config.match):
-            for label, n in table(shard)[2].items():
-                counts[label] = counts.get(label, 0) + n
-    else:
-        below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
-        sizes = [n for n in below.values() if n]
-        loose = len(folders.listing(root, "", deep=False).items)
-        counts = dict(enumerate(sizes)) if sizes else {None: loose}
-    check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
-    return counts
-
-
 def identity(task: Task) -> Mapping[str, Any]:
     """What the output depends on."""
     config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
@@ -222,4 +181,7 @@ def identity(task: Task) -> Mapping[str, Any]:
     del config["model"]["micro_batch"]
     config["model"]["hash"] = task.model_hash
     config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
+    if task.words:  # the files that the prompts came from may have changed
+        said = json.dumps([asdict(prompt) for prompt, _ in task.words])
+        config["words"] = hashlib.sha256(said.encode()).hexdigest()[:16]
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,15 @@ class Result:
         first: number of its first picture.
         image_BHWC: uint8 [B, H, W, C].
         beliefs_KBHWC: uint8 [K, B, H, W, C] or None.
-        calls: network evaluations of each picture.
+        calls: network evaluations of each picture, guided ones counted once.
+        cut: prompts that are longer than the text encoder reads.
     """
 
     first: int
     image_BHWC: np.ndarray
     beliefs_KBHWC: np.ndarray | None
     calls: int
+    cut: tuple[str, ...] = ()
 
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
@@ -62,20 +64,42 @@ def _numbers(task: Task, unit: Unit) -> range:
 
 
 def _make_draw(task: Task, gpu: bool) -> Callable[[range], Result]:
+    device = "cuda" if gpu else "cpu"
+    return _make_text(task, device) if task.words else _make_base(task, device)
+
+
+def _make_base(task: Task, device: str) -> Callable[[range], Result]:
     import torch
 
     from noiseweave.engine import base_models, samplers
 
-    model = base_models.load(task.config.model, "cuda" if gpu else "cpu")
+    config = task.config
+    model = base_models.load(config.model, device)
 
     def compute(numbers: range) -> Result:
         labels = [task.label(i) for i in numbers]
         label_B = torch.tensor([model.classes if n is None else n for n in labels]) if model.classes else None
-        config = task.config
         drawn = samplers.draw(model, numbers, label_B, config.sampler, config.seed, config.trajectory)
         return Result(
             first=numbers.start, image_BHWC=drawn.image_BHWC, beliefs_KBHWC=drawn.beliefs_KBHWC,
             calls=drawn.calls,
+        )  # fmt: skip
+
+    return compute
+
+
+def _make_text(task: Task, device: str) -> Callable[[range], Result]:
+    from noiseweave.engine import text_to_image
+
+    config = task.config
+    model = text_to_image.load(config.model, config.text, device)
+
+    def compute(numbers: range) -> Result:
+        prompts = [task.words[i][0] for i in numbers]
+        image, beliefs = text_to_image.trajectory(model, prompts, config.text, config.seed, config.trajectory)
+        return Result(
+            first=numbers.start, image_BHWC=image, beliefs_KBHWC=beliefs if config.trajectory else None,
+            calls=config.text.steps, cut=tuple(text_to_image.too_long(model, prompts)),
         )  # fmt: skip
 
     return compute
@@ -95,8 +119,8 @@ def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Ba
     else:
         for n, files in enumerate(rows):
             storage.write(picture_path(task, result.first + n), files[task.config.image_format])
-    calls = float(result.calls * len(rows))
-    return UnitReport(id=unit.id, produced=len(rows), extra={"calls": calls}), []
+    extra = {"calls": float(result.calls * len(rows)), **{f"cut:{text}": 1.0 for text in result.cut}}
+    return UnitReport(id=unit.id, produced=len(rows), extra=extra), []
 
 
 def _shard(task: Task, index: int) -> str:
@@ -116,17 +140,20 @@ def _files(task: Task, result: Result, n: int) -> dict[str, bytes]:
     files: dict[str, bytes] = {kind: images.encode(result.image_BHWC[n], kind)}
     if label is not None:
         files["cls"] = str(label).encode()
-    files["json"] = json.dumps(lineage(task, i, label, result.calls)).encode()
+    if task.words:
+        files["txt"] = task.words[i][1].encode()
+    files["json"] = json.dumps(lineage(task, i, label, result.calls), ensure_ascii=False).encode()
     return files
 
 
 def lineage(task: Task, i: int, label: int | None, calls: int) -> dict[str, Any]:
     """Where a picture came from, enough to draw it again."""
-    config, recipe = task.config, task.config.sampler
+    config = task.config
+    how = asdict(config.text) | asdict(task.words[i][0]) if task.words else asdict(config.sampler)
+    how.pop("name", None)
     return {
         "number": i, "label": label, "seed": config.seed, "model": config.model.name,
-        "model_hash": task.model_hash, "kind": task.about["kind"], "sampler": task.sampler,
-        "steps": recipe.steps, "eta": recipe.eta, "guidance": recipe.guidance, "spacing": recipe.spacing,
+        "model_hash": task.model_hash, "kind": task.about["kind"], **how, "sampler": task.sampler,
         "network_evaluations": calls, "precision": config.model.precision, "noiseweave": __version__,
     }  # fmt: skip
 
@@ -169,6 +196,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     storage.write_json(storage.join(task.output, "report.json"), report)
     where = storage.join(task.output, "shards" if task.config.files == "shards" else "images")
     print(f"{outcome.produced} pictures in {where}, {calls:g} network evaluations each")
+    for text in (name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")):
+        print(f"longer than the text encoder reads, cut: {text[:100]}")
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
     return 1 if outcome.failed else 0
@@ -176,12 +205,24 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
 
 def grid(task: Task) -> Image.Image:
     """The first rows x columns pictures."""
-    rows, columns = map(int, str(task.config.grid).split("x"))
+    rows, columns = shape_of_grid(task)
     count = min(rows * columns, task.total)
     pictures = [images.decode(data, task.about["channels"]) for data in _first(task, count)]
+    starts = range(0, count, columns)
+    captions = [" | ".join(dict.fromkeys(w for _, w in task.words[i : i + columns]))[:200] for i in starts]
+    tile = min(256, max(48, task.about["size"], pictures[0].shape[0]))
     return collage.sheet(
-        [pictures[i : i + columns] for i in range(0, count, columns)], tile=max(48, task.about["size"])
+        [pictures[i : i + columns] for i in starts], captions if task.words else (), tile=tile
     )
+
+
+def shape_of_grid(task: Task) -> tuple[int, int]:
+    """Rows and columns; auto keeps what belongs together in one row."""
+    if task.config.grid != "auto":
+        rows, columns = map(int, str(task.config.grid).split("x"))
+        return rows, columns
+    columns = task.across if 1 < task.across <= 16 else 8
+    return max(1, 32 // columns), columns
 
 
 def _first(task: Task, count: int) -> list[bytes]:

@@ -10,7 +10,6 @@ import torch
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import base_models, collage, images, samplers
-from noiseweave.engine.baselines.vae import walk
 from noiseweave.engine.recipes import check
 from noiseweave.jobs.sample import Task
 from noiseweave.jobs.sample_draw import animation
@@ -66,6 +65,8 @@ def reconstructions(task: Task, model: Any) -> Any:
 @torch.inference_mode()
 def walked(task: Task, model: Any) -> Any:
     """The pictures on the way from one random code to another; the animation goes there and back."""
+    from noiseweave.engine.baselines.vae import walk
+
     ends, _ = samplers.noise_of(model, ["walk-a", "walk-b"], task.config.seed)
     codes = walk(ends[0], ends[1], task.config.walk).to(model.device)
     frames = list(base_models.pictures_of(model, samplers.decoded(model, codes)))

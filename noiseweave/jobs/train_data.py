@@ -33,8 +33,16 @@ class Unreadable(Exception):
 def decoder(config: Config, source: Source) -> Callable[[streams.Raw], np.ndarray]:
     """A sample -> its picture or latents; ValueError("reason: detail") where there is none."""
     if source.payload == LATENT:
-        return lambda raw: np.load(io.BytesIO(raw.data), allow_pickle=False)
+        return latent
     return lambda raw: images.fit(images.decode(raw.data, config.data.channels), config.data.size)
+
+
+def latent(raw: streams.Raw) -> np.ndarray:
+    """float16 [views, C, H, W] of a sample of a latents' shard."""
+    try:
+        return np.load(io.BytesIO(raw.data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as e:
+        raise ValueError(f"bad_latent: {e}") from None
 
 
 def samples(

@@ -1,0 +1,101 @@
+"""What sample will draw: the model's kind looked at, the labels or the words of each picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from noiseweave.cluster import folders, shards, storage
+from noiseweave.engine import base_models, samplers, text_to_image
+from noiseweave.engine.recipes import check
+from noiseweave.jobs.sample import Config, Task
+from noiseweave.jobs.sample_prompts import prompts_of
+
+WORDS = ("prompts", "prompts_file", "captions", "negative_prompt", "interpolate", "styles")
+FOR_BASE = ("match", "labels", "panel", "reconstruct", "walk")
+
+
+def plan(config: Config, output: str) -> Task:
+    """Look at the model and at what is to be matched.
+
+    Raises:
+        ValueError: they do not fit the options.
+    """
+    if text_to_image.is_text_model(config.model.name):
+        return _plan_text(config, output)
+    asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
+    if asked:
+        raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
+    about = base_models.describe(config.model.name)
+    kind, classes = about["kind"], about["classes"]
+    name = samplers.name_of(kind, config.sampler)
+    check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
+          "1, as the model knows no classes")  # fmt: skip
+    check(
+        config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
+    )
+    ok = config.trajectory == 0 or name != "none"
+    check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
+    counts = _matched(config)
+    cycle = _cycle(config, classes)
+    runs: tuple[tuple[int, int], ...] = ()
+    if counts and classes and config.labels is None and None not in counts:
+        high = max(label for label in counts if label is not None)
+        check(
+            high < classes,
+            "match",
+            config.match,
+            f"labels below {classes}, as the model knows; it has {high}",
+        )
+        runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
+    return Task(
+        config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
+        sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
+    )  # fmt: skip
+
+
+def _cycle(config: Config, classes: int) -> tuple[int, ...]:
+    """The labels in turn, () for a model without classes."""
+    if not classes or config.labels in (None, "balanced"):
+        return tuple(range(classes))
+    labels = tuple(map(int, str(config.labels).split(",")))
+    check(max(labels) < classes, "labels", config.labels, f"0 to {classes - 1}")
+    return labels
+
+
+def _matched(config: Config) -> dict[int | None, int]:
+    """label -> pictures of the set to match, {} when there is none."""
+    if config.match is None:
+        return {}
+    root = storage.absolute(config.match)
+    tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
+    counts: dict[int | None, int] = {}
+    if tars:
+        for shard in shards.find(config.match):
+            for location in shards.locate(shard)[0]:
+                counts[location.label] = counts.get(location.label, 0) + 1
+    else:
+        below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
+        sizes = [n for n in below.values() if n]
+        loose = len(folders.listing(root, "", deep=False).items)
+        counts = dict(enumerate(sizes)) if sizes else {None: loose}
+    check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
+    return counts
+
+
+def _plan_text(config: Config, output: str) -> Task:
+    for name in FOR_BASE:
+        value = getattr(config, name)
+        check(not value, name, value, "null for a text-to-image model")
+    words = prompts_of(
+        prompts=config.prompts, prompts_file=config.prompts_file, captions=config.captions,
+        negative=config.negative_prompt, interpolate=config.interpolate, frames=config.frames,
+        styles=config.styles, count=config.count,
+    )  # fmt: skip
+    if words.skipped:
+        print(f"captions left out: {words.skipped}", file=sys.stderr)
+    return Task(
+        config=config, output=output, about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
+        model_hash=text_to_image.fingerprint(config.model.name), sampler=config.text.sampler,
+        total=len(words), words=tuple(zip(words.prompts, words.labels, strict=True)), across=words.across,
+    )  # fmt: skip
