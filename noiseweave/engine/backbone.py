@@ -117,9 +117,14 @@ def load(config: ModelConfig, device: str = "cpu") -> Backbone:
 
 
 def _check_kind(name: str, folder: Path) -> None:
-    kind = pretrained.read(name, folder, "model_index.json").get("unet", [None, None])[1]
-    if kind != "UNet2DModel":
-        raise ValueError(f"model {name!r}: its unet is {kind}; supported are pixel models (UNet2DModel)")
+    index = pretrained.read(name, folder, "model_index.json")
+    kind = (index.get("unet") or [None, None])[1]
+    if kind != "UNet2DModel" or "vqvae" in index:
+        what = f"its unet is {kind}" if kind != "UNet2DModel" else "it works on latents"
+        raise ValueError(f"model {name!r}: {what}; supported are pixel models (UNet2DModel)")
+    scheduler = str(pretrained.read(name, folder, "scheduler/scheduler_config.json").get("_class_name"))
+    if scheduler.startswith("FlowMatch"):
+        raise ValueError(f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has")
     unet = pretrained.read(name, folder, "unet/config.json")
     channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
     if channels not in (1, 3) or unet.get("out_channels") != channels:

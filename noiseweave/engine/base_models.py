@@ -18,6 +18,7 @@ from torch import Tensor
 
 from noiseweave.engine import pretrained
 from noiseweave.engine.backbone import DTYPES
+from noiseweave.engine.baselines import dcgan, vae
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.engine.training_recipes import BASELINES, KINDS, Kind
 
@@ -218,8 +219,6 @@ def _describe_foreign(name: str, folder: Path, index: Mapping[str, Any]) -> Mapp
 
 def _baseline(kind: str) -> tuple[str, Any]:
     """The sub-folder and the class of the network that draws."""
-    from noiseweave.engine.baselines import dcgan, vae
-
     return {"vae": ("vae", vae.VAE), "dcgan": ("generator", dcgan.Generator)}[kind]
 
 

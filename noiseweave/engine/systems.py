@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DMode
 from torch import Tensor, nn
 
 from noiseweave.engine.base_models import BaseModel, latent_shape
+from noiseweave.engine.baselines import dcgan, vae
 from noiseweave.engine.objectives import ddpm_loss, flow_loss, hidden, mixing_loss
 from noiseweave.engine.training_recipes import Blueprint
 
@@ -59,6 +60,7 @@ class System:
         model: draws with ``networks[drawing]``.
         drawing: the network that is averaged and, in the end, kept.
         couples: whether each batch's noise is assigned to its pictures by optimal transport.
+        watch: more figures for the log, of one batch: (networks, batch) -> name -> float32 [B].
     """
 
     networks: Mapping[str, Any]
@@ -66,6 +68,7 @@ class System:
     model: BaseModel
     drawing: str
     couples: bool = False
+    watch: Callable[[Networks, Batch], Mapping[str, Tensor]] = lambda networks, batch: {}
 
 
 def build(plan: Blueprint, encoder: Any = None) -> System:
@@ -155,8 +158,6 @@ def scheduler_of(plan: Blueprint, latent: bool) -> Any:
 
 
 def _vae(plan: Blueprint) -> System:
-    from noiseweave.engine.baselines import vae
-
     network = vae.VAE(
         size=plan.size, channels=plan.channels, width=plan.model.width, latent=plan.model.latent
     )
@@ -169,8 +170,6 @@ def _vae(plan: Blueprint) -> System:
 
 
 def _dcgan(plan: Blueprint) -> System:
-    from noiseweave.engine.baselines import dcgan
-
     shape = {"size": plan.size, "channels": plan.channels, "width": plan.model.width}
     generator = dcgan.Generator(latent=plan.model.latent, **shape)
     judge = dcgan.Discriminator(**shape)
@@ -189,7 +188,14 @@ def _dcgan(plan: Blueprint) -> System:
         ),
     )
     networks = {"generator": generator, "discriminator": judge}
-    return System(networks=networks, turns=turns, model=_drawn_by(plan, generator), drawing="generator")
+    model = _drawn_by(plan, generator)
+    return System(networks=networks, turns=turns, model=model, drawing="generator", watch=_scores)
+
+
+def _scores(networks: Networks, b: Batch) -> Mapping[str, Tensor]:
+    """D(x) and D(G(z)): 1/2 each where the discriminator cannot tell."""
+    real, drawn = dcgan.scores(networks["discriminator"], networks["generator"], b.x0, b.eps)
+    return {"d_real": real, "d_drawn": drawn}
 
 
 def _drawn_by(plan: Blueprint, network: Any) -> BaseModel:

@@ -99,7 +99,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
         image, beliefs = text_to_image.trajectory(model, prompts, config.text, config.seed, config.trajectory)
         return Result(
             first=numbers.start, image_BHWC=image, beliefs_KBHWC=beliefs if config.trajectory else None,
-            calls=config.text.steps, cut=tuple(text_to_image.too_long(model, prompts)),
+            calls=model.calls(config.text), cut=tuple(text_to_image.too_long(model, prompts)),
         )  # fmt: skip
 
     return compute

@@ -122,6 +122,11 @@ class Trainer:
         self.step += 1
         return losses
 
+    def watched(self, part: Batch) -> dict[str, float]:
+        """More figures for the log, of this worker's part."""
+        found = self.system.watch(self.networks, _on(part, self.accelerator.device))
+        return {name: float(values.mean()) for name, values in found.items()}
+
     def _turn(self, turn: Turn, parts: list[Batch]) -> Tensor:
         optimizer = self.optimizers[turn.network]
         for group in optimizer.param_groups:
@@ -228,7 +233,7 @@ def _steps(config: Config, trainer: Trainer, ready: Any, quarantine: Quarantine)
             return link.fail(f"loss or gradient is not finite in steps {first} to {step}")
         losses.clear()
         named = {turn.name: v for turn, v in zip(trainer.system.turns, values, strict=True)}
-        row = {**named, "lr": trainer.lr(step - 1), **clock.row(step, config.batch)}
+        row = {**named, **trainer.watched(parts[0]), "lr": trainer.lr(step - 1), **clock.row(step, config.batch)}
         link.post(row)
         trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         preview.draw_at(step)

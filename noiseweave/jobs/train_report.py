@@ -35,7 +35,7 @@ class Watch:
         self.shown = time.monotonic()
         storage.write(self.path, _lines(self.rows))
         left = (self.steps - row["step"]) * row["seconds_per_step"]
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k.startswith("loss"))
+        losses = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_")))
         print(
             f"step {row['step']}/{self.steps}  {losses}  lr {row['lr']:.2e}  "
             f"{row['samples_per_second']:.0f} samples/s  {left / 60:.1f} min left",
