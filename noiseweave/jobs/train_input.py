@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import hashlib
 import io
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +37,7 @@ class Source:
         classes: how many the network is told.
         bad: what is wrong with the shards.
         identity: what else than the config the result depends on.
+        own: shards that are the run's own, url -> bytes, for ``write_own`` once the output folder is claimed.
     """
 
     shards: tuple[Shard, ...]
@@ -41,6 +45,7 @@ class Source:
     classes: int
     bad: list[Bad] = field(default_factory=list)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def count(self) -> int:
@@ -53,9 +58,13 @@ def survey(config: Config) -> Source:
     Raises:
         ValueError: no picture, or labels that the model has no class for.
     """
-    picture = config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES))
-    found = [_single(config)] if picture else shards.find(config.input)
-    tables, bad, labels = _tables(found, shards.PICTURES)
+    if config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+        return _single(config)
+    tables, bad, labels = _tables(shards.find(config.input), shards.PICTURES)
+    return _source(config, tables, bad, labels)
+
+
+def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: Counter[int | None]) -> Source:
     classes = _classes(config, labels)
     identity: dict[str, Any] = {"samples": sum(t.count for t in tables), "classes": classes}
     if config.model.vae is not None:
@@ -76,15 +85,28 @@ def _tables(
     return tuple(s for s, _, _ in parts if s.count), [b for _, bad, _ in parts for b in bad], labels
 
 
-def _single(config: Config) -> str:
-    """One picture as a shard in the run's own folder."""
-    source = storage.absolute(config.input)
-    if not storage.exists(source):
+def _single(config: Config) -> Source:
+    """One picture as a shard that will lie in the run's own folder."""
+    path = storage.absolute(config.input)
+    if not storage.exists(path):
         raise ValueError(f"input {config.input!r}: no such picture")
-    _, extension = os.path.splitext(os.path.basename(source))
-    target = state(config, "input", "one.tar")
-    storage.write(target, shards.pack([("one", {extension[1:].lower(): storage.read(source)})]))
-    return target
+    _, extension = os.path.splitext(os.path.basename(path))
+    picture, target = storage.read(path), state(config, "input", "one.tar")
+    packed = shards.pack([("one", {extension[1:].lower(): picture})])
+    with tempfile.TemporaryDirectory() as temporary:
+        trial = storage.join(temporary, "one.tar")
+        storage.write(trial, packed)
+        (table_of_one,), bad, labels = _tables([trial], shards.PICTURES)
+    source = _source(config, (replace(table_of_one, url=target),), bad, labels)
+    identity = {**source.identity, "input_hash": hashlib.sha256(picture).hexdigest()[:16]}
+    return replace(source, identity=identity, own={target: packed})
+
+
+def write_own(source: Source) -> Source:
+    """Write the shards that are the run's own."""
+    for url, packed in source.own.items():
+        storage.write(url, packed)
+    return replace(source, own={})
 
 
 def _classes(config: Config, labels: Counter[int | None]) -> int:
