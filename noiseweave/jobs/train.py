@@ -220,6 +220,7 @@ def run(config: Config) -> int:
     with session(config.cluster) as s:
         _check(config, s)
         _claim(config, identity)
+        source = train_input.write_own(source)
         train_report.quarantine(config, source.bad)
         failure = _train(config, source, s)
     counts = train_report.quarantine(config, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hashlib
 import io
 import os
 import tempfile
@@ -22,7 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.engine.recipes import check
 from noiseweave.engine.records import Bad, Location, Plan, Unit, UnitReport
-from noiseweave.jobs.train import Config, state
+from noiseweave.jobs.train import Config, blueprint, state
 
 LATENT = ("npy",)
 
@@ -66,8 +65,14 @@ def survey(config: Config) -> Source:
 
 def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: Counter[int | None]) -> Source:
     classes = _classes(config, labels)
-    identity: dict[str, Any] = {"samples": sum(t.count for t in tables), "classes": classes}
+    content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
+    identity: dict[str, Any] = {
+        "samples": sum(t.count for t in tables),
+        "classes": classes,
+        "content": content,
+    }
     if config.model.vae is not None:
+        _check_latents(config, classes)
         identity["model.vae_hash"] = _encoder_hash(config.model.vae)
     return Source(shards=tables, payload=shards.PICTURES, classes=classes, bad=bad, identity=identity)
 
@@ -98,7 +103,7 @@ def _single(config: Config) -> Source:
         storage.write(trial, packed)
         (table_of_one,), bad, labels = _tables([trial], shards.PICTURES)
     source = _source(config, (replace(table_of_one, url=target),), bad, labels)
-    identity = {**source.identity, "input_hash": hashlib.sha256(picture).hexdigest()[:16]}
+    identity = {**source.identity, "content": hashlib.sha256(picture).hexdigest()[:16]}
     return replace(source, identity=identity, own={target: packed})
 
 
@@ -118,6 +123,14 @@ def _classes(config: Config, labels: Counter[int | None]) -> int:
     ok = config.model.classes == 0 or highest < config.model.classes
     check(ok, "model.classes", config.model.classes, f"more than {highest}, the highest label in the input")
     return config.model.classes
+
+
+def _check_latents(config: Config, classes: int) -> None:
+    """Raise ValueError where the VAE, its latents' size and the network do not fit each other."""
+    from noiseweave.engine import base_models, systems
+
+    assert config.model.vae is not None
+    systems.build(blueprint(config, classes), base_models.load_encoder(config.model.vae))
 
 
 def _encoder_hash(name: str) -> str:
