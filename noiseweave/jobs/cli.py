@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import NoReturn, cast, get_type_hints
 
 from noiseweave import __version__
@@ -84,9 +84,10 @@ def listed(arguments: list[str], several: dict[str, int]) -> list[str]:
         if not count:
             out.append(word)
             continue
-        taken = [value for _, value in zip(range(count), words, strict=False)]
-        if len(taken) < count:
-            fail(f"{word}: {count} words are needed, {len(taken)} given")
+        taken = list(islice(words, count))
+        given = next((n for n, value in enumerate(taken) if value.startswith("--")), len(taken))
+        if given < count:
+            fail(f"{word}: {count} words are needed, {given} given")
         out.append(f"{word}={json.dumps(taken)}")
     return out
 

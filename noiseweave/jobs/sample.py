@@ -164,10 +164,12 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     task = sample_plan.plan(config, output)
     storage.check_writable(output)
-    sample_sheets.write(task)
     if not config.draws:
+        sample_sheets.write(task)
         return 0
+    # first, so that a folder that belongs to somebody else gets no sheet either
     book = ledger.open_run(output, identity(task), config.overwrite, OWNED)
+    sample_sheets.write(task)
     with session(config.cluster) as s:
         outcome = sample_draw.run(task, book, s)
     return sample_draw.finish(task, book, outcome)

@@ -44,14 +44,18 @@ class Result:
 
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
-    each = task.config.shard_samples
-    phase = Phase(
-        name="sample",
-        fetch=partial(_numbers, task),
-        make_compute=partial(_make_draw, task, s.gpus_per_worker > 0),
+    return pipeline.run(units(task), phase(task, s.gpus_per_worker > 0), book, s)
+
+
+def units(task: Task) -> Plan:
+    return Plan(length=-(-task.total // task.config.shard_samples), unit=_unit)
+
+
+def phase(task: Task, gpu: bool) -> Phase:
+    return Phase(
+        name="sample", fetch=partial(_numbers, task), make_compute=partial(_make_draw, task, gpu),
         commit=partial(_commit, task),
-    )
-    return pipeline.run(Plan(length=-(-task.total // each), unit=_unit), phase, book, s)
+    )  # fmt: skip
 
 
 def _unit(i: int) -> Unit:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from noiseweave.cluster import folders, shards, storage
-from noiseweave.engine import base_models, samplers, text_to_image
+from noiseweave.engine import base_models, pretrained, samplers, text_to_image
 from noiseweave.engine.recipes import check
 from noiseweave.jobs.sample import Config, Task
 from noiseweave.jobs.sample_prompts import prompts_of
@@ -36,6 +37,7 @@ def plan(config: Config, output: str) -> Task:
     )
     ok = config.trajectory == 0 or name != "none"
     check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
+    _check_base(config, kind)
     counts = _matched(config)
     cycle = _cycle(config, classes)
     runs: tuple[tuple[int, int], ...] = ()
@@ -52,6 +54,35 @@ def plan(config: Config, output: str) -> Task:
         config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
         sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
     )  # fmt: skip
+
+
+def _check_base(config: Config, kind: str) -> None:
+    """What each worker would else find out on its own: missing weights, more steps than the model has."""
+    name = config.model.name
+    folder = pretrained.find(name, base_models.FILES)
+    parts = pretrained.read(name, folder, "model_index.json")
+    for part in ("unet", "vqvae", "vae", "generator"):
+        ok = part not in parts or any((folder / part).glob("*.safetensors"))
+        check(ok, "model.name", name, f"{part}/*.safetensors is missing in {folder}")
+    if kind == "ddpm":
+        _check_steps(name, folder, "sampler.steps", config.sampler.steps)
+
+
+def _check_steps(name: str, folder: Path, field: str, steps: int) -> None:
+    schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
+    trained = schedule.get("num_train_timesteps", 1000)
+    check(steps <= trained, field, steps, f"the model has {trained} time steps")
+
+
+def _check_text(config: Config) -> None:
+    name = config.model.name
+    folder = text_to_image.locate(name)
+    _check_steps(name, folder, "text.steps", config.text.steps)
+    schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
+    kind, solver = schedule.get("_class_name"), schedule.get("algorithm_type", "")
+    tells = kind in text_to_image.TELLING or solver in ("dpmsolver++", "sde-dpmsolver++")
+    ok = config.trajectory == 0 or config.text.sampler != "pipeline" or tells
+    check(ok, "trajectory", config.trajectory, f"0, as {kind} does not tell what it believes in on the way")
 
 
 def _cycle(config: Config, classes: int) -> tuple[int, ...]:
@@ -78,7 +109,7 @@ def _matched(config: Config) -> dict[int | None, int]:
         below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
         sizes = [n for n in below.values() if n]
         loose = len(folders.listing(root, "", deep=False).items)
-        counts = dict(enumerate(sizes)) if sizes else {None: loose}
+        counts = {**dict(enumerate(sizes)), **({None: loose} if loose else {})}
     check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
     return counts
 
@@ -87,6 +118,7 @@ def _plan_text(config: Config, output: str) -> Task:
     for name in FOR_BASE:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
+    _check_text(config)
     words = prompts_of(
         prompts=config.prompts, prompts_file=config.prompts_file, captions=config.captions,
         negative=config.negative_prompt, interpolate=config.interpolate, frames=config.frames,

@@ -86,6 +86,8 @@ def pictures(task: Task, source: str) -> np.ndarray:
     else:
         found = itertools.chain.from_iterable(shards.locate(s)[0] for s in shards.find(source))
         data = [storage.read(p.shard, p.offset, p.size) for p in itertools.islice(found, 2 * COLUMNS)]
+    if not data:
+        raise ValueError(f"picture {source!r}: the shards there hold none")
     try:
         return np.stack([images.fit(images.decode(d, channels), size) for d in data])
     except ValueError as e:
