@@ -5,9 +5,9 @@ that x is real, sigmoid of the discriminator's logit.
 
 Batch norm ties a picture's loss to its batch, so N workers differ from one with N times the batch. Its running
 statistics move in a network's own turn only: the discriminator's in ``discriminator_loss``, from the real batch
-and then the drawn one, apart as in the paper; the generator's in ``generator_loss``. Only the generator's are ever
-used: a drawn picture depends on its code alone after ``eval()``. The two calls of the discriminator before
-one backward need DistributedDataParallel not to send buffers around (``broadcast_buffers=False``).
+and then the drawn one, apart as in the paper; the generator's in ``generator_loss``. Training reads neither, so
+that workers need not send them around; after ``eval()`` a drawn picture depends on its code alone by the
+generator's.
 """
 
 from __future__ import annotations
