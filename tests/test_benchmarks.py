@@ -1,0 +1,216 @@
+"""The scores of base models: closed forms of the distance, the classifier on real digits, each kind of model once."""
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """(base_models, digits_classifier) of benchmarks/, found as when they are run."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import base_models
+    import digits_classifier
+
+    yield base_models, digits_classifier
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def bench(modules):
+    return modules[0]
+
+
+@pytest.fixture(scope="module")
+def classifier(modules):
+    return modules[1]
+
+
+@pytest.fixture(scope="module")
+def judge(bench):
+    return bench.Judge(count=40, seed=0)
+
+
+def normal(n, mean, factor, seed=0):
+    """``n`` rows whose sample mean and covariance are exactly ``mean`` and factor factor^T."""
+    x = np.random.default_rng(seed).standard_normal((n, len(mean)))
+    x -= x.mean(0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return x @ np.asarray(factor, float).T + mean
+
+
+def test_distance_of_equal_sets_is_zero_and_of_a_shift_its_square(classifier):
+    a = normal(50, np.zeros(3), np.eye(3))
+    assert classifier.frechet(a, a) == pytest.approx(0, abs=1e-12)
+    assert classifier.frechet(a, a[::-1] + np.array([3, 0, 4])) == pytest.approx(25)
+
+
+def test_distance_of_commuting_covariances(classifier):
+    a, b = normal(50, [0, 0], np.diag([1, 2])), normal(80, [1, 0], np.diag([4, 0.5]), seed=1)
+    assert classifier.frechet(a, b) == pytest.approx(1 + (1 - 4) ** 2 + (2 - 0.5) ** 2)
+    assert classifier.frechet(b, a) == pytest.approx(classifier.frechet(a, b))
+
+
+def test_distance_is_that_of_the_formula_with_scipys_root(classifier):
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(2)
+    a, b = (rng.standard_normal((60, 8)) @ rng.standard_normal((8, 8)) + rng.standard_normal(8) for _ in "ab")
+    c_a, c_b = np.cov(a.T), np.cov(b.T)
+    trace = np.trace(c_a + c_b - 2 * sqrtm(c_a @ c_b).real)
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + trace
+    assert classifier.frechet(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_distance_holds_for_fewer_pictures_than_features(classifier):
+    a = np.random.default_rng(3).standard_normal((5, 64))
+    assert classifier.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert classifier.frechet(a, 3 * a) == pytest.approx(
+        4 * np.square(a.mean(0)).sum() + 4 * np.trace(np.cov(a.T))
+    )
+
+
+def test_the_halves_are_those_of_pack(classifier):
+    from noiseweave.engine import images
+    from noiseweave.jobs import pack, pack_digits
+    from noiseweave.jobs.pack_samples import Tally
+
+    config = pack.Config(dataset="digits", size=16, validation=0.5, output="unused")
+    sides = {True: {}, False: {}}
+    for sample in pack_digits.samples(config, Tally(sides=[])):
+        picture = images.decode(sample.files["png"], 1)
+        sides[sample.held_out][picture.tobytes()] = sample.label
+    train, test = classifier.halves()
+    assert len(train.label_N) + len(test.label_N) == 1797
+    for half, side in ((train, sides[False]), (test, sides[True])):
+        assert {x.tobytes(): y for x, y in zip(half.image_NHWC, half.label_N, strict=True)} == side
+
+
+def test_training_is_a_function_of_the_seed(classifier):
+    half = classifier.halves()[0]
+    few = classifier.Digits(image_NHWC=half.image_NHWC[:128], label_N=half.label_N[:128])
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, again, other = (classifier.train(few, seed, epochs=2).last.weight for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, other)
+    assert torch.rand(1) == expected
+
+
+def test_real_digits_are_known_and_nearer_than_noise(judge):
+    assert judge.about["accuracy"] > 0.97
+    r = judge.reference
+    assert r["real_whole_half"] < r["real"] < r["uniform_noise"] / 3
+    assert judge.distance(judge.test.image_NHWC) == pytest.approx(0, abs=1e-6)
+    ones = judge.test.image_NHWC[judge.test.label_N == 1]
+    assert judge.distance(ones) > 3 * r["real"]
+
+
+def test_colour_and_large_pictures_are_made_grey_and_small(bench):
+    image = np.zeros((2, 32, 32, 3), np.uint8)
+    image[..., 0] = 90
+    assert np.array_equal(bench.grey(image), np.full((2, 16, 16, 1), 30))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a tiny untrained model of each kind."""
+    from noiseweave.engine import base_models, systems
+    from noiseweave.engine.training_recipes import ModelRecipe, ObjectiveRecipe, ScheduleRecipe, UnetRecipe
+
+    folder = tmp_path_factory.mktemp("models")
+    for kind, classes in (("ddpm", 10), ("flow", 10), ("linear_mixing", 0), ("vae", 0), ("dcgan", 0)):
+        plan = systems.Blueprint(
+            model=ModelRecipe(kind=kind, classes=classes, width=4, latent=8), objective=ObjectiveRecipe(),
+            unet=UnetRecipe(channels=(8, 8), attention=()), schedule=ScheduleRecipe(kind="cosine"),
+            classes=classes, size=16, channels=1, seed=0,
+        )  # fmt: skip
+        base_models.save(systems.build(plan).model, folder / kind, torch.float32)
+    (folder / "flow/_run").mkdir()
+    (folder / "flow/_run/config.json").write_text(json.dumps({"batch": 16, "steps": 20}))
+    row = {"loss": 1.0, "step": 20, "seconds_per_step": 0.5}
+    (folder / "flow/_run/log.jsonl").write_text(json.dumps({"step": 10}) + "\n" + json.dumps(row) + "\n")
+    return folder
+
+
+def test_each_kind_is_scored_and_told(bench, judge, models, tmp_path, monkeypatch):
+    few = bench.SamplerRecipe
+    chain, curve = [few(name="ddim", steps=10)], [few(name="euler", steps=10), few(name="heun", steps=2)]
+    monkeypatch.setattr(bench, "WAYS", bench.WAYS | {"ddpm": chain, "flow": curve, "linear_mixing": curve})
+    monkeypatch.setattr(bench, "GUIDED_STEPS", (3, 4))
+    monkeypatch.setattr(bench, "Judge", lambda count, seed: judge)
+    page = tmp_path / "base_models.md"
+    page.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
+    args = argparse.Namespace(models=models, out=tmp_path / "out.json", docs=tmp_path, count=40, seed=0)
+    bench.run(args)
+    result = json.loads(args.out.read_text())
+    entries = {e["name"]: e for e in result["models"]}
+    assert set(entries) == {"ddpm", "flow", "linear_mixing", "vae", "dcgan"}
+    assert [(r["sampler"], r["guidance"], r["calls"]) for r in entries["flow"]["samples"]] == [
+        ("Euler 10", 1, 10), ("Heun 2", 1, 4), ("Euler 3", 2, 3), ("Euler 4", 2, 4),
+    ]  # fmt: skip
+    assert [r["sampler"] for r in entries["vae"]["samples"]] == ["one call"]
+    assert {n: entries[n]["steps"] for n in ("flow", "vae")} == {"flow": 20, "vae": None}
+    assert entries["flow"]["seconds"] == 10
+    told = {n: e["samples"][0]["accuracy"] is not None for n, e in entries.items()}
+    assert told == {"ddpm": True, "flow": True, "linear_mixing": False, "vae": False, "dcgan": False}
+    [duel] = result["duels"]
+    euler, ddim = (entries[n]["samples"][0]["frechet"] for n in ("flow", "ddpm"))
+    assert (duel["euler_10"], duel["ddim_10"]) == (euler, ddim)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert f"{'beats' if euler < ddim else 'does not beat'} `ddpm`" in text
+    for name in entries:
+        assert f"(base_models/{name}.png)" in text
+        data = (tmp_path / f"base_models/{name}.png").read_bytes()
+        assert len(data) < 60_000
+        assert Image.open(io.BytesIO(data)).size == (8 * 54 + 6, 4 * 54 + 12)
+
+
+def test_the_same_weights_are_not_drawn_again(bench, judge, models, tmp_path, monkeypatch):
+    drawn = []
+    measure = bench.measure
+    monkeypatch.setattr(bench, "Judge", lambda count, seed: judge)
+    monkeypatch.setattr(bench, "measure", lambda *a: drawn.append(a[0].kind) or measure(*a))
+    alone = tmp_path / "models"
+    alone.mkdir()
+    for kind in ("vae", "dcgan"):
+        (alone / kind).symlink_to(models / kind)
+    args = argparse.Namespace(models=alone, out=tmp_path / "out.json", docs=None, count=40, seed=0)
+    bench.run(args)
+    assert sorted(drawn) == ["dcgan", "vae"]
+    first = json.loads(args.out.read_text())["models"]
+    bench.run(args)
+    assert len(drawn) == 2
+    assert json.loads(args.out.read_text())["models"] == first
+    args.seed = 1
+    bench.run(args)
+    assert len(drawn) == 4
+
+
+def test_what_is_missing_is_said(bench, tmp_path):
+    with pytest.raises(ValueError, match="none is there"):
+        list(bench.found(tmp_path))
+    (tmp_path / "base_models.md").write_text("no markers")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        bench.write_page(tmp_path, "text")
