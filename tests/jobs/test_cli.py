@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from noiseweave import __version__
 from noiseweave.jobs import cli
 
 THERE = [job for job in cli.JOBS if importlib.util.find_spec(f"noiseweave.jobs.{job}")]
+CONFIGS = Path(__file__).parents[2] / "configs"
 HEAVY = ("torch", "ray", "diffusers", "transformers", "sklearn", "torchvision", "accelerate")
 
 
@@ -190,3 +192,34 @@ def test_a_switch_needs_no_value():
     assert cli.parse("augment", [*base, "--overwrite"])[1].overwrite
     assert cli.parse("augment", [*base, "--samples.copy_original", "--seed", "3"])[1].samples.copy_original
     assert not cli.parse("augment", ["--overwrite", "false", *base])[1].overwrite
+
+
+def test_an_option_of_several_words_takes_that_many():
+    base = ["--output", "out"]
+    ends = ("a cat", "-3: null")
+    for words in (["--interpolate", *ends, *base], [*base, "--frames", "3", "--interpolate", *ends]):
+        assert cli.parse("sample", words)[1].interpolate == ends
+    config = cli.parse("sample", ["--interpolate", "a", "b", "c", *base, "--overwrite", "d"])[1]
+    assert (config.interpolate, config.prompts, config.overwrite) == (("a", "b"), ("c", "d"), True)
+    assert cli.parse("sample", ['--interpolate=["a", "b"]', *base])[1].interpolate == ("a", "b")
+
+
+@pytest.mark.parametrize("words", [["a"], [], ["a", "--frames", "3"], ["--frames", "3"]])
+def test_too_few_words_are_counted(words, capsys):
+    given = len([w for w in words[:1] if w == "a"])
+    error = failed(capsys, "sample", "--output", "o", "--interpolate", *words)
+    assert f"--interpolate: 2 words are needed, {given} given" in error
+
+
+def test_several_words_in_yaml(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "output: out\ninterpolate: [a, b]\nlabels: '3'\nprompts: ['3', 'null']\n"
+    )
+    config = cli.parse("sample", ["--config", str(tmp_path / "a.yaml")])[1]
+    assert (config.interpolate, config.labels, config.prompts) == (("a", "b"), "3", ("3", "null"))
+    assert cli.parse("sample", ["4", "--config", str(tmp_path / "a.yaml")])[1].prompts == ("4",)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sample-*.yaml")), ids=lambda p: p.stem)
+def test_the_configs_of_sample_hold(path):
+    assert cli.parse("sample", ["--config", str(path)])[1].output.startswith("out/")
