@@ -30,6 +30,7 @@ from noiseweave.jobs.train_data import Unreadable, batches
 from noiseweave.jobs.train_input import Source
 
 STRIP = 8  # pictures of a preview that go on the strip
+ROWS = 1000  # of the log that a checkpoint holds: more than a killed driver can have left unwritten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Trainer:
     def __init__(self, config: Config, system: System, link: Link) -> None:
         self.config, self.system, self.link, self.step = config, system, link, 0
         self.accelerator = accelerator_of(config, link)
+        self.rows: list[dict[str, float]] = []
         self.networks: dict[str, Any] = dict(system.networks)
         self.optimizers = {name: self._optimizer(network) for name, network in self.networks.items()}
         average = self._restore() if link.resume else self.drawing.state_dict()
@@ -85,7 +87,7 @@ class Trainer:
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        self.step = saved["step"]
+        self.step, self.rows = saved["step"], json.loads(self.link.load("rows.json"))
         return safetensors.torch.load(self.link.load("ema.safetensors"))
 
     def average(self) -> dict[str, Tensor]:
@@ -104,6 +106,7 @@ class Trainer:
             "model.safetensors": safetensors.torch.save(_plain(weights)),
             "ema.safetensors": safetensors.torch.save(_plain(self.average())),
             "optimizer.pt": buffer.getvalue(),
+            "rows.json": json.dumps(self.rows[-ROWS:]).encode(),
         }
 
     def lr(self, step: int) -> float:
@@ -172,7 +175,7 @@ def accelerator_of(config: Config, link: Link) -> Accelerator:
         cpu=not link.gpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         gradient_accumulation_steps=config.accumulate,
-        # a DCGAN's batch norms differ from worker to worker anyway; sent around, they would break its backward
+        # training reads no batch norm's running statistics: nothing to send around
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         log_with="tensorboard" if local else None,
         project_dir=state(config) if local else None,
@@ -219,6 +222,8 @@ def loop(task: Task, link: Link) -> None:
 def _steps(config: Config, trainer: Trainer, ready: Any, quarantine: Quarantine) -> None:
     link, losses, clock = trainer.link, [], Clock(trainer.step)
     preview = Preview(config, trainer)
+    if trainer.rows:
+        link.post({"earlier": list(trainer.rows)})
     for parts in ready:
         losses.append(trainer.update(parts))
         step = trainer.step
@@ -233,8 +238,14 @@ def _steps(config: Config, trainer: Trainer, ready: Any, quarantine: Quarantine)
             return link.fail(f"loss or gradient is not finite in steps {first} to {step}")
         losses.clear()
         named = {turn.name: v for turn, v in zip(trainer.system.turns, values, strict=True)}
-        row = {**named, **trainer.watched(parts[0]), "lr": trainer.lr(step - 1), **clock.row(step, config.batch)}
+        row = {
+            **named,
+            **trainer.watched(parts[0]),
+            "lr": trainer.lr(step - 1),
+            **clock.row(step, config.batch),
+        }
         link.post(row)
+        trainer.rows.append(row)
         trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         preview.draw_at(step)
         if saving:
