@@ -275,15 +275,16 @@ def main() -> None:
     args = parser.parse_args()
     args.count = args.count or (500 if args.models else 200)
     args.out = args.out or (RESULTS if args.models else None)
+    torch.set_num_threads(1)  # the classifier's layers are too small for more
+    judge = Judge(args.count, args.seed)
     torch.set_num_threads(args.threads)
     try:
-        run(args)
+        run(args, judge)
     except ValueError as e:
         parser.error(str(e))
 
 
-def run(args: argparse.Namespace) -> None:
-    judge = Judge(args.count, args.seed)
+def run(args: argparse.Namespace, judge: Judge) -> None:
     print(json.dumps({"classifier": judge.about, "reference": judge.reference}), flush=True)
     kept = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
     entries = []

@@ -156,11 +156,10 @@ def test_each_kind_is_scored_and_told(bench, judge, models, tmp_path, monkeypatc
     chain, curve = [few(name="ddim", steps=10)], [few(name="euler", steps=10), few(name="heun", steps=2)]
     monkeypatch.setattr(bench, "WAYS", bench.WAYS | {"ddpm": chain, "flow": curve, "linear_mixing": curve})
     monkeypatch.setattr(bench, "GUIDED_STEPS", (3, 4))
-    monkeypatch.setattr(bench, "Judge", lambda count, seed: judge)
     page = tmp_path / "base_models.md"
     page.write_text(f"before\n{bench.BEGIN}\nold\n{bench.END}\nafter\n")
     args = argparse.Namespace(models=models, out=tmp_path / "out.json", docs=tmp_path, count=40, seed=0)
-    bench.run(args)
+    bench.run(args, judge)
     result = json.loads(args.out.read_text())
     entries = {e["name"]: e for e in result["models"]}
     assert set(entries) == {"ddpm", "flow", "linear_mixing", "vae", "dcgan"}
@@ -190,21 +189,20 @@ def test_each_kind_is_scored_and_told(bench, judge, models, tmp_path, monkeypatc
 def test_the_same_weights_are_not_drawn_again(bench, judge, models, tmp_path, monkeypatch):
     drawn = []
     measure = bench.measure
-    monkeypatch.setattr(bench, "Judge", lambda count, seed: judge)
     monkeypatch.setattr(bench, "measure", lambda *a: drawn.append(a[0].kind) or measure(*a))
     alone = tmp_path / "models"
     alone.mkdir()
     for kind in ("vae", "dcgan"):
         (alone / kind).symlink_to(models / kind)
     args = argparse.Namespace(models=alone, out=tmp_path / "out.json", docs=None, count=40, seed=0)
-    bench.run(args)
+    bench.run(args, judge)
     assert sorted(drawn) == ["dcgan", "vae"]
     first = json.loads(args.out.read_text())["models"]
-    bench.run(args)
+    bench.run(args, judge)
     assert len(drawn) == 2
     assert json.loads(args.out.read_text())["models"] == first
     args.seed = 1
-    bench.run(args)
+    bench.run(args, judge)
     assert len(drawn) == 4
 
 
