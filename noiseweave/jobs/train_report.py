@@ -28,6 +28,9 @@ class Watch:
         self.shown = 0.0
 
     def __call__(self, row: dict[str, Any]) -> None:
+        if "earlier" in row:  # of a run that was killed before it wrote them down
+            self.rows |= {r["step"]: r for r in row["earlier"]}
+            return
         self.rows[row["step"]] = row
         last = row["step"] == self.steps
         if time.monotonic() - self.shown < self.seconds and not last:

@@ -157,7 +157,9 @@ def test_half_precision_is_of_the_saved_weights(bad_shards, whole, tmp_path):
     train_report.publish(config_of(bad_shards, tmp_path / "half", "--save_precision", "fp16"), 0, last)
     full, half = weights_of(whole), weights_of(tmp_path / "half")
     assert all(torch.equal(half[name], full[name].half()) for name in full)
-    assert DDPMPipeline.from_pretrained(tmp_path / "half", torch_dtype=torch.float16).unet.dtype == torch.float16
+    assert (
+        DDPMPipeline.from_pretrained(tmp_path / "half", torch_dtype=torch.float16).unet.dtype == torch.float16
+    )
     assert base_models.load(ModelConfig(name=str(tmp_path / "half"))).dtype == torch.float32
 
 

@@ -38,6 +38,7 @@ def test_from_a_checkpoint_it_goes_on_to_the_same_weights_and_losses(kind, squar
     config = config_of(squares, tmp_path / "out", "--steps", "10", *KINDS[kind])
     undisturbed = alone(config)
     resumed = alone(config, undisturbed.saved[5])
+    assert resumed.earlier == undisturbed.rows[:5], "the log of a killed run has no gap"
     assert [row["step"] for row in resumed.rows] == [6, 7, 8, 9, 10]
     for name in (k for k in resumed.rows[0] if k.startswith("loss")):
         assert resumed.losses(name) == undisturbed.losses(name)[5:]
@@ -159,7 +160,8 @@ def test_a_shard_that_goes_away_while_it_trains_is_one_clear_failure(tmp_path):
 
 def test_weights_in_bf16_stay_float32_and_the_loss_is_near(squares, tmp_path):
     full, half = (
-        alone(config_of(squares, tmp_path / "out", "--steps", "4", "--precision", p)) for p in ("fp32", "bf16")
+        alone(config_of(squares, tmp_path / "out", "--steps", "4", "--precision", p))
+        for p in ("fp32", "bf16")
     )
     assert half.losses() == pytest.approx(full.losses(), rel=0.05)
     assert half.losses() != full.losses()

@@ -37,7 +37,9 @@ def several(tasks, link):
 
     for name, (task, store) in tasks.items():
         if not dist.is_initialized():
-            dist.init_process_group("gloo", init_method=f"file://{store}", rank=link.rank, world_size=link.world)
+            dist.init_process_group(
+                "gloo", init_method=f"file://{store}", rank=link.rank, world_size=link.world
+            )
         helper.fresh()
         one = helper.Both(link)
         loop(task, one)
@@ -97,5 +99,4 @@ def test_a_killed_driver_resumes_on_two_workers_to_the_same_weights(ray_session,
     assert_same_weights(whole, output, atol=1e-4)
     losses = {step: row["loss"] for step, row in log_of(output).items()}
     undisturbed = dict(enumerate(link.losses(), 1))
-    assert {step: undisturbed[step] for step in losses} == pytest.approx(losses, rel=1e-4)
-    assert set(losses) >= set(range(16, 21)), "the log goes on"
+    assert losses == pytest.approx(undisturbed, rel=1e-4), "the log goes on, without a gap"

@@ -85,11 +85,15 @@ class Alone:
         self.checkpoint = checkpoint
         self.resume = None if checkpoint is None else "here"
         self.rows: list[dict[str, Any]] = []
+        self.earlier: list[dict[str, Any]] = []
         self.saved: dict[int, dict[str, bytes]] = {}
         self.failure: str | None = None
 
     def post(self, row):
-        self.rows.append(row)
+        if "earlier" in row:
+            self.earlier = row["earlier"]
+        else:
+            self.rows.append(row)
 
     def fail(self, message):
         self.failure = message
