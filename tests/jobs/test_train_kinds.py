@@ -53,12 +53,13 @@ def test_its_loss_falls_and_what_is_saved_draws(name, digits, tmp_path):
 
 
 def test_a_dcgan_moves_both_networks_and_logs_both_losses(digits, tmp_path):
-    gan = ("--model.kind", "dcgan", "--data.size", "16", "--batch", "32")
+    gan = ("--model.kind", "dcgan", "--data.size", "16", "--optimizer.lr", "1e-3")
     link = alone(config_of(digits, tmp_path / "out", *QUICK, *gan))
     assert link.failure is None
-    assert falls(link.losses("loss_d"), to=0.9), link.losses("loss_d")
+    assert falls(link.losses("loss_d"), to=0.95), link.losses("loss_d")
     assert np.isfinite(link.losses("loss_g")).all()
-    assert all(0 <= row["d_drawn"] <= 1 and 0 <= row["d_real"] <= 1 for row in link.rows)
+    last = link.rows[-1]
+    assert 0 < last["d_drawn"] < last["d_real"] < 1, "digits look more real than first attempts"
     early, late = (safetensors.torch.load(link.saved[step]["model.safetensors"]) for step in (5, 20))
     moved = {name.split(".")[0] for name in early if not torch.equal(early[name], late[name])}
     assert moved == {"generator", "discriminator"}
@@ -177,7 +178,7 @@ def assert_latents_of(url, vae):
     place = shards.located(url, ("npy",))[0][0][1]
     (data,) = storage.read_ranges(url, [(place.offset, place.size)])
     picture = images.fit(images.decode(digit(int(place.key)), 3), 16)
-    x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
     encoder = AutoencoderKL.from_pretrained(vae).eval()
     with torch.no_grad():
         wanted = torch.cat([encoder.encode(v).latent_dist.mean * 0.5 for v in (x, x.flip(3))])
