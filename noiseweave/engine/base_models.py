@@ -35,7 +35,7 @@ class BaseModel:
         classes: how many it is told, 0 none; the label ``classes`` itself means no class.
         size, channels: of its pictures.
         noise_shape: of what one picture is made from: [C, H, W] or [latent].
-        scheduler: diffusers scheduler of a ddpm, else None.
+        scheduler: diffusers scheduler of a UNet2DModel, else None.
         encoder: frozen diffusers VAE that the network's latents belong to, or None.
         micro_batch: rows in one network call, 0 picks.
     """
@@ -129,23 +129,31 @@ def quiet() -> None:
 
 def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
     """Write the folder; the weights in ``dtype``."""
-    import diffusers
-
     quiet()
     network = model.network.to(dtype)
     about = {"kind": model.kind, "classes": model.classes, "size": model.size, "channels": model.channels}
-    if model.kind in BASELINES:
-        part, kind = _baseline(model.kind)
-        network.save_pretrained(folder / part)
-        index = {"_class_name": "NoiseweaveModel", part: ["noiseweave", kind.__name__]}
-        (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
-    elif model.encoder is not None:
-        latent: Any = diffusers.LDMPipeline(vqvae=model.encoder, unet=network, scheduler=model.scheduler)
-        latent.save_pretrained(folder)
-    else:
-        pixel: Any = diffusers.DDPMPipeline(unet=network, scheduler=model.scheduler)
-        pixel.save_pretrained(folder)
+    parts = {_baseline(model.kind)[0]: network} if model.kind in BASELINES else {"unet": network}
+    if model.kind not in BASELINES:
+        parts["scheduler"] = model.scheduler
+    if model.encoder is not None:
+        parts["vqvae"] = model.encoder
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {"_class_name": _pipeline(model)} | {name: _origin(part) for name, part in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
     (folder / "noiseweave.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _pipeline(model: BaseModel) -> str:
+    """diffusers' pipeline that draws from such a folder, or a name that it will refuse."""
+    if model.kind not in ("ddpm", "flow"):
+        return "NoiseweaveModel"
+    return "DDPMPipeline" if model.encoder is None else "LDMPipeline"
+
+
+def _origin(part: Any) -> list[str]:
+    """[library, class], as diffusers' index has it."""
+    return [type(part).__module__.split(".")[0], type(part).__name__]
 
 
 def load(config: ModelConfig, device: str = "cpu") -> BaseModel:

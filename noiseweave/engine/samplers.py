@@ -209,7 +209,8 @@ def flow(velocity: Predict, x: Tensor, method: str, recipe: SamplerRecipe, belie
         return y.view(len(x), -1).square().mean(1).sqrt().max()
 
     ends = torch.tensor([0.0, 1.0], device=x.device)
-    fixed = {"step_size": 1 / recipe.steps}
+    # torchdiffeq's own grid of a step size may end on one more, tiny step
+    fixed = {"grid_constructor": lambda f, x, t: torch.linspace(0, 1, recipe.steps + 1, device=x.device)}
     options: dict[str, Any] = {"norm": worst} if method == "dopri5" else fixed
     return odeint(
         field, x, ends, method=method, rtol=recipe.tolerance, atol=recipe.tolerance, options=options

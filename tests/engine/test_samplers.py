@@ -102,6 +102,12 @@ def test_network_evaluations_are_counted(name, each):
         assert model.network.times == pytest.approx([1000 * (1 - i / 7) for i in range(7)], abs=1e-2)
 
 
+@pytest.mark.parametrize("steps", [61, 109])
+def test_a_fixed_solver_takes_exactly_the_steps_that_it_is_told(steps):
+    model = model_of("flow")
+    assert samplers.draw(model, [0], None, SamplerRecipe(name="euler", steps=steps), 0).calls == steps
+
+
 def test_dopri5_takes_more_evaluations_for_a_smaller_tolerance():
     rough, fine = (
         samplers.draw(model_of("flow"), range(2), None, SamplerRecipe(name="dopri5", tolerance=t), 0).calls
