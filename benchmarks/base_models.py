@@ -24,7 +24,7 @@ from inversion import hardware
 
 from noiseweave.engine import base_models, collage, images, samplers
 from noiseweave.engine.base_models import BaseModel
-from noiseweave.engine.recipes import ModelConfig, SamplerRecipe
+from noiseweave.engine.recipes import ModelConfig, SamplerRecipe, sampler_name
 
 RESULTS = Path(__file__).parent / "results/base-models-cpu.json"
 BEGIN, END = "<!-- benchmarks/base_models.py: begin -->", "<!-- benchmarks/base_models.py: end -->"
@@ -114,7 +114,7 @@ def measure(model: BaseModel, recipe: SamplerRecipe, judge: Judge, count: int, s
 
 
 def title(kind: str, recipe: SamplerRecipe) -> str:
-    name = samplers.name_of(kind, recipe)
+    name = sampler_name(kind, recipe)
     if name == "none":
         return "one call"
     spacing = f", {recipe.spacing}" if kind == "ddpm" else ""

@@ -181,3 +181,22 @@ class SamplerRecipe:
         check(0 <= self.eta <= 1, "sampler.eta", self.eta, "0 to 1")
         check(0 <= self.guidance <= 100, "sampler.guidance", self.guidance, "0 to 100")
         check(0 < self.tolerance < 1, "sampler.tolerance", self.tolerance, "above 0, below 1")
+
+
+OF_NOISE_SCHEDULE = ("ddpm", "ddim", "dpm-solver++")
+OF_FLOW = ("euler", "midpoint", "heun", "dopri5")
+
+
+def sampler_name(kind: str, recipe: SamplerRecipe, field: str = "sampler") -> str:
+    """The sampler that a recipe means for a kind of base model; "none" for a vae or dcgan.
+
+    Raises:
+        ValueError: it is not one for such a model.
+    """
+    allowed = {"ddpm": OF_NOISE_SCHEDULE, "vae": (), "dcgan": ()}.get(kind, OF_FLOW)
+    if recipe.name == "auto":
+        return {"ddpm": "ddim", "vae": "none", "dcgan": "none"}.get(kind, "euler")
+    if recipe.name not in allowed:
+        what = f"auto, {', '.join(allowed)}" if allowed else "auto"
+        raise ValueError(f"{field}.name={recipe.name!r}: for a {kind} model it is one of {what}")
+    return recipe.name

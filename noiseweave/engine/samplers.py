@@ -17,7 +17,7 @@ from torch import Tensor
 from noiseweave.engine.base_models import BaseModel, encode_pictures, pictures_of
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.objectives import TIME
-from noiseweave.engine.recipes import SamplerRecipe
+from noiseweave.engine.recipes import SamplerRecipe, sampler_name
 from noiseweave.engine.seeding import generator
 
 NOISE_SCHEDULE = ("ddpm", "ddim", "dpm-solver++")
@@ -48,24 +48,6 @@ class Drawn:
     calls: int
 
 
-def name_of(model_kind: str, recipe: SamplerRecipe) -> str:
-    """The sampler that a recipe means for a kind of model; "none" for a vae or dcgan.
-
-    Raises:
-        ValueError: it is not one for such a model.
-    """
-    if model_kind in ("vae", "dcgan"):
-        allowed: tuple[str, ...] = ()
-    else:
-        allowed = NOISE_SCHEDULE if model_kind == "ddpm" else tuple(FLOW)
-    if recipe.name == "auto":
-        return {"ddpm": "ddim", "vae": "none", "dcgan": "none"}.get(model_kind, "euler")
-    if recipe.name not in allowed:
-        what = f"auto, {', '.join(allowed)}" if allowed else "auto"
-        raise ValueError(f"sampler.name={recipe.name!r}: for a {model_kind} model it is one of {what}")
-    return recipe.name
-
-
 def noise_of(model: BaseModel, keys: Sequence[object], seed: int) -> tuple[Tensor, list[torch.Generator]]:
     """Each picture's first noise, from (seed, key) alone, and the generators that its later noise comes from."""
     generators = [generator(seed, "sample", key) for key in keys]
@@ -85,7 +67,7 @@ def draw(
     """
     x, generators = noise_of(model, keys, seed)
     x = x.to(model.device)
-    name = name_of(model.kind, recipe)
+    name = sampler_name(model.kind, recipe)
     if name == "none":
         return Drawn(image_BHWC=pictures_of(model, decoded(model, x)), beliefs_KBHWC=None, calls=1)
     predict = Guided(model, label_B, recipe.guidance)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from noiseweave.cluster import folders, shards, storage
-from noiseweave.engine import base_models, pretrained, samplers, text_to_image
-from noiseweave.engine.recipes import check
+from noiseweave.engine import base_models, pretrained, text_to_image
+from noiseweave.engine.recipes import check, sampler_name
 from noiseweave.jobs.sample import Config, Task
 from noiseweave.jobs.sample_prompts import prompts_of
 
@@ -29,7 +29,7 @@ def plan(config: Config, output: str) -> Task:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
     about = base_models.describe(config.model.name)
     kind, classes = about["kind"], about["classes"]
-    name = samplers.name_of(kind, config.sampler)
+    name = sampler_name(kind, config.sampler)
     check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
           "1, as the model knows no classes")  # fmt: skip
     check(
@@ -95,14 +95,17 @@ def _cycle(config: Config, classes: int) -> tuple[int, ...]:
 
 
 def _matched(config: Config) -> dict[int | None, int]:
-    """label -> pictures of the set to match, {} when there is none."""
+    """label -> pictures of the set to match, {} when there is none; a job's output folder means its pictures."""
     if config.match is None:
         return {}
     root = storage.absolute(config.match)
+    if storage.exists(storage.join(root, "report.json")):
+        inside = (storage.join(root, name) for name in ("shards", "images"))
+        root = next((folder for folder in inside if os.path.isdir(folder)), root)
     tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
     counts: dict[int | None, int] = {}
     if tars:
-        for shard in shards.find(config.match):
+        for shard in shards.find(root):
             for location in shards.locate(shard)[0]:
                 counts[location.label] = counts.get(location.label, 0) + 1
     else:

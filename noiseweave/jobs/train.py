@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import flatten, refuse_foreign
 from noiseweave.cluster.session import ClusterConfig, Session
-from noiseweave.engine.recipes import Precision, SamplerRecipe, check
+from noiseweave.engine.recipes import Precision, SamplerRecipe, check, sampler_name
 from noiseweave.engine.training_recipes import (
     BASELINES,
     Blueprint,
@@ -183,6 +183,9 @@ class Config:
             self.batch % self.streams == 0, "data.streams", self.streams, f"a divisor of batch={self.batch}"
         )
         check_size(self)
+        sampler_name(self.model.kind, self.preview.sampler, "preview.sampler")
+        fits = self.model.kind != "ddpm" or self.preview.sampler.steps <= self.schedule.timesteps
+        check(fits, "preview.sampler.steps", self.preview.sampler.steps, "at most schedule.timesteps")
 
     @property
     def streams(self) -> int:

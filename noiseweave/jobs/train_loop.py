@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class Trainer:
     def __init__(self, config: Config, system: System, link: Link) -> None:
         self.config, self.system, self.link, self.step = config, system, link, 0
         self.accelerator = accelerator_of(config, link)
-        self.rows: list[dict[str, float]] = []
+        self.rows: deque[dict[str, float]] = deque(maxlen=ROWS)
         self.networks: dict[str, Any] = dict(system.networks)
         self.optimizers = {name: self._optimizer(network) for name, network in self.networks.items()}
         average = self._restore() if link.resume else self.drawing.state_dict()
@@ -87,7 +88,8 @@ class Trainer:
             self.optimizers[name].load_state_dict(saved["optimizers"][name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        self.step, self.rows = saved["step"], json.loads(self.link.load("rows.json"))
+        self.step = saved["step"]
+        self.rows.extend(json.loads(self.link.load("rows.json")))
         return safetensors.torch.load(self.link.load("ema.safetensors"))
 
     def average(self) -> dict[str, Tensor]:
@@ -106,7 +108,7 @@ class Trainer:
             "model.safetensors": safetensors.torch.save(_plain(weights)),
             "ema.safetensors": safetensors.torch.save(_plain(self.average())),
             "optimizer.pt": buffer.getvalue(),
-            "rows.json": json.dumps(self.rows[-ROWS:]).encode(),
+            "rows.json": json.dumps(list(self.rows)).encode(),
         }
 
     def lr(self, step: int) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 
 from noiseweave.engine import samplers
 from noiseweave.engine.base_models import BaseModel
-from noiseweave.engine.recipes import SamplerRecipe
+from noiseweave.engine.recipes import SamplerRecipe, sampler_name
 
 MEAN, STD = 0.3, 0.1
 
@@ -174,7 +174,7 @@ def test_fewer_steps_than_beliefs_give_all_there_are():
 )  # fmt: skip
 def test_a_sampler_of_another_kind_is_refused_by_name(kind, name, words):
     with pytest.raises(ValueError, match=words):
-        samplers.name_of(kind, SamplerRecipe(name=name))
+        sampler_name(kind, SamplerRecipe(name=name))
 
 
 def test_more_steps_than_the_schedule_has_are_refused():

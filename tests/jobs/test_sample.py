@@ -178,6 +178,8 @@ def test_match_draws_as_many_of_each_class(told, tmp_path):
     some = shard(tmp_path / "some/a.tar", [{"cls": "3"}, {}, {}])  # not all are labelled: in turn
     assert drawn(tmp_path / "q", "--model.name", told, *FAST, "--match", some) == 0
     assert labels(tmp_path / "q") == [0, 1, 2]
+    assert drawn(tmp_path / "r", "--model.name", told, *FAST, "--match", tmp_path / "o") == 0
+    assert labels(tmp_path / "r") == sorted(wanted), "a job's output folder means its pictures"
 
 
 def test_match_of_a_folder_numbers_its_sub_folders_as_pack_does(told, tmp_path):

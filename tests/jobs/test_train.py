@@ -171,6 +171,8 @@ def test_half_precision_is_of_the_saved_weights(bad_shards, whole, tmp_path):
         ("--data.streams", "3", "data.streams=3: a divisor of batch=8"),
         ("--optimizer.lr", "0", "optimizer.lr=0"),
         ("--steps", "0", "steps=0"),
+        ("--preview.sampler.name", "euler", "preview.sampler.name='euler': for a ddpm model"),
+        ("--preview.sampler.steps", "1001", "preview.sampler.steps=1001: at most schedule.timesteps"),
         ("--input", "/nowhere/at/all", "/nowhere/at/all"),
         ("--input", "/nowhere/one.png", "no such picture"),
     ],
