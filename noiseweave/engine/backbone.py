@@ -124,7 +124,9 @@ def _check_kind(name: str, folder: Path) -> None:
         raise ValueError(f"model {name!r}: {what}; supported are pixel models (UNet2DModel)")
     scheduler = str(pretrained.read(name, folder, "scheduler/scheduler_config.json").get("_class_name"))
     if scheduler.startswith("FlowMatch"):
-        raise ValueError(f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has")
+        raise ValueError(
+            f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has"
+        )
     unet = pretrained.read(name, folder, "unet/config.json")
     channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
     if channels not in (1, 3) or unet.get("out_channels") != channels:

@@ -60,9 +60,13 @@ def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> d
     text = f"{config.mode}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
     files = {"fused.png": images.encode(fused_FHWC[0])}
     files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}
-    files["sheet.png"] = collage.png(collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], [*heads, "fused"], tile))
+    files["sheet.png"] = collage.png(
+        collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], [*heads, "fused"], tile)
+    )
     if config.sweep:
         width = len(config.ratios)
         rows = [list(fused_FHWC[i : i + width]) for i in range(1, len(fused_FHWC), width)]
-        files["sweep.png"] = collage.png(collage.sheet(rows, MODES, [f"ratio {r:g}" for r in config.ratios], tile))
+        files["sweep.png"] = collage.png(
+            collage.sheet(rows, MODES, [f"ratio {r:g}" for r in config.ratios], tile)
+        )
     return files
