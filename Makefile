@@ -9,7 +9,7 @@ BENCHMARKS ?= $(wildcard benchmarks/*.py)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench demo-model wheel clean
+.PHONY: demo test lint bench demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -47,6 +47,16 @@ demo-model: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/digits
 	$(BIN)/noiseweave train --config configs/demo-model.yaml \
 		--input $(OUT)/digits/shards --output $(OUT)/demo-model
+
+# one model of each kind on half of the digits, scored on the other half: about an hour on two cores
+base-models: $(VENV)/.installed-dev
+	$(BIN)/noiseweave pack --dataset digits --size 16 --shard_samples 150 --validation 0.5 --output $(OUT)/half
+	set -e; for kind in vae dcgan flow digits-classes mixing; do \
+		$(BIN)/noiseweave train --config configs/train-$$kind.yaml \
+			--input $(OUT)/half/shards --output $(OUT)/base/$$kind; done
+	$(BIN)/noiseweave train --config configs/train-flow.yaml --objective.coupling optimal_transport \
+		--input $(OUT)/half/shards --output $(OUT)/base/flow-ot
+	$(BIN)/python benchmarks/base_models.py --models $(OUT)/base --docs docs
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel
