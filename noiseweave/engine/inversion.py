@@ -28,16 +28,27 @@ def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor
         x_0_BCHW: float [B, C, H, W], the model's clean space (-1..1 for pixels).
         noise_TBCHW: float [T, B, C, H, W], independent standard normal for each step.
     """
+    a, a_prev = (v.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1) for v in (s.a_T, s.a_prev_T))
+    x_TBCHW, x_prev_TBCHW, e_TBCHW = predicted_chain(epsilon, s, x_0_BCHW, noise_TBCHW)
+    return maps_of(s, x_TBCHW, x_prev_TBCHW - mean(x_TBCHW, e_TBCHW, a, a_prev))
+
+
+def predicted_chain(
+    epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every x_t, drawn straight from x_0; the x_{t-1} after each; the noise predicted in each: [T, B, C, H, W]."""
     a = s.a_T.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1)
-    a_prev = s.a_prev_T.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1)
     x_TBCHW = a.sqrt().to(x_0_BCHW) * x_0_BCHW + (1 - a).sqrt().to(x_0_BCHW) * noise_TBCHW
     t_TB = s.t_T.to(x_0_BCHW.device)[:, None].expand(-1, len(x_0_BCHW))
     e_TBCHW = epsilon(x_TBCHW.flatten(0, 1), t_TB.flatten()).unflatten(0, t_TB.shape)
-    x_prev_TBCHW = torch.cat([x_TBCHW[1:], x_0_BCHW[None]])
-    r_TBCHW = x_prev_TBCHW - mean(x_TBCHW, e_TBCHW, a, a_prev)
+    return x_TBCHW, torch.cat([x_TBCHW[1:], x_0_BCHW[None]]), e_TBCHW
+
+
+def maps_of(s: Schedule, x_TBCHW: Tensor, r_TBCHW: Tensor) -> list[NoiseMaps]:
+    """The chain and its residuals, one NoiseMaps for each of the B pictures."""
     return [
         NoiseMaps(x_T_CHW=x_TBCHW[0, b], residual_TCHW=r_TBCHW[:, b], timesteps_T=s.t_T)
-        for b in range(len(x_0_BCHW))
+        for b in range(x_TBCHW.shape[1])
     ]
 
 

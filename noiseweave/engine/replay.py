@@ -18,12 +18,17 @@ def replay(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
     Raises:
         ValueError: maps of other time steps than the schedule's.
     """
-    if any(not torch.equal(m.timesteps_T, s.t_T) for m in maps):
-        raise ValueError("noise maps: made with other time steps than this schedule has")
-    x_BCHW = torch.stack([m.x_T_CHW for m in maps])
+    x_BCHW = first(s, maps)
     for i, t in enumerate(s.t_T.tolist()):
         t_B = torch.full((len(maps),), t, device=x_BCHW.device)
         r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
         a, a_prev = s.a_T[i].to(x_BCHW.device), s.a_prev_T[i].to(x_BCHW.device)
         x_BCHW = mean(x_BCHW, epsilon(x_BCHW, t_B), a, a_prev) + r_BCHW
     return x_BCHW
+
+
+def first(s: Schedule, maps: list[NoiseMaps]) -> Tensor:
+    """x_T of every map, [B, C, H, W]; ValueError when one is of other time steps than the schedule's."""
+    if any(not torch.equal(m.timesteps_T, s.t_T) for m in maps):
+        raise ValueError("noise maps: made with other time steps than this schedule has")
+    return torch.stack([m.x_T_CHW for m in maps])
