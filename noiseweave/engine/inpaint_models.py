@@ -1,0 +1,181 @@
+"""Models that fill holes: what a name means, and how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from noiseweave.engine import base_models, pretrained, text_to_image
+from noiseweave.engine.backbone import DTYPES
+from noiseweave.engine.base_models import BaseModel
+from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.text_to_image import TextModel
+
+FAMILY = (*text_to_image.FAMILY, "StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+
+Kind = Literal["inpaint", "latent", "pixel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """A model before it is loaded.
+
+    Attributes:
+        kind: inpaint is a UNet that sees the hole and what lies around it (9 channels); latent is any other
+            pipeline of the Stable Diffusion family; pixel is a base model (ddpm).
+        channels: of its pictures, 1 or 3.
+        size: side in pixels that it was made for.
+        multiple: sides of its pictures are multiples of it; 0 where it draws size x size only.
+    """
+
+    kind: Kind
+    channels: int
+    size: int
+    multiple: int
+
+    @property
+    def repaint(self) -> bool:
+        """Whether it is no inpainting model, so that RePaint is used."""
+        return self.kind != "inpaint"
+
+    @property
+    def reads_prompts(self) -> bool:
+        return self.kind != "pixel"
+
+
+@dataclass(kw_only=True)
+class InpaintModel:
+    """A model, ready to fill holes: a pipeline (text) or a base model, never both.
+
+    Attributes:
+        about: what describe says of it.
+        text: the pipeline of an inpaint or latent model; ``text_to_image.too_long`` takes it.
+        base: a pixel model.
+        micro_batch: pictures in one call, halved for good when memory runs out.
+    """
+
+    about: About
+    text: TextModel | None = None
+    base: BaseModel | None = None
+    micro_batch: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device if self.base else self._text.pipeline.device
+
+    @property
+    def vae(self) -> Any:
+        """What latents belong to, or None where x is pixels."""
+        return self.base.encoder if self.base else self._text.pipeline.vae
+
+    @property
+    def scheduler(self) -> Any:
+        return self.base.scheduler if self.base else self._text.scheduler
+
+    @property
+    def _text(self) -> TextModel:
+        assert self.text is not None
+        return self.text
+
+
+def _index(name: str) -> tuple[Path, dict[str, Any]]:
+    folder = pretrained.find(name, ["model_index.json", "*/config.json"])
+    return folder, pretrained.read(name, folder, "model_index.json")
+
+
+def describe(name: str) -> About:
+    """What a shipped model, a folder or a hub id is, read from its configs alone.
+
+    Raises:
+        ValueError: one line, when it is no model that can inpaint.
+    """
+    folder, index = _index(name)
+    if index.get("_class_name") in FAMILY:
+        return _describe_pipeline(name, folder)
+    about = base_models.describe(name)
+    if about["kind"] != "ddpm":
+        raise ValueError(
+            f"model {name!r}: a {about['kind']}; inpainting takes a ddpm or a Stable Diffusion pipeline"
+        )
+    return About(kind="pixel", channels=about["channels"], size=about["size"], multiple=0)
+
+
+def _describe_pipeline(name: str, folder: Path) -> About:
+    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    latent, seen = vae.get("latent_channels", 4), unet.get("in_channels")
+    # 9 = noisy latent, mask, latent of the masked picture (Rombach et al., arXiv 2112.10752, section 4.5)
+    kind: Kind = "inpaint" if seen == 2 * latent + 1 else "latent"
+    if seen not in (latent, 2 * latent + 1):
+        raise ValueError(
+            f"model {name!r}: its unet takes {seen} channels; inpainting takes {latent} or {2 * latent + 1}"
+        )
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    side = unet["sample_size"] if isinstance(unet["sample_size"], int) else max(unet["sample_size"])
+    return About(kind=kind, channels=vae.get("out_channels", 3), size=side * factor, multiple=factor)
+
+
+def locate(name: str) -> Path:
+    """A pipeline's folder or hub id -> the folder with all its files.
+
+    Raises:
+        ValueError: one line: what is missing, comes with code of its own, or is kept as pickle.
+    """
+    folder = pretrained.find(name, text_to_image.WANTED)
+    index = pretrained.read(name, folder, "model_index.json")
+    for part, origin in index.items():
+        if not isinstance(origin, list) or len(origin) != 2 or not origin[0]:
+            continue
+        if origin[0] not in text_to_image.LIBRARIES:
+            raise ValueError(
+                f"model {name!r}: {part} comes with code of its own ({origin[0]}), which is never run"
+            )
+        text_to_image._check_part(name, folder, part)
+    return folder
+
+
+def fingerprint(name: str) -> str:
+    """SHA-256 over the model's configs, vocabulary and weights (16 hex digits)."""
+    _, index = _index(name)
+    if index.get("_class_name") not in FAMILY:
+        return base_models.fingerprint(name)
+    folder = locate(name)
+    files = sorted(f for f in folder.glob("*/*") if f.suffix in (".json", ".txt", ".safetensors"))
+    return pretrained.fingerprint([folder / "model_index.json", *files])
+
+
+def load(config: ModelConfig, device: str = "cpu") -> InpaintModel:
+    """Load a model that ``describe`` knows.
+
+    micro_batch 0 takes 16 pictures of a pipeline on a GPU and 4 elsewhere, of a pixel model 256 and 64.
+
+    Raises:
+        ValueError: one line, when it is missing, broken or of another kind.
+    """
+    about = describe(config.name)
+    on_gpu = torch.device(device).type == "cuda"
+    if about.kind == "pixel":
+        base = base_models.load(config, device)
+        return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
+    size = config.micro_batch or (16 if on_gpu else 4)
+    pipeline = _pipeline(config, device)
+    text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size)
+    return InpaintModel(about=about, text=text, micro_batch=size)
+
+
+def _pipeline(config: ModelConfig, device: str) -> Any:
+    from diffusers import AutoPipelineForInpainting
+
+    text_to_image._quiet()
+    folder = locate(config.name)
+    try:
+        pipeline = AutoPipelineForInpainting.from_pretrained(
+            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True
+        )
+    except Exception as e:
+        raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
+    if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
+        pipeline.vae.to(torch.float32)  # it overflows in float16
+    return pipeline.to(device)

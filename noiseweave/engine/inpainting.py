@@ -1,0 +1,244 @@
+"""Filling holes, a batch at a time: models made for it, and RePaint (arXiv 2201.09865) with any other.
+
+B pictures, H x W pixels, C channels; x is what the network sees, pixels or latents; a hole is True where the
+picture is repaired.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine import base_models, masks, text_to_image
+from noiseweave.engine.inpaint_models import About, InpaintModel, describe, fingerprint, load
+from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
+from noiseweave.engine.micro_batch import MicroBatch
+from noiseweave.engine.prompts import Prompt, TextRecipe
+from noiseweave.engine.repaint import Believe, Draw, repaint
+from noiseweave.engine.samplers import Guided
+from noiseweave.engine.schedule import Schedule, kept
+from noiseweave.engine.seeding import generator
+
+__all__ = ["About", "InpaintModel", "describe", "fingerprint", "inpaint", "load"]
+
+SMALLEST = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
+
+
+def inpaint(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Fill the holes of pictures of one size; each a function of (picture, hole, prompt, recipe, seed) alone.
+
+    Args:
+        image_BHWC: uint8 [B, H, W, channels]; H and W multiples of about.multiple, or about.size.
+        hole_BHW: bool [B, H, W], True where it is repaired.
+        prompts: B of them; a picture's noise comes from its prompt's key. A pixel model reads only the key.
+
+    Returns:
+        uint8 [B, H, W, channels], the pictures themselves outside the holes. With strength 1 what was inside
+        them makes no difference.
+
+    Raises:
+        ValueError: a size or number of steps that the model does not have; or ``"not_finite: keys"``, whose
+            pictures came out as NaN or infinity (fp16 overflows in some models): try float32.
+        torch.OutOfMemoryError: a single picture does not fit.
+    """
+    assert len(image_BHWC) == len(hole_BHW) == len(prompts) > 0
+    assert image_BHWC.shape[:3] == hole_BHW.shape
+    _check(model, image_BHWC.shape[1:], recipe)
+    parts = MicroBatch(
+        lambda *rows: _filled(model, *rows, recipe=recipe, seed=seed), model.micro_batch, model.device
+    )
+    try:
+        restored = parts(image_BHWC, hole_BHW, list(prompts)).numpy()
+    finally:
+        model.micro_batch = parts.size
+    return np.where(hole_BHW[..., None], restored, image_BHWC)
+
+
+def _check(model: InpaintModel, shape: tuple[int, ...], recipe: InpaintRecipe) -> None:
+    about, (height, width, channels) = model.about, shape
+    trained = int(model.scheduler.config.num_train_timesteps)
+    if recipe.steps > trained:
+        raise ValueError(f"inpaint.steps={recipe.steps}: the model has {trained} time steps")
+    fits, allowed = height == width == about.size, f"{about.size}x{about.size} only"
+    if (n := about.multiple) > 0:
+        fits, allowed = height % n == width % n == 0, f"multiples of {n}"
+    if not fits or channels != about.channels:
+        raise ValueError(
+            f"a picture of {width}x{height} with {channels} channels: the model takes {allowed}, {about.channels} "
+            "channels"
+        )
+
+
+@torch.inference_mode()
+def _filled(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    *, recipe: InpaintRecipe, seed: int,
+) -> Tensor:  # fmt: skip
+    """The model's pictures, uint8 [B, H, W, C] on the CPU; near the originals outside the holes, no more."""
+    generators = [generator(seed, "inpaint", p.key) for p in prompts]
+    fill = _conditioned if model.about.kind == "inpaint" else _repainted
+    x = fill(model, image_BHWC, hole_BHW, prompts, recipe, generators)
+    picture = _decode(model, x)
+    finite = (x.isfinite().flatten(1).all(1) & picture.isfinite().flatten(1).all(1)).tolist()
+    if not all(finite):
+        lost = ", ".join(p.key for p, ok in zip(prompts, finite, strict=True) if not ok)
+        raise ValueError(f"not_finite: {lost}")
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
+
+
+def _encode(model: InpaintModel, image_BHWC: np.ndarray) -> Tensor:
+    x = torch.from_numpy(np.array(image_BHWC)).to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return x if model.vae is None else base_models.encode_pictures(model.vae, x)
+
+
+def _decode(model: InpaintModel, x: Tensor) -> Tensor:
+    """float32 [B, C, H, W] in about [-1, 1]; black where a pipeline's safety checker flags it."""
+    if model.vae is None:
+        return x
+    picture = base_models.decode_latents(model.vae, x).float()
+    pipeline: Any = model.text.pipeline if model.text else None
+    if getattr(pipeline, "safety_checker", None) is not None:
+        flagged = pipeline.run_safety_checker(picture.clone(), model.device, pipeline.unet.dtype)[1]
+        picture[torch.tensor(flagged, device=picture.device)] = -1
+    return picture
+
+
+def _latent_hole(hole_BHW: np.ndarray, x: Tensor) -> Tensor:
+    """bool [B, 1, h, w] for x: a latent with any hole in its block of pixels is repaired, so that no crack is lost."""
+    hole = torch.from_numpy(np.array(hole_BHW))[:, None].float().to(x.device)
+    return torch.nn.functional.max_pool2d(hole, hole.shape[-1] // x.shape[-1]).bool()
+
+
+def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
+    """Noise like x, each picture's from its own generator: float32, on the CPU and then moved."""
+    return lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x.device)
+
+
+class Told:
+    """The UNet of a pipeline, told each picture's prompt, with classifier-free guidance (arXiv 2207.12598).
+
+    ``untold + guidance (told - untold)``, both halves in one call; no untold half where guidance is 1.
+    """
+
+    def __init__(
+        self, pipeline: Any, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]
+    ) -> None:
+        self.unet, self.guidance = pipeline.unet, guidance
+        given = text_to_image.embeddings(pipeline, prompts, guidance > 1)
+        halves = ("negative_", "") if guidance > 1 else ("",)
+        self.words_BLD = torch.cat([given[f"{half}prompt_embeds"] for half in halves])
+        self.added = None
+        if "pooled_prompt_embeds" in given:  # SDXL is told the picture's size and crop too (arXiv 2307.01952)
+            ids = torch.tensor([*size, 0, 0, *size]).expand(len(self.words_BLD), -1)
+            pooled = torch.cat([given[f"{half}pooled_prompt_embeds"] for half in halves])
+            self.added = {"text_embeds": pooled, "time_ids": ids.to(pooled)}
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        guided = self.guidance > 1
+        out = self.unet(
+            (torch.cat([x, x]) if guided else x).to(self.unet.dtype), t.to(x.device),
+            encoder_hidden_states=self.words_BLD, added_cond_kwargs=self.added, return_dict=False,
+        )[0].float()  # fmt: skip
+        if not guided:
+            return out
+        untold, told = out.chunk(2)
+        return untold + self.guidance * (told - untold)
+
+
+def _conditioned(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, generators: list[torch.Generator],
+) -> Tensor:  # fmt: skip
+    """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
+    assert model.text is not None
+    told = Told(model.text.pipeline, prompts, recipe.guidance, hole_BHW.shape[1:])
+    around = _around(model, image_BHWC, hole_BHW)
+    mask = _latent_hole(hole_BHW, around).to(around)
+    words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
+    scheduler = text_to_image.scheduler_of(model.text, words)
+    scheduler.set_timesteps(recipe.steps)
+    skip = (recipe.steps - recipe.kept) * scheduler.order
+    t_T = scheduler.timesteps[skip:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skip)
+    noise = _draw(around, generators)()
+    if recipe.strength == 1:
+        x = noise * scheduler.init_noise_sigma
+    else:
+        x = scheduler.add_noise(_encode(model, image_BHWC), noise, t_T[:1])
+    takes = inspect.signature(scheduler.step).parameters
+    extra = {"generator": generators} if "generator" in takes else {}
+    for t in t_T:
+        seen = torch.cat([scheduler.scale_model_input(x, t), mask, around], 1)
+        x = scheduler.step(told(seen, t), t, x, return_dict=False, **extra)[0]
+    return x
+
+
+def _around(model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray) -> Tensor:
+    """The latent of the pictures with 0, mid-grey, in their holes, as these models were trained."""
+    x = torch.from_numpy(np.array(image_BHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = x * ~torch.from_numpy(np.array(hole_BHW))[:, None]
+    return base_models.encode_pictures(model.vae, x)
+
+
+def _repainted(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, generators: list[torch.Generator],
+) -> Tensor:  # fmt: skip
+    """RePaint in pixels or latents."""
+    # a latent near the hole sees into it: it is shown its surroundings there, not what is to be replaced
+    shown = np.stack([masks.filled(x, hole) for x, hole in zip(image_BHWC, hole_BHW, strict=True)])
+    known = _encode(model, shown)
+    hole = _latent_hole(hole_BHW, known)
+    inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
+    s = _schedule(model, recipe)
+    levels = walk(len(s), recipe.jump_length, recipe.resample)
+    predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
+    return repaint(_believe(model, predict), s, known, hole, inside, levels, _draw(known, generators))
+
+
+def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
+    """The time steps that the model's own scheduler takes, without those that strength leaves out."""
+    from diffusers import DDIMScheduler
+
+    scheduler: Any = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler.set_timesteps(recipe.steps)
+    t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
+    return kept(t_S, scheduler.alphas_cumprod.clamp(min=SMALLEST), recipe.steps - recipe.kept)
+
+
+def _predict(
+    model: InpaintModel, prompts: Sequence[Prompt], recipe: InpaintRecipe, size: tuple[int, int]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    if model.base is None:
+        assert model.text is not None
+        return Told(model.text.pipeline, prompts, recipe.guidance, size)
+    classes = model.base.classes
+    return Guided(model.base, torch.full((len(prompts),), classes) if classes else None, 1.0)
+
+
+def _believe(model: InpaintModel, predict: Callable[[Tensor, Tensor], Tensor]) -> Believe:
+    """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
+    config = model.scheduler.config
+    clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
+    kind = config.prediction_type
+
+    def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
+        out = predict(x, t)
+        if kind == "epsilon":
+            x_0 = (x - (1 - a).sqrt() * out) / a.sqrt()
+        elif kind == "v_prediction":  # arXiv 2202.00512, appendix D
+            x_0 = a.sqrt() * x - (1 - a).sqrt() * out
+        else:
+            x_0 = out
+        return x_0.clamp(-clip, clip)
+
+    return believe
