@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.fusion import fuse
 from noiseweave.engine.inversion import draw_noise, invert
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe
+from noiseweave.engine.latent_backbone import LatentBackbone
+from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts
 from noiseweave.engine.records import NoiseMaps, Pair
 from noiseweave.engine.replay import replay
-from noiseweave.engine.schedule import Schedule
+from noiseweave.engine.schedule import Denoiser, Schedule
 from noiseweave.engine.seeding import rng, seed_of
+
+Shares = Sequence[tuple[int, float]]
+"""What a fused picture is made of: (number of a picture, weight)."""
 
 
 def draw_pair(
@@ -31,19 +35,42 @@ def draw_pair(
     )  # fmt: skip
 
 
+def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
+    """What an inversion of the B pictures asks: told each picture's source text."""
+    if prompts is None:
+        return backbone.epsilon
+    assert isinstance(backbone, LatentBackbone)
+    return backbone.told(backbone.words(prompts.source), prompts.guidance_source)
+
+
+def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[Sequence[Shares]], Denoiser]:
+    """(what each fused picture is made of) -> what their replay asks: told the parents' targets, mixed alike."""
+    if prompts is None:
+        return lambda shares: backbone.epsilon
+    assert isinstance(backbone, LatentBackbone)
+    told, guidance, words = backbone.told, prompts.guidance_target, backbone.words(prompts.target)
+    return lambda shares: told(words.mixed(shares), guidance)
+
+
 def invert_pictures(
-    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int
-) -> tuple[Schedule, list[NoiseMaps]]:
-    """uint8 [B, size, size, C] and their keys -> one NoiseMaps each; noise from (seed, key)."""
+    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int,
+    prompts: Prompts | None = None,
+) -> tuple[Schedule, list[NoiseMaps]]:  # fmt: skip
+    """uint8 [B, size, size, C] and their keys -> one NoiseMaps each; noise from (seed, key).
+
+    Args:
+        prompts: of the B pictures, for a model that reads words; None tells it nothing.
+    """
     s = backbone.schedule(recipe.num_steps, recipe.skip)
     x_0_BCHW = backbone.encode(image_BHWC)
     noise = [draw_noise(recipe, len(s), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
-    return s, invert(backbone.epsilon, s, x_0_BCHW, torch.stack(noise, 1).to(backbone.device))
+    noise_TBCHW = torch.stack(noise, 1).to(backbone.device)
+    return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
 
 
 def augment(
     backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
-    inversion: InversionRecipe, fusion: FusionRecipe, seed: int,
+    inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
 ) -> np.ndarray:  # fmt: skip
     """The fused pictures of a group, in the order of its pairs.
 
@@ -51,28 +78,43 @@ def augment(
         image_BHWC: uint8 [B, size, size, C], at the model's size.
         keys: of the B pictures; with ``seed`` they decide the noise.
         pairs: with ``a`` and ``b`` as positions in the B pictures.
+        prompts: of the B pictures, for a model that reads words; None tells it nothing.
 
     Returns:
         uint8 [number of pairs, size, size, C].
     """
     if not pairs:
         return image_BHWC[:0]
-    s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed)
+    s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
+    epsilon_of = target_denoisers(backbone, prompts)
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in range(0, len(pairs), step):
+        some = pairs[start : start + step]
         fused = [
             fuse([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread)  # type: ignore[arg-type]
-            for p in pairs[start : start + step]
+            for p in some
         ]
-        done.append(backbone.decode(replay(backbone.epsilon, s, fused)))
+        epsilon = epsilon_of([[(p.a, 1 - p.ratio), (p.b, p.ratio)] for p in some])
+        done.append(backbone.decode(replay(epsilon, s, fused)))
     return np.concatenate(done)
 
 
 def fuse_pictures(
     backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps],
-    recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True,
+    recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True, prompts: Prompts | None = None,
 ) -> Tensor:  # fmt: skip
-    """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W]."""
-    fused = [fuse(maps, weights, mode, keep_spread) for mode, weights in recipes]  # type: ignore[arg-type]
-    return replay(backbone.epsilon, s, fused)
+    """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W].
+
+    The maps of one picture alone are replayed as they are: with a target prompt that is text-guided editing.
+
+    Args:
+        prompts: of the pictures, for a model that reads words; None tells it nothing.
+    """
+    fused = [_fused(maps, weights, mode, keep_spread) for mode, weights in recipes]
+    epsilon = target_denoisers(backbone, prompts)([list(enumerate(weights)) for _, weights in recipes])
+    return replay(epsilon, s, fused)
+
+
+def _fused(maps: Sequence[NoiseMaps], weights: Sequence[float], mode: str, keep_spread: bool) -> NoiseMaps:
+    return maps[0] if len(maps) == 1 else fuse(maps, weights, mode, keep_spread)  # type: ignore[arg-type]

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from noiseweave.engine import pretrained
 from noiseweave.engine.micro_batch import MicroBatch
-from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.recipes import ModelConfig, PromptRecipe
 from noiseweave.engine.schedule import Schedule, kept
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
+LATENT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LDMPipeline")
 
 
 class Backbone:
@@ -50,7 +51,9 @@ class Backbone:
         if num_steps > trained:
             raise ValueError(f"inversion.num_steps={num_steps}: the model has {trained} time steps")
         self.scheduler.set_timesteps(num_steps)
-        return kept(self.scheduler.timesteps, self.scheduler.alphas_cumprod, skip)
+        t_S = self.scheduler.timesteps
+        beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
+        return kept(t_S - beyond, self.scheduler.alphas_cumprod, skip)
 
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
         """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
@@ -69,6 +72,10 @@ class Backbone:
 
     def _epsilon(self, x: Tensor, t: Tensor) -> Tensor:
         out = self.unet(x.to(self.dtype), t.to(self.device), return_dict=False)[0].float()
+        return self.noise_of(out, x, t)
+
+    def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
             return out
@@ -78,12 +85,43 @@ class Backbone:
         return (x.float() - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
 
 
+def is_latent(name: str) -> bool:
+    """Whether a model works on a VAE's latents; latent_backbone.py knows those.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    folder = pretrained.find(name, ["model_index.json"])
+    if not (folder / "model_index.json").is_file():
+        return False
+    index = pretrained.read(name, folder, "model_index.json")
+    return "vqvae" in index or index.get("_class_name") in LATENT
+
+
+def reads_words(name: str, prompt: PromptRecipe) -> bool:
+    """Whether a model is told prompts.
+
+    Raises:
+        ValueError: it is not, and something is to be said.
+    """
+    from noiseweave.engine.text_to_image import is_text_model
+
+    reads, given = is_text_model(name), prompt.given()
+    if given and not reads:
+        raise ValueError(
+            f"{given}: model {name!r} reads no words; prompts are for {' and '.join(LATENT[:2])}"
+        )
+    return reads
+
+
 def locate(name: str) -> Path:
     """A shipped model's name, a folder or a hub id -> the folder with its files.
 
     Raises:
         ValueError: what is missing, and how to get it.
     """
+    if is_latent(name):
+        return latent_backbone().locate(name)
     folder = pretrained.find(name, [*FILES, "unet/*.safetensors"])
     missing = [f for f in FILES if not (folder / f).is_file()]
     if not missing and not any(folder.glob(WEIGHTS)):
@@ -96,18 +134,31 @@ def locate(name: str) -> Path:
     return folder
 
 
-def load(config: ModelConfig, device: str = "cpu") -> Backbone:
-    """Load a pixel-space model.
+def latent_backbone() -> Any:
+    """The module, which stands on this one."""
+    from noiseweave.engine import latent_backbone
+
+    return latent_backbone
+
+
+def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> Backbone:
+    """Load a model: a LatentBackbone for one that works on latents.
+
+    Args:
+        size: side of the pictures, in pixels; None takes what the model was made for, and a pixel model has
+            no other.
 
     Raises:
-        ValueError: one line, when it is missing, broken or of another kind.
+        ValueError: one line, when it is missing, broken, of another kind, or cannot take that size.
     """
+    if is_latent(config.name):
+        return latent_backbone().load(config, device, size)
     from diffusers import DDIMScheduler, UNet2DModel
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
     folder = locate(config.name)
-    _check_kind(config.name, folder)
+    shape(config.name, size)
     try:
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
@@ -119,14 +170,11 @@ def load(config: ModelConfig, device: str = "cpu") -> Backbone:
 def _check_kind(name: str, folder: Path) -> None:
     index = pretrained.read(name, folder, "model_index.json")
     kind = (index.get("unet") or [None, None])[1]
-    if kind != "UNet2DModel" or "vqvae" in index:
-        what = f"its unet is {kind}" if kind != "UNet2DModel" else "it works on latents"
-        raise ValueError(f"model {name!r}: {what}; supported are pixel models (UNet2DModel)")
-    scheduler = str(pretrained.read(name, folder, "scheduler/scheduler_config.json").get("_class_name"))
-    if scheduler.startswith("FlowMatch"):
+    if kind != "UNet2DModel":
         raise ValueError(
-            f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has"
+            f"model {name!r}: its unet is {kind}; supported are pixel models (UNet2DModel) and {', '.join(LATENT)}"
         )
+    check_schedule(name, folder)
     unet = pretrained.read(name, folder, "unet/config.json")
     channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
     if channels not in (1, 3) or unet.get("out_channels") != channels:
@@ -135,18 +183,41 @@ def _check_kind(name: str, folder: Path) -> None:
         raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
 
 
+def check_schedule(name: str, folder: Path) -> None:
+    """Raise ValueError when a model is no diffusion with a noise schedule."""
+    scheduler = str(pretrained.read(name, folder, "scheduler/scheduler_config.json").get("_class_name"))
+    if scheduler.startswith("FlowMatch"):
+        raise ValueError(
+            f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has"
+        )
+
+
 def fingerprint(name: str) -> str:
     """SHA-256 over the model's configs and weights (16 hex digits): the same files, the same model."""
+    if is_latent(name):
+        return latent_backbone().fingerprint(name)
     folder = locate(name)
     return pretrained.fingerprint([*(folder / f for f in FILES), *sorted(folder.glob(WEIGHTS))])
 
 
-def shape(name: str) -> tuple[int, int]:
-    """(channels, size) of a model, read from its config alone."""
+def shape(name: str, size: int | None = None) -> tuple[int, int]:
+    """(channels, side) of a model's pictures, read from its configs alone.
+
+    Args:
+        size: the side that is wanted; None takes what the model was made for.
+
+    Raises:
+        ValueError: the model is of another kind, or cannot take that size.
+    """
+    if is_latent(name):
+        return latent_backbone().shape(name, size)
     folder = locate(name)
     _check_kind(name, folder)
     config = pretrained.read(name, folder, "unet/config.json")
-    return int(config["in_channels"]), int(config["sample_size"])
+    own = int(config["sample_size"])
+    if size not in (None, own):
+        raise ValueError(f"size={size}: model {name!r} works on pixels, and on {own} x {own} of them alone")
+    return int(config["in_channels"]), own
 
 
 def check_steps(name: str, num_steps: int) -> None:

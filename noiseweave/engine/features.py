@@ -21,12 +21,12 @@ from noiseweave.engine.seeding import generator
 Extractor = Callable[[np.ndarray], np.ndarray]
 
 
-def side(recipe: FeatureRecipe, model: str) -> int:
-    """Side of the square pictures that the extractor wants."""
+def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
+    """Side of the square pictures that the extractor wants; ``size`` is the job's own for the model's, if any."""
     if recipe.name == "pixels":
         return recipe.size
     if recipe.name == "unet":
-        return shape(model)[1]
+        return shape(model, size)[1]
     return 224
 
 
@@ -63,14 +63,16 @@ def unet(backbone: Backbone, noise_level: float) -> Extractor:
     steps = int(backbone.scheduler.config.num_train_timesteps)
     t = round(noise_level * (steps - 1))
     a = backbone.scheduler.alphas_cumprod[t].double()
-    shape_CHW = (backbone.channels, backbone.size, backbone.size)
-    noise_CHW = torch.randn(shape_CHW, generator=generator(0, "features", "unet")).to(backbone.device)
+    black = np.zeros((1, backbone.size, backbone.size, backbone.channels), np.uint8)
+    black_1CHW = backbone.encode(black)
+    g = generator(0, "features", "unet")
+    noise_CHW = torch.randn(tuple(black_1CHW.shape[1:]), generator=g).to(backbone.device)
 
     def activations(x_0_BCHW: Tensor) -> Tensor:
         x = a.sqrt().to(x_0_BCHW) * x_0_BCHW + (1 - a).sqrt().to(x_0_BCHW) * noise_CHW
         return _middle(backbone, x, torch.full((len(x),), t, device=backbone.device))
 
-    empty_1D = activations(torch.full((1, *shape_CHW), -1.0, device=backbone.device))
+    empty_1D = activations(black_1CHW)
     # a black picture differs from itself by the rounding of another batch size
     nothing = {torch.float32: 1e-4}.get(backbone.dtype, 2e-2) * float(empty_1D.norm())
 

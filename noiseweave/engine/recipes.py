@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +26,7 @@ class ModelConfig:
         name: a shipped model (digits-ddpm), a folder that diffusers' save_pretrained wrote, or a hub id.
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
-            CPU and 256 on a GPU.
+            CPU and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
     """
 
     name: str = "digits-ddpm"
@@ -54,6 +56,95 @@ class InversionRecipe:
     def __post_init__(self) -> None:
         check(1 <= self.num_steps <= 1000, "inversion.num_steps", self.num_steps, "1 to 1000")
         check(0 <= self.skip < self.num_steps, "inversion.skip", self.skip, "0 to num_steps - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What each of B pictures is told, ready for a model.
+
+    Attributes:
+        source, target: one text for each picture, for the inversion and the replay. A fused picture is told
+            its parents' targets, mixed by their weights.
+        guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    guidance_source: float
+    guidance_target: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRecipe:
+    """What a text-to-image model is told about the pictures. Other models read no words.
+
+    In template and target, {label} stands for a picture's class name, or its number where there are no names,
+    and {caption} for its caption.
+
+    Args:
+        source: what the pictures show, for the inversion; a list gives one text for each. null takes the
+            template or each sample's caption; what has none is told nothing.
+        template: for augment, in place of the captions: "a photo of a {label}". A sample that lacks what the
+            template asks for is told its caption.
+        target: what the replay is told: with it, pictures are edited. null takes the source again, so that a
+            picture comes back as it was, and a fused one is told its parents' texts, mixed by their weights.
+        guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
+            takes 1, or 3.5 with a target (arXiv 2304.06140).
+        guidance_target: that of the replay. null takes guidance_source, or 15 with a target.
+    """
+
+    source: str | tuple[str, ...] | None = None
+    template: str | None = None
+    target: str | None = None
+    guidance_source: float | None = None
+    guidance_target: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_source", "guidance_target"):
+            value = getattr(self, name)
+            check(value is None or 1 <= value <= 100, f"prompt.{name}", value, "1 (off) to 100, or null")
+        one = self.source is None or self.template is None
+        check(one, "prompt.template", self.template, "either source or template, not both")
+
+    def given(self) -> str | None:
+        """The first field that is not as it is by default, with its value; None where all are."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return next((f"prompt.{name}={value!r}" for name, value in fields.items() if value is not None), None)
+
+    def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
+        """The texts of B pictures.
+
+        Args:
+            labels: class name or number of each picture, or None.
+            captions: of each, or None.
+
+        Raises:
+            ValueError: source is a list of another length.
+        """
+        count = len(labels)
+        sources = [self.source] * count if isinstance(self.source, str) else self.source
+        right = sources is None or len(sources) == count
+        check(right, "prompt.source", self.source, f"one text, or one for each of the {count} pictures")
+        known = list(zip(labels, captions, strict=True))
+        told = sources or [_filled(self.template, *k) or k[1] or "" for k in known]
+        aims = [_filled(self.target, *k) for k in known]
+        guidance = self.guidance_source or (1.0 if self.target is None else 3.5)
+        return Prompts(
+            source=tuple(told), guidance_source=guidance,
+            target=tuple(text if aim is None else aim for aim, text in zip(aims, told, strict=True)),
+            guidance_target=self.guidance_target or (guidance if self.target is None else 15.0),
+        )  # fmt: skip
+
+
+def _filled(text: str | None, label: str | None, caption: str | None) -> str | None:
+    """A template with a picture's own words; None where there is no template, or it asks for what is not there.
+
+    Captions come from anywhere: what they hold in braces is not filled in once more.
+    """
+    words = {"label": label, "caption": caption}
+    if text is None or any(f"{{{name}}}" in text and word is None for name, word in words.items()):
+        return None
+    return re.sub(r"\{(label|caption)\}", lambda found: words[found[1]] or "", text)
 
 
 @dataclass(frozen=True, kw_only=True)

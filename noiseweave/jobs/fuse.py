@@ -1,4 +1,8 @@
-"""The ``fuse`` job: two or more pictures -> one, fused in noise space. Runs in this process, without Ray."""
+"""The ``fuse`` job: pictures -> one, fused in noise space. Runs in this process, without Ray.
+
+One picture and a target prompt are text-guided editing (arXiv 2304.06140): inverted as what it shows, replayed as
+what it should show.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from noiseweave import __version__
-from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig, check
+from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig, PromptRecipe, Prompts, check
 
 POSITIONAL = "images"
 POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
@@ -16,10 +20,10 @@ POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --outp
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Two or more pictures -> their fusion in noise space.
+    """Two or more pictures -> their fusion in noise space; with a target prompt, one or more -> an edit.
 
     Args:
-        images: two or more pictures, files or URLs.
+        images: two or more pictures, or one and prompt.target; files or URLs.
         output: folder or URL for fused.png, input-0.png.., sheet.png, fuse.json and, with sweep, sweep.png.
         mode: how the noise maps are mixed.
         ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
@@ -29,8 +33,10 @@ class Config:
         ratios: columns of the sweep.
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         seed: the result depends on it and on the bytes of the pictures.
+        size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
         inversion: how pictures become noise maps.
+        prompt: what a text-to-image model is told.
     """
 
     images: tuple[str, ...] = ()
@@ -42,23 +48,38 @@ class Config:
     ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     keep_spread: bool = True
     seed: int = 0
+    size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    prompt: PromptRecipe = field(default_factory=PromptRecipe)
 
     def __post_init__(self) -> None:
-        count = len(self.images)
-        check(count >= 2, "images", list(self.images), "two or more pictures")
+        count, edits = len(self.images), self.prompt.target is not None
+        check(
+            count >= 2 - edits, "images", list(self.images), "two or more pictures, or one and prompt.target"
+        )
+        check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
         one = self.ratio is None or self.weights is None
         check(one, "ratio", self.ratio, "either ratio or weights, not both")
         ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
         check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")
+        if count == 1:
+            check(
+                self.ratio is None and not self.sweep, "images", list(self.images), "two, for ratio or sweep"
+            )
         if self.weights is not None:
             values = list(self.weights)
             check(len(values) == count, "weights", values, f"one for each of the {count} pictures")
             ok = min(values) >= 0 and 0 < sum(values) < math.inf
             check(ok, "weights", values, "numbers >= 0 with a sum above 0")
+
+    @property
+    def prompts(self) -> Prompts:
+        """What each picture is told, where the model reads words."""
+        nothing = [None] * len(self.images)
+        return self.prompt.of(nothing, nothing)
 
     @property
     def shares(self) -> list[float]:
@@ -67,6 +88,13 @@ class Config:
             return [w / sum(self.weights) for w in self.weights]
         count = len(self.images)
         return [1 / count] * count if self.ratio is None else spread(self.ratio, count)
+
+
+def check_prompt(prompt: PromptRecipe) -> None:
+    """Raise ValueError where a prompt asks for what is known of a data set's samples alone."""
+    check(prompt.template is None, "prompt.template", prompt.template, "null for fuse; it has source")
+    asks = [word for word in ("{label}", "{caption}") if word in (prompt.target or "")]
+    check(not asks, "prompt.target", prompt.target, "a plain text for fuse, whose pictures have no labels")
 
 
 def spread(ratio: float, count: int) -> list[float]:
@@ -84,23 +112,25 @@ def run(config: Config) -> int:
     from noiseweave.engine import augmentation, backbone
     from noiseweave.jobs import fuse_pictures as work
 
-    channels, size = backbone.shape(config.model.name)
+    channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps)
+    prompts = config.prompts if backbone.reads_words(config.model.name, config.prompt) else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
     output = storage.absolute(config.output)
     storage.check_writable(output)
-    model = backbone.load(config.model, work.device())
-    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed)
-    psnr = work.fidelity(model, s, maps, image_NHWC)
+    model = backbone.load(config.model, work.device(), config.size)
+    work.warn(model, prompts)
+    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed, prompts)
+    psnr = work.fidelity(model, s, maps, image_NHWC, prompts)
     recipes = [(config.mode, config.shares), *(grid(config) if config.sweep else ())]
-    fused = model.decode(augmentation.fuse_pictures(model, s, maps, recipes, config.keep_spread))
-    files = work.encoded(config, image_NHWC, fused)
+    fused = augmentation.fuse_pictures(model, s, maps, recipes, config.keep_spread, prompts)
+    files = work.encoded(config, image_NHWC, model.decode(fused))
     for name, data in files.items():
         storage.write(storage.join(output, name), data)
-    lineage = describe(config, keys, psnr, list(files), backbone.fingerprint(config.model.name))
+    lineage = describe(config, keys, psnr, list(files), backbone.fingerprint(config.model.name), prompts)
     storage.write_json(storage.join(output, "fuse.json"), lineage)
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
-    print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
+    work.tell(model, psnr, image_NHWC)
     return 0
 
 
@@ -110,8 +140,9 @@ def grid(config: Config) -> list[tuple[Mode, list[float]]]:
 
 
 def describe(
-    config: Config, keys: Sequence[str], psnr: Sequence[float], files: Sequence[str], model_hash: str
-) -> Mapping[str, Any]:
+    config: Config, keys: Sequence[str], psnr: Sequence[float], files: Sequence[str], model_hash: str,
+    prompts: Prompts | None,
+) -> Mapping[str, Any]:  # fmt: skip
     """The content of fuse.json: enough to make the picture again."""
     rows = zip(config.images, keys, config.shares, psnr, strict=True)
     return {
@@ -123,4 +154,5 @@ def describe(
         **asdict(config.inversion), "model": config.model.name, "model_hash": model_hash,
         "precision": config.model.precision, "noiseweave": __version__, "files": files,
         "sweep": {"modes": MODES, "ratios": config.ratios} if config.sweep else None,
+        **({"prompt": asdict(prompts)} if prompts else {}),
     }  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from noiseweave.cluster import storage
-from noiseweave.engine import collage, images
+from noiseweave.engine import augmentation, collage, images, text_to_image
 from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.recipes import MODES
+from noiseweave.engine.latent_backbone import LatentBackbone
+from noiseweave.engine.prompts import Prompt
+from noiseweave.engine.recipes import MODES, Prompts
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.replay import replay
 from noiseweave.engine.schedule import Schedule
@@ -45,11 +48,42 @@ def read(path: str) -> bytes:
         raise ValueError(f"picture {path!r}: cannot be read ({type(e).__name__}: {e})") from None
 
 
-def fidelity(model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray) -> list[float]:
-    """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200."""
-    error_NCHW = replay(model.epsilon, s, maps).double() - model.encode(image_NHWC).double()
+def warn(model: Backbone, prompts: Prompts | None) -> None:
+    """Say on standard error which prompts are longer than the text encoder reads."""
+    if prompts is None or not isinstance(model, LatentBackbone) or model.text is None:
+        return
+    texts = [Prompt(text=text, key="") for text in (*prompts.source, *prompts.target)]
+    for text in text_to_image.too_long(model.text, texts):
+        print(f"longer than the text encoder reads, cut: {text[:100]}", file=sys.stderr)
+
+
+def fidelity(
+    model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray, prompts: Prompts | None
+) -> list[float]:
+    """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200.
+
+    Of a latent model it is that of the latents: what the VAE loses is not in it.
+    """
+    again_NCHW = replay(augmentation.source_denoiser(model, prompts), s, maps)
+    return _psnr(again_NCHW.double() - model.encode(image_NHWC).double())
+
+
+def _psnr(error_NCHW: torch.Tensor) -> list[float]:
     mse_N = error_NCHW.square().mean((1, 2, 3)).clamp(min=4e-20)
     return [round(10 * math.log10(4 / mse), 2) for mse in mse_N.tolist()]
+
+
+def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None:
+    """Print how well the pictures come back."""
+    if not isinstance(model, LatentBackbone):
+        print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
+        return
+    apart_NHWC = model.decode(model.encode(image_NHWC)).astype(np.float64) - image_NHWC
+    vae = min(_psnr(torch.from_numpy(apart_NHWC) / 127.5))
+    print(
+        f"invert and replay give each picture's latents back at {min(psnr):.1f} dB or more; the model's VAE "
+        f"alone gives the pictures back at {vae:.1f} dB or more"
+    )
 
 
 def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> dict[str, bytes]:
@@ -57,7 +91,8 @@ def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> d
     tile = max(96, min(image_NHWC.shape[1], 256))
     heads = [f"{i}: {w:.2f}" for i, w in enumerate(config.shares)]
     recipe = config.inversion
-    text = f"{config.mode}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
+    what = config.mode if len(image_NHWC) > 1 else f"{config.prompt.target}"
+    text = f"{what}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
     files = {"fused.png": images.encode(fused_FHWC[0])}
     files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}
     files["sheet.png"] = collage.png(

@@ -1,0 +1,336 @@
+"""Latent models as the algorithms see them (Rombach et al., arXiv 2112.10752), with words where they read any.
+
+B rows, P prompts, L tokens of D values; C, H, W are those of latents. Two layouts of folders: pipelines of the
+Stable Diffusion family, and the LDMPipeline without words that ``noiseweave train --model.vae`` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine import base_models, pretrained, text_to_image
+from noiseweave.engine.backbone import Backbone, check_schedule
+from noiseweave.engine.micro_batch import MicroBatch
+from noiseweave.engine.prompts import Prompt, TextRecipe
+from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.schedule import Denoiser
+from noiseweave.engine.text_to_image import TextModel, slerp
+
+ROWS, AREA = {"cuda": 256, "cpu": 64}, {"cuda": 64 * 64 * 64, "cpu": 8 * 64 * 64}
+"""Most rows in one network call, and most places of their latents together, where micro_batch is 0."""
+VAE_SHARE = 8  # a decoder's pictures take about so many times the memory of the network's latents
+TARGETS = ("epsilon", "v_prediction", "sample")
+POOLED = "pooled_prompt_embeds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What P prompts say to the network.
+
+    Attributes:
+        told: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
+        untold: the same names, [1, ...]: no words, for the guidance.
+    """
+
+    told: Mapping[str, Tensor]
+    untold: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.told["prompt_embeds"])
+
+    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Words:
+        """New prompts, each a mixture of some of these: (number, weight >= 0), with a sum above 0.
+
+        Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
+        from one to the next, each time as far as its weight is in what has come together.
+        """
+        told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
+        return replace(self, told=told)
+
+
+def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
+    (start, weight), *others = [(p, w) for p, w in share if w > 0]
+    here = x_P[start]
+    for p, w in others:
+        weight += w
+        here = slerp(here, x_P[p], w / weight).to(x_P.dtype)
+    return here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What each row of a network call is told; it is cut into parts as the rows are.
+
+    Attributes:
+        words: of P prompts.
+        guidance: scale, 1 is off.
+        which_B: int64 [B], the prompt of each row.
+    """
+
+    words: Words
+    guidance: float
+    which_B: Tensor
+
+    def __getitem__(self, part: slice) -> Condition:
+        return replace(self, which_B=self.which_B[part])
+
+    def arguments(self, height: int, width: int) -> dict[str, Any]:
+        """The network's arguments, for pictures of that size: B rows, or with guidance 2 B, the untold first."""
+        rows = {name: x_P[self.which_B] for name, x_P in self.words.told.items()}
+        if self.guidance != 1:
+            for name, x_1 in self.words.untold.items():
+                rows[name] = torch.cat([x_1.expand_as(rows[name]), rows[name]])
+        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
+        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
+            sizes = rows[POOLED].new_tensor([height, width, 0, 0, height, width])
+            named["added_cond_kwargs"] = {
+                "text_embeds": rows[POOLED],
+                "time_ids": sizes.expand(len(rows[POOLED]), -1),
+            }
+        return named
+
+
+class LatentBackbone(Backbone):
+    """A diffusion model of a VAE's latents: encode, decode and the noise in them.
+
+    Attributes:
+        vae: AutoencoderKL or AutoencoderTiny, in the network's precision; what is not finite then is done
+            once more in float32.
+        shrink: pixels on a latent's side.
+        text: the pipeline that reads words, or None.
+        encoding, decoding: the VAE in micro-batches; parts is the network in its own.
+    """
+
+    def __init__(
+        self, unet: Any, vae: Any, scheduler: Any, device: str = "cpu", precision: str = "fp32",
+        micro_batch: int = 0, size: int | None = None, text: TextModel | None = None,
+    ) -> None:  # fmt: skip
+        self.shrink = shrink_of(vae.config)
+        side = size // self.shrink if size else int(unet.config.sample_size)
+        rows = micro_batch or _rows(device, side)
+        super().__init__(unet, scheduler, device, precision, rows)
+        self.channels, self.size = int(vae.config.in_channels), side * self.shrink
+        half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
+        self.vae = vae.to(self.device, half).eval().requires_grad_(False)
+        self.text = text
+        few = max(1, rows // VAE_SHARE)
+        self.encoding = MicroBatch(self._encode, few, self.device)
+        self.decoding = MicroBatch(self._decode, few, self.device)
+
+    @torch.inference_mode()
+    def encode(self, image_BHWC: np.ndarray) -> Tensor:
+        """uint8 [B, H, W, channels] -> scaled latents, float32 [B, C, H, W]: the mode of the VAE's distribution.
+
+        Raises:
+            ValueError: sides that are no multiple of ``shrink``, or latents that are not finite.
+        """
+        height, width = image_BHWC.shape[1:3]
+        if height % self.shrink or width % self.shrink:
+            raise ValueError(
+                f"picture of {width} x {height}: sides must be multiples of {self.shrink}, as the VAE "
+                "shrinks by that"
+            )
+        return self._finite(self.encoding, super().encode(image_BHWC))
+
+    @torch.inference_mode()
+    def decode(self, x_BCHW: Tensor) -> np.ndarray:
+        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels].
+
+        Where the pipeline has a safety checker, what it flags comes out black.
+
+        Raises:
+            ValueError: pictures that are not finite.
+        """
+        image_BHWC = super().decode(self._finite(self.decoding, x_BCHW.to(self.device)))
+        pipeline: Any = self.text.pipeline if self.text else None
+        if getattr(pipeline, "safety_checker", None) is None:
+            return image_BHWC
+        unit = image_BHWC.astype(np.float32) / 255
+        _, flagged_B = pipeline.run_safety_checker(unit, self.device, self.dtype)
+        image_BHWC[np.array(flagged_B)] = 0
+        return image_BHWC
+
+    def _finite(self, parts: MicroBatch, x_BCHW: Tensor) -> Tensor:
+        """The parts' result; rows that overflow are done again in float32, whatever else is in the batch."""
+        out = parts(x_BCHW)
+        bad_B = ~out.flatten(1).isfinite().all(1)
+        if not bad_B.any():
+            return out
+        half = self.vae.dtype
+        self.vae.to(torch.float32)
+        out[bad_B] = parts(x_BCHW[bad_B])
+        self.vae.to(half)
+        if not out.isfinite().all():
+            raise ValueError(
+                "the model gives values that are not finite, in float32 too; try model.precision=fp32"
+            )
+        return out
+
+    def _encode(self, x_BCHW: Tensor) -> Tensor:
+        out = self.vae.encode(x_BCHW.to(self.vae.dtype))
+        z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
+        shift, scale = _affine(self.vae.config, z)
+        return (z - shift) * scale
+
+    def _decode(self, z_BCHW: Tensor) -> Tensor:
+        shift, scale = _affine(self.vae.config, z_BCHW)
+        return self.vae.decode((z_BCHW / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
+
+    @torch.inference_mode()
+    def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The predicted noise, float32 [B, C, H, W]; a model that reads words is told none."""
+        return self.parts(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
+
+    @cached_property
+    def _silence(self) -> Denoiser:
+        return self.told(self.words([""]))
+
+    @torch.inference_mode()
+    def words(self, texts: Sequence[str]) -> Words:
+        """P texts -> their embeddings, each distinct one encoded once."""
+        assert self.text is not None
+        prompts = [Prompt(text=text, key="") for text in texts]
+        found = text_to_image.embeddings(self.text.pipeline, prompts, guided=True)
+        told = {name: x for name, x in found.items() if not name.startswith("negative_")}
+        return Words(told=told, untold={name: found[f"negative_{name}"][:1] for name in told})
+
+    def told(self, words: Words, guidance: float = 1.0) -> Denoiser:
+        """epsilon(x, t) of rows that are told prompts: a denoiser whose row i is told words[i mod P].
+
+        So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
+        Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
+        call; none where guidance is 1, or where the prompts say no more than no words.
+        """
+        said = any(not torch.equal(x, words.untold[name].expand_as(x)) for name, x in words.told.items())
+
+        @torch.inference_mode()
+        def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+            assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
+            which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
+            condition = Condition(words=words, guidance=guidance if said else 1.0, which_B=which_B)
+            return self.parts(x_BCHW, t_B, condition)
+
+        return epsilon
+
+    def _epsilon(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        if condition is None:
+            return super()._epsilon(x, t)
+        height, width = (side * self.shrink for side in x.shape[2:])
+        halves = 1 if condition.guidance == 1 else 2
+        x_in, t_in = x.to(self.dtype).repeat(halves, 1, 1, 1), t.to(self.device).repeat(halves)
+        out = self.unet(x_in, t_in, **condition.arguments(height, width), return_dict=False)[0].float()
+        if halves == 2:
+            untold, told = out.chunk(2)
+            out = untold + condition.guidance * (told - untold)
+        return self.noise_of(out, x, t)
+
+
+def _rows(device: str, side: int) -> int:
+    kind = torch.device(device).type
+    return max(1, min(ROWS.get(kind, 64), AREA.get(kind, AREA["cpu"]) // side**2))
+
+
+def shrink_of(vae: Mapping[str, Any]) -> int:
+    """Pixels on a latent's side, from a VAE's config."""
+    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderTiny's own name
+    return 2 ** (len(blocks) - 1)
+
+
+def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(shift, scale), broadcast against z: scaled latents are (z - shift) * scale, as diffusers' pipelines have it."""
+    scale = z.new_tensor(config.scaling_factor)
+    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        return z.new_tensor(getattr(config, "shift_factor", None) or 0.0), scale
+    return z.new_tensor(mean).view(1, -1, 1, 1), scale / z.new_tensor(std).view(1, -1, 1, 1)
+
+
+# folders
+
+
+def locate(name: str) -> Path:
+    """A folder or hub id -> the folder with a whole latent model.
+
+    Raises:
+        ValueError: one line: what is missing.
+    """
+    if text_to_image.is_text_model(name):
+        return text_to_image.locate(name)
+    folder = pretrained.find(name, base_models.FILES)
+    for part in ("unet", "vqvae"):
+        missing = f"{part}/config.json" if not (folder / part / "config.json").is_file() else None
+        if not missing and not any((folder / part).glob("*.safetensors")):
+            missing = f"{part}/diffusion_pytorch_model.safetensors"
+        if missing:
+            raise ValueError(f"model {name!r}: {missing} is missing in {folder}")
+    return folder
+
+
+def fingerprint(name: str) -> str:
+    """A hash of the model's configs and weights, 16 hex digits."""
+    return (text_to_image if text_to_image.is_text_model(name) else base_models).fingerprint(name)
+
+
+def shape(name: str, size: int | None = None) -> tuple[int, int]:
+    """(channels, side) of the pictures, in pixels, read from the configs alone.
+
+    Raises:
+        ValueError: the model is of another kind, or cannot take that size.
+    """
+    folder, words = locate(name), text_to_image.is_text_model(name)
+    unet = pretrained.read(name, folder, "unet/config.json")
+    vae = pretrained.read(name, folder, "vae/config.json" if words else "vqvae/config.json")
+    _check(name, folder, unet, vae)
+    shrink = shrink_of(vae)
+    # UNet2DConditionModel pads what it cannot halve, UNet2DModel does not
+    step = shrink if words else shrink * 2 ** (len(unet["block_out_channels"]) - 1)
+    if size is not None and (size < step or size % step):
+        raise ValueError(f"size={size}: for model {name!r} a multiple of {step}")
+    return int(vae.get("in_channels", 3)), size or unet["sample_size"] * shrink
+
+
+def _check(name: str, folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    check_schedule(name, folder)
+    target = pretrained.read(name, folder, "scheduler/scheduler_config.json").get("prediction_type")
+    if target not in (None, *TARGETS):
+        raise ValueError(f"model {name!r}: it predicts {target}; supported are {', '.join(TARGETS)}")
+    if vae.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
+        kinds = "AutoencoderKL and AutoencoderTiny"
+        raise ValueError(f"model {name!r}: its VAE is a {vae.get('_class_name')}; supported are {kinds}")
+    if unet.get("in_channels") != vae.get("latent_channels", 4):
+        raise ValueError(
+            f"model {name!r}: its unet takes {unet.get('in_channels')} channels and its vae gives "
+            f"{vae.get('latent_channels', 4)}"
+        )
+    if not isinstance(unet.get("sample_size"), int) or unet.get("num_class_embeds") is not None:
+        raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
+
+
+def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> LatentBackbone:
+    """Load a latent model.
+
+    Args:
+        size: side of the pictures, in pixels; None takes what the model was made for.
+
+    Raises:
+        ValueError: one line, when it is missing, broken, of another kind, or cannot take that size.
+    """
+    from diffusers import DDIMScheduler
+
+    shape(config.name, size)
+    more: dict[str, Any] = {"precision": config.precision, "micro_batch": config.micro_batch, "size": size}
+    if not text_to_image.is_text_model(config.name):
+        base = base_models.load(config, device)
+        scheduler = DDIMScheduler.from_config(base.scheduler.config)
+        return LatentBackbone(base.network, base.encoder, scheduler, device, **more)
+    text = text_to_image.load(config, TextRecipe(steps=1), device)
+    scheduler = text_to_image.scheduler_of(text, TextRecipe(sampler="ddim", steps=1))
+    return LatentBackbone(text.pipeline.unet, text.pipeline.vae, scheduler, device, text=text, **more)
