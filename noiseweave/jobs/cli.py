@@ -21,6 +21,7 @@ JOBS = {
     "train": "shards -> a base model (DDPM, flow matching, VAE, DCGAN; pixels or latents, with or without classes)",
     "sample": "a trained model -> pictures",
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
+    "inpaint": "pictures and masks -> repaired pictures, each beside its original",
     "fuse": "two or more pictures -> their fusion in noise space",
 }
 
@@ -41,10 +42,13 @@ def parse(job: str, arguments: list[str]):
     module = importlib.import_module(f"noiseweave.jobs.{job}")
     several = getattr(module, "POSITIONAL", None)
     text = f"{JOBS[job]}. {module.POSITIONAL_HELP}" if several else JOBS[job]
+    aliases = getattr(module, "ALIASES", {})
+    if aliases:
+        text += f". Short spellings: {', '.join(f'{short} for {full}' for short, full in aliases.items())}."
     parser = ArgumentParser(prog=f"noiseweave {job}", description=text, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(module.Config, None)
-    arguments = said_out(arguments, set(switches(module.Config)))
+    arguments = said_out(renamed(arguments, aliases), set(switches(module.Config)))
     arguments = listed(arguments, getattr(module, "LIST_OPTIONS", {}))
     if several:
         arguments = named(arguments, several)
@@ -54,6 +58,15 @@ def parse(job: str, arguments: list[str]):
         return module, module.Config(**values)
     except (ArgumentError, ValueError, TypeError) as e:
         fail(str(e))
+
+
+def renamed(arguments: list[str], aliases: dict[str, str]) -> list[str]:
+    """``--model ID`` -> ``--model.name ID`` and ``--model=ID`` -> ``--model.name=ID``, as ``aliases`` has it."""
+    out = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        out.append(aliases.get(name, name) + equals + value)
+    return out
 
 
 def switches(config: type, prefix: str = "--") -> Iterator[str]:

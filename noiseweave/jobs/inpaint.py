@@ -1,0 +1,254 @@
+"""``noiseweave inpaint``: pictures and masks -> pictures with their holes repaired, each beside its original.
+
+Outside its mask a picture keeps every pixel. What is painted depends on the picture's name and the seed alone.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.inpaint_recipes import InpaintRecipe
+from noiseweave.engine.recipes import ModelConfig, check
+
+# short spellings of options, those of the project that this job follows among them
+ALIASES = {
+    "--model": "--model.name", "--steps": "--inpaint.steps", "--guidance": "--inpaint.guidance",
+    "--strength": "--inpaint.strength", "--batch_imgs_dir": "--images", "--batch_masks_dir": "--masks",
+    "--output_dir": "--output",
+}  # fmt: skip
+OWNED = ("restored", "collages", "lineage", "shards", "report.json", "quarantine.jsonl")
+SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Pictures and masks -> repaired pictures, collages and their lineage.
+
+    Args:
+        output: folder or URL for restored/, collages/ and lineage/, or shards/; report.json, quarantine.jsonl.
+            With image, a name such as grid.png is the collage's; the rest goes to the folder grid beside it.
+        image: one picture; needs mask.
+        mask: its mask.
+        images: a folder of pictures, searched with its sub-folders; needs masks.
+        masks: a folder of masks: each belongs to the picture of the same relative path without extension, or
+            else of the same file name.
+        input: shards whose samples have a picture and a .mask.png.
+        mask_mode: the colour that is repaired; grey counts as white from 128 on.
+        model: what paints: a pipeline made for inpainting, or a plain Stable Diffusion or pixel model, through
+            RePaint.
+        inpaint: how it paints.
+        size: long side in pixels that the model works at; 0 takes what it was made for. A pixel model has one
+            size.
+        prompt: what the repair shows; a .txt beside a picture, or in its sample, goes before it.
+        negative_prompt: what the repair keeps away from.
+        rows: variants of each picture, with the seeds seed, seed + 1, ...
+        seed: of the first variant. 0 or null draws one, and it is written down; the same run goes on with it.
+        feather: pixels inside the mask over which the repair fades in; 0 is a hard edge.
+        crop_to_mask: paint boxes around the holes at full resolution, holes that are apart apart, and not the
+            whole picture.
+        padding: pixels around a hole that its box shows the model.
+        lora: file or files with LoRA weights.
+        lora_weight: weight of each file, or one for all.
+        output_format: of the restored pictures; same keeps each picture's own. All but jpg are lossless.
+        collage: write original | original with the hole in white | restored, a row for each variant. null
+            does for pictures in files and does not for shards.
+        collage_spacing_h: pixels between the columns of a collage.
+        collage_spacing_v: pixels between its rows.
+        max_pixels: larger pictures are quarantined unread.
+        unit_pictures: pictures in a unit of work, and in an output shard; those of equal size go through the
+            model together.
+        cache_dir: folder for models from the hub; null takes the hub's own, see HF_HOME.
+        cluster: where it runs.
+        overwrite: throw away an earlier run in the output folder and start anew.
+    """
+
+    output: str
+    image: str | None = None
+    mask: str | None = None
+    images: str | None = None
+    masks: str | None = None
+    input: str | None = None
+    mask_mode: Literal["black", "white"] = "black"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inpaint: InpaintRecipe = field(default_factory=InpaintRecipe)
+    size: int = 0
+    prompt: str = ""
+    negative_prompt: str = ""
+    rows: int = 1
+    seed: int | None = None
+    feather: int = 4
+    crop_to_mask: bool = False
+    padding: int = 64
+    lora: str | tuple[str, ...] | None = None
+    lora_weight: float | tuple[float, ...] = 1.0
+    output_format: Literal["same", "png", "jpg", "webp", "bmp", "tif"] = "same"
+    collage: bool | None = None
+    collage_spacing_h: int = 20
+    collage_spacing_v: int = 20
+    max_pixels: int = 64_000_000
+    unit_pictures: int = 16
+    cache_dir: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        self._check_input()
+        for name, low, high in (
+            ("size", 0, 8192), ("rows", 1, 1000), ("seed", 0, (1 << 63) - 1001), ("feather", 0, 1000),
+            ("padding", 0, 100_000), ("collage_spacing_h", 0, 1000), ("collage_spacing_v", 0, 1000),
+            ("max_pixels", 1, 1 << 40), ("unit_pictures", 1, 100_000),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            check(value is None or low <= value <= high, name, value, f"{low} to {high}")
+        check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
+        ok = self.input is None or self.output_format != "tif"
+        check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
+        count = len(self.loras)
+        fits = isinstance(self.lora_weight, float | int) or len(self.lora_weight) == count
+        check(fits, "lora_weight", self.lora_weight, f"one number, or one for each of the {count} files")
+
+    def _check_input(self) -> None:
+        for one, other in (("image", "mask"), ("images", "masks")):
+            values = getattr(self, one), getattr(self, other)
+            if (values[0] is None) != (values[1] is None):
+                missing = one if values[0] is None else other
+                raise ValueError(f"{missing}=None: --{one} and --{other} go together")
+        given = [name for name in ("image", "images", "input") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "one of --image with --mask, --images with --masks, and --input is needed; given: "
+                + (", ".join(given) or "none")
+            )
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        if self.lora is None:
+            return ()
+        return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of each LoRA."""
+        several = isinstance(self.lora_weight, tuple | list)
+        return tuple(self.lora_weight) if several else (float(self.lora_weight),) * len(self.loras)  # type: ignore[arg-type]
+
+    @property
+    def sheets(self) -> bool:
+        """Whether collages are written."""
+        return self.input is None if self.collage is None else self.collage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the workers need to know: plain values.
+
+    Attributes:
+        output: absolute folder or URL.
+        sheet: the file that the collage of a single picture is also written to, or None.
+        about: what the model is: its kind, size and channels.
+        model_hash: fingerprint of its files.
+        seed: of the first variant, drawn where the config gives none.
+    """
+
+    config: Config
+    output: str
+    sheet: str | None
+    about: Mapping[str, Any]
+    model_hash: str
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """How holes are filled: inpaint (a UNet made for it) or repaint."""
+        return "inpaint" if self.about["kind"] == "inpaint" else "repaint"
+
+    @property
+    def seeds(self) -> range:
+        """Of the variants."""
+        return range(self.seed, self.seed + self.config.rows)
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs import inpaint_draw, inpaint_input, inpaint_output
+
+    work = inpaint_input.gather(config)
+    output, sheet = destination(config)
+    task = inpaint_draw.plan(config, output, sheet, seed_of(config, output))
+    if config.image is not None:
+        inpaint_draw.check_single(task, work)
+    storage.check_writable(output)
+    book = ledger.open_run(output, identity(task, work.digest), config.overwrite, OWNED)
+    with session(config.cluster) as s:
+        outcome = inpaint_draw.run(task, work, book, s)
+    return inpaint_output.finish(task, work, book, outcome)
+
+
+def destination(config: Config) -> tuple[str, str | None]:
+    """The run's folder, and the file of the collage where --output names one.
+
+    Raises:
+        ValueError: output is the input, or lies in it.
+    """
+    from noiseweave.cluster import storage
+
+    output = storage.absolute(config.output)
+    for name in ("images", "masks"):
+        folder = getattr(config, name)
+        if folder is not None and "://" not in output:
+            real, inside = os.path.realpath(output), os.path.realpath(os.path.expanduser(folder))
+            ok = os.path.commonpath([real, inside]) != inside
+            check(ok, "output", config.output, f"a folder that does not lie in {name}")
+    stem, extension = os.path.splitext(output)
+    if extension.lower() not in SHEETS or storage.is_folder(output):
+        return output, None
+    check(config.image is not None, "output", config.output, "a folder, as there are several pictures")
+    for name in ("image", "mask"):
+        same = storage.absolute(getattr(config, name)) == output
+        check(not same, "output", config.output, f"another file than {name}")
+    return stem, output
+
+
+def seed_of(config: Config, output: str) -> int:
+    """The seed of the first variant: as given, as an earlier start of the same run drew it, or drawn now."""
+    from noiseweave.cluster import storage
+
+    if config.seed:
+        return config.seed
+    path = storage.join(output, "_run", "config.json")
+    if not config.overwrite and storage.exists(path):
+        found = storage.read_json(path)
+        if found.get("job") == "inpaint" and found.get("seed_drawn"):
+            return int(found["seed"])
+    return 1 + secrets.randbelow((1 << 31) - 1)
+
+
+def identity(task: Task, digest: str) -> Mapping[str, Any]:
+    """What the output depends on."""
+    config: dict[str, Any] = {"job": "inpaint"} | asdict(task.config)
+    for name in ("output", "cluster", "overwrite", "cache_dir", "image", "mask", "images", "masks", "input"):
+        del config[name]
+    del config["model"]["micro_batch"]
+    config["model"]["hash"] = task.model_hash
+    config |= {"files": digest, "seed": task.seed, "seed_drawn": not task.config.seed}
+    return config
+
+
+def set_cache(config: Config) -> None:
+    """Where huggingface_hub keeps what it downloads, in this process."""
+    if config.cache_dir is not None:
+        import huggingface_hub.constants
+
+        huggingface_hub.constants.HF_HUB_CACHE = os.path.abspath(os.path.expanduser(config.cache_dir))
