@@ -199,6 +199,7 @@ class LatentBackbone(Backbone):
         assert self.text is not None
         prompts = [Prompt(text=text, key="") for text in texts]
         found = text_to_image.embeddings(self.text.pipeline, prompts, guided=True)
+        found = {name: x.to(self.dtype) for name, x in found.items()}
         told = {name: x for name, x in found.items() if not name.startswith("negative_")}
         return Words(told=told, untold={name: found[f"negative_{name}"][:1] for name in told})
 
