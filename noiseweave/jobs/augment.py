@@ -7,10 +7,10 @@ Three flows with a barrier between them: embed (a shard), pair (a block of rows)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.recipes import (
@@ -19,8 +19,13 @@ from noiseweave.engine.recipes import (
     InversionRecipe,
     ModelConfig,
     PairingRecipe,
+    PromptRecipe,
+    Prompts,
     check,
 )
+
+if TYPE_CHECKING:
+    from noiseweave.engine.records import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,9 @@ class Config:
         input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
         output: folder or URL for shards/augmented-*.tar, report.json, quarantine.jsonl, contact_sheet.png.
         seed: every random choice comes from it and the keys of the pictures.
+        size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
+        prompt: what a text-to-image model is told of each picture.
         features: what similarity is measured in.
         pairing: which pictures are fused with which.
         inversion: how pictures become noise maps.
@@ -64,7 +71,9 @@ class Config:
     input: str
     output: str
     seed: int = 0
+    size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptRecipe = field(default_factory=PromptRecipe)
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
@@ -84,6 +93,8 @@ class Config:
         marker = self.follow_marker
         check(bool(marker) and "/" not in marker, "follow_marker", marker, "a plain file name")
         check(self.follow_quiet > 0, "follow_quiet", self.follow_quiet, "above 0")
+        listed = isinstance(self.prompt.source, tuple)
+        check(not listed, "prompt.source", self.prompt.source, "one text for augment; see prompt.template")
         if self.follow and self.pairing.scope != "window":
             raise ValueError(
                 "follow=True: needs pairing.scope=window, as dataset scope pairs the whole input"
@@ -101,6 +112,8 @@ class Task:
         channels, size: of the model's pictures.
         feature_side: side of the pictures that the extractor wants.
         model_hash: fingerprint of the model's files.
+        words: whether the model reads prompts.
+        classes: names of the classes, where the prompts ask for them and the input has them.
     """
 
     config: Config
@@ -110,6 +123,8 @@ class Task:
     size: int
     feature_side: int
     model_hash: str
+    words: bool = False
+    classes: tuple[str, ...] = ()
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
@@ -118,6 +133,16 @@ class Task:
     def key_of(self, shard: str, key: str) -> str:
         """A picture's name in the whole data set."""
         return f"{self.name_of(shard)}#{key}"
+
+    def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
+        """What the model is told of some pictures; None where it reads no words."""
+        if not self.words:
+            return None
+        return self.config.prompt.of([self._class_of(p.label) for p in images], [p.caption for p in images])
+
+    def _class_of(self, label: int | None) -> str | None:
+        known = label is not None and 0 <= label < len(self.classes)
+        return self.classes[cast(int, label)] if known else None if label is None else str(label)
 
 
 def run(config: Config) -> int:
@@ -152,14 +177,24 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine import backbone, features
 
-    channels, size = backbone.shape(config.model.name)
+    channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps)
+    words = backbone.reads_words(config.model.name, config.prompt)
+    root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
-        config=config, output=output, channels=channels, size=size,
-        root=common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/",
-        feature_side=features.side(config.features, config.model.name),
-        model_hash=backbone.fingerprint(config.model.name),
+        config=config, output=output, channels=channels, size=size, root=root,
+        feature_side=features.side(config.features, config.model.name, config.size),
+        model_hash=backbone.fingerprint(config.model.name), words=words,
+        classes=_class_names(config, found or [root]) if words else (),
     )  # fmt: skip
+
+
+def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
+    """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
+    from noiseweave.jobs import pack_shards
+
+    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
+    return tuple(pack_shards.carried_classes(cast(Any, config), found)) if asks else ()
 
 
 def common_root(found: list[str]) -> str:
@@ -180,6 +215,12 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config[name]
     del config["model"]["micro_batch"], config["features"]["batch"]
     config["model"]["hash"] = task.model_hash
+    if task.words:
+        config["prompt"]["classes"] = task.classes
+    else:
+        del config["prompt"]
+    if task.config.size is None:
+        del config["size"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

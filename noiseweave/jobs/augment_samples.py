@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def device(task: Task) -> str:
 def load_backbone(task: Task) -> Backbone:
     from noiseweave.engine import backbone
 
-    return backbone.load(task.config.model, device(task))
+    return backbone.load(task.config.model, device(task), task.config.size)
 
 
 def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
@@ -126,8 +126,9 @@ def augment_group(task: Task, backbone: Backbone, data: tuple[Group, np.ndarray,
     keys = [task.key_of(p.shard, p.key) for p in group.images]
     config = task.config
     fused = augmentation.augment(
-        backbone, image_BHWC, keys, group.pairs, config.inversion, config.fusion, config.seed
-    )
+        backbone, image_BHWC, keys, group.pairs, config.inversion, config.fusion, config.seed,
+        task.prompts_of(group.images),
+    )  # fmt: skip
     return group, fused, bad
 
 
@@ -156,7 +157,10 @@ def sample(task: Task, group: Group, pair: Pair, picture: np.ndarray) -> tuple[s
     files: dict[str, bytes] = {kind: images.encode(picture, kind)}
     if first.label is not None and first.label == second.label:
         files["cls"] = str(first.label).encode()
-    caption = "; ".join(dict.fromkeys(c for c in (first.caption, second.caption) if c))
+    prompts = task.prompts_of((first, second))
+    aims = prompts is not None and task.config.prompt.target is not None
+    texts = prompts.target if prompts and aims else (first.caption, second.caption)
+    caption = "; ".join(dict.fromkeys(text for text in texts if text))
     if caption:
         files["txt"] = caption.encode()
     files["json"] = json.dumps(lineage(task, first, second, pair), ensure_ascii=False).encode()
@@ -183,6 +187,9 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair) -> dict[s
         "model": config.model.name, "model_hash": task.model_hash, "precision": config.model.precision,
         "noiseweave": __version__,
     }  # fmt: skip
+    prompts = task.prompts_of((first, second))
+    if prompts is not None:
+        value["prompt"] = asdict(prompts)
     if None not in labels and labels[0] != labels[1]:
         value["soft_label"] = {str(labels[0]): round(1 - pair.ratio, 6), str(labels[1]): pair.ratio}
     return value
