@@ -112,8 +112,11 @@ def _describe_pipeline(name: str, folder: Path) -> About:
         raise ValueError(
             f"model {name!r}: its unet takes {seen} channels; inpainting takes {latent} or {2 * latent + 1}"
         )
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    side = unet["sample_size"] if isinstance(unet["sample_size"], int) else max(unet["sample_size"])
+    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
+    side = unet.get("sample_size")
+    if not blocks or not side:
+        raise ValueError(f"model {name!r}: {folder} does not say the size of its pictures")
+    factor, side = 2 ** (len(blocks) - 1), side if isinstance(side, int) else max(side)
     return About(kind=kind, channels=vae.get("out_channels", 3), size=side * factor, multiple=factor)
 
 
