@@ -1,0 +1,120 @@
+"""The inpaint job on small files: through Ray, or its flow alone where Ray adds nothing; files of every kind."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noiseweave.cluster import ledger, storage
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input, inpaint_output
+
+CPU = ["--cluster.gpus_per_worker", "0"]
+FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
+SAVED = {
+    "PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}, "JPEG": {"quality": 90},
+    "TIFF": {"compression": "tiff_lzw"},
+}  # fmt: skip
+
+
+def through_ray(output: Path, *arguments: object) -> int:
+    return cli.main(["inpaint", *CPU, "--output", str(output), *map(str, arguments)])
+
+
+def started(output: Path, *arguments: object):
+    """(task, work, ledger) of a run."""
+    _, config = cli.parse("inpaint", [*map(str, arguments), "--output", str(output)])
+    work = inpaint_input.gather(config)
+    folder, sheet = inpaint.destination(config)
+    task = inpaint_draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
+    book = ledger.open_run(folder, inpaint.identity(task, work.digest), config.overwrite, inpaint.OWNED)
+    return task, work, book
+
+
+def drawn(output: Path, *arguments: object) -> int:
+    """As ``through_ray``, with the units one after another in this process."""
+    task, work, book = started(output, *arguments)
+    phase = inpaint_draw.phase(task, gpu=False)
+    compute, outcome = phase.make_compute(), Outcome(units=work.plan.length)
+    for unit in map(work.plan.unit, range(work.plan.length)):
+        book.mark("inpaint", *phase.commit(unit, compute(phase.fetch(unit))))
+    for record in book.records("inpaint"):
+        outcome.add(record)
+    return inpaint_output.finish(task, work, book, outcome)
+
+
+def refused(capsys, output: Path, *arguments: object) -> str:
+    """The one line on standard error, of a command that ends with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        through_ray(output, *arguments)
+    error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert error[-1].startswith("error: ")
+    assert all("RePaint" in line for line in error[:-1])
+    return error[-1]
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **(SAVED[kind] | options))
+    return buffer.getvalue()
+
+
+def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """A random picture of a mode; size is (width, height)."""
+    r, (width, height) = np.random.default_rng(seed), size
+    if mode == "1":
+        return Image.fromarray(r.random((height, width)) > 0.5)
+    if mode == "I;16":
+        return Image.fromarray(r.integers(0, 65536, (height, width), dtype=np.uint16))
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    image = Image.frombytes(mode, size, r.integers(0, 256, height * width * bands, dtype=np.uint8).tobytes())
+    if mode == "P":
+        image.putpalette(r.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    return image
+
+
+def mask(hole_HW: np.ndarray, white: bool = False) -> Image.Image:
+    """Black where it is repaired, or white."""
+    return Image.fromarray((hole_HW == white).astype(np.uint8) * 255)
+
+
+def hole(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """A random hole: blocks and single pixels. size is (width, height)."""
+    r, (width, height) = np.random.default_rng(seed), size
+    out = r.random((height, width)) < 0.05
+    y, x = r.integers(0, height - 3), r.integers(0, width - 3)
+    out[y : y + r.integers(2, height), x : x + r.integers(2, width)] = True
+    return out
+
+
+def pair(folder: Path, name: str, image: Image.Image, hole_HW: np.ndarray, white: bool = False) -> None:
+    """folder/imgs/name, in the format of its extension, and folder/masks/(stem).png."""
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(Path(name).suffix[1:], Path(name).suffix[1:].upper())
+    storage.write(str(folder / "imgs" / name), saved(image, kind))
+    storage.write(str((folder / "masks" / name).with_suffix(".png")), saved(mask(hole_HW, white), "PNG"))
+
+
+def folders_of(folder: Path) -> list[str]:
+    return ["--images", str(folder / "imgs"), "--masks", str(folder / "masks")]
+
+
+def report(output: Path) -> dict:
+    return json.loads((output / "report.json").read_text())
+
+
+def quarantine(output: Path) -> dict[str, str]:
+    """key -> reason."""
+    lines = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines)
+    return {line["key"]: line["reason"] for line in lines}
+
+
+def stored(path: Path) -> np.ndarray:
+    """The pixels as they are in the file, of any mode, int."""
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
