@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
+import small_pipeline
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import storage
 from noiseweave.engine import augmentation, backbone
-from noiseweave.engine.recipes import MODES, InversionRecipe, ModelConfig
+from noiseweave.engine.recipes import MODES, InversionRecipe, ModelConfig, PromptRecipe
 from noiseweave.jobs import cli, fuse
 
 QUICK = ("--inversion.num_steps", "8", "--inversion.skip", "1")
@@ -169,7 +170,15 @@ def test_an_existing_folder_keeps_its_other_files(digits):
     ("arguments", "words"),
     [
         ([], "images=[]: two or more pictures"),
-        (["a.png"], "images=['a.png']: two or more pictures"),
+        (["a.png"], "images=['a.png']: two or more pictures, or one and prompt.target"),
+        (["--prompt.target", "a cat"], "images=[]: two or more pictures, or one and prompt.target"),
+        (["a.png", "--prompt.target", "a cat"], "prompt.target='a cat': model 'digits-ddpm' reads no words"),
+        (["a.png", "b.png", "--prompt.source", "x"], "prompt.source='x': model 'digits-ddpm' reads no words"),
+        (["a.png", "b.png", "--prompt.template", "a {label}"], "prompt.template='a {label}': null for fuse"),
+        (["a.png", "--prompt.target", "a {label}"], "prompt.target='a {label}': a plain text for fuse"),
+        (["a.png", "--prompt.target", "x", "--sweep"], "images=['a.png']: two, for ratio or sweep"),
+        (["a.png", "b.png", "--prompt.guidance_target", "0"], "prompt.guidance_target=0.0: 1 (off) to 100"),
+        (["a.png", "b.png", "--size", "32"], "size=32: model 'digits-ddpm' works on pixels"),
         (["a.png", "b.png", "--ratio", "1.5"], "ratio=1.5: 0 to 1"),
         (["a.png", "b.png", "--ratio", "nan"], "ratio"),
         (["a.png", "b.png", "--ratio", "1", "--weights", "[1, 1]"], "either ratio or weights"),
@@ -199,3 +208,93 @@ def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
 def test_an_output_that_cannot_be_written(digits, capsys):
     (digits / "file").write_text("x")
     assert "output" in failed(capsys, "a.png", "b.png", "--output", "file/out")
+
+
+# models that read words
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory):
+    return str(small_pipeline.build(tmp_path_factory.mktemp("sd") / "small", size=32))
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """a.png, b.png and c.png in the current folder: smooth colours, 32 x 32."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate("abc"):
+        coarse = np.random.default_rng(i).integers(0, 255, (3, 3, 3), np.uint8)
+        (tmp_path / f"{name}.png").write_bytes(png(np.asarray(Image.fromarray(coarse).resize((32, 32), 3))))
+    return tmp_path
+
+
+def engines(model, photos, names, prompts, weights):
+    """The picture of the engine's own functions, for the recipe of ``fused``."""
+    image_NHWC = np.stack([picture(photos / f"{n}.png") for n in names])
+    keys = [hashlib.sha256((photos / f"{n}.png").read_bytes()).hexdigest() for n in names]
+    recipe = InversionRecipe(num_steps=8, skip=1)
+    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
+    return model.decode(
+        augmentation.fuse_pictures(model, s, maps, [("cross_fade", weights)], prompts=prompts)
+    )[0]
+
+
+def test_one_picture_and_a_target_are_an_edit(photos, painter, capsys):
+    fused(
+        "a.png",
+        "--output",
+        "out",
+        "--model.name",
+        painter,
+        "--prompt.source",
+        "a cat",
+        "--prompt.target",
+        "a dog",
+    )
+    assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "sheet.png"]
+    lineage = json.loads((photos / "out/fuse.json").read_text())
+    assert lineage["prompt"] == {
+        "source": ["a cat"], "target": ["a dog"], "guidance_source": 3.5, "guidance_target": 15.0,
+    }  # fmt: skip
+    assert [i["weight"] for i in lineage["inputs"]] == [1.0]
+    assert lineage["inputs"][0]["psnr"] > 100
+    assert "latents back at 1" in capsys.readouterr().out
+    model = backbone.load(ModelConfig(name=painter))
+    told = PromptRecipe(source="a cat", target="a dog").of([None], [None])
+    apart = picture("out/fused.png").astype(int) - engines(model, photos, "a", told, [1.0])
+    assert np.abs(apart).max() <= 1
+    assert (
+        np.abs(
+            picture("out/fused.png").astype(int) - model.decode(model.encode(picture("a.png")[None]))[0]
+        ).max()
+        > 20
+    )
+
+
+def test_pictures_told_each_its_own_are_fused_in_latent_space(photos, painter):
+    texts = '["a cat", "a dog", ""]'
+    fused("a.png", "b.png", "c.png", "--output", "out", "--model.name", painter, "--prompt.source", texts)
+    lineage = json.loads((photos / "out/fuse.json").read_text())
+    assert lineage["prompt"]["source"] == lineage["prompt"]["target"] == ["a cat", "a dog", ""]
+    assert lineage["prompt"]["guidance_target"] == 1
+    model = backbone.load(ModelConfig(name=painter))
+    told = PromptRecipe(source=("a cat", "a dog", "")).of([None] * 3, [None] * 3)
+    apart = picture("out/fused.png").astype(int) - engines(model, photos, "abc", told, [1, 1, 1])
+    assert np.abs(apart).max() <= 1
+
+
+def test_another_size_and_words_that_are_cut(photos, painter, capsys):
+    long = "very " * 90
+    fused(
+        "a.png", "b.png", "--output", "out", "--model.name", painter, "--size", "40", "--prompt.target", long,
+        "--prompt.guidance_target", "2",
+    )  # fmt: skip
+    assert picture("out/fused.png").shape == (40, 40, 3)
+    assert capsys.readouterr().err == f"longer than the text encoder reads, cut: {long[:100]}\n"
+
+
+def test_mistakes_with_a_latent_model_are_one_line(photos, painter, capsys):
+    of = ("a.png", "b.png", "--output", "out", "--model.name", painter)
+    assert "size=36: for model" in failed(capsys, *of, "--size", "36")
+    assert "one for each of the 2 pictures" in failed(capsys, *of, "--prompt.source", '["a", "b", "c"]')
+    assert not (photos / "out").exists()

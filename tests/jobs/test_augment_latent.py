@@ -1,0 +1,132 @@
+"""augment on latent models: what each picture is told, and what is written of it. Without Ray, step by step."""
+
+import json
+
+import numpy as np
+import pytest
+import small_pipeline
+from PIL import Image
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine import images
+from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe, ModelConfig, PromptRecipe
+from noiseweave.engine.records import Pair, Unit
+from noiseweave.jobs import augment, cli
+from noiseweave.jobs import augment_samples as samples
+
+QUICK = InversionRecipe(num_steps=4, skip=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(small_pipeline.build(tmp_path_factory.mktemp("sd") / "small", size=32))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Three pictures with captions and labels in one shard, as pack writes them; c has neither."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for i, (key, extra) in enumerate([
+        ("a", {"txt": b"a red rose", "cls": b"1"}), ("b", {"txt": b"a tulip", "cls": b"1"}), ("c", {}),
+    ]):  # fmt: skip
+        coarse = Image.fromarray(np.random.default_rng(i).integers(0, 255, (3, 3, 3), np.uint8))
+        rows.append((key, {"png": images.encode(np.asarray(coarse.resize((32, 32), 3))), **extra}))
+    storage.write(str(folder / "shards/s-0.tar"), shards.pack(rows))
+    storage.write_json(str(folder / "classes.json"), ["daisy", "rose"])
+    return folder / "shards"
+
+
+def task(source, output, model, **more):
+    config = augment.Config(
+        input=str(source), output=str(output), model=ModelConfig(name=model), inversion=QUICK,
+        fusion=FusionRecipe(modes=("linear",)), **more,
+    )  # fmt: skip
+    return augment._task(config, str(output), shards.find(config.input))
+
+
+def written(of, pairs):
+    """The samples of one group of all pictures with these pairs: (files, pixels)."""
+    (url,) = shards.find(of.config.input)
+    where, _, bad = samples.read_shard(of, of.feature_side, Unit(index=0, id="0", payload=url))
+    group = samples.Group(
+        id="g", images=tuple(where),
+        pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
+    )  # fmt: skip
+    assert not bad
+    made, fused, _ = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group))
+    return [
+        samples.sample(of, made, pair, picture)[1] for pair, picture in zip(made.pairs, fused, strict=True)
+    ], fused
+
+
+def test_captions_are_told_and_in_the_lineage(source, tmp_path, model):
+    of = task(source, tmp_path, model)
+    files, fused = written(of, [(0, 1, 0.4), (2, 0, 0.0)])
+    first, second = (json.loads(f["json"]) for f in files)
+    assert first["prompt"]["source"] == first["prompt"]["target"] == ["a red rose", "a tulip"]
+    assert second["prompt"]["source"] == ["", "a red rose"]
+    assert first["prompt"]["guidance_source"] == first["prompt"]["guidance_target"] == 1
+    assert files[0]["txt"] == b"a red rose; a tulip"
+    assert (files[0]["cls"], fused.shape) == (b"1", (2, 32, 32, 3))
+    backbone = samples.load_backbone(of)
+    third = images.decode(storage.read(str(source / "s-0.tar"), *where_of(source, "c")), 3)
+    plain = backbone.decode(backbone.encode(third[None]))[0].astype(int)
+    assert np.abs(fused[1] - plain).max() <= 1  # ratio 0: what the VAE keeps of the first
+
+
+def where_of(source, key):
+    place = next(p for p in shards.locate(str(source / "s-0.tar"))[0] if p.key == key)
+    return place.offset, place.size
+
+
+def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tmp_path, model):
+    prompt = PromptRecipe(template="a photo of a {label}", target="{caption}, in oil", guidance_target=2.0)
+    of = task(source, tmp_path, model, prompt=prompt, size=40)
+    files, fused = written(of, [(0, 2, 0.5)])
+    assert json.loads(files[0]["json"])["prompt"] == {
+        "source": ["a photo of a rose", ""], "target": ["a red rose, in oil", ""],
+        "guidance_source": 3.5, "guidance_target": 2.0,
+    }  # fmt: skip
+    assert files[0]["txt"] == b"a red rose, in oil"
+    assert fused.shape == (1, 40, 40, 3)
+
+
+def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
+    def same(**more):
+        of = task(source, tmp_path, model, **more)
+        return augment.identity(of, shards.find(str(source)))
+
+    assert same() != same(prompt=PromptRecipe(source="x"))
+    assert same()["prompt"]["classes"] == ()
+    assert same(prompt=PromptRecipe(template="{label}"))["prompt"]["classes"] == ("daisy", "rose")
+    assert same() != same(size=40)
+    pixels = task(source, tmp_path, "digits-ddpm")
+    assert not {"prompt", "size"} & set(augment.identity(pixels, shards.find(str(source))))
+    assert pixels.prompts_of([]) is None
+
+
+def test_features_of_the_network_see_the_jobs_size(source, tmp_path, model):
+    features = FeatureRecipe(name="unet")
+    assert task(source, tmp_path, model, features=features).feature_side == 32
+    assert task(source, tmp_path, model, features=features, size=40).feature_side == 40
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            ["--prompt.template", "a {label}"],
+            "prompt.template='a {label}': model 'digits-ddpm' reads no words",
+        ),
+        (["--prompt.source", '["a", "b"]'], "one text for augment"),
+        (["--size", "32"], "size=32: model 'digits-ddpm' works on pixels"),
+    ],
+)
+def test_a_mistake_is_one_line(source, tmp_path, capsys, more, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["augment", "--input", str(source), "--output", str(tmp_path / "o"), *more])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in error
+    assert error.count("\n") == 1
