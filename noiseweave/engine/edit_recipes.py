@@ -44,7 +44,7 @@ class RegionRecipe:
     """
 
     source: Literal["everywhere", "file", "saliency"] = "everywhere"
-    smooth: float = 0.08
+    smooth: float = 0.12
 
     def __post_init__(self) -> None:
         allowed = ("everywhere", "file", "saliency")
