@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noiseweave.engine import text_to_image
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.fusion import fuse
 from noiseweave.engine.inversion import draw_noise, invert
 from noiseweave.engine.latent_backbone import LatentBackbone
+from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts
 from noiseweave.engine.records import NoiseMaps, Pair
 from noiseweave.engine.replay import replay
@@ -50,6 +52,16 @@ def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[S
     assert isinstance(backbone, LatentBackbone)
     told, guidance, words = backbone.told, prompts.guidance_target, backbone.words(prompts.target)
     return lambda shares: told(words.mixed(shares), guidance)
+
+
+def too_long(backbone: Backbone, prompts: Prompts | None) -> list[str]:
+    """The distinct texts that the model's text encoder cuts."""
+    if prompts is None:
+        return []
+    assert isinstance(backbone, LatentBackbone)
+    assert backbone.text is not None
+    texts = dict.fromkeys((*prompts.source, *prompts.target))
+    return text_to_image.too_long(backbone.text, [Prompt(text=text, key="") for text in texts])
 
 
 def invert_pictures(

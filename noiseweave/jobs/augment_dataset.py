@@ -265,9 +265,9 @@ def _make_generate(task: Task) -> Callable[[Any], Any]:
 
 
 def _commit_group(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
-    group, image_PHWC, bad = result
+    group, image_PHWC, bad, cut = result
     samples.write_shard(task, f"augmented-{unit.id}.tar", group, image_PHWC)
-    extra = samples.counts(group)
+    extra = samples.counts(group, cut)
     return UnitReport(id=unit.id, produced=len(group.pairs), extra=extra), bad
 
 

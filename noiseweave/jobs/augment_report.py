@@ -69,6 +69,7 @@ def summary(
         "modes": {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:")},
         "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
         "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        **({"prompts_cut": int(extra["prompts_cut"])} if "prompts_cut" in extra else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -136,6 +137,8 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
             "inversions",
             f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
         )
+    if "prompts_cut" in report:
+        table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")

@@ -117,28 +117,29 @@ def without(group: Group, good: set[int]) -> Group:
 
 
 def augment_group(task: Task, backbone: Backbone, data: tuple[Group, np.ndarray, list[Bad]]) -> Any:
-    """Fuse the pairs of a group: (group, uint8 [pairs, size, size, C], bad)."""
+    """Fuse the pairs of a group: (group, uint8 [pairs, size, size, C], bad, number of prompts that were cut)."""
     from noiseweave.engine import augmentation
 
     group, image_BHWC, bad = data
     if not group.pairs:
-        return group, image_BHWC[:0], bad
+        return group, image_BHWC[:0], bad, 0
     keys = [task.key_of(p.shard, p.key) for p in group.images]
     config = task.config
     fused = augmentation.augment(
         backbone, image_BHWC, keys, group.pairs, config.inversion, config.fusion, config.seed,
         task.prompts_of(group.images),
     )  # fmt: skip
-    return group, fused, bad
+    return group, fused, bad, len(augmentation.too_long(backbone, task.prompts_of(group.images)))
 
 
-def counts(group: Group) -> dict[str, float]:
-    """The sums that the report shows: inversions, pair ends, modes."""
+def counts(group: Group, cut: int) -> dict[str, float]:
+    """The sums that the report shows: inversions, pair ends, modes, and prompts that were cut if any."""
     modes = Counter(f"mode:{p.mode}" for p in group.pairs)
     return {
         "images_inverted": len(group.images) if group.pairs else 0,
         "pair_ends": 2 * len(group.pairs),
         **modes,
+        **({"prompts_cut": cut} if cut else {}),
     }
 
 

@@ -157,8 +157,8 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     where, seen_NHWC, image_NHWC, bad, shared = data
     done = []
     for group, rows in plan(task, where, extract(seen_NHWC), shared) if where else []:
-        group, fused, _ = samples.augment_group(task, backbone, (group, image_NHWC[rows], []))
-        done.append((group, fused))
+        group, fused, _, cut = samples.augment_group(task, backbone, (group, image_NHWC[rows], []))
+        done.append((group, fused, cut))
     return done, len(where), bad
 
 
@@ -187,8 +187,8 @@ def plan(
 def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
     done, images, bad = result
     extra: dict[str, float] = {"images_read": images}
-    for number, (group, fused) in enumerate(done):
+    for number, (group, fused, cut) in enumerate(done):
         samples.write_shard(task, f"augmented-{unit.id}-{number:03d}.tar", group, fused)
-        for name, value in samples.counts(group).items():
+        for name, value in samples.counts(group, cut).items():
             extra[name] = extra.get(name, 0) + value
-    return UnitReport(id=unit.id, produced=sum(len(g.pairs) for g, _ in done), extra=extra), bad
+    return UnitReport(id=unit.id, produced=sum(len(g.pairs) for g, _, _ in done), extra=extra), bad

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from noiseweave.cluster import storage
-from noiseweave.engine import augmentation, collage, images, text_to_image
+from noiseweave.engine import augmentation, collage, images
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.latent_backbone import LatentBackbone
-from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.recipes import MODES, Prompts
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.replay import replay
@@ -50,10 +49,7 @@ def read(path: str) -> bytes:
 
 def warn(model: Backbone, prompts: Prompts | None) -> None:
     """Say on standard error which prompts are longer than the text encoder reads."""
-    if prompts is None or not isinstance(model, LatentBackbone) or model.text is None:
-        return
-    texts = [Prompt(text=text, key="") for text in (*prompts.source, *prompts.target)]
-    for text in text_to_image.too_long(model.text, texts):
+    for text in augmentation.too_long(model, prompts):
         print(f"longer than the text encoder reads, cut: {text[:100]}", file=sys.stderr)
 
 

@@ -45,7 +45,7 @@ def task(source, output, model, **more):
     return augment._task(config, str(output), shards.find(config.input))
 
 
-def written(of, pairs):
+def written(of, pairs, expected_cut=0):
     """The samples of one group of all pictures with these pairs: (files, pixels)."""
     (url,) = shards.find(of.config.input)
     where, _, bad = samples.read_shard(of, of.feature_side, Unit(index=0, id="0", payload=url))
@@ -54,7 +54,8 @@ def written(of, pairs):
         pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
     )  # fmt: skip
     assert not bad
-    made, fused, _ = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group))
+    made, fused, _, cut = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group))
+    assert samples.counts(made, cut).get("prompts_cut", 0) == cut == expected_cut
     return [
         samples.sample(of, made, pair, picture)[1] for pair, picture in zip(made.pairs, fused, strict=True)
     ], fused
@@ -90,6 +91,11 @@ def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tm
     }  # fmt: skip
     assert files[0]["txt"] == b"a red rose, in oil"
     assert fused.shape == (1, 40, 40, 3)
+
+
+def test_prompts_that_are_cut_are_counted(source, tmp_path, model):
+    of = task(source, tmp_path, model, prompt=PromptRecipe(template="very " * 90 + "{caption}"))
+    written(of, [(0, 1, 0.5), (1, 2, 0.5)], expected_cut=2)  # the third has no caption and is told nothing
 
 
 def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
