@@ -1,4 +1,5 @@
 # make demo   install into .venv and augment the digits with the model that ships (no GPU, no download of data)
+# make demo-inpaint   holes in digits, repaired by the same model
 # make test   the tests; make lint: ruff, mypy, import-linter; make bench: the quick measurements
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ BENCHMARKS ?= $(wildcard benchmarks/*.py)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench demo-model base-models wheel clean
+.PHONY: demo demo-inpaint test lint bench demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -30,6 +31,11 @@ demo: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/demo/digits
 	$(BIN)/noiseweave augment --config configs/augment-digits.yaml \
 		--input $(OUT)/demo/digits/shards --output $(OUT)/demo/augmented
+
+demo-inpaint: $(VENV)/.installed
+	$(BIN)/python scripts/digits_with_holes.py $(OUT)/demo/broken
+	$(BIN)/noiseweave inpaint --config configs/inpaint-digits.yaml --images $(OUT)/demo/broken/images \
+		--masks $(OUT)/demo/broken/masks --output $(OUT)/demo/inpainted
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -q $(PYTEST_ARGS)
