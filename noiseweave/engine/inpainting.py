@@ -20,7 +20,6 @@ from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
 from noiseweave.engine.repaint import Believe, Draw, repaint
-from noiseweave.engine.samplers import Guided
 from noiseweave.engine.schedule import Schedule, kept
 from noiseweave.engine.seeding import generator
 
@@ -218,11 +217,18 @@ def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
 def _predict(
     model: InpaintModel, prompts: Sequence[Prompt], recipe: InpaintRecipe, size: tuple[int, int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
+    """The network's output, float32: told the prompts, or, a base model that knows classes, that there is none."""
     if model.base is None:
         assert model.text is not None
         return Told(model.text.pipeline, prompts, recipe.guidance, size)
-    classes = model.base.classes
-    return Guided(model.base, torch.full((len(prompts),), classes) if classes else None, 1.0)
+    base, n = model.base, len(prompts)
+    none = torch.full((n,), base.classes, device=base.device) if base.classes else None
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        t_B = t.to(x.device).expand(n)
+        return base.network(x.to(base.dtype), t_B, class_labels=none, return_dict=False)[0].float()
+
+    return predict
 
 
 def _believe(model: InpaintModel, predict: Callable[[Tensor, Tensor], Tensor]) -> Believe:

@@ -19,10 +19,13 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from torch import nn
+from transformers import CLIPConfig, CLIPImageProcessor
 
-from noiseweave.engine import inpainting
+from noiseweave.engine import base_models, inpainting
 from noiseweave.engine.base_models import BaseModel
 from noiseweave.engine.inpaint_models import About, InpaintModel
 from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
@@ -65,6 +68,24 @@ def save_inpainting(folder, xl=False):
     return folder
 
 
+def save_ldm(folder):
+    """A base model of 32 px colour pictures that works on latents and knows three classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        unet = UNet2DModel(
+            sample_size=4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4,
+            num_class_embeds=4,
+        )  # fmt: skip
+        vae = small_pipeline.autoencoder("taesd")
+    model = BaseModel(
+        kind="ddpm", network=unet, classes=3, size=32, channels=3, noise_shape=(4, 4, 4), encoder=vae,
+        scheduler=DDPMScheduler(1000, clip_sample=False),
+    )  # fmt: skip
+    base_models.save(model, folder, torch.float32)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """kind -> a small model's name."""
@@ -72,6 +93,7 @@ def folders(tmp_path_factory):
         "inpaint": str(save_inpainting(tmp_path_factory.mktemp("inpaint"))),
         "latent": str(small_pipeline.build(tmp_path_factory.mktemp("plain"))),
         "pixel": "digits-ddpm",
+        "ldm": str(save_ldm(tmp_path_factory.mktemp("ldm"))),
     }
 
 
@@ -226,7 +248,7 @@ def test_whatever_the_network_predicts_the_hole_gets_its_distribution(target, cl
     assert x.std() == pytest.approx(0.1, abs=0.02)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["inpaint", "latent", "pixel", "ldm"])
 def test_nothing_outside_the_hole_changes_and_what_was_inside_makes_no_difference(models, kind):
     model = models(kind)
     for seed in range(2):
@@ -334,6 +356,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing():
     small.base.network.most = 3
     assert np.array_equal(inpainting.inpaint(small, image, hole, prompts(8), QUICK, 0), plain)
     assert max(small.base.network.rows) <= 3
+    assert small.micro_batch == 2
     small.base.network.most = 0
     with pytest.raises(torch.OutOfMemoryError):
         inpainting.inpaint(small, image, hole, prompts(8), QUICK, 0)
@@ -357,6 +380,23 @@ def test_resampling_makes_the_lower_halves_of_digits_fit_the_upper_ones(models, 
     flat = np.full_like(image, int(image.mean()))
     assert psnr(resampled) > psnr(alone) + 0.5
     assert psnr(resampled) > psnr(flat) + 2
+
+
+def test_what_a_safety_checker_flags_comes_out_black(tmp_path, folders):
+    pipe = AutoPipelineForInpainting.from_pretrained(folders["latent"])
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(
+        text_config=small, vision_config={**small, "image_size": 32, "patch_size": 16}, projection_dim=8
+    ))  # fmt: skip
+    with torch.no_grad():
+        checker.concept_embeds_weights.fill_(-2)  # thresholds that every picture passes
+    pipe.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=32, crop_size=32))
+    pipe.save_pretrained(tmp_path)
+    image, hole = pictures(2, 32, 3)
+    model = inpainting.load(ModelConfig(name=str(tmp_path)))
+    out = inpainting.inpaint(model, image, hole, prompts(2), QUICK, 0)
+    assert out[hole].max() == 0
+    assert np.array_equal(out[~hole], image[~hole])
 
 
 def test_a_pipeline_that_knows_flat_walls_continues_one(tmp_path):
@@ -419,9 +459,9 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, folders):
     with pytest.raises(ValueError, match=r"unet comes with code of its own \(my_code\)"):
         inpainting.load(ModelConfig(name=str(folder)))
     flow = tmp_path / "flow"
-    base = inpainting.base_models.load(ModelConfig())
+    base = base_models.load(ModelConfig())
     base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
-    inpainting.base_models.save(base, flow, torch.float32)
+    base_models.save(base, flow, torch.float32)
     with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):
         inpainting.describe(str(flow))
     with pytest.raises(ValueError, match="no such folder"):
