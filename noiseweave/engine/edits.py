@@ -91,10 +91,14 @@ def _spectrum(r_TCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread_like(r_TCHW: Tensor, fresh_TCHW: Tensor, reference: NoiseMaps | None) -> Tensor:
-    """The residuals whose statistics style takes: a reference's, or white noise as strong as the map's own."""
+    """The residuals whose statistics style takes: a reference's, or white noise as strong as the map's own.
+
+    The last step holds what is left of the picture and no noise, so none is drawn there.
+    """
     if reference is not None:
         return reference.residual_TCHW
-    return fresh_TCHW.to(r_TCHW) * r_TCHW.std((1, 2, 3), correction=0, keepdim=True)
+    drawn_TCHW = fresh_TCHW.to(r_TCHW) * r_TCHW.std((1, 2, 3), correction=0, keepdim=True)
+    return torch.cat([drawn_TCHW[:-1], r_TCHW[-1:]])
 
 
 def variation(r_TCHW: Tensor, k: float, s: Schedule, fresh_TCHW: Tensor) -> Tensor:
