@@ -293,7 +293,7 @@ def test_a_small_strength_keeps_near_to_what_was_in_the_hole(models, kind):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++", "euler", "pipeline"])
-@pytest.mark.parametrize(("guidance", "strength"), [(1.0, 1.0), (4.0, 1.0), (4.0, 0.5)])
+@pytest.mark.parametrize(("guidance", "strength"), [(1.0, 1.0), (4.0, 0.5)])
 def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     folders, models, sampler, guidance, strength
 ):
@@ -364,7 +364,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_changes_nothing():
 
 def test_resampling_makes_the_lower_halves_of_digits_fit_the_upper_ones(models, digits):
     """PSNR inside the hole; replacement alone knows too little of the upper half, a flat fill nothing."""
-    image, hole = digits[0][:24], np.zeros((24, 16, 16), bool)
+    image, hole = digits[0][:16], np.zeros((16, 16, 16), bool)
     hole[:, 8:] = True
 
     def psnr(out):
@@ -373,7 +373,7 @@ def test_resampling_makes_the_lower_halves_of_digits_fit_the_upper_ones(models, 
     model = models("pixel")
     alone, resampled = (
         inpainting.inpaint(
-            model, image, hole, prompts(24), InpaintRecipe(steps=20, jump_length=5, resample=r), 0
+            model, image, hole, prompts(16), InpaintRecipe(steps=20, jump_length=5, resample=r), 0
         )
         for r in (1, 4)
     )
