@@ -99,6 +99,14 @@ def pair(folder: Path, name: str, image: Image.Image, hole_HW: np.ndarray, white
     storage.write(str((folder / "masks" / name).with_suffix(".png")), saved(mask(hole_HW, white), "PNG"))
 
 
+def block_pairs(folder: Path, count: int) -> None:
+    """So many 16x16 pictures d00, d01, ... with a block missing."""
+    for i in range(count):
+        where = np.zeros((16, 16), bool)
+        where[3 + i % 5 : 10 + i % 5, 4:11] = True
+        pair(folder, f"d{i:02d}.png", noise("L", (16, 16), i), where)
+
+
 def folders_of(folder: Path) -> list[str]:
     return ["--images", str(folder / "imgs"), "--masks", str(folder / "masks")]
 
