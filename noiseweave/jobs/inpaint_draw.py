@@ -26,7 +26,7 @@ from noiseweave.engine.recipes import check
 from noiseweave.engine.records import Bad, Unit
 from noiseweave.jobs import inpaint_pictures as pictures
 from noiseweave.jobs.inpaint import Config, Task, set_cache
-from noiseweave.jobs.inpaint_input import Input, Item, Slice, items_of, words
+from noiseweave.jobs.inpaint_input import Input, Item, items_of, words
 
 if TYPE_CHECKING:
     from noiseweave.engine.inpainting import InpaintModel
@@ -146,23 +146,19 @@ def phase(task: Task, gpu: bool) -> Phase:
 
 
 def _fetch(task: Task, unit: Unit) -> Batch:
-    payload: tuple[Item, ...] | Slice = unit.payload
-    shard = payload.shard if isinstance(payload, Slice) else ""
     good, bad = [], []
-    for item in items_of(payload):
+    for item in items_of(unit.payload):
         try:
             good.append(load(task, item))
         except ValueError as e:
-            reason, _, detail = str(e).partition(": ")
-            bad.append(Bad(shard=shard, key=name_of(item, shard), reason=reason, detail=detail))
+            bad.append(left_out(item, str(e)))
     return good, bad
 
 
-def name_of(item: Item, shard: str) -> str:
-    """What a person calls the picture: its path below the folder, or its key in the shard."""
-    from noiseweave.cluster import folders
-
-    return item.key if shard else folders.printable(item.picture.path)
+def left_out(item: Item, why: str) -> Bad:
+    """``"reason: detail"`` -> the record of it."""
+    reason, _, detail = why.partition(": ")
+    return Bad(shard=item.shard, key=item.name, reason=reason, detail=detail)
 
 
 def load(task: Task, item: Item) -> Loaded:
@@ -280,7 +276,7 @@ class Painter:
         for n, one in enumerate(loaded):
             mine = [patches[n, i] for i in range(len(one.regions))]
             if any(patch is None for patch in mine):
-                bad.append(Bad(shard="", key=one.item.key, reason="not_finite", detail="in float32 too"))
+                bad.append(left_out(one.item, "not_finite: in float32 too"))
                 continue
             rows = [tuple(p[0][row] for p in mine if p) for row in range(self.task.config.rows)]
             ran = {p[1] for p in mine if p} or {self.task.config.model.precision}

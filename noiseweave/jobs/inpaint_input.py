@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -65,6 +66,16 @@ class Item:
     text: Place | None = None
     label: Place | None = None
     hole: str = "mask.png"
+
+    @property
+    def shard(self) -> str:
+        """The tar that it lies in, or ""."""
+        return self.picture.path if self.picture.size is not None else ""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its path below the folder, or its key in the shard."""
+        return self.key if self.shard else folders.printable(self.picture.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,8 +306,14 @@ def items_of(payload: tuple[Item, ...] | Slice) -> list[Item]:
     """The pictures of a unit."""
     if isinstance(payload, tuple):
         return list(payload)
-    entries = [entry for entry in shards.index(payload.shard)[0] if _why_not(entry) is None]
+    entries = _usable(payload.shard, storage.size_of(payload.shard))
     return [_item(payload.shard, entry) for entry in entries[payload.start : payload.stop]]
+
+
+@functools.lru_cache(maxsize=2)
+def _usable(url: str, size: int) -> list[shards.Entry]:
+    """The samples with a picture and a mask; a worker keeps them, as several units read one shard."""
+    return [entry for entry in shards.index(url)[0] if _why_not(entry) is None]
 
 
 def _item(url: str, entry: shards.Entry) -> Item:

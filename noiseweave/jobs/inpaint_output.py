@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,8 +22,8 @@ from noiseweave.engine import masks
 from noiseweave.engine.records import Bad, Unit, UnitReport
 from noiseweave.jobs import inpaint_pictures as pictures
 from noiseweave.jobs.inpaint import Task
-from noiseweave.jobs.inpaint_draw import Painted, Result, hole_of, name_of
-from noiseweave.jobs.inpaint_input import Input, Slice
+from noiseweave.jobs.inpaint_draw import Painted, Result, hole_of, left_out
+from noiseweave.jobs.inpaint_input import Input, Item, Place
 
 SHOWN = 10  # names that the screen lists; report.json has all
 
@@ -30,71 +31,78 @@ SHOWN = 10  # names that the screen lists; report.json has all
 def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad]]:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
-    shard = unit.payload.shard if isinstance(unit.payload, Slice) else ""
     rows: list[tuple[str, dict[str, bytes]]] = []
+    done = 0
     for one in painted:
         try:
-            rows += write(task, one, shard)
+            rows += write(task, one)
+            done += 1
         except ValueError as e:
-            reason, _, detail = str(e).partition(": ")
-            name = name_of(one.loaded.item, shard)
-            bad.append(Bad(shard=shard, key=name, reason=reason, detail=detail))
-    if shard and rows:
-        storage.write(
-            storage.join(task.output, "shards", f"inpainted-{unit.index:06d}.tar"), shards.pack(rows)
-        )
+            bad.append(left_out(one.loaded.item, str(e)))
+    if rows:
+        path = storage.join(task.output, "shards", f"inpainted-{unit.index:06d}.tar")
+        storage.write(path, shards.pack(rows))
     extra = Counter({"copied": float(sum(not one.loaded.regions for one in painted))})
     extra.update(f"cut:{end}" for one in painted for end in one.cut)
-    return UnitReport(id=unit.id, produced=len(painted) * task.config.rows, extra=dict(extra)), bad
+    return UnitReport(id=unit.id, produced=done * task.config.rows, extra=dict(extra)), bad
 
 
-def write(task: Task, one: Painted, shard: str) -> list[tuple[str, dict[str, bytes]]]:
+def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
     """The files of one picture: written below the output, or, of a shard, given back as samples."""
     picture = pictures.opened(one.loaded.data, task.config.max_pixels)
     shown_HWC = pictures.visible(picture)
     hole_HW = hole_of(task.config, one.loaded.mask, shown_HWC.shape[:2])
     extension = pictures.extension_of(picture, one.loaded.item.extension, task.config.output_format)
-    made = [variant(task, picture, shown_HWC, hole_HW, one, row) for row in range(task.config.rows)]
+    made = variants(task, picture, shown_HWC, hole_HW, one)
     as_is = not one.loaded.regions and pictures.EXTENSIONS[extension] == picture.kind
     data = [one.loaded.data if as_is else pictures.encode(image, picture, extension) for image in made]
     page = b""
     if task.config.sheets or task.sheet:
         seen = [pictures.visible(pictures.replaced(picture, image), 3) for image in made]
-        sheet = collage(pictures.visible(picture, 3), hole_HW, seen, task.config.collage_spacing_h,
-                        task.config.collage_spacing_v)  # fmt: skip
-        page = png(sheet)
-    if shard:
+        gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
+        page = png(collage(pictures.visible(picture, 3), hole_HW, seen, *gaps))
+    if one.loaded.item.shard:
         return samples(task, one, extension, data, page)
     _write_files(task, one, extension, data, page)
     return []
 
 
-def variant(
-    task: Task, picture: pictures.Picture, shown_HWC: np.ndarray, hole_HW: np.ndarray, one: Painted, row: int
-) -> Image.Image:
-    """The restored picture of one seed, in the stored mode."""
-    if not one.loaded.regions:
-        return picture.image
-    paint_HWC = shown_HWC.copy()
-    for region, patch in zip(one.loaded.regions, one.patches[row], strict=True):
-        at = region.box.slices
-        paint_HWC[at] = repaired(shown_HWC[at], hole_HW[at], patch, task.config.feather)
-    return pictures.restored(picture, paint_HWC, hole_HW)
+def variants(
+    task: Task, picture: pictures.Picture, shown_HWC: np.ndarray, hole_HW: np.ndarray, one: Painted
+) -> list[Image.Image]:
+    """The restored picture of each seed, in the stored mode."""
+    regions = one.loaded.regions
+    if not regions:
+        return [picture.image] * task.config.rows
+    edges = [
+        edge(shown_HWC[r.box.slices], hole_HW[r.box.slices], task.config.feather) for r in regions
+    ]  # the same for all variants
+    out = []
+    for patches in one.patches:
+        paint_HWC = shown_HWC.copy()
+        for region, patch, (around, alpha) in zip(regions, patches, edges, strict=True):
+            paint_HWC[region.box.slices] = repaired(around, alpha, patch)
+        out.append(pictures.restored(picture, paint_HWC, hole_HW))
+    return out
 
 
-def repaired(part_HWC: np.ndarray, hole_HW: np.ndarray, patch_HWC: np.ndarray, feather: int) -> np.ndarray:
-    """A part of a picture with the model's patch in its hole: brought to its size and channels, its edge soft.
+def edge(part_HWC: np.ndarray, hole_HW: np.ndarray, feather: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the repair fades into, uint8 [H, W, C], and its weight, float32 [H, W].
 
-    The soft edge fades into what lies around the hole, not into the damage inside.
+    It is what lies around the hole, not the damage inside.
     """
-    height, width, channels = part_HWC.shape
+    around = masks.filled(part_HWC, hole_HW) if feather else part_HWC
+    return around, masks.feather(hole_HW, feather)
+
+
+def repaired(around_HWC: np.ndarray, alpha_HW: np.ndarray, patch_HWC: np.ndarray) -> np.ndarray:
+    """A part of a picture with the model's patch, brought to its size and channels, in its hole."""
+    height, width, channels = around_HWC.shape
     patch = Image.fromarray(patch_HWC[..., 0] if patch_HWC.shape[-1] == 1 else patch_HWC)
     if patch.size != (width, height):
         patch = patch.resize((width, height), Image.Resampling.LANCZOS)
-    paint_HWC = np.asarray(patch.convert("L" if channels == 1 else "RGB")).reshape(part_HWC.shape)
-    around = masks.filled(part_HWC, hole_HW) if feather else part_HWC
-    mixed = masks.compose(around, paint_HWC, masks.feather(hole_HW, feather))
-    return np.where(hole_HW[..., None], mixed, part_HWC)
+    paint_HWC = np.asarray(patch.convert("L" if channels == 1 else "RGB")).reshape(around_HWC.shape)
+    return masks.compose(around_HWC, paint_HWC, alpha_HW)
 
 
 def collage(
@@ -170,8 +178,8 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
     config, loaded = task.config, one.loaded
     single = config.image is not None
     return {
-        "picture": config.image if single else _place(loaded.item.picture.path, loaded.item.key),
-        "mask": config.mask if single else _place(loaded.item.mask.path, loaded.item.key),
+        "picture": config.image if single else _place(loaded.item, loaded.item.picture),
+        "mask": config.mask if single else _place(loaded.item, loaded.item.mask),
         "picture_sha256": hashlib.sha256(loaded.data).hexdigest(),
         "mask_sha256": hashlib.sha256(loaded.mask).hexdigest(),
         "key": folders.printable(loaded.item.key), "seeds": list(task.seeds), "prompt": loaded.prompt,
@@ -185,9 +193,9 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _place(path: str, key: str) -> str:
-    """A file below the folder, or a sample of a shard."""
-    return f"{path.rpartition('/')[2]}#{key}" if path.endswith(".tar") else folders.printable(path)
+def _place(item: Item, place: Place) -> str:
+    """A file's path below its folder, or a sample of a shard."""
+    return f"{os.path.basename(item.shard)}#{item.key}" if item.shard else folders.printable(place.path)
 
 
 def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:

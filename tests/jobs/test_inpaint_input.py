@@ -1,6 +1,7 @@
 """Which mask belongs to which picture: by path, by stem, and never by a guess."""
 
 import os
+from pathlib import Path
 
 import pytest
 from inpaints import hole, mask, noise, refused, saved
@@ -233,3 +234,8 @@ def test_the_original_projects_spellings():
     several = ["--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
     config = cli.parse("inpaint", several)[1]
     assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("inpaint*.yaml")))
+def test_the_configs_hold(path):
+    assert cli.parse("inpaint", ["--config", str(path)])[1].output.startswith("out/")
