@@ -23,6 +23,7 @@ from noiseweave.engine.seeding import generator
 
 FROM: dict[EditName, float] = {"smooth": 2 / 3, "contrast": 1 / 3, "style": 1 / 3, "variation": 1 / 3}
 BLUR = 1.0  # pixels of the map
+DRAWN = 0.6  # most that a drawn style replaces; all of it leaves specks on a plain background
 
 
 def edit(
@@ -53,7 +54,8 @@ def edit(
         case "contrast":
             edited = contrast(r_TCHW, strength)
         case "style":
-            edited = style(r_TCHW, strength, spread_like(r_TCHW, fresh_TCHW, reference))
+            k = strength * (1.0 if reference is not None else DRAWN)
+            edited = style(r_TCHW, k, spread_like(r_TCHW, fresh_TCHW, reference))
         case _:
             edited = variation(r_TCHW, strength, s, fresh_TCHW)
     return replace(maps, residual_TCHW=torch.where(_places(r_TCHW) >= FROM[name], edited, r_TCHW))
@@ -77,7 +79,7 @@ def contrast(r_TCHW: Tensor, k: float) -> Tensor:
 def style(r_TCHW: Tensor, k: float, other_TCHW: Tensor) -> Tensor:
     """Mean and amplitude spectrum of each step and channel moved by k to another's; the phases stay.
 
-    Phase carries structure, amplitude the look (Fourier domain adaptation, Yang & Soatto, arXiv 2004.05498).
+    Phase carries structure, amplitude the look; strength 1 is the other's amplitude (Fourier domain adaptation, Yang & Soatto, arXiv 2004.05498).
     """
     (mean, F), (other_mean, other_F) = (_spectrum(r) for r in (r_TCHW, other_TCHW))
     amplitude = (1 - k) * F.abs() + k * other_F.abs()
