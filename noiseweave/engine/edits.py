@@ -79,7 +79,7 @@ def contrast(r_TCHW: Tensor, k: float) -> Tensor:
 def style(r_TCHW: Tensor, k: float, other_TCHW: Tensor) -> Tensor:
     """Mean and amplitude spectrum of each step and channel moved by k to another's; the phases stay.
 
-    Phase carries structure, amplitude the look; strength 1 is the other's amplitude (Fourier domain adaptation, Yang & Soatto, arXiv 2004.05498).
+    Phase carries structure, amplitude the look (Fourier domain adaptation, Yang & Soatto, arXiv 2004.05498).
     """
     (mean, F), (other_mean, other_F) = (_spectrum(r) for r in (r_TCHW, other_TCHW))
     amplitude = (1 - k) * F.abs() + k * other_F.abs()
