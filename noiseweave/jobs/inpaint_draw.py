@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from noiseweave.cluster import pipeline, shards
+from noiseweave.cluster import folders, pipeline, shards
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
@@ -341,7 +341,7 @@ class Painter:
         image_BHWC = np.stack([region.image_HWC for _, region, _ in parts])
         hole_BHW = np.stack([region.hole_HW for _, region, _ in parts])
         prompts = [
-            Prompt(text=one.prompt, key=f"{one.item.key}#{i}", negative=config.negative_prompt)
+            Prompt(text=one.prompt, key=chance(one.item, i), negative=config.negative_prompt)
             for one, _, i in parts
         ]
         variants = [
@@ -349,6 +349,11 @@ class Painter:
             for seed in self.task.seeds
         ]
         return [[variant[b] for variant in variants] for b in range(len(parts))]
+
+
+def chance(item: Item, region: int) -> str:
+    """What a region's random numbers come from, together with the seed."""
+    return f"{folders.printable(item.key)}#{region}"
 
 
 def _end(tokenizer: Any, text: str) -> str:

@@ -114,7 +114,11 @@ def gather(config: Config) -> Input:
         return _of_shards(config)
     if config.image is not None:
         return _of_items(config, [_single(config)], [])
-    items, left_out = matched(_listed("images", config.images), _listed("masks", config.masks))
+    roots = _root("images", config.images), _root("masks", config.masks)
+    if roots[0] == roots[1]:
+        raise ValueError(f"masks={config.masks!r}: another folder than images")
+    images, masks = _listed("images", *roots), _listed("masks", *reversed(roots))
+    items, left_out = matched(images, masks)
     if not items:
         counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
         raise ValueError(
@@ -150,27 +154,35 @@ class Files:
     texts: dict[str, str]
 
 
-def _listed(field: str, folder: str | None) -> Files:
+def _root(field: str, folder: str | None) -> str:
     assert folder is not None
     root = os.path.realpath(os.path.expanduser(folder))
     if "://" in folder or not os.path.isdir(root):
         raise ValueError(f"{field}={folder!r}: no such local folder")
+    return root
+
+
+def _listed(field: str, root: str, other: str) -> Files:
     found = Files(root=root, pictures=defaultdict(list), texts={})
-    for path in _walk(root):
+    for path in _walk(root, other):
         stem, extension = os.path.splitext(path)
         if extension[1:].lower() in EXTENSIONS:
             found.pictures[stem].append(path)
         elif extension.lower() == ".txt":
             found.texts[stem] = path
     if not found.pictures:
-        raise ValueError(f"{field}={folder!r}: no {', '.join('.' + e for e in EXTENSIONS)} in it or below it")
+        raise ValueError(f"{field}={root!r}: no {', '.join('.' + e for e in EXTENSIONS)} in it or below it")
     return found
 
 
-def _walk(root: str) -> Iterator[str]:
-    """Relative paths of all files, in an order that no disk can change; hidden ones and linked folders left out."""
+def _walk(root: str, other: str) -> Iterator[str]:
+    """Relative paths of all files, in an order that no disk can change.
+
+    Hidden files, linked folders and the folder ``other`` are left out: masks may lie below their pictures.
+    """
     for here, below, names in os.walk(root):
-        below[:] = sorted((n for n in below if not folders.junk(n)), key=os.fsencode)
+        kept = (n for n in below if not folders.junk(n) and os.path.join(here, n) != other)
+        below[:] = sorted(kept, key=os.fsencode)
         for name in sorted((n for n in names if not folders.junk(n)), key=os.fsencode):
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/")
 

@@ -194,6 +194,16 @@ def test_another_format(tmp_path):
     assert not (tmp_path / "p/restored/b.jpg").exists()
 
 
+def test_names_that_are_no_text_and_names_with_dots(tmp_path):
+    names = [b"a\xff.png".decode("utf-8", "surrogateescape"), "x.y.png", "文物 1.png"]
+    for name in names:
+        pair(tmp_path, name, noise("L", (16, 16)), block((16, 16), 4, 4, 6, 6))
+    assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD) == 0
+    assert sorted(p.name for p in (tmp_path / "o/restored").iterdir()) == sorted(names)
+    assert (tmp_path / "o/collages/x.y_collage.png").exists()
+    assert json.loads((tmp_path / "o/lineage/文物 1.json").read_text())["picture"] == "文物 1.png"
+
+
 # what the model is shown
 
 

@@ -146,6 +146,14 @@ def test_variants_may_not_take_another_pictures_name(tmp_path, capsys):
     assert gathered(tmp_path).pictures == 2
 
 
+def test_masks_below_their_pictures_are_no_pictures(tmp_path):
+    for name in ("a.png", "b/c.png", "masks/a.png", "masks/b/c.png"):
+        storage.write(str(tmp_path / name), PNG)
+    where = ["--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
+    work = inpaint_input.gather(cli.parse("inpaint", where)[1])
+    assert (pairs(work), left_out(work)) == ({"a.png": "a.png", "b/c.png": "b/c.png"}, {})
+
+
 def test_links(tmp_path):
     laid(tmp_path, ["a.png"], ["a.png", "b.png"])
     (tmp_path / "outside").mkdir()
@@ -169,26 +177,28 @@ def test_links(tmp_path):
         (["--images", "none", "--masks", "none"], "images='none': no such local folder"),
         (["--images", "{d}/imgs", "--masks", "{d}/empty"], "no .png, .jpg"),
         (["--images", "{d}/imgs", "--masks", "{d}/other"], "no picture has a mask of the same name"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m/../imgs"], "another folder than images"),
         (["--input", "{d}/imgs"], "no .tar shards there"),
         (["--input", "{d}/shards"], "no sample there has a picture and a .mask.png"),
         (["--image", "{d}/imgs/a.png", "--mask", "{d}/imgs/a.png", "--output", "{d}/imgs/a.png"], "another file"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--output", "{d}/imgs/out"], "does not lie in images"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--output", "{d}/o.png"], "there are several pictures"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--mask_mode", "grey"], "mask_mode"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--rows", "0"], "rows=0: 1 to 1000"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--feather", "-1"], "feather=-1"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--size", "7"], "size=7"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--size", "512"], "the model draws 16x16 pixels only"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--steps", "2000"], "inpaint.steps=2000: the model has 1000"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--strength", "0"], "inpaint.strength"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--prompt", "a face"], "the model reads no prompts"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--model", "{d}/none"], "no such folder, not shipped"),
-        (["--images", "{d}/imgs", "--masks", "{d}/imgs", "--lora", "a.safetensors"], "lora"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--output", "{d}/imgs/out"], "does not lie in images"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--output", "{d}/o.png"], "there are several pictures"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--mask_mode", "grey"], "mask_mode"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--rows", "0"], "rows=0: 1 to 1000"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--feather", "-1"], "feather=-1"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--size", "7"], "size=7"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--size", "512"], "the model draws 16x16 pixels only"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--steps", "2000"], "inpaint.steps=2000: the model has 1000"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--strength", "0"], "inpaint.strength"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--prompt", "a face"], "the model reads no prompts"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--model", "{d}/none"], "no such folder, not shipped"),
+        (["--images", "{d}/imgs", "--masks", "{d}/m", "--lora", "a.safetensors"], "lora"),
         (["--input", "{d}/shards", "--output_format", "tif"], "output_format='tif'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, words):
     laid(tmp_path, ["a.png"], [])
+    storage.write(str(tmp_path / "m/a.png"), PNG)
     storage.write(str(tmp_path / "other/b.png"), PNG)
     storage.write(str(tmp_path / "shards/a.tar"), shards.pack([("a", {"png": PNG})]))
     (tmp_path / "empty").mkdir()
