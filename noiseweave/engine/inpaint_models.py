@@ -135,7 +135,7 @@ def locate(name: str) -> Path:
             raise ValueError(
                 f"model {name!r}: {part} comes with code of its own ({origin[0]}), which is never run"
             )
-        text_to_image._check_part(name, folder, part)
+        text_to_image.check_part(name, folder, part)
     return folder
 
 
@@ -171,7 +171,7 @@ def load(config: ModelConfig, device: str = "cpu") -> InpaintModel:
 def _pipeline(config: ModelConfig, device: str) -> Any:
     from diffusers import AutoPipelineForInpainting
 
-    text_to_image._quiet()
+    text_to_image.quiet()
     folder = locate(config.name)
     try:
         pipeline = AutoPipelineForInpainting.from_pretrained(

@@ -92,11 +92,11 @@ def locate(name: str) -> Path:
             raise ValueError(
                 f"model {name!r}: {part} comes with code of its own ({library}), which is never run"
             )
-        _check_part(name, folder, part)
+        check_part(name, folder, part)
     return folder
 
 
-def _check_part(name: str, folder: Path, part: str) -> None:
+def check_part(name: str, folder: Path, part: str) -> None:
     files = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
     if not files:
         raise ValueError(f"model {name!r}: {part}/ is missing in {folder}")
@@ -124,7 +124,7 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     """
     from diffusers import AutoPipelineForText2Image
 
-    _quiet()
+    quiet()
     folder = locate(config.name)
     try:
         pipeline = AutoPipelineForText2Image.from_pretrained(
@@ -144,7 +144,7 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     return model
 
 
-def _quiet() -> None:
+def quiet() -> None:
     import diffusers.utils.logging
     import transformers.utils.logging
 
