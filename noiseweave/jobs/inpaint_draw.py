@@ -162,7 +162,8 @@ def left_out(item: Item, why: str) -> Bad:
 
 
 def load(task: Task, item: Item) -> Loaded:
-    """
+    """Read a picture, its mask and its words, and cut what the model is shown.
+
     Raises:
         ValueError: ``"reason: detail"`` of a picture, mask or text that is not taken.
     """

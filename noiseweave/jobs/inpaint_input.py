@@ -32,7 +32,8 @@ class Place:
     size: int | None = None
 
     def read(self, limit: int = storage.IMAGE_LIMIT) -> bytes:
-        """
+        """The bytes.
+
         Raises:
             ValueError: ``"reason: detail"``: unreadable, too_large, not_a_file or outside_link.
         """
@@ -106,7 +107,8 @@ class Input:
 
 
 def gather(config: Config) -> Input:
-    """
+    """Find the pictures of a job and their masks; none is opened.
+
     Raises:
         ValueError: a file or folder is missing, nothing has a partner, or variants' names would collide.
     """
