@@ -27,6 +27,7 @@ FLOW = {
     "heun": "heun2",
     "dopri5": "dopri5",
 }  # name -> torchdiffeq's
+LAST = 0.01  # of linear mixing's way that dopri5 leaves to one Euler step
 SMALLEST = 1e-3  # w of linear mixing below which its velocity (x - x_0) / w is not formed
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -73,7 +74,7 @@ def draw(
     predict = Guided(model, label_B, recipe.guidance)
     beliefs = Beliefs(model, kept)
     if name in FLOW:
-        x = flow(velocity_of(model, predict), x, FLOW[name], recipe, beliefs)
+        x = flow(velocity_of(model, predict), x, FLOW[name], recipe, beliefs, model.kind)
     else:
         x = diffusion(predict, scheduler_of(model, name, recipe), x, recipe, generators, beliefs)
     return Drawn(image_BHWC=pictures_of(model, x), beliefs_KBHWC=beliefs.picked(), calls=predict.calls)
@@ -171,13 +172,26 @@ def diffusion(
 
 
 def velocity_of(model: BaseModel, predict: Predict) -> Predict:
-    """dx/d sigma: a flow's own output, or (x - x_0) / w from the x_0 of linear mixing, whose w is sigma."""
+    """dx/d sigma: a flow's own output, or (x - x_0) / w from the x_0 of linear mixing, whose w is sigma.
+
+    At w = 0 the latter would be an error divided by nothing: there the velocity before it is taken, which makes
+    the last step of Heun Euler's (as Karras et al., arXiv 2206.00364, algorithm 1).
+    """
     if model.kind == "flow":
         return lambda x, sigma: predict(x, TIME * sigma)
-    return lambda x, w: (x - predict(x, TIME * w)) / max(float(w), SMALLEST)
+    before: list[Tensor] = []
+
+    def velocity(x: Tensor, w: Tensor) -> Tensor:
+        if float(w) > 0 or not before:
+            before[:] = [(x - predict(x, TIME * w)) / max(float(w), SMALLEST)]
+        return before[0]
+
+    return velocity
 
 
-def flow(velocity: Predict, x: Tensor, method: str, recipe: SamplerRecipe, beliefs: Beliefs) -> Tensor:
+def flow(
+    velocity: Predict, x: Tensor, method: str, recipe: SamplerRecipe, beliefs: Beliefs, model_kind: str
+) -> Tensor:
     """Integrate dx/dt = -velocity(x, sigma = 1 - t) from t = 0, noise, to t = 1, data."""
     from torchdiffeq import odeint
 
@@ -190,13 +204,18 @@ def flow(velocity: Predict, x: Tensor, method: str, recipe: SamplerRecipe, belie
         # the error of the worst picture, not of the mean one: none is drawn worse for its neighbours
         return y.view(len(x), -1).square().mean(1).sqrt().max()
 
-    ends = torch.tensor([0.0, 1.0], device=x.device)
+    # dopri5 would have to resolve (x - x_0) / w near w = 0; its last step to x_0 is Euler's
+    last = LAST if method == "dopri5" and model_kind == "linear_mixing" else 0.0
+    ends = torch.tensor([0.0, 1.0 - last], device=x.device)
+    # without step_t it would step past the end, where no network was trained, and come back by interpolation
+    adaptive = {"norm": worst, "step_t": ends[-1:]}
     # torchdiffeq's own grid of a step size may end on one more, tiny step
     fixed = {"grid_constructor": lambda f, x, t: torch.linspace(0, 1, recipe.steps + 1, device=x.device)}
-    options: dict[str, Any] = {"norm": worst} if method == "dopri5" else fixed
-    return odeint(
-        field, x, ends, method=method, rtol=recipe.tolerance, atol=recipe.tolerance, options=options
-    )[-1]
+    options: dict[str, Any] = adaptive if method == "dopri5" else fixed
+    x = odeint(field, x, ends, method=method, rtol=recipe.tolerance, atol=recipe.tolerance, options=options)[
+        -1
+    ]
+    return x + last * field(ends[-1], x) if last else x
 
 
 @torch.inference_mode()

@@ -108,6 +108,22 @@ def test_a_fixed_solver_takes_exactly_the_steps_that_it_is_told(steps):
     assert samplers.draw(model, [0], None, SamplerRecipe(name="euler", steps=steps), 0).calls == steps
 
 
+@pytest.mark.parametrize("name", ["euler", "midpoint", "heun", "dopri5"])
+def test_a_small_error_of_linear_mixing_is_not_blown_up_where_no_noise_is_left(name):
+    model = model_of("linear_mixing")
+    exact = model.network.forward
+    model.network.forward = lambda *a, **k: (exact(*a, **k)[0] + 0.02,)
+    x = values(samplers.draw(model, range(16), None, SamplerRecipe(name=name, steps=10), 0))
+    assert x.mean() == pytest.approx(MEAN, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["flow", "linear_mixing"])
+def test_dopri5_never_asks_beyond_the_clean_end(kind):
+    model = model_of(kind)
+    samplers.draw(model, range(4), None, SamplerRecipe(name="dopri5", tolerance=1e-2), 0)
+    assert min(model.network.times) >= 0
+
+
 def test_dopri5_takes_more_evaluations_for_a_smaller_tolerance():
     rough, fine = (
         samplers.draw(model_of("flow"), range(2), None, SamplerRecipe(name="dopri5", tolerance=t), 0).calls
