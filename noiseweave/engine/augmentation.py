@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import text_to_image
+from noiseweave.engine import solver, text_to_image
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.fusion import fuse
-from noiseweave.engine.inversion import draw_noise, invert
+from noiseweave.engine.inversion import draw_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.prompts import Prompt
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts
+from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts, SolverName
 from noiseweave.engine.records import NoiseMaps, Pair
-from noiseweave.engine.replay import replay
 from noiseweave.engine.schedule import Denoiser, Schedule
 from noiseweave.engine.seeding import rng, seed_of
 
@@ -64,6 +63,17 @@ def too_long(backbone: Backbone, prompts: Prompts | None) -> list[str]:
     return text_to_image.too_long(backbone.text, [Prompt(text=text, key="") for text in texts])
 
 
+def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
+    """The kept time steps of the recipe's sampler.
+
+    Raises:
+        ValueError: more steps than the model, or the sampler, can tell apart.
+    """
+    if recipe.sampler == "ddim":
+        return backbone.schedule(recipe.num_steps, recipe.skip)
+    return solver.schedule(backbone.scheduler, recipe.num_steps, recipe.skip)
+
+
 def invert_pictures(
     backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int,
     prompts: Prompts | None = None,
@@ -73,10 +83,11 @@ def invert_pictures(
     Args:
         prompts: of the B pictures, for a model that reads words; None tells it nothing.
     """
-    s = backbone.schedule(recipe.num_steps, recipe.skip)
+    s = schedule_of(backbone, recipe)
     x_0_BCHW = backbone.encode(image_BHWC)
     noise = [draw_noise(recipe, len(s), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
     noise_TBCHW = torch.stack(noise, 1).to(backbone.device)
+    invert, _ = solver.SOLVERS[recipe.sampler]
     return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
 
 
@@ -98,7 +109,7 @@ def augment(
     if not pairs:
         return image_BHWC[:0]
     s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
-    epsilon_of = target_denoisers(backbone, prompts)
+    epsilon_of, (_, replay) = target_denoisers(backbone, prompts), solver.SOLVERS[inversion.sampler]
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in range(0, len(pairs), step):
@@ -115,6 +126,7 @@ def augment(
 def fuse_pictures(
     backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps],
     recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True, prompts: Prompts | None = None,
+    sampler: SolverName = "ddim",
 ) -> Tensor:  # fmt: skip
     """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W].
 
@@ -122,10 +134,11 @@ def fuse_pictures(
 
     Args:
         prompts: of the pictures, for a model that reads words; None tells it nothing.
+        sampler: that the maps were made with.
     """
     fused = [_fused(maps, weights, mode, keep_spread) for mode, weights in recipes]
     epsilon = target_denoisers(backbone, prompts)([list(enumerate(weights)) for _, weights in recipes])
-    return replay(epsilon, s, fused)
+    return solver.SOLVERS[sampler][1](epsilon, s, fused)
 
 
 def _fused(maps: Sequence[NoiseMaps], weights: Sequence[float], mode: str, keep_spread: bool) -> NoiseMaps:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import pretrained
+from noiseweave.engine import pretrained, solver
 from noiseweave.engine.micro_batch import MicroBatch
-from noiseweave.engine.recipes import ModelConfig, PromptRecipe
+from noiseweave.engine.recipes import ModelConfig, PromptRecipe, SolverName
 from noiseweave.engine.schedule import Schedule, kept
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -220,10 +221,11 @@ def shape(name: str, size: int | None = None) -> tuple[int, int]:
     return int(config["in_channels"]), own
 
 
-def check_steps(name: str, num_steps: int) -> None:
-    """Raise ValueError when a chain has more steps than the model was trained with."""
-    trained = pretrained.read(name, locate(name), "scheduler/scheduler_config.json").get(
-        "num_train_timesteps", 1000
-    )
+def check_steps(name: str, num_steps: int, sampler: SolverName = "ddim") -> None:
+    """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
+    config = pretrained.read(name, locate(name), "scheduler/scheduler_config.json")
+    trained = config.get("num_train_timesteps", 1000)
     if num_steps > trained:
         raise ValueError(f"inversion.num_steps={num_steps}: model {name!r} has {trained} time steps")
+    if sampler != "ddim":
+        solver.schedule(SimpleNamespace(config=config), num_steps)

@@ -1,4 +1,4 @@
-"""What a user can choose about regions, edits, the second sampler and adaptive ratios. Free of torch."""
+"""What a user can choose about regions, edits, cached maps and adaptive ratios. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from noiseweave.engine.recipes import SOLVER_NAMES as SOLVER_NAMES
+from noiseweave.engine.recipes import SolverName as SolverName
 from noiseweave.engine.recipes import check
-
-SolverName = Literal["ddim", "sde-dpm-solver++"]
-SOLVER_NAMES: tuple[SolverName, ...] = ("ddim", "sde-dpm-solver++")
 
 EditName = Literal["smooth", "contrast", "style", "variation"]
 EDITS: tuple[EditName, ...] = ("smooth", "contrast", "style", "variation")

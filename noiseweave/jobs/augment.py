@@ -178,7 +178,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     from noiseweave.engine import backbone, features
 
     channels, size = backbone.shape(config.model.name, config.size)
-    backbone.check_steps(config.model.name, config.inversion.num_steps)
+    backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
     words = backbone.reads_words(config.model.name, config.prompt)
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
@@ -221,6 +221,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["prompt"]
     if task.config.size is None:
         del config["size"]
+    if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
+        del config["inversion"]["sampler"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

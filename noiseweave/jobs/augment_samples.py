@@ -184,6 +184,7 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair) -> dict[s
         ],
         "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
         "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,
+        "sampler": config.inversion.sampler,
         "keep_spread": config.fusion.keep_spread, "seed": config.seed, "pair_seed": pair.seed,
         "model": config.model.name, "model_hash": task.model_hash, "precision": config.model.precision,
         "noiseweave": __version__,

@@ -113,7 +113,7 @@ def run(config: Config) -> int:
     from noiseweave.jobs import fuse_pictures as work
 
     channels, size = backbone.shape(config.model.name, config.size)
-    backbone.check_steps(config.model.name, config.inversion.num_steps)
+    backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
     prompts = config.prompts if backbone.reads_words(config.model.name, config.prompt) else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
     output = storage.absolute(config.output)
@@ -121,9 +121,11 @@ def run(config: Config) -> int:
     model = backbone.load(config.model, work.device(), config.size)
     work.warn(model, prompts)
     s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed, prompts)
-    psnr = work.fidelity(model, s, maps, image_NHWC, prompts)
+    psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
     recipes = [(config.mode, config.shares), *(grid(config) if config.sweep else ())]
-    fused = augmentation.fuse_pictures(model, s, maps, recipes, config.keep_spread, prompts)
+    fused = augmentation.fuse_pictures(
+        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler
+    )
     files = work.encoded(config, image_NHWC, model.decode(fused))
     for name, data in files.items():
         storage.write(storage.join(output, name), data)

@@ -14,10 +14,10 @@ from noiseweave.cluster import storage
 from noiseweave.engine import augmentation, collage, images
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.latent_backbone import LatentBackbone
-from noiseweave.engine.recipes import MODES, Prompts
+from noiseweave.engine.recipes import MODES, Prompts, SolverName
 from noiseweave.engine.records import NoiseMaps
-from noiseweave.engine.replay import replay
 from noiseweave.engine.schedule import Schedule
+from noiseweave.engine.solver import SOLVERS
 from noiseweave.jobs.fuse import Config
 
 
@@ -54,13 +54,14 @@ def warn(model: Backbone, prompts: Prompts | None) -> None:
 
 
 def fidelity(
-    model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray, prompts: Prompts | None
-) -> list[float]:
+    model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray, prompts: Prompts | None,
+    sampler: SolverName,
+) -> list[float]:  # fmt: skip
     """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200.
 
     Of a latent model it is that of the latents: what the VAE loses is not in it.
     """
-    again_NCHW = replay(augmentation.source_denoiser(model, prompts), s, maps)
+    again_NCHW = SOLVERS[sampler][1](augmentation.source_denoiser(model, prompts), s, maps)
     return _psnr(again_NCHW.double() - model.encode(image_NHWC).double())
 
 

@@ -76,3 +76,18 @@ def test_a_pair_draws_its_order_mode_and_ratio_from_seed_and_keys():
     assert all(0.2 <= p.ratio <= 0.4 for p in drawn)
     assert 0.28 < np.mean([p.ratio for p in drawn]) < 0.32
     assert len({p.seed for p in drawn}) == 200
+
+
+def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, digits):
+    backbone = digits_model()
+    ends = [pair(0, 1, ratio=0.0), pair(0, 1, ratio=1.0), pair(0, 1)]
+    recipe = InversionRecipe(num_steps=6, skip=2, sampler="sde-dpm-solver++")
+    images = digits[0][:2]
+    first, second, between = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0).astype(int)
+    assert np.abs(first - images[0]).max() <= 1
+    assert np.abs(second - images[1]).max() <= 1
+    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0)[2]
+    assert np.abs(between - ddim).max() > 3
+    s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
+    x_BCHW = fuse_pictures(backbone, s, maps, [("linear", [0.5, 0.5])], sampler="sde-dpm-solver++")
+    assert np.abs(backbone.decode(x_BCHW)[0] - between).max() <= 1

@@ -85,6 +85,18 @@ def test_the_ends_of_ratio_are_the_pictures(digits, ratio, parent):
     assert np.abs(same).max() <= 1
 
 
+def test_the_other_sampler(digits):
+    line = ("a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++")
+    fused(*line, "--output", "out")
+    fused(*line, "--output", "end", "--ratio", "1")
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert lineage["sampler"] == "sde-dpm-solver++"
+    assert min(i["psnr"] for i in lineage["inputs"]) > 100
+    assert np.abs(picture("end/fused.png").astype(int) - picture("end/input-1.png")).max() <= 1
+    fused("a.png", "b.png", "--output", "ddim")
+    assert (digits / "out/fused.png").read_bytes() != (digits / "ddim/fused.png").read_bytes()
+
+
 def test_a_result_depends_on_bytes_and_seed_alone(digits):
     fused("a.png", "b.png", "--output", "one")
     (digits / "moved.png").write_bytes((digits / "a.png").read_bytes())
@@ -194,6 +206,11 @@ def test_an_existing_folder_keeps_its_other_files(digits):
         (["a.png", "folder"], "picture 'folder': "),
         (["a.png", "b.png", "--model.name", "no-such-model"], "model 'no-such-model'"),
         (["a.png", "b.png", "--inversion.num_steps", "1001"], "inversion.num_steps=1001"),
+        (["a.png", "b.png", "--inversion.sampler", "euler"], "euler"),
+        (
+            ["a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++", "--inversion.num_steps", "1000"],
+            "inversion.num_steps=1000: too many for sde-dpm-solver++",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
