@@ -16,6 +16,7 @@ from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts, SolverName
 from noiseweave.engine.records import NoiseMaps, Pair
+from noiseweave.engine.regions import fuse_region
 from noiseweave.engine.schedule import Denoiser, Schedule
 from noiseweave.engine.seeding import rng, seed_of
 
@@ -126,7 +127,7 @@ def augment(
 def fuse_pictures(
     backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps],
     recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True, prompts: Prompts | None = None,
-    sampler: SolverName = "ddim",
+    sampler: SolverName = "ddim", mask_HW: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W].
 
@@ -135,11 +136,23 @@ def fuse_pictures(
     Args:
         prompts: of the pictures, for a model that reads words; None tells it nothing.
         sampler: that the maps were made with.
+        mask_HW: float [h, w] in 0..1, where the fusion shows; elsewhere is the first picture. None is everywhere.
+
+    Raises:
+        ValueError: as of ``regions.fit_mask``.
     """
-    fused = [_fused(maps, weights, mode, keep_spread) for mode, weights in recipes]
-    epsilon = target_denoisers(backbone, prompts)([list(enumerate(weights)) for _, weights in recipes])
+    fused = [_fused(maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
+    area = 1.0 if mask_HW is None else float(mask_HW.mean())
+    shares = [[1 - area + area * w[0], *(area * v for v in w[1:])] for _, w in recipes]
+    epsilon = target_denoisers(backbone, prompts)([list(enumerate(w)) for w in shares])
     return solver.SOLVERS[sampler][1](epsilon, s, fused)
 
 
-def _fused(maps: Sequence[NoiseMaps], weights: Sequence[float], mode: str, keep_spread: bool) -> NoiseMaps:
-    return maps[0] if len(maps) == 1 else fuse(maps, weights, mode, keep_spread)  # type: ignore[arg-type]
+def _fused(
+    maps: Sequence[NoiseMaps], weights: Sequence[float], mode: str, keep_spread: bool, mask_HW: Tensor | None
+) -> NoiseMaps:
+    if len(maps) == 1:
+        return maps[0]
+    if mask_HW is None:
+        return fuse(maps, weights, mode, keep_spread)  # type: ignore[arg-type]
+    return fuse_region(maps, weights, mode, mask_HW, keep_spread)  # type: ignore[arg-type]

@@ -39,15 +39,19 @@ class RegionRecipe:
     Args:
         source: everywhere; file (a mask beside the pair: white shows the second); saliency (where the second
             picture's own noise is strong).
+        mask: of file: a picture, fitted as the two are; black shows the first.
         smooth: standard deviation of the saliency's Gaussian, as a share of the map's shorter side.
     """
 
     source: Literal["everywhere", "file", "saliency"] = "everywhere"
+    mask: str | None = None
     smooth: float = 0.12
 
     def __post_init__(self) -> None:
         allowed = ("everywhere", "file", "saliency")
         check(self.source in allowed, "region.source", self.source, f"one of {', '.join(allowed)}")
+        ok = (self.mask is not None) == (self.source == "file")
+        check(ok, "region.mask", self.mask, "a picture, with region.source=file and with no other")
         check(0 < self.smooth <= 1, "region.smooth", self.smooth, "above 0, at most 1")
 
 

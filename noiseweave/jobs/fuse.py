@@ -1,7 +1,7 @@
 """The ``fuse`` job: pictures -> one, fused in noise space. Runs in this process, without Ray.
 
 One picture and a target prompt are text-guided editing (arXiv 2304.06140): inverted as what it shows, replayed as
-what it should show.
+what it should show. One picture and ``edit`` are an edit of its noise maps alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from noiseweave import __version__
+from noiseweave.engine.edit_recipes import EditRecipe, RegionRecipe
 from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig, PromptRecipe, Prompts, check
 
 POSITIONAL = "images"
@@ -20,18 +21,21 @@ POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --outp
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Two or more pictures -> their fusion in noise space; with a target prompt, one or more -> an edit.
+    """Two or more pictures -> their fusion in noise space; with a target prompt or an edit, one -> an edit.
 
     Args:
-        images: two or more pictures, or one and prompt.target; files or URLs.
+        images: two or more pictures, or one and prompt.target or edit.name; files or URLs. Style takes a second
+            picture as its reference.
         output: folder or URL for fused.png, input-0.png.., sheet.png, fuse.json and, with sweep, sweep.png.
         mode: how the noise maps are mixed.
         ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
-            weight that all but the first share equally. null weighs all pictures alike.
+            weight that all but the first share equally. null weighs all pictures alike; with a region, 1.
         weights: one number for each picture in place of ratio; they are normalised.
         sweep: also write sweep.png, every mode (rows) at every ratio of ratios (columns).
         ratios: columns of the sweep.
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        edit: of one picture, in its noise maps.
+        region: where the second of two pictures shows.
         seed: the result depends on it and on the bytes of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -47,6 +51,8 @@ class Config:
     sweep: bool = False
     ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     keep_spread: bool = True
+    edit: EditRecipe | None = None
+    region: RegionRecipe = field(default_factory=RegionRecipe)
     seed: int = 0
     size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -54,10 +60,12 @@ class Config:
     prompt: PromptRecipe = field(default_factory=PromptRecipe)
 
     def __post_init__(self) -> None:
-        count, edits = len(self.images), self.prompt.target is not None
-        check(
-            count >= 2 - edits, "images", list(self.images), "two or more pictures, or one and prompt.target"
-        )
+        count, edits = len(self.images), self.prompt.target is not None or self.edit is not None
+        allowed = "two or more pictures, or one and prompt.target or edit.name"
+        check(count >= 2 - edits, "images", list(self.images), allowed)
+        check_edit(self)
+        two = count == 2 or self.region.source == "everywhere"
+        check(two, "region.source", self.region.source, f"everywhere, as it is for two pictures, not {count}")
         check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
@@ -87,7 +95,24 @@ class Config:
         if self.weights is not None:
             return [w / sum(self.weights) for w in self.weights]
         count = len(self.images)
+        if self.edit is not None:
+            return [1.0, 0.0][:count]
+        if self.ratio is None and self.region.source != "everywhere":
+            return [0.0, 1.0]
         return [1 / count] * count if self.ratio is None else spread(self.ratio, count)
+
+
+def check_edit(config: Config) -> None:
+    """Raise ValueError where an edit is given what only a fusion takes."""
+    if config.edit is None:
+        return
+    pictures, fusing = list(config.images), (config.ratio, config.weights)
+    allowed = 2 if config.edit.name == "style" else 1
+    check(
+        len(pictures) <= allowed, "images", pictures, "one for an edit; style takes a second as its reference"
+    )
+    ok = fusing == (None, None) and not config.sweep and config.region.source == "everywhere"
+    check(ok, "edit.name", config.edit.name, "without ratio, weights, sweep and region, which fuse pictures")
 
 
 def check_prompt(prompt: PromptRecipe) -> None:
@@ -116,21 +141,23 @@ def run(config: Config) -> int:
     backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
     prompts = config.prompts if backbone.reads_words(config.model.name, config.prompt) else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
+    mask_HW, mask_key = work.mask(config.region, size)
     output = storage.absolute(config.output)
     storage.check_writable(output)
     model = backbone.load(config.model, work.device(), config.size)
     work.warn(model, prompts)
     s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed, prompts)
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
-    recipes = [(config.mode, config.shares), *(grid(config) if config.sweep else ())]
+    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
+    recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
     fused = augmentation.fuse_pictures(
-        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler
+        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
     )
     files = work.encoded(config, image_NHWC, model.decode(fused))
     for name, data in files.items():
         storage.write(storage.join(output, name), data)
     lineage = describe(config, keys, psnr, list(files), backbone.fingerprint(config.model.name), prompts)
-    storage.write_json(storage.join(output, "fuse.json"), lineage)
+    storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
     work.tell(model, psnr, image_NHWC)
     return 0
@@ -139,6 +166,13 @@ def run(config: Config) -> int:
 def grid(config: Config) -> list[tuple[Mode, list[float]]]:
     """The cells of the sweep, row by row."""
     return [(mode, spread(ratio, len(config.images))) for mode in MODES for ratio in config.ratios]
+
+
+def chosen(config: Config, mask_key: str | None) -> dict[str, Any]:
+    """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
+    edit = {"edit": asdict(config.edit)} if config.edit else {}
+    everywhere = config.region.source == "everywhere"
+    return edit | ({} if everywhere else {"region": {**asdict(config.region), "mask_sha256": mask_key}})
 
 
 def describe(

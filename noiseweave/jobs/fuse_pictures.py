@@ -13,9 +13,12 @@ import torch
 from noiseweave.cluster import storage
 from noiseweave.engine import augmentation, collage, images
 from noiseweave.engine.backbone import Backbone
+from noiseweave.engine.edit_recipes import RegionRecipe
+from noiseweave.engine.edits import edit, fresh_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.recipes import MODES, Prompts, SolverName
 from noiseweave.engine.records import NoiseMaps
+from noiseweave.engine.regions import saliency
 from noiseweave.engine.schedule import Schedule
 from noiseweave.engine.solver import SOLVERS
 from noiseweave.jobs.fuse import Config
@@ -29,13 +32,43 @@ def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str],
     """The pictures' keys, hashes of their bytes, and uint8 [N, size, size, channels]."""
     keys, found = [], []
     for path in paths:
-        data = read(path)
-        try:
-            found.append(images.fit(images.decode(data, channels), size))
-        except ValueError as e:
-            raise ValueError(f"picture {path!r}: {e}") from None
-        keys.append(hashlib.sha256(data).hexdigest())
+        key, image_HWC = picture(path, channels, size)
+        keys.append(key)
+        found.append(image_HWC)
     return keys, np.stack(found)
+
+
+def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
+    data = read(path)
+    try:
+        image_HWC = images.fit(images.decode(data, channels), size)
+    except ValueError as e:
+        raise ValueError(f"picture {path!r}: {e}") from None
+    return hashlib.sha256(data).hexdigest(), image_HWC
+
+
+def mask(region: RegionRecipe, size: int) -> tuple[torch.Tensor | None, str | None]:
+    """The file of a region as float32 [size, size] in 0..1, and its key; None where it has none."""
+    if region.mask is None:
+        return None, None
+    key, image_HW1 = picture(region.mask, 1, size)
+    return torch.from_numpy(image_HW1[..., 0] / np.float32(255)), key
+
+
+def shown(
+    region: RegionRecipe, maps: Sequence[NoiseMaps], mask_HW: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Where the second picture shows: the file's mask, the second's saliency, or None for everywhere."""
+    return saliency(maps[1], region.smooth) if region.source == "saliency" else mask_HW
+
+
+def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
+    """The first picture's map, edited; all maps as they are where nothing is to be edited."""
+    if config.edit is None:
+        return maps
+    fresh_TCHW = fresh_noise(maps[0], config.seed, keys[0])
+    reference = maps[1] if len(maps) > 1 else None
+    return [edit(maps[0], s, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
 
 
 def read(path: str) -> bytes:
@@ -86,15 +119,18 @@ def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None
 def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> dict[str, bytes]:
     """File name -> content of all pictures that the job writes."""
     tile = max(96, min(image_NHWC.shape[1], 256))
-    heads = [f"{i}: {w:.2f}" for i, w in enumerate(config.shares)]
+    heads = [*(f"{i}: {w:.2f}" for i, w in enumerate(config.shares)), "fused"]
     recipe = config.inversion
     what = config.mode if len(image_NHWC) > 1 else f"{config.prompt.target}"
+    if config.edit is not None:
+        heads = [*["original", "its style"][: len(image_NHWC)], "edited"]
+        what = f"{config.edit.name} {config.edit.strength:g}"
+    elif config.region.source != "everywhere":
+        what += f", region: {config.region.source}"
     text = f"{what}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
     files = {"fused.png": images.encode(fused_FHWC[0])}
     files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}
-    files["sheet.png"] = collage.png(
-        collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], [*heads, "fused"], tile)
-    )
+    files["sheet.png"] = collage.png(collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], heads, tile))
     if config.sweep:
         width = len(config.ratios)
         rows = [list(fused_FHWC[i : i + width]) for i in range(1, len(fused_FHWC), width)]
