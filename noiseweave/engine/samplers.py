@@ -160,7 +160,11 @@ def diffusion(
 ) -> Tensor:  # fmt: skip
     """The reverse process, as diffusers' scheduler steps it."""
     scheduler.set_timesteps(recipe.steps)
-    extra = {"eta": recipe.eta} if "DDIM" in type(scheduler).__name__ else {}
+    extra: dict[str, Any] = {}
+    if "DDIM" in type(scheduler).__name__:
+        # the noise that belongs to the clipped x_0, as in Dhariwal & Nichol's code (arXiv 2105.05233): without it
+        # guided pictures of many steps drift away (docs/base_models.md)
+        extra = {"eta": recipe.eta, "use_clipped_model_output": True}
     x = x * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         step = scheduler.step(predict(x, t), t, x, generator=generators, **extra)
