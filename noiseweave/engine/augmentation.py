@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noiseweave.engine import solver, text_to_image
 from noiseweave.engine.backbone import Backbone
+from noiseweave.engine.edit_recipes import adaptive_ratio
 from noiseweave.engine.fusion import fuse
 from noiseweave.engine.inversion import draw_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
@@ -25,14 +26,21 @@ Shares = Sequence[tuple[int, float]]
 
 
 def draw_pair(
-    a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int
-) -> Pair:
-    """Order, mode and ratio of a pair, all from (seed, the two keys)."""
+    a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int,
+    threshold: float = 0.0,
+) -> Pair:  # fmt: skip
+    """Order, mode and ratio of a pair, all from (seed, the two keys); an adaptive ratio from its similarity.
+
+    Args:
+        threshold: lowest similarity of a pair; only an adaptive ratio asks for it.
+    """
     r = rng(seed, "pair", key_a, key_b)
     first, second = (a, b) if r.random() < 0.5 else (b, a)
+    mode, ratio = r.choice(recipe.modes), r.uniform(recipe.ratio_min, recipe.ratio_max)
+    if recipe.adaptive:
+        ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(
-        a=first, b=second, similarity=similarity, mode=r.choice(recipe.modes),
-        ratio=round(r.uniform(recipe.ratio_min, recipe.ratio_max), 6),
+        a=first, b=second, similarity=similarity, mode=mode, ratio=round(ratio, 6),
         seed=seed_of(seed, "pair", key_a, key_b),
     )  # fmt: skip
 

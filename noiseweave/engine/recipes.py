@@ -163,12 +163,15 @@ class FusionRecipe:
         ratio_min: lowest weight of the second image, 0 gives the first image back.
         ratio_max: highest weight of the second image, 1 gives the second image back.
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
+            that are alike, in place of a draw from ratio_min to ratio_max.
     """
 
     modes: tuple[Mode, ...] = MODES
     ratio_min: float = 0.3
     ratio_max: float = 0.7
     keep_spread: bool = True
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")

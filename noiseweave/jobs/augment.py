@@ -223,6 +223,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["size"]
     if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
         del config["inversion"]["sampler"]
+    if not task.config.fusion.adaptive:
+        del config["fusion"]["adaptive"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

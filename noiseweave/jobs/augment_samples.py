@@ -81,7 +81,9 @@ def make_groups(
         where = locate(rows)
         keys = [task.key_of(p.shard, p.key) for p in where]
         pairs = [
-            augmentation.draw_pair(i, j, keys[i], keys[j], float(sim), config.fusion, config.seed)
+            augmentation.draw_pair(
+                i, j, keys[i], keys[j], float(sim), config.fusion, config.seed, config.pairing.threshold
+            )
             for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
         ]
         yield Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)), rows

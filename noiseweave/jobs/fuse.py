@@ -36,6 +36,8 @@ class Config:
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         edit: of one picture, in its noise maps.
         region: where the second of two pictures shows.
+        cache: folder or URL that keeps noise maps, so that the same pictures with other modes, ratios, edits or
+            targets cost only replays; null keeps none.
         seed: the result depends on it and on the bytes of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -53,6 +55,7 @@ class Config:
     keep_spread: bool = True
     edit: EditRecipe | None = None
     region: RegionRecipe = field(default_factory=RegionRecipe)
+    cache: str | None = None
     seed: int = 0
     size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -146,7 +149,7 @@ def run(config: Config) -> int:
     storage.check_writable(output)
     model = backbone.load(config.model, work.device(), config.size)
     work.warn(model, prompts)
-    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed, prompts)
+    s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
     maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]

@@ -6,22 +6,27 @@ import hashlib
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from noiseweave.cluster import storage
-from noiseweave.engine import augmentation, collage, images
+from noiseweave.cluster.map_store import MapStore
+from noiseweave.engine import augmentation, backbone, collage, images
 from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.edit_recipes import RegionRecipe
+from noiseweave.engine.edit_recipes import MapCacheRecipe, RegionRecipe
 from noiseweave.engine.edits import edit, fresh_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
+from noiseweave.engine.map_cache import MapCache, cached, map_key
 from noiseweave.engine.recipes import MODES, Prompts, SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.regions import saliency
 from noiseweave.engine.schedule import Schedule
 from noiseweave.engine.solver import SOLVERS
 from noiseweave.jobs.fuse import Config
+
+MIB = 2**20
 
 
 def device() -> str:
@@ -78,6 +83,52 @@ def read(path: str) -> bytes:
         raise ValueError(f"picture {path!r}: no such file") from None
     except Exception as e:  # each file system has its own errors
         raise ValueError(f"picture {path!r}: cannot be read ({type(e).__name__}: {e})") from None
+
+
+def inverted(
+    config: Config, model: Backbone, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
+) -> tuple[Schedule, list[NoiseMaps]]:
+    """The pictures' noise maps, with those that the cache holds taken from it; prints how many."""
+
+    def invert(places: list[int]) -> tuple[Schedule, list[NoiseMaps]]:
+        some, told = [keys[i] for i in places], _told(prompts, places)
+        return augmentation.invert_pictures(
+            model, image_NHWC[places], some, config.inversion, config.seed, told
+        )
+
+    if config.cache is None:
+        return invert(list(range(len(keys))))
+    limits = MapCacheRecipe()
+    store = MapStore(storage.absolute(config.cache), limits.disk * MIB)
+    cache = MapCache(limits.memory * MIB, store)
+    maps = cached(
+        cache, map_keys(config, image_NHWC, keys, prompts), lambda places: invert(places)[1], model.device
+    )
+    cache.flush()
+    print(f"noise maps: {cache.hits} of {cache.hits + cache.misses} from the cache")
+    return augmentation.schedule_of(model, config.inversion), maps
+
+
+def map_keys(
+    config: Config, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
+) -> list[str]:
+    """Cache keys: all that each picture's noise map is a function of."""
+    own, model = config.inversion.noise == "independent", backbone.fingerprint(config.model.name)
+    return [
+        map_key(
+            image_HWC, model, config.inversion, seed=config.seed, key=key if own else "",
+            precision=config.model.precision, size=len(image_HWC), source=prompts.source[i] if prompts else None,
+            guidance=prompts.guidance_source if prompts else None,
+        )
+        for i, (image_HWC, key) in enumerate(zip(image_NHWC, keys, strict=True))
+    ]  # fmt: skip
+
+
+def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
+    if prompts is None:
+        return None
+    source, target = (tuple(texts[i] for i in places) for texts in (prompts.source, prompts.target))
+    return replace(prompts, source=source, target=target)
 
 
 def warn(model: Backbone, prompts: Prompts | None) -> None:

@@ -1,9 +1,12 @@
 """A group's pictures: the same for any micro-batch, through running out of memory, and with no pairs left."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from noiseweave.engine.augmentation import augment, draw_pair, fuse_pictures, invert_pictures
+from noiseweave.engine.edit_recipes import adaptive_ratio
 from noiseweave.engine.recipes import MODES, FusionRecipe, InversionRecipe
 from noiseweave.engine.records import Pair
 
@@ -91,3 +94,11 @@ def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, 
     s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
     x_BCHW = fuse_pictures(backbone, s, maps, [("linear", [0.5, 0.5])], sampler="sde-dpm-solver++")
     assert np.abs(backbone.decode(x_BCHW)[0] - between).max() <= 1
+
+
+def test_an_adaptive_ratio_follows_similarity_and_leaves_order_and_mode():
+    drawn, adaptive = FusionRecipe(), FusionRecipe(adaptive=True)
+    for sim, ratio in [(0.7, 0.2), (0.9, round(adaptive_ratio(0.9, 0.7), 6)), (1.0000001, 0.5)]:
+        one = draw_pair(0, 1, "k", "x", sim, adaptive, 5, 0.7)
+        assert one.ratio == ratio
+        assert replace(one, ratio=0.0) == replace(draw_pair(0, 1, "k", "x", sim, drawn, 5, 0.7), ratio=0.0)

@@ -207,6 +207,29 @@ def test_an_edit_of_no_strength_is_the_picture_and_style_has_a_reference(digits)
     assert [i["weight"] for i in lineage["inputs"]] == [1.0, 0.0]
 
 
+def test_a_second_command_takes_its_noise_maps_from_the_cache(digits, monkeypatch, capsys):
+    calls = []
+    invert = augmentation.invert_pictures
+    monkeypatch.setattr(augmentation, "invert_pictures", lambda *a: calls.append(len(a[1])) or invert(*a))
+    fused("a.png", "b.png", "--output", "one", "--cache", "maps")
+    assert "noise maps: 0 of 2 from the cache" in capsys.readouterr().out
+    more = ("--mode", "linear", "--ratio", "0.3")
+    fused("b.png", "c.png", "a.png", "--output", "two", "--cache", "maps", *more)
+    assert "noise maps: 2 of 3 from the cache" in capsys.readouterr().out
+    fused("b.png", "a.png", "--output", "three", "--cache", "maps", *more)
+    fused("b.png", "a.png", "--output", "plain", *more)
+    assert calls == [2, 1, 2]
+    apart = picture("three/fused.png").astype(int) - picture("plain/fused.png")
+    assert np.abs(apart).max() <= 1
+    for change in (
+        ["--seed", "1"],
+        ["--inversion.sampler", "sde-dpm-solver++"],
+        ["--inversion.noise", "shared"],
+    ):
+        fused("a.png", "b.png", "--output", "other", "--cache", "maps", *change)
+        assert "noise maps: 0 of 2 from the cache" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("grey", "parent"), [(0, 0), (255, 1)])
 def test_a_mask_of_one_grey_is_a_parent(digits, grey, parent):
     (digits / "mask.png").write_bytes(png(np.full((8, 8), grey, np.uint8)))
@@ -363,6 +386,16 @@ def test_pictures_told_each_its_own_are_fused_in_latent_space(photos, painter):
     told = PromptRecipe(source=("a cat", "a dog", "")).of([None] * 3, [None] * 3)
     apart = picture("out/fused.png").astype(int) - engines(model, photos, "abc", told, [1, 1, 1])
     assert np.abs(apart).max() <= 1
+
+
+def test_the_cache_tells_source_texts_and_guidance_apart(photos, painter, capsys):
+    def hits(*more):
+        fused("a.png", "b.png", "--output", "out", "--model.name", painter, "--cache", "maps", *more)
+        return capsys.readouterr().out.split("noise maps: ")[1][:6]
+
+    assert hits("--prompt.source", '["a cat", "a dog"]') == "0 of 2"
+    assert hits("--prompt.source", '["a cat", "an owl"]', "--ratio", "0.2") == "1 of 2"
+    assert hits("--prompt.source", "a cat", "--prompt.guidance_source", "2") == "0 of 2"
 
 
 def test_another_size_and_words_that_are_cut(photos, painter, capsys):
