@@ -15,6 +15,7 @@ from PIL import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
+from noiseweave.engine.edit_recipes import adaptive_ratio
 from noiseweave.jobs import cli
 
 BASE = [
@@ -144,6 +145,22 @@ def test_a_finished_run_is_not_done_again_and_another_config_is_refused(calm, so
     assert "inversion.skip 1 -> 2" in error
     assert "seed 0 -> 5" in error
     assert error.count("\n") == 1
+
+
+def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(calm, source, tmp_path, capsys):
+    more = ["--fusion.adaptive", "true", "--inversion.sampler", "sde-dpm-solver++"]
+    assert augment(source, tmp_path / "o", *more) == 0
+    drawn, made = read_all(calm), read_all(tmp_path / "o")
+    assert drawn.keys() == made.keys()
+    for key, files in made.items():
+        line = json.loads(files["json"])
+        assert line["sampler"] == "sde-dpm-solver++"
+        assert line["ratio"] == pytest.approx(adaptive_ratio(line["similarity"], 0.7), abs=1e-5)
+        assert json.loads(drawn[key]["json"])["sampler"] == "ddim"
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        augment(source, calm, "--samples.copy_original", "true", *more)
+    assert "inversion.sampler" in capsys.readouterr().err
 
 
 def test_window_scope_pairs_each_two_images_once(source, tmp_path, ray_session):
