@@ -145,6 +145,8 @@ def run(config: Config) -> int:
     prompts = config.prompts if backbone.reads_words(config.model.name, config.prompt) else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
     mask_HW, mask_key = work.mask(config.region, size)
+    if config.cache is not None:
+        storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     storage.check_writable(output)
     model = backbone.load(config.model, work.device(), config.size)

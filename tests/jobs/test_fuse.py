@@ -289,6 +289,7 @@ def test_regions_are_the_engines(digits):
         (["a.png", "b.png", "--inversion.num_steps", "1001"], "inversion.num_steps=1001"),
         (["a.png", "b.png", "--inversion.sampler", "euler"], "euler"),
         (["a.png", "b.png", "--edit.name", "smooth"], "images=['a.png', 'b.png']: one for an edit"),
+        (["a.png", "b.png", "--cache", "note.txt/maps"], "note.txt/maps' cannot be written"),
         (["a.png", "--edit.strength", "1.5"], "edit.strength=1.5: 0 to 1"),
         (["a.png", "b.png", "--edit.name", "style", "--ratio", "1"], "edit.name='style': without ratio"),
         (["a.png", "b.png", "--region.source", "file"], "region.mask=None: a picture"),
