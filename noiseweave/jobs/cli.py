@@ -22,7 +22,7 @@ JOBS = {
     "sample": "a trained model -> pictures",
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
-    "fuse": "two or more pictures -> their fusion in noise space",
+    "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }
 
 
