@@ -211,7 +211,7 @@ def page(result: dict[str, Any]) -> str:
     """The result as Markdown: references, a table of the models, one of the samplers, the duels, the sheets."""
     r, c, h = result["reference"], result["classifier"], result["hardware"]
     lines = [
-        f"{result['count']} pictures a row, seed {result['seed']}; {h['cpu']}, {h['threads']} thread{'s' * (h['threads'] != 1)}, torch "
+        f"{result['count']} pictures a row, seed {result['seed']}; {h['cpu']}, torch threads: {h['threads']}, torch "
         f"{h['torch']}, float32. The classifier is right on {100 * c['accuracy']:.1f} % of the real test half. FD "
         f"of as many real pictures of the other half: {r['real']} (spread {r['real_spread']} from one random choice to "
         f"the next); of all {c['train_pictures']} of them: {r['real_whole_half']}; of uniform noise: "
