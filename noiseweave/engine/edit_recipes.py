@@ -1,4 +1,4 @@
-"""What a user can choose about regions, edits, cached maps and adaptive ratios. Free of torch."""
+"""What a user can choose about edits, cached maps and adaptive ratios. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from noiseweave.engine.recipes import SOLVER_NAMES as SOLVER_NAMES
-from noiseweave.engine.recipes import SolverName as SolverName
 from noiseweave.engine.recipes import check
 
 EditName = Literal["smooth", "contrast", "style", "variation"]
@@ -30,29 +28,6 @@ class EditRecipe:
     def __post_init__(self) -> None:
         check(self.name in EDITS, "edit.name", self.name, f"one of {', '.join(EDITS)}")
         check(0 <= self.strength <= 1, "edit.strength", self.strength, "0 to 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionRecipe:
-    """Where the second picture of a fusion shows.
-
-    Args:
-        source: everywhere; file (a mask beside the pair: white shows the second); saliency (where the second
-            picture's own noise is strong).
-        mask: of file: a picture, fitted as the two are; black shows the first.
-        smooth: standard deviation of the saliency's Gaussian, as a share of the map's shorter side.
-    """
-
-    source: Literal["everywhere", "file", "saliency"] = "everywhere"
-    mask: str | None = None
-    smooth: float = 0.12
-
-    def __post_init__(self) -> None:
-        allowed = ("everywhere", "file", "saliency")
-        check(self.source in allowed, "region.source", self.source, f"one of {', '.join(allowed)}")
-        ok = (self.mask is not None) == (self.source == "file")
-        check(ok, "region.mask", self.mask, "a picture, with region.source=file and with no other")
-        check(0 < self.smooth <= 1, "region.smooth", self.smooth, "above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
@@ -155,6 +155,30 @@ def _filled(text: str | None, label: str | None, caption: str | None) -> str | N
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionRecipe:
+    """Where the second picture of a fusion shows. Its share at a place is the mask there times that of the mode.
+
+    Args:
+        source: everywhere; file (a mask: white shows the second picture, black the first); saliency (where the
+            second picture's own noise is strong).
+        mask: for fuse, the file's path or URL, fitted as the pictures are. augment takes the .mask.png of the
+            second picture's sample.
+        smooth: standard deviation of the saliency's Gaussian, as a share of the map's shorter side.
+    """
+
+    source: Literal["everywhere", "file", "saliency"] = "everywhere"
+    mask: str | None = None
+    smooth: float = 0.12
+
+    def __post_init__(self) -> None:
+        allowed = ("everywhere", "file", "saliency")
+        check(self.source in allowed, "region.source", self.source, f"one of {', '.join(allowed)}")
+        ok = self.mask is None or self.source == "file"
+        check(ok, "region.mask", self.mask, "a picture, with region.source=file and with no other")
+        check(0 < self.smooth <= 1, "region.smooth", self.smooth, "above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionRecipe:
     """How noise maps of a pair become one.
 
@@ -165,6 +189,7 @@ class FusionRecipe:
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
             that are alike, in place of a draw from ratio_min to ratio_max.
+        region: where the second picture shows.
     """
 
     modes: tuple[Mode, ...] = MODES
@@ -172,6 +197,7 @@ class FusionRecipe:
     ratio_max: float = 0.7
     keep_spread: bool = True
     adaptive: bool = False
+    region: RegionRecipe = field(default_factory=RegionRecipe)
 
     def __post_init__(self) -> None:
         check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")

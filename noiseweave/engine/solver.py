@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import inversion, replay
-from noiseweave.engine.edit_recipes import SolverName
+from noiseweave.engine.recipes import SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.schedule import Denoiser, Schedule, kept, mean
 

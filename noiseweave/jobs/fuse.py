@@ -12,8 +12,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from noiseweave import __version__
-from noiseweave.engine.edit_recipes import EditRecipe, RegionRecipe
-from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig, PromptRecipe, Prompts, check
+from noiseweave.engine.edit_recipes import EditRecipe
+from noiseweave.engine.recipes import (
+    MODES,
+    InversionRecipe,
+    Mode,
+    ModelConfig,
+    PromptRecipe,
+    Prompts,
+    RegionRecipe,
+    check,
+)
 
 POSITIONAL = "images"
 POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
@@ -69,6 +78,8 @@ class Config:
         check_edit(self)
         two = count == 2 or self.region.source == "everywhere"
         check(two, "region.source", self.region.source, f"everywhere, as it is for two pictures, not {count}")
+        given = self.region.mask is not None or self.region.source != "file"
+        check(given, "region.mask", self.region.mask, "a picture, with region.source=file")
         check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")

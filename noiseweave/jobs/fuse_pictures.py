@@ -15,11 +15,11 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
 from noiseweave.engine import augmentation, backbone, collage, images
 from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.edit_recipes import MapCacheRecipe, RegionRecipe
+from noiseweave.engine.edit_recipes import MapCacheRecipe
 from noiseweave.engine.edits import edit, fresh_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.map_cache import MapCache, cached, map_key
-from noiseweave.engine.recipes import MODES, Prompts, SolverName
+from noiseweave.engine.recipes import MODES, Prompts, RegionRecipe, SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.regions import saliency
 from noiseweave.engine.schedule import Schedule

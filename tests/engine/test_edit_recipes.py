@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from noiseweave.engine.edit_recipes import EditRecipe, MapCacheRecipe, RegionRecipe, adaptive_ratio
+from noiseweave.engine.edit_recipes import EditRecipe, MapCacheRecipe, adaptive_ratio
+from noiseweave.engine.recipes import RegionRecipe
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.7, 0.95])
