@@ -200,8 +200,7 @@ def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Ent
             try:
                 out.append((entry, _location(f, url, entry, payload)))
             except ValueError as e:
-                reason, _, detail = str(e).partition(": ")
-                bad.append(Bad(shard=url, key=entry.key, reason=reason, detail=detail))
+                bad.append(Bad.of(e, shard=url, key=entry.key))
     return out, bad
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import pretrained, solver
+from noiseweave.engine import latents, pretrained, solver
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.recipes import ModelConfig, PromptRecipe, SolverName
 from noiseweave.engine.schedule import Schedule, kept
@@ -58,13 +58,11 @@ class Backbone:
 
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
         """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
-        x = torch.from_numpy(np.array(image_BHWC)).to(self.device).permute(0, 3, 1, 2)
-        return x.float() / 127.5 - 1
+        return latents.to_pixels(image_BHWC, self.device)
 
     def decode(self, x_BCHW: Tensor) -> np.ndarray:
         """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped."""
-        x = (x_BCHW.float().clamp(-1, 1) + 1) * 127.5
-        return x.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return latents.to_uint8(x_BCHW)
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:

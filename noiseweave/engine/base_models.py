@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import pretrained
+from noiseweave.engine import latents, pretrained
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.baselines import dcgan, vae
 from noiseweave.engine.recipes import ModelConfig
@@ -62,25 +62,8 @@ class BaseModel:
 def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:
     """What the network draws -> uint8 [B, H, W, channels]; latents are decoded first."""
     if model.encoder is not None:
-        x_BCHW = decode_latents(model.encoder, x_BCHW)
-    x = (x_BCHW.float().clamp(-1, 1) + 1) * 127.5
-    return x.round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-@torch.no_grad()
-def decode_latents(encoder: Any, z_BCHW: Tensor) -> Tensor:
-    """Scaled latents -> pictures in about [-1, 1]."""
-    z = z_BCHW / encoder.config.scaling_factor + (getattr(encoder.config, "shift_factor", None) or 0)
-    return encoder.decode(z.to(encoder.dtype), return_dict=False)[0]
-
-
-@torch.no_grad()
-def encode_pictures(encoder: Any, x_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] -> scaled latents, float32: the mode of an AutoencoderKL's distribution."""
-    out = encoder.encode(x_BCHW.to(encoder.device, encoder.dtype))
-    z = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-    shift = getattr(encoder.config, "shift_factor", None) or 0
-    return ((z - shift) * encoder.config.scaling_factor).float()
+        x_BCHW = latents.decode(model.encoder, x_BCHW)
+    return latents.to_uint8(x_BCHW)
 
 
 def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
@@ -89,7 +72,7 @@ def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
     Raises:
         ValueError: the VAE cannot take that size.
     """
-    shrink = 2 ** (len(encoder.config.block_out_channels) - 1)
+    shrink = latents.shrink_of(encoder.config)
     if size % shrink:
         raise ValueError(f"data.size={size}: a multiple of {shrink}, as model.vae shrinks by it")
     return int(encoder.config.latent_channels), size // shrink, size // shrink
@@ -213,7 +196,7 @@ def _describe_foreign(name: str, folder: Path, index: Mapping[str, Any]) -> Mapp
         raise ValueError(f"model {name!r}: supported are square pictures")
     if "vqvae" in index:
         encoder = pretrained.read(name, folder, "vqvae/config.json")
-        size, channels = size * 2 ** (len(encoder["block_out_channels"]) - 1), encoder["out_channels"]
+        size, channels = size * latents.shrink_of(encoder), encoder["out_channels"]
     scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")
     flow = str(scheduler.get("_class_name", "")).startswith("FlowMatch")
     # one embedding more than classes: the null class is the last

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import base_models, masks, text_to_image
+from noiseweave.engine import latents, masks, text_to_image
+from noiseweave.engine.conditioning import Condition, words_of
 from noiseweave.engine.inpaint_models import About, InpaintModel, describe, fingerprint, load
 from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
 from noiseweave.engine.micro_batch import MicroBatch
@@ -25,6 +26,8 @@ from noiseweave.engine.seeding import generator
 
 __all__ = ["About", "InpaintModel", "describe", "fingerprint", "inpaint", "load"]
 
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""predict(x_BCHW, t) -> the network's output, float32."""
 SMALLEST = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
 
 
@@ -90,19 +93,19 @@ def _filled(
     if not all(finite):
         lost = ", ".join(p.key for p, ok in zip(prompts, finite, strict=True) if not ok)
         raise ValueError(f"not_finite: {lost}")
-    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu()
+    return torch.from_numpy(latents.to_uint8(picture))
 
 
 def _encode(model: InpaintModel, image_BHWC: np.ndarray) -> Tensor:
-    x = torch.from_numpy(np.array(image_BHWC)).to(model.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return x if model.vae is None else base_models.encode_pictures(model.vae, x)
+    x = latents.to_pixels(image_BHWC, model.device)
+    return x if model.vae is None else latents.encode(model.vae, x)
 
 
 def _decode(model: InpaintModel, x: Tensor) -> Tensor:
     """float32 [B, C, H, W] in about [-1, 1]; black where a pipeline's safety checker flags it."""
     if model.vae is None:
         return x
-    picture = base_models.decode_latents(model.vae, x).float()
+    picture = latents.decode(model.vae, x)
     pipeline: Any = model.text.pipeline if model.text else None
     if getattr(pipeline, "safety_checker", None) is not None:
         flagged = pipeline.run_safety_checker(picture.clone(), model.device, pipeline.unet.dtype)[1]
@@ -121,35 +124,13 @@ def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
     return lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x.device)
 
 
-class Told:
-    """The UNet of a pipeline, told each picture's prompt, with classifier-free guidance (arXiv 2207.12598).
-
-    ``untold + guidance (told - untold)``, both halves in one call; no untold half where guidance is 1.
-    """
-
-    def __init__(
-        self, pipeline: Any, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]
-    ) -> None:
-        self.unet, self.guidance = pipeline.unet, guidance
-        given = text_to_image.embeddings(pipeline, prompts, guidance > 1)
-        halves = ("negative_", "") if guidance > 1 else ("",)
-        self.words_BLD = torch.cat([given[f"{half}prompt_embeds"] for half in halves])
-        self.added = None
-        if "pooled_prompt_embeds" in given:  # SDXL is told the picture's size and crop too (arXiv 2307.01952)
-            ids = torch.tensor([*size, 0, 0, *size]).expand(len(self.words_BLD), -1)
-            pooled = torch.cat([given[f"{half}pooled_prompt_embeds"] for half in halves])
-            self.added = {"text_embeds": pooled, "time_ids": ids.to(pooled)}
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        guided = self.guidance > 1
-        out = self.unet(
-            (torch.cat([x, x]) if guided else x).to(self.unet.dtype), t.to(x.device),
-            encoder_hidden_states=self.words_BLD, added_cond_kwargs=self.added, return_dict=False,
-        )[0].float()  # fmt: skip
-        if not guided:
-            return out
-        untold, told = out.chunk(2)
-        return untold + self.guidance * (told - untold)
+def _told(model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]) -> Predict:
+    """The UNet of a pipeline, told each picture's prompt; size is (height, width) in pixels."""
+    pipeline: Any = model.text.pipeline if model.text else None
+    words = words_of(pipeline, prompts, pipeline.unet.dtype)
+    which_B = torch.arange(len(prompts), device=model.device)
+    condition = Condition(words=words, guidance=guidance, which_B=which_B)
+    return lambda x, t: condition.predict(pipeline.unet, x, t, size)
 
 
 def _conditioned(
@@ -158,7 +139,7 @@ def _conditioned(
 ) -> Tensor:  # fmt: skip
     """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
     assert model.text is not None
-    told = Told(model.text.pipeline, prompts, recipe.guidance, hole_BHW.shape[1:])
+    told = _told(model, prompts, recipe.guidance, hole_BHW.shape[1:])
     around = _around(model, image_BHWC, hole_BHW)
     mask = _latent_hole(hole_BHW, around).to(around)
     words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
@@ -183,9 +164,8 @@ def _conditioned(
 
 def _around(model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray) -> Tensor:
     """The latent of the pictures with 0, mid-grey, in their holes, as these models were trained."""
-    x = torch.from_numpy(np.array(image_BHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    x = x * ~torch.from_numpy(np.array(hole_BHW))[:, None]
-    return base_models.encode_pictures(model.vae, x)
+    x = latents.to_pixels(image_BHWC) * ~torch.from_numpy(np.array(hole_BHW))[:, None]
+    return latents.encode(model.vae, x)
 
 
 def _repainted(
@@ -216,11 +196,10 @@ def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
 
 def _predict(
     model: InpaintModel, prompts: Sequence[Prompt], recipe: InpaintRecipe, size: tuple[int, int]
-) -> Callable[[Tensor, Tensor], Tensor]:
+) -> Predict:
     """The network's output, float32: told the prompts, or, a base model that knows classes, that there is none."""
     if model.base is None:
-        assert model.text is not None
-        return Told(model.text.pipeline, prompts, recipe.guidance, size)
+        return _told(model, prompts, recipe.guidance, size)
     base, n = model.base, len(prompts)
     none = torch.full((n,), base.classes, device=base.device) if base.classes else None
 
@@ -231,7 +210,7 @@ def _predict(
     return predict
 
 
-def _believe(model: InpaintModel, predict: Callable[[Tensor, Tensor], Tensor]) -> Believe:
+def _believe(model: InpaintModel, predict: Predict) -> Believe:
     """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
     config = model.scheduler.config
     clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")

@@ -7,7 +7,6 @@ Stable Diffusion family, and the LDMPipeline without words that ``noiseweave tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,86 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import base_models, pretrained, text_to_image
+from noiseweave.engine import base_models, latents, pretrained, text_to_image
 from noiseweave.engine.backbone import Backbone, check_schedule
+from noiseweave.engine.conditioning import Condition, Words, words_of
+from noiseweave.engine.latents import shrink_of
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.engine.schedule import Denoiser
-from noiseweave.engine.text_to_image import TextModel, slerp
+from noiseweave.engine.text_to_image import TextModel
 
 ROWS, AREA = {"cuda": 256, "cpu": 64}, {"cuda": 64 * 64 * 64, "cpu": 8 * 64 * 64}
 """Most rows in one network call, and most places of their latents together, where micro_batch is 0."""
 VAE_SHARE = 8  # a decoder's pictures take about so many times the memory of the network's latents
 TARGETS = ("epsilon", "v_prediction", "sample")
-POOLED = "pooled_prompt_embeds"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """What P prompts say to the network.
-
-    Attributes:
-        told: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
-        untold: the same names, [1, ...]: no words, for the guidance.
-    """
-
-    told: Mapping[str, Tensor]
-    untold: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.told["prompt_embeds"])
-
-    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Words:
-        """New prompts, each a mixture of some of these: (number, weight >= 0), with a sum above 0.
-
-        Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
-        from one to the next, each time as far as its weight is in what has come together.
-        """
-        told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
-        return replace(self, told=told)
-
-
-def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
-    (start, weight), *others = [(p, w) for p, w in share if w > 0]
-    here = x_P[start]
-    for p, w in others:
-        weight += w
-        here = slerp(here, x_P[p], w / weight).to(x_P.dtype)
-    return here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Condition:
-    """What each row of a network call is told; it is cut into parts as the rows are.
-
-    Attributes:
-        words: of P prompts.
-        guidance: scale, 1 is off.
-        which_B: int64 [B], the prompt of each row.
-    """
-
-    words: Words
-    guidance: float
-    which_B: Tensor
-
-    def __getitem__(self, part: slice) -> Condition:
-        return replace(self, which_B=self.which_B[part])
-
-    def arguments(self, height: int, width: int) -> dict[str, Any]:
-        """The network's arguments, for pictures of that size: B rows, or with guidance 2 B, the untold first."""
-        rows = {name: x_P[self.which_B] for name, x_P in self.words.told.items()}
-        if self.guidance != 1:
-            for name, x_1 in self.words.untold.items():
-                rows[name] = torch.cat([x_1.expand_as(rows[name]), rows[name]])
-        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
-        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
-            sizes = rows[POOLED].new_tensor([height, width, 0, 0, height, width])
-            named["added_cond_kwargs"] = {
-                "text_embeds": rows[POOLED],
-                "time_ids": sizes.expand(len(rows[POOLED]), -1),
-            }
-        return named
 
 
 class LatentBackbone(Backbone):
@@ -175,14 +108,10 @@ class LatentBackbone(Backbone):
         return out
 
     def _encode(self, x_BCHW: Tensor) -> Tensor:
-        out = self.vae.encode(x_BCHW.to(self.vae.dtype))
-        z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
-        shift, scale = _affine(self.vae.config, z)
-        return (z - shift) * scale
+        return latents.encode(self.vae, x_BCHW)
 
     def _decode(self, z_BCHW: Tensor) -> Tensor:
-        shift, scale = _affine(self.vae.config, z_BCHW)
-        return self.vae.decode((z_BCHW / scale + shift).to(self.vae.dtype), return_dict=False)[0].float()
+        return latents.decode(self.vae, z_BCHW)
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
@@ -197,11 +126,7 @@ class LatentBackbone(Backbone):
     def words(self, texts: Sequence[str]) -> Words:
         """P texts -> their embeddings, each distinct one encoded once."""
         assert self.text is not None
-        prompts = [Prompt(text=text, key="") for text in texts]
-        found = text_to_image.embeddings(self.text.pipeline, prompts, guided=True)
-        found = {name: x.to(self.dtype) for name, x in found.items()}
-        told = {name: x for name, x in found.items() if not name.startswith("negative_")}
-        return Words(told=told, untold={name: found[f"negative_{name}"][:1] for name in told})
+        return words_of(self.text.pipeline, [Prompt(text=text, key="") for text in texts], self.dtype)
 
     def told(self, words: Words, guidance: float = 1.0) -> Denoiser:
         """epsilon(x, t) of rows that are told prompts: a denoiser whose row i is told words[i mod P].
@@ -210,13 +135,13 @@ class LatentBackbone(Backbone):
         Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
         call; none where guidance is 1, or where the prompts say no more than no words.
         """
-        said = any(not torch.equal(x, words.untold[name].expand_as(x)) for name, x in words.told.items())
+        scale = 1.0 if words.silent else guidance
 
         @torch.inference_mode()
         def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
             assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
             which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
-            condition = Condition(words=words, guidance=guidance if said else 1.0, which_B=which_B)
+            condition = Condition(words=words, guidance=scale, which_B=which_B)
             return self.parts(x_BCHW, t_B, condition)
 
         return epsilon
@@ -224,34 +149,13 @@ class LatentBackbone(Backbone):
     def _epsilon(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
             return super()._epsilon(x, t)
-        height, width = (side * self.shrink for side in x.shape[2:])
-        halves = 1 if condition.guidance == 1 else 2
-        x_in, t_in = x.to(self.dtype).repeat(halves, 1, 1, 1), t.to(self.device).repeat(halves)
-        out = self.unet(x_in, t_in, **condition.arguments(height, width), return_dict=False)[0].float()
-        if halves == 2:
-            untold, told = out.chunk(2)
-            out = untold + condition.guidance * (told - untold)
-        return self.noise_of(out, x, t)
+        height, width = (int(side) * self.shrink for side in x.shape[2:])
+        return self.noise_of(condition.predict(self.unet, x, t, (height, width)), x, t)
 
 
 def _rows(device: str, side: int) -> int:
     kind = torch.device(device).type
     return max(1, min(ROWS.get(kind, 64), AREA.get(kind, AREA["cpu"]) // side**2))
-
-
-def shrink_of(vae: Mapping[str, Any]) -> int:
-    """Pixels on a latent's side, from a VAE's config."""
-    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderTiny's own name
-    return 2 ** (len(blocks) - 1)
-
-
-def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """(shift, scale), broadcast against z: scaled latents are (z - shift) * scale, as diffusers' pipelines have it."""
-    scale = z.new_tensor(config.scaling_factor)
-    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
-    if mean is None or std is None:
-        return z.new_tensor(getattr(config, "shift_factor", None) or 0.0), scale
-    return z.new_tensor(mean).view(1, -1, 1, 1), scale / z.new_tensor(std).view(1, -1, 1, 1)
 
 
 # folders

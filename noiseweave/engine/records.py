@@ -120,6 +120,12 @@ class Bad:
     reason: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, error: ValueError | str, *, shard: str = "", key: str) -> Bad:
+        """``"reason: detail"``, as whatever reads one sample raises it -> the record."""
+        reason, _, detail = str(error).partition(": ")
+        return cls(shard=shard, key=key, reason=reason, detail=detail)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitReport:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.base_models import BaseModel, encode_pictures, pictures_of
+from noiseweave.engine import latents
+from noiseweave.engine.base_models import BaseModel, pictures_of
+from noiseweave.engine.conditioning import guided
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.objectives import TIME
 from noiseweave.engine.recipes import SamplerRecipe, sampler_name
@@ -107,7 +109,7 @@ class Guided:
         twice, null = torch.cat([x_BCHW, x_BCHW]), torch.full_like(label, self.model.classes)
         out = self.parts(twice, self._times(twice, t), torch.cat([label, null]))
         told, untold = out.chunk(2)
-        return untold + self.guidance * (told - untold)
+        return guided(untold, told, self.guidance)
 
     def _times(self, x: Tensor, t: Any) -> Tensor:
         return torch.full((len(x),), float(t), device=x.device)
@@ -232,8 +234,8 @@ def restored(
         level: share of noise, 0 to 1: w of linear mixing, sigma of a flow; for a ddpm the time step's share
             of the schedule.
     """
-    x0 = torch.from_numpy(np.array(image_BHWC)).permute(0, 3, 1, 2).float().to(model.device) / 127.5 - 1
-    x0 = x0 if model.encoder is None else encode_pictures(model.encoder, x0)
+    x0 = latents.to_pixels(image_BHWC, model.device)
+    x0 = x0 if model.encoder is None else latents.encode(model.encoder, x0)
     eps = noise_of(model, keys, seed)[0].to(x0)
     predict = Guided(model, _nulls(model, len(x0)), 1.0)
     if model.kind == "ddpm":

@@ -15,6 +15,7 @@ from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
+from noiseweave.jobs import shard_pictures
 from noiseweave.jobs.augment import Task
 
 if TYPE_CHECKING:
@@ -42,27 +43,7 @@ def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
 
 def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
-    locations, bad = shards.locate(unit.payload)
-    data = storage.read_ranges(unit.payload, [(p.offset, p.size) for p in locations])
-    kept, pictures = [], []
-    for where, encoded in zip(locations, data, strict=True):
-        picture = _decode(where, encoded, 3, side, task.config.max_pixels, bad)
-        if picture is not None:
-            kept.append(where)
-            pictures.append(picture)
-    empty = np.zeros((0, side, side, 3), np.uint8)
-    return kept, np.stack(pictures) if pictures else empty, bad
-
-
-def _decode(
-    where: Location, data: bytes, channels: int, side: int, max_pixels: int, bad: list[Bad]
-) -> np.ndarray | None:
-    try:
-        return images.fit(images.decode(data, channels, max_pixels), side)
-    except ValueError as e:
-        reason, _, detail = str(e).partition(": ")
-        bad.append(Bad(shard=where.shard, key=where.key, reason=reason, detail=detail))
-        return None
+    return shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
 
 
 def make_groups(
@@ -96,19 +77,12 @@ def read_group(task: Task, group: Group) -> tuple[Group, np.ndarray, list[Bad]]:
     for i, where in enumerate(group.images):
         by_shard[where.shard].append(i)
     found: dict[int, np.ndarray] = {}
-    for shard, places in by_shard.items():
-        data = storage.read_ranges(shard, [(group.images[i].offset, group.images[i].size) for i in places])
-        for i, encoded in zip(places, data, strict=True):
-            picture = _decode(group.images[i], encoded, task.channels, task.size, task.config.max_pixels, bad)
-            if picture is not None:
-                found[i] = picture
-    kept = without(group, set(found))
-    stack = [found[i] for i in sorted(found)]
-    return (
-        kept,
-        np.stack(stack) if stack else np.zeros((0, task.size, task.size, task.channels), np.uint8),
-        bad,
-    )
+    for places in by_shard.values():
+        whole = [group.images[i] for i in places]
+        good, worse = shard_pictures.read(whole, task.size, task.channels, task.config.max_pixels)
+        found |= {places[n]: picture for n, picture in good.items()}
+        bad += worse
+    return without(group, set(found)), shard_pictures.stacked(found, task.size, task.channels), bad
 
 
 def without(group: Group, good: set[int]) -> Group:

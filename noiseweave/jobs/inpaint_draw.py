@@ -157,8 +157,7 @@ def _fetch(task: Task, unit: Unit) -> Batch:
 
 def left_out(item: Item, why: str) -> Bad:
     """``"reason: detail"`` -> the record of it."""
-    reason, _, detail = why.partition(": ")
-    return Bad(shard=item.shard, key=item.name, reason=reason, detail=detail)
+    return Bad.of(why, shard=item.shard, key=item.name)
 
 
 def load(task: Task, item: Item) -> Loaded:

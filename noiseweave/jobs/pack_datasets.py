@@ -153,8 +153,7 @@ def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Pack
             files["txt"] = text.encode()
         return packed(config, key, label_of(table, row), files, meta_of(table, row, name), data)
     except ValueError as e:
-        reason, _, detail = str(e).partition(": ")
-        return folders.bad(name, reason, detail)
+        return Bad.of(e, key=folders.printable(name))
 
 
 def number_of(table: Table, row: Mapping[str, Any]) -> Any:

@@ -90,8 +90,7 @@ def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | B
         meta = lineage(sides.get("json"), folders.printable(item.path))
         return packed(config, key, part.label, files, meta, data)
     except ValueError as e:
-        reason, _, detail = str(e).partition(": ")
-        return folders.bad(item.path, reason, detail)
+        return Bad.of(e, key=folders.printable(item.path))
 
 
 def caption(data: bytes) -> bytes:

@@ -136,5 +136,4 @@ def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Ba
         files = dict([picture(config, value)])
         return packed(config, safe, part.label, files, {"source": name}, value)
     except ValueError as e:
-        reason, _, detail = str(e).partition(": ")
-        return Bad(shard="", key=name, reason=reason, detail=detail)
+        return Bad.of(e, key=name)

@@ -86,8 +86,7 @@ def load(config: Config, url: str, key: str, label: int | None, entry: shards.En
         kept = fitted(config, files, main)
         return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
     except ValueError as e:
-        reason, _, detail = str(e).partition(": ")
-        return Bad(shard=url, key=entry.key, reason=reason, detail=detail)
+        return Bad.of(e, shard=url, key=entry.key)
 
 
 def members(url: str, entry: shards.Entry) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import base_models, collage, images, samplers
+from noiseweave.engine import base_models, collage, images, latents, samplers
 from noiseweave.engine.recipes import check
 from noiseweave.jobs.sample import Task
 from noiseweave.jobs.sample_draw import animation
@@ -54,7 +54,7 @@ def reconstructions(task: Task, model: Any) -> Any:
     """Rows of truth over rows of decode(mean code)."""
     assert task.config.reconstruct is not None
     truth = pictures(task, task.config.reconstruct)
-    x = torch.from_numpy(truth).permute(0, 3, 1, 2).to(model.device, model.dtype) / 127.5 - 1
+    x = latents.to_pixels(truth, model.device).to(model.dtype)
     back = base_models.pictures_of(model, model.network.decode(model.network.encode(x)[0]))
     rows = []
     for i in range(0, len(truth), COLUMNS):

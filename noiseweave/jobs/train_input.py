@@ -21,6 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.engine.recipes import check
 from noiseweave.engine.records import Bad, Location, Plan, Unit, UnitReport
+from noiseweave.jobs import shard_pictures
 from noiseweave.jobs.train import Config, blueprint, state
 
 LATENT = ("npy",)
@@ -182,37 +183,25 @@ def _unit(tables: tuple[Shard, ...], i: int) -> Unit:
 
 def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
     """The pictures of a shard, uint8 [N, size, size, 3]."""
-    from noiseweave.engine import images
-
-    locations, _ = shards.locate(unit.payload)
-    good, pictures, bad = [], [], []
-    data = storage.read_ranges(unit.payload, [(p.offset, p.size) for p in locations])
-    for place, encoded in zip(locations, data, strict=True):
-        try:
-            pictures.append(images.fit(images.decode(encoded, 3), config.data.size))
-            good.append(place)
-        except ValueError as e:
-            reason, _, detail = str(e).partition(": ")
-            bad.append(Bad(shard=unit.payload, key=place.key, reason=reason, detail=detail))
-    side = config.data.size
-    return good, np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8), bad
+    return shard_pictures.read_shard(unit.payload, config.data.size, 3)
 
 
 def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     import torch
 
     from noiseweave.engine import base_models
+    from noiseweave.engine.latents import encode, to_pixels
     from noiseweave.engine.micro_batch import MicroBatch
 
     assert config.model.vae is not None
     vae = base_models.load_encoder(config.model.vae, "cuda" if gpu else "cpu")
-    parts = MicroBatch(partial(base_models.encode_pictures, vae), 16, "cpu")
+    parts = MicroBatch(partial(encode, vae), 16, "cpu")
 
     def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
         locations, image_NHWC, bad = data
         if not locations:
             return locations, np.zeros(0, np.float16), bad
-        x = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_pixels(image_NHWC)
         views = [x, x.flip(3)] if config.data.flip else [x]
         z_NVCHW = torch.stack([parts(view).cpu() for view in views], 1)
         return locations, z_NVCHW.half().numpy(), bad

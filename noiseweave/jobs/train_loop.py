@@ -305,8 +305,7 @@ class Quarantine:
         self.path = storage.join(task.quarantine, f"{first:09d}-{rank:05d}.jsonl")
 
     def add(self, raw: Raw, error: ValueError) -> None:
-        reason, _, detail = str(error).partition(": ")
-        self.found[raw.shard, raw.key] = Bad(shard=raw.shard, key=raw.key, reason=reason, detail=detail)
+        self.found[raw.shard, raw.key] = Bad.of(error, shard=raw.shard, key=raw.key)
 
     def write(self) -> None:
         if self.found:

@@ -15,7 +15,7 @@ from diffusers import (
     UNet2DModel,
 )
 
-from noiseweave.engine import base_models, samplers, seeding, systems
+from noiseweave.engine import base_models, latents, samplers, seeding, systems
 from noiseweave.engine.recipes import ModelConfig, SamplerRecipe
 from noiseweave.engine.training_recipes import (
     KINDS,
@@ -148,10 +148,10 @@ def test_latents_are_the_vaes_scaled_as_diffusers_scales_them(make):
         out = vae.encode(x)
         raw = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
         picture = vae.decode(raw).sample
-    z = base_models.encode_pictures(vae, x)
+    z = latents.encode(vae, x)
     torch.testing.assert_close(z, raw * vae.config.scaling_factor)
     assert base_models.latent_shape(vae, 16) == tuple(z.shape[1:])
-    torch.testing.assert_close(base_models.decode_latents(vae, z), picture, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(latents.decode(vae, z), picture, atol=1e-5, rtol=1e-4)
 
 
 def test_a_vae_is_found_in_a_pipelines_folder_too_and_is_frozen(tmp_path):

@@ -14,7 +14,15 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from test_base_models import model_of, tiny_kl, tiny_taesd
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from noiseweave.engine import augmentation, backbone, base_models, features, latent_backbone
+from noiseweave.engine import (
+    augmentation,
+    backbone,
+    base_models,
+    features,
+    latent_backbone,
+    latents,
+    text_to_image,
+)
 from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe, ModelConfig, PromptRecipe
 from noiseweave.engine.records import Pair
 from noiseweave.engine.replay import replay
@@ -340,11 +348,11 @@ def test_words_are_mixed_by_weight(xl):
     for name, x in mixed.told.items():
         own = words.told[name]
         assert all(torch.equal(x[i], own[p]) for i, p in ((0, 0), (1, 1), (2, 2)))
-        torch.testing.assert_close(x[3], latent_backbone.slerp(own[0], own[1], 0.75))
+        torch.testing.assert_close(x[3], text_to_image.slerp(own[0], own[1], 0.75))
     three = words.mixed([[(0, 2.0), (1, 1.0), (2, 1.0)], [(0, 0.0), (1, 0.0), (2, 3.0)]])
     own = words.told["prompt_embeds"]
-    step = latent_backbone.slerp(own[0], own[1], 1 / 3)
-    torch.testing.assert_close(three.told["prompt_embeds"][0], latent_backbone.slerp(step, own[2], 1 / 4))
+    step = text_to_image.slerp(own[0], own[1], 1 / 3)
+    torch.testing.assert_close(three.told["prompt_embeds"][0], text_to_image.slerp(step, own[2], 1 / 4))
     assert torch.equal(three.told["prompt_embeds"][1], own[2])
 
 
@@ -456,7 +464,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     x, z = there_and_back(model, small, None)
     assert psnr(x, z) > 100
     torch.testing.assert_close(
-        z, base_models.encode_pictures(base.encoder, torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
+        z, latents.encode(base.encoder, torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
     )
     pictures = augmentation.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0)
     assert pictures.shape == (4, 16, 16, 3)

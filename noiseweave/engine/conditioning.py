@@ -1,0 +1,129 @@
+"""What the rows of a network call are told, with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
+
+B rows, P prompts, L tokens of D values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiseweave.engine import text_to_image
+from noiseweave.engine.prompts import Prompt
+from noiseweave.engine.text_to_image import slerp
+
+POOLED = "pooled_prompt_embeds"
+
+
+def guided(untold: Tensor, told: Tensor, scale: float) -> Tensor:
+    """untold + scale (told - untold): scale 1 is told."""
+    return untold + scale * (told - untold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What P prompts say to the network.
+
+    Attributes:
+        told: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
+        untold: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all.
+    """
+
+    told: Mapping[str, Tensor]
+    untold: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.told["prompt_embeds"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's inputs."""
+        return self.told["prompt_embeds"].dtype
+
+    @property
+    def silent(self) -> bool:
+        """Whether the prompts say no more than the negative ones."""
+        return all(torch.equal(x, self.untold[name].expand_as(x)) for name, x in self.told.items())
+
+    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Words:
+        """New prompts, each a mixture of some of these: (number, weight >= 0), with a sum above 0.
+
+        Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
+        from one to the next, each time as far as its weight is in what has come together.
+        """
+        assert len(self.untold["prompt_embeds"]) == 1
+        told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
+        return replace(self, told=told)
+
+
+def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
+    (start, weight), *others = [(p, w) for p, w in share if w > 0]
+    here = x_P[start]
+    for p, w in others:
+        weight += w
+        here = slerp(here, x_P[p], w / weight).to(x_P.dtype)
+    return here
+
+
+def words_of(pipeline: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
+    """P prompts -> their embeddings, each distinct text encoded once; one untold for all where it is the same."""
+    found = text_to_image.embeddings(pipeline, prompts, guided=True)
+    found = {name: x.to(dtype) for name, x in found.items()}
+    told = {name: x for name, x in found.items() if not name.startswith("negative_")}
+    one = slice(0, 1 if len({p.negative for p in prompts}) == 1 else None)
+    return Words(told=told, untold={name: found[f"negative_{name}"][one] for name in told})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What each row of a network call is told; it is cut into parts as the rows are.
+
+    Attributes:
+        words: of P prompts.
+        guidance: scale, 1 is off.
+        which_B: int64 [B], the prompt of each row.
+    """
+
+    words: Words
+    guidance: float
+    which_B: Tensor
+
+    def __getitem__(self, part: slice) -> Condition:
+        return replace(self, which_B=self.which_B[part])
+
+    def predict(self, unet: Any, x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]) -> Tensor:
+        """The network's output, guided, float32 [B, ...]: both halves in one call, one where guidance is 1.
+
+        Args:
+            x_BCHW: what the network sees.
+            t_B: [B], or a number's tensor for all.
+            size: (height, width) of the pictures in pixels, which SDXL is told.
+        """
+        halves = 1 if self.guidance == 1 else 2
+        x = x_BCHW.to(self.words.dtype).repeat(halves, 1, 1, 1)
+        t = t_B.to(x.device).expand(len(x_BCHW)).repeat(halves)
+        out = unet(x, t, **self.arguments(*size), return_dict=False)[0].float()
+        if halves == 1:
+            return out
+        untold, told = out.chunk(2)
+        return guided(untold, told, self.guidance)
+
+    def arguments(self, height: int, width: int) -> dict[str, Any]:
+        """The network's arguments, for pictures of that size: B rows, or with guidance 2 B, the untold first."""
+        rows = {name: x_P[self.which_B] for name, x_P in self.words.told.items()}
+        if self.guidance != 1:
+            for name, x_P in self.words.untold.items():
+                untold = x_P[self.which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
+                rows[name] = torch.cat([untold, rows[name]])
+        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
+        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
+            sizes = rows[POOLED].new_tensor([height, width, 0, 0, height, width])
+            named["added_cond_kwargs"] = {
+                "text_embeds": rows[POOLED],
+                "time_ids": sizes.expand(len(rows[POOLED]), -1),
+            }
+        return named

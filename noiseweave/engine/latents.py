@@ -1,0 +1,58 @@
+"""Pictures and what a network sees of them: pixels in -1..1, or a VAE's scaled latents (arXiv 2112.10752).
+
+B pictures of C channels, H x W; z are latents. A VAE is diffusers' AutoencoderKL or AutoencoderTiny.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_pixels(image_BHWC: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in -1..1."""
+    x = torch.from_numpy(np.array(image_BHWC)).to(device).permute(0, 3, 1, 2)
+    return x.float() / 127.5 - 1
+
+
+def to_uint8(x_BCHW: Tensor) -> np.ndarray:
+    """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped."""
+    x = (x_BCHW.float().clamp(-1, 1) + 1) * 127.5
+    return x.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.no_grad()
+def encode(vae: Any, x_BCHW: Tensor) -> Tensor:
+    """Pictures in -1..1 -> scaled latents, float32: the mode of an AutoencoderKL's distribution."""
+    out = vae.encode(x_BCHW.to(vae.device, vae.dtype))
+    z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
+    shift, scale = _affine(vae.config, z)
+    return (z - shift) * scale
+
+
+@torch.no_grad()
+def decode(vae: Any, z_BCHW: Tensor) -> Tensor:
+    """Scaled latents -> pictures in about -1..1, float32."""
+    shift, scale = _affine(vae.config, z_BCHW)
+    z = z_BCHW.float() / scale + shift
+    return vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
+
+
+def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(shift, scale), broadcast against z: scaled latents are (z - shift) * scale, as diffusers' pipelines have it."""
+    scale = torch.tensor(config.scaling_factor, device=z.device)
+    mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        return torch.tensor(getattr(config, "shift_factor", None) or 0.0, device=z.device), scale
+    mean_C, std_C = torch.tensor(mean, device=z.device), torch.tensor(std, device=z.device)
+    return mean_C.view(1, -1, 1, 1), scale / std_C.view(1, -1, 1, 1)
+
+
+def shrink_of(vae: Mapping[str, Any]) -> int:
+    """Pixels on a latent's side, from a VAE's config."""
+    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderTiny's own name
+    return 2 ** (len(blocks) - 1)
