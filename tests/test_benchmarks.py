@@ -1,4 +1,4 @@
-"""The scores of base models: closed forms of the distance, the classifier on real digits, each kind of model once."""
+"""The benchmarks: the scores of base models in full, the others once with models as small as can be."""
 
 import argparse
 import io
@@ -212,3 +212,101 @@ def test_what_is_missing_is_said(bench, tmp_path):
     (tmp_path / "base_models.md").write_text("no markers")
     with pytest.raises(ValueError, match="lacks the lines"):
         bench.write_page(tmp_path, "text")
+
+
+# latent models
+
+
+TINY = {
+    "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 16,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def latent(modules):
+    """(latent_fusion, pipelines), with a tiny shape in place of Stable Diffusion 1.5's."""
+    import latent_fusion
+    import pipelines
+
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    vae = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    pipelines.SHAPES["sd15"] = pipelines.Shape(size=32, unet=TINY, text=text, vae=vae)
+    return latent_fusion, pipelines
+
+
+def test_ours_and_the_published_loop_make_the_same_picture_from_other_numbers_of_rows(latent):
+    from noiseweave.engine.recipes import InversionRecipe
+
+    bench, _ = latent
+    args = argparse.Namespace(
+        shape="sd15", device="cpu", precision="bf16", pictures=3, uses=2, micro_batch=0, repeats=1
+    )
+    chain = InversionRecipe(num_steps=6, skip=2)
+    short = InversionRecipe(num_steps=4, skip=1, sampler="sde-dpm-solver++")
+    result = bench.run(args, chain, short)
+    bench.tell(json.loads(json.dumps(result)))
+    rows = {
+        r["name"]: (r["unet_rows_an_image"], round(r["unet_calls_an_image"] * 3)) for r in result["rungs"]
+    }
+    assert rows == {
+        "published": (2 * 6 * 2 + 4 * 2, 3 * 32),
+        "without the skipped steps": (2 * 4 * 2 + 4 * 2, 3 * 24),
+        "and each picture inverted once": (4 * 2 + 4 * 2, 3 * 16),
+        "and guidance in one call": (16, 3 * 8),
+        "and in batches (ours, ddim)": (16, 1 + 4),
+        "and bf16": (16, 1 + 4),
+        "and sde-dpm-solver++, 25 steps (ours)": (3 * 2 + 3 * 2, 1 + 3),
+    }
+    agree = result["psnr_of_the_same_fused_latents"]
+    assert agree["last_step_kept"] > agree["as_published"] > 30
+    machine = result["use_of_the_machine"]
+    assert 0 < machine["share_over_all_of_ours"] < 1
+    assert machine["dtype"] == "torch.bfloat16"
+
+
+@torch.no_grad()
+def test_published_inversion_and_replay_are_each_others_inverse_and_ours(latent):
+    bench, pipelines = latent
+    from noiseweave.engine import inversion
+    from noiseweave.engine.recipes import InversionRecipe
+
+    model = pipelines.backbone(pipelines.build(pipelines.SHAPES["sd15"]), "cpu")
+    chain = InversionRecipe(num_steps=5, skip=1)
+    work = bench.work_of(2, 2, 32, chain, chain)
+    apart, words = bench.published_loop.halves_apart, model.words([bench.SOURCE])
+    x_T, z = bench.invert_one(model, work, 0, True, apart, last=True)
+    epsilon = apart(model, words, 3.5)
+    back = bench.published_loop.replay(epsilon, model.scheduler, 5, x_T, z)
+    torch.testing.assert_close(back, model.encode(work.image_NHWC[:1]))
+    noise = inversion.draw_noise(chain, 4, tuple(back.shape[1:]), 0, "0")[:, None]
+    [ours] = inversion.invert(model.told(words, 3.5), model.schedule(5, 1), back, noise)
+    torch.testing.assert_close(ours.x_T_CHW, x_T)
+    sigma = [
+        bench.published_loop.variance(a, b) ** 0.5
+        for _, a, b in bench.published_loop.steps(model.scheduler, 5)
+    ]
+    residual = torch.stack([s * one for s, one in zip(sigma[1:], z, strict=True)])
+    torch.testing.assert_close(ours.residual_TCHW[:-1], residual[:-1], rtol=1e-3, atol=1e-4)
+    assert float(bench.invert_one(model, work, 0, False, bench.joined)[1][-1].abs().max()) == 0
+
+
+def test_flops_are_those_of_the_matrix_products(latent):
+    from torch import nn
+
+    bench, _ = latent
+
+    class Net(nn.Module):
+        def forward(self, x, return_dict):
+            y = x @ torch.ones(8, 16)
+            return torch.nn.functional.scaled_dot_product_attention(y, y, y)
+
+    x = torch.zeros(3, 2, 5, 8)
+    assert bench.flops(Net(), {"x": x}) == 2 * (2 * 5 * 8 * 16) + 2 * (2 * 2 * 5 * 5 * 16)
+    assert bench.matmul_rate("cpu", torch.float32) > 1e8
