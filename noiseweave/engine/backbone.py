@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import latents, pretrained, solver
+from noiseweave.engine import latents, pretrained, recipes, schedule, solver
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.recipes import ModelConfig, PromptRecipe, SolverName
 from noiseweave.engine.schedule import Schedule, kept
@@ -49,8 +49,7 @@ class Backbone:
             ValueError: more steps than the model was trained with.
         """
         trained = int(self.scheduler.config.num_train_timesteps)
-        if num_steps > trained:
-            raise ValueError(f"inversion.num_steps={num_steps}: the model has {trained} time steps")
+        recipes.check_steps("inversion.num_steps", num_steps, trained)
         self.scheduler.set_timesteps(num_steps)
         t_S = self.scheduler.timesteps
         beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
@@ -75,13 +74,8 @@ class Backbone:
 
     def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return out
         a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
-        if kind == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (arXiv 2202.00512, appendix D)
-            return a.sqrt() * out + (1 - a).sqrt() * x.float()
-        return (x.float() - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
+        return schedule.noise_of(self.scheduler.config.prediction_type, out, x.float(), a)
 
 
 def is_latent(name: str) -> bool:
@@ -153,16 +147,13 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
     if is_latent(config.name):
         return latent_backbone().load(config, device, size)
     from diffusers import DDIMScheduler, UNet2DModel
-    from diffusers.utils import logging
 
-    logging.set_verbosity_error()
+    pretrained.quiet()
     folder = locate(config.name)
     shape(config.name, size)
-    try:
+    with pretrained.one_line(config.name, folder):
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-    except Exception as e:
-        raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
     return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
 
 
@@ -221,9 +212,8 @@ def shape(name: str, size: int | None = None) -> tuple[int, int]:
 
 def check_steps(name: str, num_steps: int, sampler: SolverName = "ddim") -> None:
     """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
-    config = pretrained.read(name, locate(name), "scheduler/scheduler_config.json")
-    trained = config.get("num_train_timesteps", 1000)
-    if num_steps > trained:
-        raise ValueError(f"inversion.num_steps={num_steps}: model {name!r} has {trained} time steps")
+    folder = locate(name)
+    recipes.check_steps("inversion.num_steps", num_steps, pretrained.trained_steps(name, folder))
     if sampler != "ddim":
+        config = pretrained.read(name, folder, "scheduler/scheduler_config.json")
         solver.schedule(SimpleNamespace(config=config), num_steps)

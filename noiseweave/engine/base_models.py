@@ -86,7 +86,7 @@ def load_encoder(name: str, device: str = "cpu") -> Any:
     """
     import diffusers
 
-    quiet()
+    pretrained.quiet()
     folder = pretrained.find(name, FILES)
     folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
     kind = pretrained.read(name, folder, "config.json").get("_class_name")
@@ -97,22 +97,13 @@ def load_encoder(name: str, device: str = "cpu") -> Any:
 
 
 def _from_pretrained(kind: Any, name: str, folder: Path) -> Any:
-    try:
+    with pretrained.one_line(name, folder):
         return kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    except Exception as e:
-        raise ValueError(f"model {name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
-
-
-def quiet() -> None:
-    """diffusers' warnings about its own config files say nothing to a user."""
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
 
 
 def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
     """Write the folder; the weights in ``dtype``."""
-    quiet()
+    pretrained.quiet()
     network = model.network.to(dtype)
     about = {"kind": model.kind, "classes": model.classes, "size": model.size, "channels": model.channels}
     parts = {_baseline(model.kind)[0]: network} if model.kind in BASELINES else {"unet": network}
@@ -145,7 +136,7 @@ def load(config: ModelConfig, device: str = "cpu") -> BaseModel:
     Raises:
         ValueError: one line, when it is missing, broken or of another kind.
     """
-    quiet()
+    pretrained.quiet()
     folder = pretrained.find(config.name, FILES)
     about = describe(config.name)
     kind = about["kind"]
@@ -230,16 +221,10 @@ def _load_unet(config: ModelConfig, folder: Path, about: Mapping[str, Any], devi
     flow = about["kind"] != "ddpm"
     kind: Any = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.DDPMScheduler
     side = int(network.config.sample_size)
+    with pretrained.one_line(config.name, folder / "scheduler"):
+        scheduler = kind.from_pretrained(folder / "scheduler")
     return BaseModel(
         kind=about["kind"], network=network, classes=about["classes"], size=about["size"],
         channels=about["channels"], noise_shape=(int(network.config.in_channels), side, side),
-        scheduler=_from_config(kind, config.name, folder / "scheduler"), encoder=encoder,
-        micro_batch=config.micro_batch,
+        scheduler=scheduler, encoder=encoder, micro_batch=config.micro_batch,
     )  # fmt: skip
-
-
-def _from_config(kind: Any, name: str, folder: Path) -> Any:
-    try:
-        return kind.from_pretrained(folder)
-    except Exception as e:
-        raise ValueError(f"model {name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+T = TypeVar("T")
 
 
 def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -25,28 +28,51 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
     Raises:
         ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large or truncated_image.
     """
+
+    def plain(image: Image.Image) -> Image.Image:
+        return _plain(ImageOps.exif_transpose(image))
+
+    image = opened(data, FORMATS, max_pixels, plain)
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return array[..., None] if channels == 1 else array
+
+
+class Refused(Exception):
+    """``"reason: detail"`` of a picture that decodes, but is not taken."""
+
+
+def opened(
+    data: bytes, formats: tuple[str, ...], max_pixels: int, take: Callable[[Image.Image], T],
+    check: Callable[[Image.Image], None] = lambda image: None,
+) -> T:  # fmt: skip
+    """What ``take`` makes of a picture's pixels.
+
+    Args:
+        formats: Pillow's names of those that are tried.
+        check: looks at the head alone, before any pixel is read, and may raise Refused.
+
+    Raises:
+        ValueError: as of ``decode``, or what ``check`` says.
+    """
     if not data:
         raise ValueError("empty_picture: no bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height > max_pixels:
-                raise ValueError(f"too_large: {image.width}x{image.height}, at most {max_pixels} pixels")
+                raise Refused(f"too_large: {image.width}x{image.height}, at most {max_pixels} pixels")
+            check(image)
             image.load()
-            plain = _plain(ImageOps.exif_transpose(image))
+            return take(image)
     except UnidentifiedImageError:
-        raise ValueError("not_an_image: no PNG, JPEG, WebP or BMP") from None
+        raise ValueError(f"not_an_image: no {', '.join(formats[:-1])} or {formats[-1]}") from None
     except Image.DecompressionBombError as e:
         raise ValueError(f"too_large: {e}") from None
-    except ValueError as e:
-        if str(e).startswith("too_large: "):
-            raise
-        raise ValueError(f"truncated_image: {e}") from None
+    except Refused as e:
+        raise ValueError(str(e)) from None
     except Exception as e:  # a decoder may raise anything on damaged bytes
         raise ValueError(f"truncated_image: {type(e).__name__}: {e}") from None
-    array = np.asarray(plain.convert("L" if channels == 1 else "RGB"))
-    return array[..., None] if channels == 1 else array
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -58,6 +84,13 @@ def _plain(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of an encoded picture after its EXIF rotation; its pixels are not read."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def fit(image_HWC: np.ndarray, size: int) -> np.ndarray:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from noiseweave.engine import base_models, pretrained, text_to_image
+from noiseweave.engine import base_models, lora_weights, pretrained, text_to_image
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.base_models import BaseModel
+from noiseweave.engine.lora_weights import Lora
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.engine.text_to_image import TextModel
 
@@ -128,14 +130,7 @@ def locate(name: str) -> Path:
     """
     folder = pretrained.find(name, text_to_image.WANTED)
     index = pretrained.read(name, folder, "model_index.json")
-    for part, origin in index.items():
-        if not isinstance(origin, list) or len(origin) != 2 or not origin[0]:
-            continue
-        if origin[0] not in text_to_image.LIBRARIES:
-            raise ValueError(
-                f"model {name!r}: {part} comes with code of its own ({origin[0]}), which is never run"
-            )
-        text_to_image.check_part(name, folder, part)
+    text_to_image.check_parts(name, folder, index)
     return folder
 
 
@@ -144,41 +139,40 @@ def fingerprint(name: str) -> str:
     _, index = _index(name)
     if index.get("_class_name") not in FAMILY:
         return base_models.fingerprint(name)
-    folder = locate(name)
-    files = sorted(f for f in folder.glob("*/*") if f.suffix in (".json", ".txt", ".safetensors"))
-    return pretrained.fingerprint([folder / "model_index.json", *files])
+    return text_to_image.fingerprint(locate(name))
 
 
-def load(config: ModelConfig, device: str = "cpu") -> InpaintModel:
+def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -> InpaintModel:
     """Load a model that ``describe`` knows.
 
     micro_batch 0 takes 16 pictures of a pipeline on a GPU and 4 elsewhere, of a pixel model 256 and 64.
 
+    Args:
+        loras: what is added to a pipeline's weights; none for a pixel model.
+
     Raises:
-        ValueError: one line, when it is missing, broken or of another kind.
+        ValueError: one line, when it is missing, broken or of another kind, or a LoRA does not fit.
     """
     about = describe(config.name)
+    assert about.kind != "pixel" or not loras
     on_gpu = torch.device(device).type == "cuda"
     if about.kind == "pixel":
         base = base_models.load(config, device)
         return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
     size = config.micro_batch or (16 if on_gpu else 4)
-    pipeline = _pipeline(config, device)
+    pipeline = _pipeline(config, device, loras)
     text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size)
     return InpaintModel(about=about, text=text, micro_batch=size)
 
 
-def _pipeline(config: ModelConfig, device: str) -> Any:
+def _pipeline(config: ModelConfig, device: str, loras: Sequence[Lora]) -> Any:
     from diffusers import AutoPipelineForInpainting
 
-    text_to_image.quiet()
-    folder = locate(config.name)
-    try:
-        pipeline = AutoPipelineForInpainting.from_pretrained(
-            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True
-        )
-    except Exception as e:
-        raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
+    exact = replace(config, precision="fp32") if loras else config
+    pipeline = text_to_image.opened(AutoPipelineForInpainting, exact, locate(config.name))
+    if loras:
+        lora_weights.add(pipeline, loras)
+        pipeline.to(DTYPES[config.precision])
     if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
     return pipeline.to(device)

@@ -20,8 +20,9 @@ from noiseweave.engine.inpaint_models import About, InpaintModel, describe, fing
 from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
+from noiseweave.engine.recipes import check_steps
 from noiseweave.engine.repaint import Believe, Draw, repaint
-from noiseweave.engine.schedule import Schedule, kept
+from noiseweave.engine.schedule import Schedule, kept, x_0_of
 from noiseweave.engine.seeding import generator
 
 __all__ = ["About", "InpaintModel", "describe", "fingerprint", "inpaint", "load"]
@@ -66,9 +67,7 @@ def inpaint(
 
 def _check(model: InpaintModel, shape: tuple[int, ...], recipe: InpaintRecipe) -> None:
     about, (height, width, channels) = model.about, shape
-    trained = int(model.scheduler.config.num_train_timesteps)
-    if recipe.steps > trained:
-        raise ValueError(f"inpaint.steps={recipe.steps}: the model has {trained} time steps")
+    check_steps("inpaint.steps", recipe.steps, int(model.scheduler.config.num_train_timesteps))
     fits, allowed = height == width == about.size, f"{about.size}x{about.size} only"
     if (n := about.multiple) > 0:
         fits, allowed = height % n == width % n == 0, f"multiples of {n}"
@@ -214,16 +213,8 @@ def _believe(model: InpaintModel, predict: Predict) -> Believe:
     """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
     config = model.scheduler.config
     clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
-    kind = config.prediction_type
 
     def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
-        out = predict(x, t)
-        if kind == "epsilon":
-            x_0 = (x - (1 - a).sqrt() * out) / a.sqrt()
-        elif kind == "v_prediction":  # arXiv 2202.00512, appendix D
-            x_0 = a.sqrt() * x - (1 - a).sqrt() * out
-        else:
-            x_0 = out
-        return x_0.clamp(-clip, clip)
+        return x_0_of(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
 
     return believe

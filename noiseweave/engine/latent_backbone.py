@@ -181,7 +181,9 @@ def locate(name: str) -> Path:
 
 def fingerprint(name: str) -> str:
     """A hash of the model's configs and weights, 16 hex digits."""
-    return (text_to_image if text_to_image.is_text_model(name) else base_models).fingerprint(name)
+    if text_to_image.is_text_model(name):
+        return text_to_image.fingerprint(text_to_image.locate(name))
+    return base_models.fingerprint(name)
 
 
 def shape(name: str, size: int | None = None) -> tuple[int, int]:

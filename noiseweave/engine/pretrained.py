@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def read(name: str, folder: Path, file: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"model {name!r}: {folder / file} holds no JSON object")
     return value
+
+
+def trained_steps(name: str, folder: Path) -> int:
+    """Time steps of a model's noise schedule; diffusers' default where its config does not say."""
+    return int(read(name, folder, "scheduler/scheduler_config.json").get("num_train_timesteps", 1000))
+
+
+@contextmanager
+def one_line(name: str, folder: Path) -> Iterator[None]:
+    """Whatever a library raises while it opens a model -> ValueError, one line."""
+    try:
+        yield
+    except Exception as e:
+        raise ValueError(f"model {name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
+
+
+def quiet() -> None:
+    """diffusers' and transformers' warnings about their own config files say nothing to a user."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def fingerprint(files: Iterable[Path]) -> str:

@@ -20,6 +20,11 @@ def check(ok: bool, field: str, value: object, allowed: str) -> None:
         raise ValueError(f"{field}={value!r}: {allowed}")
 
 
+def check_steps(field: str, steps: int, trained: int) -> None:
+    """Raise the ValueError of more steps than a model was trained with."""
+    check(steps <= trained, field, steps, f"the model has {trained} time steps")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The diffusion model.

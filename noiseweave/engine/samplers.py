@@ -19,7 +19,7 @@ from noiseweave.engine.base_models import BaseModel, pictures_of
 from noiseweave.engine.conditioning import guided
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.objectives import TIME
-from noiseweave.engine.recipes import SamplerRecipe, sampler_name
+from noiseweave.engine.recipes import SamplerRecipe, check_steps, sampler_name
 from noiseweave.engine.seeding import generator
 
 NOISE_SCHEDULE = ("ddpm", "ddim", "dpm-solver++")
@@ -142,9 +142,7 @@ def scheduler_of(model: BaseModel, name: str, recipe: SamplerRecipe) -> Any:
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
     config = model.scheduler.config
-    trained = int(config.num_train_timesteps)
-    if recipe.steps > trained:
-        raise ValueError(f"sampler.steps={recipe.steps}: the model has {trained} time steps")
+    check_steps("sampler.steps", recipe.steps, int(config.num_train_timesteps))
     if name != "dpm-solver++":
         kind: Any = DDPMScheduler if name == "ddpm" else DDIMScheduler
         return kind.from_config(config, timestep_spacing=recipe.spacing)

@@ -53,6 +53,26 @@ def kept(t_S: Tensor, alpha_bar: Tensor, skip: int) -> Schedule:
     return Schedule(t_T=t_T, a_T=a_T, a_prev_T=a_prev_T)
 
 
+def noise_of(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
+    """The noise in x, from a network's output of that target: epsilon, v_prediction or sample.
+
+    Args:
+        out, x: float32 [B, ...]; a: alpha_bar, broadcast against them.
+    """
+    if target == "epsilon":
+        return out
+    if target == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (arXiv 2202.00512, appendix D)
+        return a.sqrt() * out + (1 - a).sqrt() * x
+    return (x - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
+
+
+def x_0_of(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
+    """The clean picture in x, in the same way."""
+    if target == "epsilon":
+        return (x - (1 - a).sqrt() * out) / a.sqrt()
+    return a.sqrt() * x - (1 - a).sqrt() * out if target == "v_prediction" else out
+
+
 def mean(x: Tensor, epsilon: Tensor, a: Tensor, a_prev: Tensor) -> Tensor:
     """mu_t(x_t), the mean of x_{t-1}: DDIM eq. 12 with eta = 1, so that sigma is DDPM's posterior deviation.
 

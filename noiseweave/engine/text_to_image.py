@@ -6,7 +6,7 @@ B pictures, H x W pixels, K kept steps, L tokens of D values; z is a latent.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from noiseweave.engine import pretrained
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
-from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.recipes import ModelConfig, check_steps
 from noiseweave.engine.seeding import generator
 
 FAMILY = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -86,17 +86,22 @@ def locate(name: str) -> Path:
     kind = index.get("_class_name")
     if kind not in FAMILY:
         raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {' or '.join(FAMILY)}")
+    check_parts(name, folder, index)
+    return folder
+
+
+def check_parts(name: str, folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise ValueError, one line, where a pipeline's part is missing, has code of its own or is kept as pickle."""
     parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0]}
     for part, (library, _) in parts.items():
         if library not in LIBRARIES:
             raise ValueError(
                 f"model {name!r}: {part} comes with code of its own ({library}), which is never run"
             )
-        check_part(name, folder, part)
-    return folder
+        _check_part(name, folder, part)
 
 
-def check_part(name: str, folder: Path, part: str) -> None:
+def _check_part(name: str, folder: Path, part: str) -> None:
     files = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
     if not files:
         raise ValueError(f"model {name!r}: {part}/ is missing in {folder}")
@@ -124,14 +129,7 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     """
     from diffusers import AutoPipelineForText2Image
 
-    quiet()
-    folder = locate(config.name)
-    try:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True
-        )
-    except Exception as e:
-        raise ValueError(f"model {config.name!r} in {folder}: {' '.join(str(e).split())[:300]}") from None
+    pipeline = opened(AutoPipelineForText2Image, config, locate(config.name))
     channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if channels != latent:
         raise ValueError(
@@ -144,18 +142,17 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     return model
 
 
-def quiet() -> None:
-    import diffusers.utils.logging
-    import transformers.utils.logging
+def opened(auto: Any, config: ModelConfig, folder: Path) -> Any:
+    """A pipeline in its precision, as one of diffusers' AutoPipelines makes it."""
+    pretrained.quiet()
+    with pretrained.one_line(config.name, folder):
+        return auto.from_pretrained(
+            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True
+        )
 
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
 
-
-def fingerprint(name: str) -> str:
-    """SHA-256 over the pipeline's configs, vocabulary and weights (16 hex digits)."""
-    folder = locate(name)
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over a pipeline's configs, vocabulary and weights (16 hex digits)."""
     kept = (f for f in folder.glob("*/*") if f.suffix in (".json", ".txt", ".safetensors"))
     return pretrained.fingerprint([folder / "model_index.json", *sorted(kept)])
 
@@ -169,9 +166,7 @@ def scheduler_of(model: TextModel, recipe: TextRecipe) -> Any:
     import diffusers
 
     config = model.scheduler.config
-    trained = int(config.num_train_timesteps)
-    if recipe.steps > trained:
-        raise ValueError(f"text.steps={recipe.steps}: the model has {trained} time steps")
+    check_steps("text.steps", recipe.steps, int(config.num_train_timesteps))
     if recipe.sampler == "pipeline":
         return type(model.scheduler).from_config(config)
     if recipe.sampler == "dpm-solver++":
@@ -246,6 +241,16 @@ def too_long(model: TextModel, prompts: Iterable[Prompt]) -> list[str]:
     tokenizers = [model.pipeline.tokenizer, getattr(model.pipeline, "tokenizer_2", None)]
     texts = dict.fromkeys(t for p in prompts for t in (p.text, p.other, p.negative) if t)
     return [t for t in texts if any(k and len(k(t).input_ids) > k.model_max_length for k in tokenizers)]
+
+
+def cut_off(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str]:
+    """The texts of ``too_long`` -> the ends that the tokenizer has no room for."""
+    k = model.pipeline.tokenizer  # the last of its places is the end's own
+
+    def end(text: str) -> str:
+        return str(k.decode(k(text).input_ids[k.model_max_length - 1 : -1])).strip()
+
+    return {text: end(text) for text in too_long(model, prompts)}
 
 
 def draw(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:

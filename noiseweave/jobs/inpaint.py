@@ -5,15 +5,19 @@ Outside its mask a picture keeps every pixel. What is painted depends on the pic
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.inpaint_recipes import InpaintRecipe
 from noiseweave.engine.recipes import ModelConfig, check
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.inpaint_lora import LoraFile
 
 # short spellings of options, those of the project that this job follows among them
 ALIASES = {
@@ -52,8 +56,9 @@ class Config:
         crop_to_mask: paint boxes around the holes at full resolution, holes that are apart apart, and not the
             whole picture.
         padding: pixels around a hole that its box shows the model.
-        lora: file or files with LoRA weights.
-        lora_weight: weight of each file, or one for all.
+        lora: LoRA weights that are added to the model: a .safetensors file of diffusers' or kohya's format, or a folder
+            with one; several as '["a.safetensors", "b.safetensors"]'.
+        lora_weight: how much of each is added, or of all; 1 is as it was trained.
         output_format: of the restored pictures; same keeps each picture's own. All but jpg are lossless.
         collage: write original | original with the hole in white | restored, a row for each variant. null
             does for pictures in files and does not for shards.
@@ -109,9 +114,15 @@ class Config:
         check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
         ok = self.input is None or self.output_format != "tif"
         check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
-        count = len(self.loras)
-        fits = isinstance(self.lora_weight, float | int) or len(self.lora_weight) == count
-        check(fits, "lora_weight", self.lora_weight, f"one number, or one for each of the {count} files")
+        self._check_loras()
+
+    def _check_loras(self) -> None:
+        count, value = len(self.loras), self.lora_weight
+        check(all(path.strip() for path in self.loras), "lora", self.lora, "files or folders")
+        fits = isinstance(value, float | int) or len(value) == count
+        check(fits, "lora_weight", value, f"one number, or one for each of the {count} files")
+        check(all(map(math.isfinite, self.weights)), "lora_weight", value, "finite numbers")
+        check(count > 0 or value in (1, (), []), "lora_weight", value, "nothing, as no --lora is given")
 
     def _check_input(self) -> None:
         for one, other in (("image", "mask"), ("images", "masks")):
@@ -154,6 +165,7 @@ class Task:
         about: what the model is: its kind, size and channels.
         model_hash: fingerprint of its files.
         seed: of the first variant, drawn where the config gives none.
+        loras: what is added to the model's weights.
     """
 
     config: Config
@@ -162,6 +174,7 @@ class Task:
     about: Mapping[str, Any]
     model_hash: str
     seed: int
+    loras: tuple[LoraFile, ...] = ()
 
     @property
     def method(self) -> str:
@@ -242,6 +255,8 @@ def identity(task: Task, digest: str) -> Mapping[str, Any]:
         del config[name]
     del config["model"]["micro_batch"]
     config["model"]["hash"] = task.model_hash
+    config["lora"] = [file.sha256[:16] for file in task.loras]
+    config["lora_weight"] = [file.weight for file in task.loras]
     config |= {"files": digest, "seed": task.seed, "seed_drawn": not task.config.seed}
     return config
 

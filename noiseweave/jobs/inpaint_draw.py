@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -22,8 +22,9 @@ from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine import masks
 from noiseweave.engine.prompts import Prompt
-from noiseweave.engine.recipes import check
+from noiseweave.engine.recipes import check, check_steps
 from noiseweave.engine.records import Bad, Unit
+from noiseweave.jobs import inpaint_lora
 from noiseweave.jobs import inpaint_pictures as pictures
 from noiseweave.jobs.inpaint import Config, Task, set_cache
 from noiseweave.jobs.inpaint_input import Input, Item, items_of, words
@@ -88,7 +89,6 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     from noiseweave.engine import inpainting
 
     set_cache(config)
-    check(not config.loras, "lora", config.lora, "null: this version does not load LoRA weights yet")
     about = inpainting.describe(config.model.name)
     _check_steps(config)
     whole = about.multiple > 0
@@ -103,17 +103,16 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         )
     return Task(
         config=config, output=output, sheet=sheet, about=asdict(about), seed=seed,
-        model_hash=inpainting.fingerprint(config.model.name),
+        model_hash=inpainting.fingerprint(config.model.name), loras=inpaint_lora.look(config, about.kind),
     )  # fmt: skip
 
 
 def _check_steps(config: Config) -> None:
     from noiseweave.engine import pretrained
 
-    name, file = config.model.name, "scheduler/scheduler_config.json"
-    trained = pretrained.read(name, pretrained.find(name, [file]), file).get("num_train_timesteps", 1000)
-    steps = config.inpaint.steps
-    check(steps <= trained, "inpaint.steps", steps, f"the model has {trained} time steps")
+    name = config.model.name
+    folder = pretrained.find(name, ["scheduler/scheduler_config.json"])
+    check_steps("inpaint.steps", config.inpaint.steps, pretrained.trained_steps(name, folder))
 
 
 def check_single(task: Task, work: Input) -> None:
@@ -244,7 +243,8 @@ def _make_paint(task: Task, gpu: bool) -> Callable[[Batch], Result]:
     from noiseweave.engine import inpainting
 
     set_cache(task.config)
-    model = inpainting.load(task.config.model, "cuda" if gpu else "cpu")
+    loras = [file.read() for file in task.loras]
+    model = inpainting.load(task.config.model, "cuda" if gpu else "cpu", loras)
     return Painter(task, model, lambda: _exact(task, gpu))
 
 
@@ -254,7 +254,8 @@ def _exact(task: Task, gpu: bool) -> InpaintModel | None:
 
     if task.config.model.precision == "fp32":
         return None
-    return inpainting.load(replace(task.config.model, precision="fp32"), "cuda" if gpu else "cpu")
+    exact = replace(task.config.model, precision="fp32")
+    return inpainting.load(exact, "cuda" if gpu else "cpu", [file.read() for file in task.loras])
 
 
 @dataclass
@@ -290,8 +291,7 @@ class Painter:
         if self.model.text is None:
             return ()
         told = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
-        tokenizer = self.model.text.pipeline.tokenizer
-        return tuple(_end(tokenizer, t) for t in text_to_image.too_long(self.model.text, [told]))
+        return tuple(text_to_image.cut_off(self.model.text, [told]).values())
 
     def _regions(
         self, loaded: Sequence[Loaded]
@@ -354,8 +354,3 @@ class Painter:
 def chance(item: Item, region: int) -> str:
     """What a region's random numbers come from, together with the seed."""
     return f"{folders.printable(item.key)}#{region}"
-
-
-def _end(tokenizer: Any, text: str) -> str:
-    """The words that a tokenizer has no room for; the last of its places is the end's own."""
-    return str(tokenizer.decode(tokenizer(text).input_ids[tokenizer.model_max_length - 1 : -1])).strip()

@@ -18,7 +18,6 @@ from noiseweave.jobs.inpaint_pictures import EXTENSIONS
 if TYPE_CHECKING:
     from noiseweave.jobs.inpaint import Config
 
-MASK = "mask."  # what the extension of a shard's mask begins with
 TEXT_LIMIT = 64 << 10
 
 
@@ -301,7 +300,7 @@ def _of_shards(config: Config) -> Input:
 
 
 def _mask(entry: shards.Entry) -> str | None:
-    return entry.first([f"{MASK}{e}" for e in EXTENSIONS])
+    return entry.first([shards.MASK + e for e in EXTENSIONS])
 
 
 def _why_not(entry: shards.Entry) -> str | None:

@@ -189,7 +189,7 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
         "worked_at": [list(r.hole_HW.shape) for r in loaded.regions], "crop_to_mask": config.crop_to_mask,
         "padding": config.padding, "feather": config.feather, **asdict(config.inpaint),
         "method": task.method, "model": config.model.name, "model_hash": task.model_hash,
-        "precision": one.precision, "noiseweave": __version__,
+        "lora": [file.told for file in task.loras], "precision": one.precision, "noiseweave": __version__,
     }  # fmt: skip
 
 
@@ -224,8 +224,8 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
     }
     return {
         "noiseweave": __version__, "model": task.config.model.name, "model_hash": task.model_hash,
-        "method": task.method, "pictures": work.pictures, "restored": outcome.produced,
-        "copied": int(outcome.extra.get("copied", 0)), "seeds": list(task.seeds),
+        "method": task.method, "lora": [file.told for file in task.loras], "pictures": work.pictures,
+        "restored": outcome.produced, "copied": int(outcome.extra.get("copied", 0)), "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed, "quarantined": dict(sorted(quarantined.items())),
         "without_mask": alone["no_mask"], "without_picture": alone["no_picture"],
         "prompts_cut": [name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")],

@@ -7,13 +7,16 @@ parts on white. What it paints goes back into the hole of the stored pixels; the
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
+
+from noiseweave.engine import images
+from noiseweave.engine.images import Refused
 
 EXTENSIONS = {
     "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "tiff": "TIFF",
@@ -71,43 +74,21 @@ def opened(data: bytes, max_pixels: int, smallest: int = SMALLEST) -> Picture:
         ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large, truncated_image, too_small,
             several_frames, or unsupported_mode where no 8-bit model could give the same mode back.
     """
-    if not data:
-        raise ValueError("empty_picture: no bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_head(image, max_pixels, smallest)
-            image.load()
-            return _picture(image)
-    except UnidentifiedImageError:
-        raise ValueError("not_an_image: no PNG, JPEG, WebP, BMP or TIFF") from None
-    except Image.DecompressionBombError as e:
-        raise ValueError(f"too_large: {e}") from None
-    except _Refused as e:
-        raise ValueError(str(e)) from None
-    except Exception as e:  # a decoder may raise anything on damaged bytes
-        raise ValueError(f"truncated_image: {type(e).__name__}: {e}") from None
+    return images.opened(data, FORMATS, max_pixels, _picture, partial(_check_head, smallest))
 
 
-class _Refused(Exception):
-    """A picture that decodes, but is not taken."""
-
-
-def _check_head(image: Image.Image, max_pixels: int, smallest: int) -> None:
+def _check_head(smallest: int, image: Image.Image) -> None:
     width, height = image.size
-    if width * height > max_pixels:
-        raise _Refused(f"too_large: {width}x{height}, at most {max_pixels} pixels")
     if min(width, height) < smallest:
-        raise _Refused(f"too_small: {width}x{height}, at least {smallest} a side")
+        raise Refused(f"too_small: {width}x{height}, at least {smallest} a side")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's others are views of the first
-        raise _Refused(f"several_frames: {getattr(image, 'n_frames', 1)}; only stills are taken")
+        raise Refused(f"several_frames: {getattr(image, 'n_frames', 1)}; only stills are taken")
     known = {mode for modes in HOLDS.values() for mode in modes}
     if image.mode not in known:
-        raise _Refused(f"unsupported_mode: {image.mode}, known are {', '.join(sorted(known))}")
+        raise Refused(f"unsupported_mode: {image.mode}, known are {', '.join(sorted(known))}")
     tile = getattr(image, "tile", [])
     if image.mode != "I;16" and tile and ";16" in str(tile[0][3]):  # Pillow would drop the lower bytes
-        raise _Refused("unsupported_mode: 16 bits in colour or with alpha")
+        raise Refused("unsupported_mode: 16 bits in colour or with alpha")
 
 
 def _picture(image: Image.Image) -> Picture:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine import base_models, pretrained, text_to_image
-from noiseweave.engine.recipes import check, sampler_name
+from noiseweave.engine.recipes import check, check_steps, sampler_name
 from noiseweave.jobs.sample import Config, Task
 from noiseweave.jobs.sample_prompts import prompts_of
 
@@ -65,19 +64,13 @@ def _check_base(config: Config, kind: str) -> None:
         ok = part not in parts or any((folder / part).glob("*.safetensors"))
         check(ok, "model.name", name, f"{part}/*.safetensors is missing in {folder}")
     if kind == "ddpm":
-        _check_steps(name, folder, "sampler.steps", config.sampler.steps)
-
-
-def _check_steps(name: str, folder: Path, field: str, steps: int) -> None:
-    schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
-    trained = schedule.get("num_train_timesteps", 1000)
-    check(steps <= trained, field, steps, f"the model has {trained} time steps")
+        check_steps("sampler.steps", config.sampler.steps, pretrained.trained_steps(name, folder))
 
 
 def _check_text(config: Config) -> None:
     name = config.model.name
     folder = text_to_image.locate(name)
-    _check_steps(name, folder, "text.steps", config.text.steps)
+    check_steps("text.steps", config.text.steps, pretrained.trained_steps(name, folder))
     schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
     kind, solver = schedule.get("_class_name"), schedule.get("algorithm_type", "")
     tells = kind in text_to_image.TELLING or solver in ("dpmsolver++", "sde-dpmsolver++")
@@ -131,6 +124,6 @@ def _plan_text(config: Config, output: str) -> Task:
         print(f"captions left out: {words.skipped}", file=sys.stderr)
     return Task(
         config=config, output=output, about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=text_to_image.fingerprint(config.model.name), sampler=config.text.sampler,
+        model_hash=text_to_image.fingerprint(text_to_image.locate(config.model.name)), sampler=config.text.sampler,
         total=len(words), words=tuple(zip(words.prompts, words.labels, strict=True)), across=words.across,
     )  # fmt: skip

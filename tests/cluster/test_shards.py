@@ -3,7 +3,6 @@
 import gzip
 import io
 import tarfile
-import time
 import uuid
 
 import pytest
@@ -120,15 +119,14 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
     assert look(put(tmp_path, hurt)) == (["k0"], ["truncated_tar"])
 
 
+@pytest.mark.timeout(60)
 def test_a_negative_size_does_not_hang(tmp_path):
     header = bytearray(tar(("a.png", b"x" * 10))[:512])
     header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # base 256: -1024, back to before this header
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    start = time.monotonic()
     kept, reasons = look(put(tmp_path, WHOLE[: 2 * SAMPLE] + bytes(header) + WHOLE[2 * SAMPLE :]))
     assert (kept, reasons) == (["k0"], ["truncated_tar"])
-    assert time.monotonic() - start < 5
 
 
 SPOILED = {

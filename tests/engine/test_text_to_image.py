@@ -302,8 +302,8 @@ def test_what_is_a_text_to_image_model(folder, xl_folder, tmp_path):
     assert e.is_text_model(str(xl_folder))
     assert not e.is_text_model("digits-ddpm")
     assert not e.is_text_model(str(tmp_path))
-    assert len(e.fingerprint(str(folder))) == 16
-    assert e.fingerprint(str(folder)) != e.fingerprint(str(xl_folder))
+    assert len(e.fingerprint(folder)) == 16
+    assert e.fingerprint(folder) != e.fingerprint(xl_folder)
 
 
 def test_a_safety_checker_that_is_there_stays_and_blacks_out(copy, folder):

@@ -1,0 +1,313 @@
+"""LoRA weights (Hu et al., arXiv 2106.09685, equation 3) in a pipeline of the Stable Diffusion family.
+
+A file holds for some layers with weight W [out, in, ...] a down matrix A [r, in, ...] and an up matrix
+B [out, r, ...] of a small rank r. With weight w such a layer becomes
+
+    W + w alpha / r B A
+
+which is added to W here once: a step then costs what it costs without LoRA, and nothing else in the package has to know
+of it. B A is mostly smaller than the distance between neighbouring bfloat16 numbers near W, so the sum is made of
+float32 weights and rounded once, when the pipeline is brought to its precision.
+
+Three formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
+and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+KOHYA = {
+    "lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+}  # fmt: skip
+# what the keys of a layer's A, B and alpha end with, in all formats
+ENDS = {
+    ".lora_A.weight": "A", ".lora.down.weight": "A", ".lora_linear_layer.down.weight": "A",
+    "_lora.down.weight": "A", ".lora_down.weight": "A",
+    ".lora_B.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
+    "_lora.up.weight": "B", ".lora_up.weight": "B", ".alpha": "alpha",
+}  # fmt: skip
+METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in the file's header
+SHOWN = 3  # keys that an error names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA file's content.
+
+    Attributes:
+        name: what errors call it.
+        data: of a .safetensors file.
+        weight: 1 is as it was trained, 0 leaves the model as it is, below 0 turns it round.
+    """
+
+    name: str
+    data: bytes
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a file adds to a layer at weight 1: ``scale B A``.
+
+    Attributes:
+        key: what the file calls the layer.
+        layer: what ``Layers`` calls it.
+        A: [r, in, ...], finite; the kernel's sides behind, of a convolution.
+        B: [out, r, ...], finite; sides of 1 behind.
+        scale: alpha / r.
+    """
+
+    key: str
+    layer: str
+    A: Tensor
+    B: Tensor
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[out, in, ...]."""
+        return (self.B.shape[0], *self.A.shape[1:])
+
+    def product(self) -> Tensor:
+        """float32 [out, in, ...]."""
+        return (self.scale * self.B.float().flatten(1) @ self.A.float().flatten(1)).view(self.shape)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a pipeline.
+
+    Attributes:
+        shapes: name, such as unet.conv_in -> [out, in, ...] of its weight. In a text encoder's names text_model is left
+            out: some versions of transformers write it, others do not.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def flat(self) -> dict[str, str]:
+        """As kohya spells a name, which keeps no dots -> the name."""
+        return {layer.replace(".", "_"): layer for layer in self.shapes}
+
+    @cached_property
+    def each_block(self) -> int:
+        """Residual blocks in a block of the UNet."""
+        return sum(f"unet.down_blocks.0.resnets.{i}.conv1" in self.shapes for i in range(16)) or 1
+
+    def called(self, key: str) -> str:
+        """What a file calls a layer -> its name; there may be no such layer."""
+        prefix = next((p for p in KOHYA if key.startswith(p)), None)
+        if prefix is None:
+            return _of_diffusers(key)
+        rest = key.removeprefix(prefix).removeprefix("text_model_")
+        return self.flat.get(f"{KOHYA[prefix]}_{rest}") or _of_original(key, self.each_block)
+
+
+def layers_in(folder: Path) -> Layers:
+    """The layers of a pipeline's folder, from the headers of its weights.
+
+    Raises:
+        ValueError: a file is broken.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part in PARTS:
+        for path in sorted((folder / part).glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except SafetensorError as e:
+                raise ValueError(f"model {str(folder)!r}: {part}/{path.name}: {e}") from None
+            shapes |= {_name(part, n): s for n, s in found.items() if n.endswith(".weight") and len(s) > 1}
+    return Layers(shapes)
+
+
+def add(pipeline: Any, loras: Iterable[Lora]) -> None:
+    """Add LoRAs to the weights of a pipeline in float32.
+
+    Raises:
+        ValueError: as ``read``.
+    """
+    weights: dict[str, Tensor] = {}
+    for part in PARTS:
+        network = getattr(pipeline, part, None)
+        named = network.named_parameters() if network is not None else ()
+        weights |= {_name(part, n): w.data for n, w in named if n.endswith(".weight") and w.ndim > 1}
+    layers = Layers({name: tuple(w.shape) for name, w in weights.items()})
+    for lora in loras:
+        for change in read(lora, layers) if lora.weight else ():
+            W = weights[change.layer]
+            assert W.dtype == torch.float32
+            W += lora.weight * change.product().view_as(W).to(W.device)
+
+
+def _name(part: str, parameter: str) -> str:
+    return f"{part}.{parameter.removesuffix('.weight').removeprefix('text_model.')}"
+
+
+def read(lora: Lora, layers: Layers) -> list[Change]:
+    """What a file changes in a pipeline.
+
+    Raises:
+        ValueError: one line: it is no safetensors file, of another format, damaged, not finite, or made for
+            another model; with the first of the keys, and how many there are.
+    """
+    told = f"lora {lora.name!r}: "
+    try:
+        tensors = load_tensors(lora.data)
+    except SafetensorError as e:
+        raise ValueError(f"{told}no safetensors file ({e}); pickled weights are never opened") from None
+    found = _sorted(told, tensors)
+    infinite = [key for key, value in tensors.items() if not value.float().isfinite().all()]
+    if infinite:
+        raise ValueError(f"{told}not finite (NaN or infinity): {_first(infinite)}")
+    config = _config(told, lora.data)
+    changes = []
+    for key, values in found.items():
+        layer, rank = layers.called(key), len(values["A"])
+        try:
+            scale = _scale(key, layer, rank, values.get("alpha"), config)
+        except (TypeError, ValueError, re.error):
+            raise ValueError(f"{told}the header says no scale that is understood, for {key}") from None
+        changes.append(Change(key=key, layer=layer, A=values["A"], B=values["B"], scale=scale))
+    _check_fit(told, changes, layers)
+    return changes
+
+
+def _sorted(told: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What the file calls a layer -> its A, B and, of kohya's, alpha."""
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    unknown = []
+    for key, value in tensors.items():
+        end = next((e for e in ENDS if key.endswith(e)), None)
+        if (
+            end is None
+            or (not value.is_floating_point() and end != ".alpha")
+            or key.startswith("base_model.")
+        ):
+            unknown.append(key)
+        else:
+            found[key.removesuffix(end)][ENDS[end]] = value
+    if unknown or not found:
+        raise ValueError(
+            f"{told}not LoRA weights of a known format (diffusers' and kohya's are; DoRA, LoHa, LoKr and bare peft "
+            f"adapters are not): {_first(unknown) if unknown else 'it is empty'}"
+        )
+    damaged = [key for key, values in found.items() if not _whole(values)]
+    if damaged:
+        raise ValueError(f"{told}damaged: no down and up matrix of one rank for {_first(damaged)}")
+    return found
+
+
+def _whole(values: Mapping[str, Tensor]) -> bool:
+    if "A" not in values or "B" not in values or values.get("alpha", torch.ones(1)).numel() != 1:
+        return False
+    A, B = values["A"], values["B"]
+    return A.ndim > 1 and A.ndim == B.ndim and len(A) == B.shape[1] > 0 and B[0].numel() == B.shape[1]
+
+
+def _check_fit(told: str, changes: list[Change], layers: Layers) -> None:
+    unfit = []
+    for change in changes:
+        has = layers.shapes.get(change.layer)
+        if has is None:
+            unfit.append(f"{change.key} (no such layer)")
+        elif _plain(has) != _plain(change.shape):
+            unfit.append(f"{change.key} ({_text(change.shape)}, the model's is {_text(has)})")
+    if unfit:
+        raise ValueError(
+            f"{told}made for another base model: {len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
+        )
+
+
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without a kernel of 1x1: kohya trains SD 2's projections as convolutions, diffusers has them linear."""
+    return shape[:2] if all(n == 1 for n in shape[2:]) else shape
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(name[:200] for name in names[:SHOWN]) + more
+
+
+# names
+
+
+def _of_diffusers(key: str) -> str:
+    """A dotted name, in the new or the old spelling; a UNet saved on its own comes without the word unet."""
+    part, dot, rest = key.partition(".")
+    if part not in PARTS:
+        part, rest = "unet", part + dot + rest
+    rest = rest.replace(".processor.", ".").removeprefix("text_model.")
+    if part == "unet":
+        return f"{part}.{rest}" + (".0" if rest.endswith(".to_out") else "")
+    return f"{part}." + re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", rest)
+
+
+def _of_original(key: str, each_block: int) -> str:
+    """A kohya name after the blocks of the original code (input_blocks_4_1_...), as SDXL's are; diffusers knows them.
+
+    Of diffusers only the names are taken. It reads kohya files itself too, but applies most layers' alpha to no layer
+    or to another where they differ (docs/decisions.md, 15).
+    """
+    from diffusers import StableDiffusionXLPipeline
+
+    pair = {f"{key}.lora_{side}.weight": torch.empty(1, 1) for side in ("down", "up")}
+    try:
+        renamed, _ = StableDiffusionXLPipeline.lora_state_dict(
+            pair, unet_config=SimpleNamespace(layers_per_block=each_block)
+        )
+        name = min(renamed)
+    except (ValueError, KeyError, IndexError):
+        return key
+    return _of_diffusers(name.removesuffix(next((e for e in ENDS if name.endswith(e)), "")))
+
+
+# scale
+
+
+def _config(told: str, data: bytes) -> dict[str, Any]:
+    """peft's LoraConfig in a file's header, with part.name as keys, or names alone; {} where there is none."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    try:
+        config = json.loads(header.get("__metadata__", {}).get(METADATA) or "{}")
+    except ValueError as e:
+        raise ValueError(f"{told}{METADATA} in its header is no JSON ({e})") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _scale(key: str, layer: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
+    """alpha / r, with rsLoRA (arXiv 2312.03732) alpha / sqrt(r); 1 where the file says nothing."""
+    if alpha is not None:
+        return float(alpha) / rank
+    part = layer.partition(".")[0]
+    own = {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
+    own = own or (dict(config) if part == "unet" else {})
+    if own.get("lora_alpha") is None:
+        return 1.0
+    module, chosen = key.removeprefix(f"{part}."), own["lora_alpha"]
+    for pattern, value in (own.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):  # as peft's get_pattern_key
+            chosen = value
+            break
+    return float(chosen) / (math.sqrt(rank) if own.get("use_rslora") else rank)
