@@ -77,7 +77,7 @@ def open_run(
         for name in ("_run/done", *owned, "_run"):
             storage.remove(storage.join(output, name))
     elif found is not None:
-        _same(output, found, wanted)
+        check_same(output, found, wanted)
         storage.sweep_temporaries(output)
         return ledger
     storage.write_json(path, wanted)
@@ -99,7 +99,8 @@ def refuse_foreign(
         )
 
 
-def _same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError where an output folder holds a run of another config; it names what differs."""
     names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
     if names:
         changes = ", ".join(f"{n} {_short(found.get(n))} -> {_short(wanted.get(n))}" for n in names[:8])

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from noiseweave.cluster import storage
-from noiseweave.cluster.ledger import flatten, refuse_foreign
+from noiseweave.cluster.ledger import check_same, flatten, refuse_foreign
 from noiseweave.cluster.session import ClusterConfig, Session
+from noiseweave.engine.baselines import widths
 from noiseweave.engine.recipes import Precision, SamplerRecipe, check, sampler_name
 from noiseweave.engine.training_recipes import (
     BASELINES,
@@ -196,8 +197,7 @@ def check_size(config: Config) -> None:
     """Raise ValueError where the pictures' size does not fit the network; latents are checked by their VAE."""
     size, kind = config.data.size, config.model.kind
     if kind in BASELINES:
-        ok = 16 <= size <= 128 and size & (size - 1) == 0
-        check(ok, "data.size", size, f"16, 32, 64 or 128 with model.kind={kind}")
+        widths(size, config.data.channels, 1)
     elif config.model.vae is None:
         halvings = 1 << (len(config.unet.channels) - 1)
         check(size % halvings == 0, "data.size", size, f"a multiple of {halvings}, as unet.channels has it")
@@ -257,11 +257,7 @@ def _finished(config: Config, identity: dict[str, Any]) -> bool:
     """
     path, model = state(config, "config.json"), storage.join(config.output, "model_index.json")
     if storage.exists(path):
-        theirs = storage.read_json(path)
-        changed = sorted(k for k in identity.keys() | theirs.keys() if identity.get(k) != theirs.get(k))
-        if changed:
-            what = ", ".join(f"{k} ({theirs.get(k)} -> {identity.get(k)})" for k in changed)
-            raise ValueError(f"output {config.output!r} holds another run: {what}; --overwrite starts anew")
+        check_same(config.output, storage.read_json(path), identity)
     elif storage.exists(model):
         raise ValueError(f"output {config.output!r} holds another model; --overwrite replaces it")
     return storage.exists(model)

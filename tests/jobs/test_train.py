@@ -121,11 +121,11 @@ def test_a_finished_run_says_so_and_a_changed_config_is_refused_by_name(bad_shar
     assert e.value.code == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "optimizer.lr (0.002 -> 0.5), seed (0 -> 3);" in line
+    assert "optimizer.lr 0.002 -> 0.5, seed 0 -> 3;" in line
     assert "batch" not in line
     with pytest.raises(SystemExit) as e:
         main(["train", *again, "--unet.channels", "[8, 24]"])
-    assert "unet.channels ([8, 16] -> [8, 24])" in capsys.readouterr().err
+    assert "unet.channels [8, 16] -> [8, 24]" in capsys.readouterr().err
 
 
 def test_other_pictures_under_the_same_name_are_another_run(whole, tmp_path, capsys):
