@@ -6,8 +6,8 @@ B [out, r, ...] of a small rank r. With weight w such a layer becomes
     W + w alpha / r B A
 
 which is added to W here once: a step then costs what it costs without LoRA, and nothing else in the package has to know
-of it. B A is mostly smaller than the distance between neighbouring bfloat16 numbers near W, so the sum is made of
-float32 weights and rounded once, when the pipeline is brought to its precision.
+of it. B A is often smaller than the distance between neighbouring bfloat16 numbers near W, where it would be lost, so
+the sum is made of float32 weights and rounded once, when the pipeline is brought to its precision.
 
 Three formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
 and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer.
@@ -174,7 +174,7 @@ def read(lora: Lora, layers: Layers) -> list[Change]:
     except SafetensorError as e:
         raise ValueError(f"{told}no safetensors file ({e}); pickled weights are never opened") from None
     found = _sorted(told, tensors)
-    infinite = [key for key, value in tensors.items() if not value.float().isfinite().all()]
+    infinite = [key for key, value in sorted(tensors.items()) if not value.float().isfinite().all()]
     if infinite:
         raise ValueError(f"{told}not finite (NaN or infinity): {_first(infinite)}")
     config = _config(told, lora.data)
@@ -183,7 +183,7 @@ def read(lora: Lora, layers: Layers) -> list[Change]:
         layer, rank = layers.called(key), len(values["A"])
         try:
             scale = _scale(key, layer, rank, values.get("alpha"), config)
-        except (TypeError, ValueError, re.error):
+        except (AttributeError, TypeError, ValueError, re.error):
             raise ValueError(f"{told}the header says no scale that is understood, for {key}") from None
         changes.append(Change(key=key, layer=layer, A=values["A"], B=values["B"], scale=scale))
     _check_fit(told, changes, layers)
@@ -194,7 +194,7 @@ def _sorted(told: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Ten
     """What the file calls a layer -> its A, B and, of kohya's, alpha."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown = []
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         end = next((e for e in ENDS if key.endswith(e)), None)
         if (
             end is None

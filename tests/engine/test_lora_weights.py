@@ -1,5 +1,7 @@
 """LoRA files against the closed form W + w alpha / r B A, and against diffusers' and peft's own loading."""
 
+import copy
+import functools
 import json
 import re
 
@@ -30,9 +32,19 @@ def xl(tmp_path_factory):
     return small_pipeline.build(tmp_path_factory.mktemp("xl"), size=32, vae=None, xl=True)
 
 
-def opened(folder):
+@functools.cache
+def loaded(folder):
     kind = StableDiffusionXLPipeline if (folder / "text_encoder_2").is_dir() else StableDiffusionPipeline
     return kind.from_pretrained(folder, use_safetensors=True)
+
+
+def opened(folder):
+    """A pipeline with networks of its own."""
+    pipe = copy.copy(loaded(folder))
+    for part in lora_weights.PARTS:
+        if hasattr(pipe, part):
+            setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
+    return pipe
 
 
 def weights(pipe) -> dict:
@@ -269,7 +281,7 @@ def test_a_lora_for_another_base_model_says_which_keys_do_not_fit(plain, xl):
         re.search(rf"made for another base model: (\d+) of its {len(added)} layers do not fit", said)[1]
     )
     assert 10 < count < len(added)
-    assert "lora_unet_add_embedding_linear_1 (no such layer)" in said
+    assert "lora_te2_text_model_encoder_layers_0_mlp_fc1 (no such layer), " in said
     assert said.endswith(f" and {count - 3} more")
     some = save({k: v for k, v in load(data).items() if "attn2_to_k" in k})
     assert "attn2_to_k (32x64, the model's is 32x32)" in line(some, lora_weights.layers_in(plain))
@@ -286,7 +298,7 @@ def test_four_channels_do_not_fit_nine(plain):
     )
 
 
-A, B = f"unet.{QUERY}.lora_A.weight", f"unet.{QUERY}.lora_B.weight"
+DOWN, UP = f"unet.{QUERY}.lora_A.weight", f"unet.{QUERY}.lora_B.weight"
 HALF = torch.zeros(32, 2)
 
 
@@ -295,18 +307,19 @@ HALF = torch.zeros(32, 2)
     [
         ({}, "it is empty"),
         ({"model.diffusion_model.out.2.weight": HALF}, "known format"),
-        ({A: HALF.T, B: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]}, "lora_magnitude_vector"),
+        ({DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]}, "lora_magnitude_vector"),
         ({"lora_unet_conv_in.hada_w1_a": HALF, "lora_unet_conv_in.hada_w1_b": HALF}, "hada_w1_a"),
         ({f"base_model.model.{QUERY}.lora_A.weight": HALF.T}, "bare peft adapters are not"),
-        ({A: HALF.T}, f"damaged: no down and up matrix of one rank for unet.{QUERY}"),
-        ({A: HALF.T, B: torch.zeros(32, 3)}, "damaged"),
-        ({A: HALF.T, B: torch.full((32, 2), torch.nan)}, f"not finite (NaN or infinity): {B}"),
+        ({DOWN: HALF.T}, f"damaged: no down and up matrix of one rank for unet.{QUERY}"),
+        ({DOWN: HALF.T, UP: torch.zeros(32, 3)}, "damaged"),
+        ({DOWN: HALF.T, UP: torch.full((32, 2), torch.nan)}, f"not finite (NaN or infinity): {UP}"),
         ({"transformer.blocks.0.attn.lora_A.weight": HALF.T, "transformer.blocks.0.attn.lora_B.weight": HALF},
          "transformer.blocks.0.attn (no such layer)"),
     ],
 )  # fmt: skip
 def test_what_is_no_lora_is_one_line(plain, tensors, words):
-    assert words in line(save({k: v.contiguous() for k, v in tensors.items()}), lora_weights.layers_in(plain))
+    data = save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()})
+    assert words in line(data, lora_weights.layers_in(plain))
 
 
 def test_files_that_are_no_safetensors(plain, tmp_path):
@@ -315,8 +328,14 @@ def test_files_that_are_no_safetensors(plain, tmp_path):
     whole = kohya(plain, lambda i: 1)[0]
     for data in ((tmp_path / "a.safetensors").read_bytes(), b"", whole[: len(whole) // 2]):
         assert "no safetensors file" in line(data, layers)
-    header = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": "many"})}
-    assert "no scale" in line(save({A: HALF.T.contiguous(), B: HALF}, header), layers)
-    assert "is no JSON" in line(
-        save({A: HALF.T.contiguous(), B: HALF}, {"lora_adapter_metadata": "{"}), layers
-    )
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [("{", "is no JSON"), (json.dumps({"unet.lora_alpha": "many"}), f"no scale that is understood, for unet.{QUERY}"),
+     (json.dumps({"lora_alpha": 1, "alpha_pattern": ["("]}), "no scale"),
+     (json.dumps({"lora_alpha": 1, "alpha_pattern": {"(": 1}}), "no scale")],
+)  # fmt: skip
+def test_a_header_that_is_not_understood(plain, config, words):
+    data = save({DOWN: HALF.T.contiguous(), UP: HALF}, {"lora_adapter_metadata": config})
+    assert words in line(data, lora_weights.layers_in(plain))
