@@ -24,6 +24,8 @@ from noiseweave.cluster import storage
 from noiseweave.engine.records import Bad, Location
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+MASK = "mask."  # what the extension of a mask begins with
+MASKS = tuple(MASK + e for e in PICTURES)
 SIDES = ("json", "txt", "cls")  # in the order in which they are looked at
 SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
 
@@ -212,9 +214,11 @@ def _location(f: Any, url: str, entry: Entry, payload: Sequence[str]) -> Locatio
     if member.size == 0:
         raise ValueError(f"empty_{noun}: {main} has no bytes")
     label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
+    mask = entry.members.get(entry.first(MASKS) or "")
     return Location(
-        shard=url, key=entry.key, offset=member.offset, size=member.size, label=label, caption=caption
-    )
+        shard=url, key=entry.key, offset=member.offset, size=member.size, label=label, caption=caption,
+        mask_offset=mask.offset if mask else None, mask_size=mask.size if mask else None,
+    )  # fmt: skip
 
 
 def label_and_caption(sides: Mapping[str, bytes | None]) -> tuple[int | None, str | None]:

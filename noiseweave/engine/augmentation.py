@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from noiseweave.engine.fusion import fuse
 from noiseweave.engine.inversion import draw_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.prompts import Prompt
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts, SolverName
+from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts, RegionRecipe, SolverName
 from noiseweave.engine.records import NoiseMaps, Pair
-from noiseweave.engine.regions import fuse_region
+from noiseweave.engine.regions import fit_mask, fuse_region, saliency
 from noiseweave.engine.schedule import Denoiser, Schedule
 from noiseweave.engine.seeding import rng, seed_of
 
@@ -62,14 +62,14 @@ def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[S
     return lambda shares: told(words.mixed(shares), guidance)
 
 
-def too_long(backbone: Backbone, prompts: Prompts | None) -> list[str]:
-    """The distinct texts that the model's text encoder cuts."""
+def cut_off(backbone: Backbone, prompts: Prompts | None) -> dict[str, str]:
+    """The distinct texts that are too long for the model's text encoder -> the ends that it does not read."""
     if prompts is None:
-        return []
+        return {}
     assert isinstance(backbone, LatentBackbone)
     assert backbone.text is not None
     texts = dict.fromkeys((*prompts.source, *prompts.target))
-    return text_to_image.too_long(backbone.text, [Prompt(text=text, key="") for text in texts])
+    return text_to_image.cut_off(backbone.text, [Prompt(text=text, key="") for text in texts])
 
 
 def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
@@ -103,33 +103,70 @@ def invert_pictures(
 def augment(
     backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
     inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
-) -> np.ndarray:  # fmt: skip
+    masks: Mapping[int, np.ndarray] | None = None,
+) -> tuple[np.ndarray, list[float]]:  # fmt: skip
     """The fused pictures of a group, in the order of its pairs.
+
+    Where a region's mask m says how much of the fusion shows, the second picture has m * w at a place, so over
+    the picture ratio * mean(m): its share of the label, as CutMix has it (Yun et al., arXiv 1905.04899).
 
     Args:
         image_BHWC: uint8 [B, size, size, C], at the model's size.
         keys: of the B pictures; with ``seed`` they decide the noise.
         pairs: with ``a`` and ``b`` as positions in the B pictures.
         prompts: of the B pictures, for a model that reads words; None tells it nothing.
+        masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
+            it shows.
 
     Returns:
-        uint8 [number of pairs, size, size, C].
+        uint8 [number of pairs, size, size, C], and mean(m) of each: 1 without a region.
     """
     if not pairs:
-        return image_BHWC[:0]
+        return image_BHWC[:0], []
     s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
+    mask_of = _regions(fusion.region, maps, {p.b for p in pairs}, masks)
+    areas = [_area(mask_of.get(p.b)) for p in pairs]
     epsilon_of, (_, replay) = target_denoisers(backbone, prompts), solver.SOLVERS[inversion.sampler]
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in range(0, len(pairs), step):
         some = pairs[start : start + step]
         fused = [
-            fuse([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread)  # type: ignore[arg-type]
+            _fused(
+                [maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread, mask_of.get(p.b)
+            )
             for p in some
         ]
-        epsilon = epsilon_of([[(p.a, 1 - p.ratio), (p.b, p.ratio)] for p in some])
-        done.append(backbone.decode(replay(epsilon, s, fused)))
-    return np.concatenate(done)
+        told = [
+            list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
+            for p, area in zip(some, areas[start : start + step], strict=True)
+        ]
+        done.append(backbone.decode(replay(epsilon_of(told), s, fused)))
+    return np.concatenate(done), areas
+
+
+def _regions(
+    region: RegionRecipe, maps: Sequence[NoiseMaps], seconds: Collection[int],
+    masks: Mapping[int, np.ndarray] | None,
+) -> dict[int, Tensor]:  # fmt: skip
+    """Position of each second picture -> float [H, W], where it shows; empty where that is everywhere."""
+    if region.source == "saliency":
+        return {b: saliency(maps[b], region.smooth) for b in seconds}
+    if region.source == "everywhere":
+        return {}
+    assert masks is not None
+    x = maps[0].x_T_CHW
+    size = int(x.shape[-2]), int(x.shape[-1])
+    return {b: fit_mask(torch.from_numpy(masks[b] / np.float32(255)), size).to(x.device) for b in seconds}
+
+
+def _area(mask_HW: Tensor | None) -> float:
+    return 1.0 if mask_HW is None else float(mask_HW.double().mean())
+
+
+def _shares(weights: Sequence[float], area: float) -> list[float]:
+    """What each picture has of the whole, where the first alone shows outside of ``area``."""
+    return [1 - area + area * weights[0], *(area * w for w in weights[1:])]
 
 
 def fuse_pictures(
@@ -150,8 +187,7 @@ def fuse_pictures(
         ValueError: as of ``regions.fit_mask``.
     """
     fused = [_fused(maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
-    area = 1.0 if mask_HW is None else float(mask_HW.mean())
-    shares = [[1 - area + area * w[0], *(area * v for v in w[1:])] for _, w in recipes]
+    shares = [_shares(w, _area(mask_HW)) for _, w in recipes]
     epsilon = target_denoisers(backbone, prompts)([list(enumerate(w)) for w in shares])
     return solver.SOLVERS[sampler][1](epsilon, s, fused)
 

@@ -35,15 +35,20 @@ def hole_of(mask: bytes | np.ndarray, mode: MaskMode, size: tuple[int, int]) -> 
             1 % and by more than the rounding of a side), or what images.decode says of the bytes.
     """
     pixels = images.decode(mask, 3) if isinstance(mask, bytes) else mask
-    white_HW = _grey(pixels) >= THRESHOLD
-    _check_aspect(white_HW.shape, size)
+    white_HW = grey(pixels) >= THRESHOLD
+    check_aspect(white_HW.shape, size)
     if white_HW.shape != size:
         picture = Image.fromarray(white_HW.astype(np.uint8))
         white_HW = np.asarray(picture.resize(size[::-1], Image.Resampling.NEAREST)).astype(bool)
     return white_HW if mode == "white" else ~white_HW
 
 
-def _grey(mask: np.ndarray) -> np.ndarray:
+def grey(mask: np.ndarray) -> np.ndarray:
+    """A decoded mask -> uint8 [h, w].
+
+    Raises:
+        ValueError: ``"mask_has_colours: ..."``.
+    """
     if mask.ndim == 2:
         return mask
     spread = int((mask.max(-1) - mask.min(-1)).max())
@@ -54,7 +59,8 @@ def _grey(mask: np.ndarray) -> np.ndarray:
     return mask[..., 0]
 
 
-def _check_aspect(mask: tuple[int, ...], size: tuple[int, int]) -> None:
+def check_aspect(mask: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Raise ValueError, ``"mask_does_not_fit: ..."``, where (h, w) is not of the shape of a picture's (H, W)."""
     (h, w), (H, W) = mask, size
     ratio = w * H / (h * W)
     rounded = abs(w - h * W / H) <= 0.5 or abs(h - w * H / W) <= 0.5

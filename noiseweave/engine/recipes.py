@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
 MODES: tuple[Mode, ...] = ("linear", "cross_fade", "feature_selective", "layer_selective")
 Precision = Literal["fp32", "bf16", "fp16"]
 SolverName = Literal["ddim", "sde-dpm-solver++"]
 SOLVER_NAMES: tuple[SolverName, ...] = ("ddim", "sde-dpm-solver++")
+
+HOW_IT_RUNS = ("micro_batch", "compile", "channels_last", "attention")  # of a ModelConfig
 
 
 def check(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -34,15 +36,25 @@ class ModelConfig:
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
             CPU and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
+        compile: torch.compile the network: its first call takes minutes. null takes what measured fastest.
+        channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
+        attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
     """
 
     name: str = "digits-ddpm"
     precision: Precision = "fp32"
     micro_batch: int = 0
+    compile: bool | None = None
+    channels_last: bool | None = None
+    attention: Literal["sdpa", "eager"] | None = None
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", self.name, "a shipped model, a folder or a hub id")
         check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a result depends on; how the network is run changes it by rounding alone."""
+        return {name: value for name, value in vars(self).items() if name not in HOW_IT_RUNS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ class Location:
         size: encoded bytes, > 0.
         label: class number or None.
         caption: text or None.
+        mask_offset, mask_size: of the sample's mask, as offset and size; None where it has none.
     """
 
     shard: str
@@ -54,6 +55,15 @@ class Location:
     size: int
     label: int | None = None
     caption: str | None = None
+    mask_offset: int | None = None
+    mask_size: int | None = None
+
+    @property
+    def mask(self) -> tuple[int, int] | None:
+        """(offset, size) of the mask's bytes."""
+        return (
+            None if self.mask_offset is None or self.mask_size is None else (self.mask_offset, self.mask_size)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,9 @@ class Config:
         marker = self.follow_marker
         check(bool(marker) and "/" not in marker, "follow_marker", marker, "a plain file name")
         check(self.follow_quiet > 0, "follow_quiet", self.follow_quiet, "above 0")
+        mask = self.fusion.region.mask
+        allowed = "null for augment, whose masks lie beside the pictures, as .mask.png"
+        check(mask is None, "fusion.region.mask", mask, allowed)
         listed = isinstance(self.prompt.source, tuple)
         check(not listed, "prompt.source", self.prompt.source, "one text for augment; see prompt.template")
         if self.follow and self.pairing.scope != "window":
@@ -213,8 +216,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config[name]
     for name in ("follow", "follow_marker", "follow_quiet"):
         del config[name]
-    del config["model"]["micro_batch"], config["features"]["batch"]
-    config["model"]["hash"] = task.model_hash
+    del config["features"]["batch"]
+    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     if task.words:
         config["prompt"]["classes"] = task.classes
     else:
@@ -225,6 +228,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["inversion"]["sampler"]
     if not task.config.fusion.adaptive:
         del config["fusion"]["adaptive"]
+    if task.config.fusion.region.source == "everywhere":
+        del config["fusion"]["region"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

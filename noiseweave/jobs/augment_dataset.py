@@ -27,7 +27,7 @@ CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
 INDEX = pa.schema([
     ("shard", pa.string()), ("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
-    ("label", pa.int64()), ("caption", pa.string()),
+    ("label", pa.int64()), ("caption", pa.string()), ("mask_offset", pa.int64()), ("mask_size", pa.int64()),
 ])  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def _index(book: Ledger) -> pa.Table:
         pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet"))))
         for unit, _ in rows_of(book)
     ]
-    return pa.concat_tables(tables) if tables else INDEX.empty_table()
+    return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
 
 
 def read_group(book: Ledger, number: int) -> Group:
@@ -255,8 +255,9 @@ def _group_unit(i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=i)
 
 
-def _fetch_group(task: Task, book: Ledger, unit: Unit) -> Any:
-    return samples.read_group(task, read_group(book, unit.payload))
+def _fetch_group(task: Task, book: Ledger, unit: Unit) -> samples.Loaded:
+    group = read_group(book, unit.payload)
+    return samples.read_group(task, group, {p.b for p in group.pairs})
 
 
 def _make_generate(task: Task) -> Callable[[Any], Any]:
@@ -264,11 +265,9 @@ def _make_generate(task: Task) -> Callable[[Any], Any]:
     return partial(samples.augment_group, task, backbone)
 
 
-def _commit_group(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
-    group, image_PHWC, bad, cut = result
-    samples.write_shard(task, f"augmented-{unit.id}.tar", group, image_PHWC)
-    extra = samples.counts(group, cut)
-    return UnitReport(id=unit.id, produced=len(group.pairs), extra=extra), bad
+def _commit_group(task: Task, unit: Unit, made: samples.Made) -> tuple[UnitReport, list[Bad]]:
+    samples.write_shard(task, f"augmented-{unit.id}.tar", made)
+    return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=samples.counts(made)), made.bad
 
 
 # copy: the input's good samples beside the new ones

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from noiseweave import __version__
@@ -22,6 +23,7 @@ from noiseweave.jobs.augment import Task
 
 OWNED = ("shards", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
+SHOWN = 10  # ends of prompts that were cut
 
 
 def failed(outcomes: dict[str, Outcome]) -> int:
@@ -69,13 +71,18 @@ def summary(
         "modes": {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:")},
         "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
         "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
-        **({"prompts_cut": int(extra["prompts_cut"])} if "prompts_cut" in extra else {}),
+        **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
         "phases": {p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
                    for p, o in outcomes.items()},
     }  # fmt: skip
+
+
+def _ends(extra: Iterable[str]) -> list[str]:
+    """Some ends of prompts that the text encoder does not read."""
+    return sorted(name.removeprefix("cut:") for name in extra if name.startswith("cut:"))[:SHOWN]
 
 
 def _contact_sheet(task: Task) -> str | None:
@@ -139,6 +146,8 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
         )
     if "prompts_cut" in report:
         table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
+        for end in report["cut"]:
+            table.add_row("", escape(f"...{end}"))
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,46 @@ from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
-from noiseweave.jobs import shard_pictures
+from noiseweave.jobs import augment_masks, shard_pictures
 from noiseweave.jobs.augment import Task
 
 if TYPE_CHECKING:
     from noiseweave.engine.backbone import Backbone
+
+
+CUT = 100  # characters of a prompt's end that the report shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A group that was read.
+
+    Attributes:
+        image_BHWC: uint8 [B, size, size, C].
+        masks: of each picture, for a region's.
+    """
+
+    group: Group
+    image_BHWC: np.ndarray
+    masks: list[augment_masks.Mask]
+    bad: list[Bad]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What became of a group: only pictures of a pair are in it.
+
+    Attributes:
+        image_PHWC: uint8 [pairs, size, size, C].
+        areas: mean of each pair's region, 1 where there is none.
+        cut: texts that the text encoder cuts -> the ends that it does not read.
+    """
+
+    group: Group
+    image_PHWC: np.ndarray
+    areas: list[float]
+    bad: list[Bad]
+    cut: Mapping[str, str]
 
 
 def device(task: Task) -> str:
@@ -70,66 +105,80 @@ def make_groups(
         yield Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)), rows
 
 
-def read_group(task: Task, group: Group) -> tuple[Group, np.ndarray, list[Bad]]:
-    """A group's pictures by range reads: uint8 [B, size, size, C]; pictures that went bad leave with their pairs."""
+def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
+    """A group's pictures by range reads; those that went bad leave with their pairs.
+
+    Args:
+        seconds: positions of the pictures that are, or may be, the second of a pair.
+    """
     bad: list[Bad] = []
-    by_shard = defaultdict(list)
-    for i, where in enumerate(group.images):
-        by_shard[where.shard].append(i)
     found: dict[int, np.ndarray] = {}
-    for places in by_shard.values():
+    for places in augment_masks.by_shard(group.images, range(len(group.images))):
         whole = [group.images[i] for i in places]
         good, worse = shard_pictures.read(whole, task.size, task.channels, task.config.max_pixels)
         found |= {places[n]: picture for n, picture in good.items()}
         bad += worse
-    return without(group, set(found)), shard_pictures.stacked(found, task.size, task.channels), bad
+    masks = augment_masks.read(task, group.images, found.keys() & set(seconds))
+    return Loaded(
+        group=without(group, found), image_BHWC=shard_pictures.stacked(found, task.size, task.channels),
+        masks=[masks[i] for i in sorted(found)], bad=bad,
+    )  # fmt: skip
 
 
-def without(group: Group, good: set[int]) -> Group:
+def without(group: Group, good: Collection[int]) -> Group:
     """The group with only its good images, renumbered, and the pairs among them."""
     place = {old: new for new, old in enumerate(sorted(good))}
     pairs = [replace(p, a=place[p.a], b=place[p.b]) for p in group.pairs if p.a in good and p.b in good]
     return replace(group, images=tuple(group.images[i] for i in sorted(good)), pairs=tuple(pairs))
 
 
-def augment_group(task: Task, backbone: Backbone, data: tuple[Group, np.ndarray, list[Bad]]) -> Any:
-    """Fuse the pairs of a group: (group, uint8 [pairs, size, size, C], bad, number of prompts that were cut)."""
+def augment_group(task: Task, backbone: Backbone, loaded: Loaded) -> Made:
+    """Fuse the pairs of a group."""
     from noiseweave.engine import augmentation
 
-    group, image_BHWC, bad = data
-    if not group.pairs:
-        return group, image_BHWC[:0], bad, 0
-    keys = [task.key_of(p.shard, p.key) for p in group.images]
-    config = task.config
-    fused = augmentation.augment(
-        backbone, image_BHWC, keys, group.pairs, config.inversion, config.fusion, config.seed,
-        task.prompts_of(group.images),
+    group, bad = augment_masks.with_masks(task, loaded.group, loaded.masks)
+    used = sorted({i for p in group.pairs for i in (p.a, p.b)})
+    group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
+    config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
+    masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
+    fused, areas = augmentation.augment(
+        backbone, loaded.image_BHWC[used], keys, group.pairs, config.inversion, config.fusion, config.seed,
+        prompts, masks,
     )  # fmt: skip
-    return group, fused, bad, len(augmentation.too_long(backbone, task.prompts_of(group.images)))
+    return Made(
+        group=group, image_PHWC=fused, areas=[round(area, 4) for area in areas], bad=loaded.bad + bad,
+        cut=augmentation.cut_off(backbone, prompts),
+    )  # fmt: skip
 
 
-def counts(group: Group, cut: int) -> dict[str, float]:
-    """The sums that the report shows: inversions, pair ends, modes, and prompts that were cut if any."""
+def counts(made: Made) -> dict[str, float]:
+    """The sums that the report shows: inversions, pair ends, modes; prompts that were cut, with one such end."""
+    group = made.group
     modes = Counter(f"mode:{p.mode}" for p in group.pairs)
     return {
-        "images_inverted": len(group.images) if group.pairs else 0,
+        "images_inverted": len(group.images),
         "pair_ends": 2 * len(group.pairs),
         **modes,
-        **({"prompts_cut": cut} if cut else {}),
+        **({"prompts_cut": len(made.cut)} if made.cut else {}),
+        **{f"cut:{end[:CUT]}": 1 for end in list(made.cut.values())[:1]},
     }
 
 
-def write_shard(task: Task, name: str, group: Group, image_PHWC: np.ndarray) -> None:
+def write_shard(task: Task, name: str, made: Made) -> None:
     """The fused samples of a group as one shard; none when there are none."""
-    if not group.pairs:
-        return
-    rows = [sample(task, group, pair, picture) for pair, picture in zip(group.pairs, image_PHWC, strict=True)]
-    storage.write(storage.join(task.output, "shards", name), shards.pack(rows))
+    rows = [
+        sample(task, made, pair, picture, area)
+        for pair, picture, area in zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
+    ]
+    if rows:
+        storage.write(storage.join(task.output, "shards", name), shards.pack(rows))
 
 
-def sample(task: Task, group: Group, pair: Pair, picture: np.ndarray) -> tuple[str, dict[str, bytes]]:
+def sample(
+    task: Task, made: Made, pair: Pair, picture: np.ndarray, area: float
+) -> tuple[str, dict[str, bytes]]:
     """One new sample: its key and its files."""
-    first, second = group.images[pair.a], group.images[pair.b]
+    first, second = made.group.images[pair.a], made.group.images[pair.b]
     kind = task.config.samples.image_format
     files: dict[str, bytes] = {kind: images.encode(picture, kind)}
     if first.label is not None and first.label == second.label:
@@ -140,7 +189,12 @@ def sample(task: Task, group: Group, pair: Pair, picture: np.ndarray) -> tuple[s
     caption = "; ".join(dict.fromkeys(text for text in texts if text))
     if caption:
         files["txt"] = caption.encode()
-    files["json"] = json.dumps(lineage(task, first, second, pair), ensure_ascii=False).encode()
+    known = lineage(task, first, second, pair, area)
+    if prompts and (
+        ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
+    ):
+        known["prompt_cut"] = ends
+    files["json"] = json.dumps(known, ensure_ascii=False).encode()
     return key_of(task, first, second), files
 
 
@@ -150,13 +204,18 @@ def key_of(task: Task, first: Location, second: Location) -> str:
     return "fused-" + hashlib.blake2b("\n".join(ends).encode(), digest_size=10).hexdigest()
 
 
-def lineage(task: Task, first: Location, second: Location, pair: Pair) -> dict[str, Any]:
-    """Where a fused picture came from, enough to make it again."""
-    config, labels = task.config, (first.label, second.label)
+def lineage(task: Task, first: Location, second: Location, pair: Pair, area: float) -> dict[str, Any]:
+    """Where a fused picture came from, enough to make it again.
+
+    The second's weight, so its share of a soft label, is ratio * area: the mean over the picture of what a
+    region's mask lets it have (CutMix, arXiv 1905.04899). Without a region area is 1.
+    """
+    config, labels, region = task.config, (first.label, second.label), task.config.fusion.region
+    weights = round(1 - pair.ratio * area, 6), round(pair.ratio * area, 6)
     value: dict[str, Any] = {
         "parents": [
-            {"shard": task.name_of(p.shard), "key": p.key, "label": p.label, "weight": round(w, 6)}
-            for p, w in ((first, 1 - pair.ratio), (second, pair.ratio))
+            {"shard": task.name_of(p.shard), "key": p.key, "label": p.label, "weight": w}
+            for p, w in zip((first, second), weights, strict=True)
         ],
         "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
         "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,
@@ -168,6 +227,9 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair) -> dict[s
     prompts = task.prompts_of((first, second))
     if prompts is not None:
         value["prompt"] = asdict(prompts)
+    if region.source != "everywhere":
+        smooth = {"smooth": region.smooth} if region.source == "saliency" else {}
+        value["region"] = {"source": region.source, **smooth, "area": area}
     if None not in labels and labels[0] != labels[1]:
-        value["soft_label"] = {str(labels[0]): round(1 - pair.ratio, 6), str(labels[1]): pair.ratio}
+        value["soft_label"] = dict(zip(map(str, labels), weights, strict=True))
     return value

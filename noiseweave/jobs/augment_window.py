@@ -142,9 +142,10 @@ def _fetch(task: Task, unit: Unit) -> Any:
         overlaps = unit.index > 0 and number < task.config.pairing.overlap
         shared += len(where) if overlaps else 0
         bad += [] if overlaps else bad_here  # the window before has counted them
-    group, image_BHWC, _ = samples.read_group(task, Group(id=unit.id, images=tuple(every), pairs=()))
-    assert len(group.images) == len(every)  # decoded once above, so they decode again
-    return group.images, np.concatenate(seen), image_BHWC, bad, shared
+    whole = Group(id=unit.id, images=tuple(every), pairs=())
+    loaded = samples.read_group(task, whole, range(len(every)))
+    assert len(loaded.group.images) == len(every)  # decoded once above, so they decode again
+    return np.concatenate(seen), loaded, bad, shared
 
 
 def _make(task: Task) -> Callable[[Any], Any]:
@@ -154,12 +155,13 @@ def _make(task: Task) -> Callable[[Any], Any]:
 
 
 def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: Any, data: Any) -> Any:
-    where, seen_NHWC, image_NHWC, bad, shared = data
-    done = []
+    seen_NHWC, loaded, bad, shared = data
+    where, done = loaded.group.images, []
     for group, rows in plan(task, where, extract(seen_NHWC), shared) if where else []:
-        group, fused, _, cut = samples.augment_group(task, backbone, (group, image_NHWC[rows], []))
-        done.append((group, fused, cut))
-    return done, len(where), bad
+        masks = [loaded.masks[r] for r in rows]
+        part = samples.Loaded(group=group, image_BHWC=loaded.image_BHWC[rows], masks=masks, bad=[])
+        done.append(samples.augment_group(task, backbone, part))
+    return done, len(where), bad + [b for made in done for b in made.bad]
 
 
 def plan(
@@ -187,8 +189,8 @@ def plan(
 def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
     done, images, bad = result
     extra: dict[str, float] = {"images_read": images}
-    for number, (group, fused, cut) in enumerate(done):
-        samples.write_shard(task, f"augmented-{unit.id}-{number:03d}.tar", group, fused)
-        for name, value in samples.counts(group, cut).items():
+    for number, made in enumerate(done):
+        samples.write_shard(task, f"augmented-{unit.id}-{number:03d}.tar", made)
+        for name, value in samples.counts(made).items():
             extra[name] = extra.get(name, 0) + value
-    return UnitReport(id=unit.id, produced=sum(len(g.pairs) for g, _, _ in done), extra=extra), bad
+    return UnitReport(id=unit.id, produced=sum(len(m.group.pairs) for m in done), extra=extra), bad

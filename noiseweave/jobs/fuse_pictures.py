@@ -132,9 +132,9 @@ def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
 
 
 def warn(model: Backbone, prompts: Prompts | None) -> None:
-    """Say on standard error which prompts are longer than the text encoder reads."""
-    for text in augmentation.too_long(model, prompts):
-        print(f"longer than the text encoder reads, cut: {text[:100]}", file=sys.stderr)
+    """Say on standard error what the text encoder does not read of prompts that are too long for it."""
+    for end in augmentation.cut_off(model, prompts).values():
+        print(f"longer than the text encoder reads, cut: ...{end[:200]}", file=sys.stderr)
 
 
 def fidelity(

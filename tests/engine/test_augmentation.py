@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from noiseweave.engine.augmentation import augment, draw_pair, fuse_pictures, invert_pictures
 from noiseweave.engine.edit_recipes import adaptive_ratio
-from noiseweave.engine.recipes import MODES, FusionRecipe, InversionRecipe
+from noiseweave.engine.recipes import MODES, FusionRecipe, InversionRecipe, RegionRecipe
 from noiseweave.engine.records import Pair
+from noiseweave.engine.regions import saliency
 
 INVERSION = InversionRecipe(num_steps=6, skip=2)
 
 
 def made(backbone, digits, pairs):
-    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0)
+    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0)[0]
 
 
 def pair(a, b, mode="linear", ratio=0.5):
@@ -86,10 +88,10 @@ def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, 
     ends = [pair(0, 1, ratio=0.0), pair(0, 1, ratio=1.0), pair(0, 1)]
     recipe = InversionRecipe(num_steps=6, skip=2, sampler="sde-dpm-solver++")
     images = digits[0][:2]
-    first, second, between = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0).astype(int)
+    first, second, between = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0)[0].astype(int)
     assert np.abs(first - images[0]).max() <= 1
     assert np.abs(second - images[1]).max() <= 1
-    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0)[2]
+    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0)[0][2]
     assert np.abs(between - ddim).max() > 3
     s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
     x_BCHW = fuse_pictures(backbone, s, maps, [("linear", [0.5, 0.5])], sampler="sde-dpm-solver++")
@@ -102,3 +104,41 @@ def test_an_adaptive_ratio_follows_similarity_and_leaves_order_and_mode():
         one = draw_pair(0, 1, "k", "x", sim, adaptive, 5, 0.7)
         assert one.ratio == ratio
         assert replace(one, ratio=0.0) == replace(draw_pair(0, 1, "k", "x", sim, drawn, 5, 0.7), ratio=0.0)
+
+
+def regional(digits_model, digits, source, pairs, masks=None, micro_batch=16):
+    backbone, fusion = digits_model(), FusionRecipe(region=RegionRecipe(source=source))
+    backbone.parts.size = micro_batch
+    keys = ["a", "b", "c"]
+    pictures, areas = augment(backbone, digits[0][:3], keys, pairs, INVERSION, fusion, 0, masks=masks)
+    return pictures.astype(int), areas
+
+
+def test_a_full_mask_at_ratio_1_is_the_second_and_an_empty_one_the_first(digits_model, digits):
+    masks = {1: np.full((16, 16), 255, np.uint8), 2: np.zeros((16, 16), np.uint8)}
+    pairs = [pair(0, b, mode, 1.0) for mode in MODES for b in (1, 2)]
+    pictures, areas = regional(digits_model, digits, "file", pairs, masks)
+    assert areas == [1, 0] * len(MODES)
+    for i, picture in enumerate(pictures):
+        assert np.abs(picture - digits[0][0 if i % 2 else 1]).max() <= 1
+
+
+def test_regions_are_those_of_fuse_and_their_area_is_the_masks_mean(digits_model, digits):
+    backbone = digits_model()
+    s, maps = invert_pictures(backbone, digits[0][:3], ["a", "b", "c"], INVERSION, 0)
+    ramp = np.linspace(0, 255, 256).astype(np.uint8).reshape(16, 16)
+    masks = {"file": torch.from_numpy(ramp / np.float32(255)), "saliency": saliency(maps[1])}
+    for source, mask_HW in masks.items():
+        (picture,), (area,) = regional(
+            digits_model, digits, source, [pair(0, 1, "cross_fade", 0.6)], {1: ramp}
+        )
+        x = fuse_pictures(backbone, s, maps[:2], [("cross_fade", [0.4, 0.6])], mask_HW=mask_HW)
+        assert np.abs(picture - backbone.decode(x)[0]).max() <= 1
+        assert area == pytest.approx(float(mask_HW.mean()), abs=1e-5)
+        assert 0.1 < area < 0.9
+
+
+def test_regions_are_the_same_for_any_micro_batch(digits_model, digits):
+    one, few = (regional(digits_model, digits, "saliency", PAIRS, micro_batch=n) for n in (16, 2))
+    assert np.abs(one[0] - few[0]).max() <= 1
+    assert one[1] == pytest.approx(few[1], abs=1e-4)

@@ -231,7 +231,7 @@ PAIRS = [pair(0, 1, 0.3), pair(1, 2, 0.5, "cross_fade"), pair(0, 2, 0.0), pair(0
 
 
 def fused(model, images, prompts):
-    return augmentation.augment(model, images, "abc", PAIRS, QUICK, FusionRecipe(), 0, prompts).astype(int)
+    return augmentation.augment(model, images, "abc", PAIRS, QUICK, FusionRecipe(), 0, prompts)[0].astype(int)
 
 
 def test_pictures_are_the_same_for_any_micro_batch(sd, images):
@@ -466,7 +466,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     torch.testing.assert_close(
         z, latents.encode(base.encoder, torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
     )
-    pictures = augmentation.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0)
+    pictures, _ = augmentation.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0)
     assert pictures.shape == (4, 16, 16, 3)
     with pytest.raises(ValueError, match=r"size=18: .* a multiple of 4"):  # its unet halves once more
         backbone.shape(name, 18)

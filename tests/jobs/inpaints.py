@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flows import run_here
 from PIL import Image
 
 from noiseweave.cluster import ledger, storage
-from noiseweave.cluster.pipeline import Outcome
 from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input, inpaint_output
 
 CPU = ["--cluster.gpus_per_worker", "0"]
@@ -37,12 +37,7 @@ def started(output: Path, *arguments: object):
 def drawn(output: Path, *arguments: object) -> int:
     """As ``through_ray``, with the units one after another in this process."""
     task, work, book = started(output, *arguments)
-    phase = inpaint_draw.phase(task, gpu=False)
-    compute, outcome = phase.make_compute(), Outcome(units=work.plan.length)
-    for unit in map(work.plan.unit, range(work.plan.length)):
-        book.mark("inpaint", *phase.commit(unit, compute(phase.fetch(unit))))
-    for record in book.records("inpaint"):
-        outcome.add(record)
+    outcome = run_here(work.plan, inpaint_draw.phase(task, gpu=False), book)
     return inpaint_output.finish(task, work, book, outcome)
 
 

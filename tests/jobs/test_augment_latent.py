@@ -11,7 +11,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe, ModelConfig, PromptRecipe
 from noiseweave.engine.records import Pair, Unit
-from noiseweave.jobs import augment, cli
+from noiseweave.jobs import augment, augment_report, cli
 from noiseweave.jobs import augment_samples as samples
 
 QUICK = InversionRecipe(num_steps=4, skip=1)
@@ -45,8 +45,8 @@ def task(source, output, model, **more):
     return augment._task(config, str(output), shards.find(config.input))
 
 
-def written(of, pairs, expected_cut=0):
-    """The samples of one group of all pictures with these pairs: (files, pixels)."""
+def written(of, pairs):
+    """One group of all pictures with these pairs: (its samples' files, what became of it)."""
     (url,) = shards.find(of.config.input)
     where, _, bad = samples.read_shard(of, of.feature_side, Unit(index=0, id="0", payload=url))
     group = samples.Group(
@@ -54,16 +54,16 @@ def written(of, pairs, expected_cut=0):
         pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
     )  # fmt: skip
     assert not bad
-    made, fused, _, cut = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group))
-    assert samples.counts(made, cut).get("prompts_cut", 0) == cut == expected_cut
-    return [
-        samples.sample(of, made, pair, picture)[1] for pair, picture in zip(made.pairs, fused, strict=True)
-    ], fused
+    made = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group, range(3)))
+    rows = zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
+    return [samples.sample(of, made, *row)[1] for row in rows], made
 
 
 def test_captions_are_told_and_in_the_lineage(source, tmp_path, model):
     of = task(source, tmp_path, model)
-    files, fused = written(of, [(0, 1, 0.4), (2, 0, 0.0)])
+    files, made = written(of, [(0, 1, 0.4), (2, 0, 0.0)])
+    fused = made.image_PHWC
+    assert not any(name.startswith(("prompts_cut", "cut:")) for name in samples.counts(made))
     first, second = (json.loads(f["json"]) for f in files)
     assert first["prompt"]["source"] == first["prompt"]["target"] == ["a red rose", "a tulip"]
     assert second["prompt"]["source"] == ["", "a red rose"]
@@ -84,18 +84,23 @@ def where_of(source, key):
 def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tmp_path, model):
     prompt = PromptRecipe(template="a photo of a {label}", target="{caption}, in oil", guidance_target=2.0)
     of = task(source, tmp_path, model, prompt=prompt, size=40)
-    files, fused = written(of, [(0, 2, 0.5)])
+    files, made = written(of, [(0, 2, 0.5)])
     assert json.loads(files[0]["json"])["prompt"] == {
         "source": ["a photo of a rose", ""], "target": ["a red rose, in oil", ""],
         "guidance_source": 3.5, "guidance_target": 2.0,
     }  # fmt: skip
     assert files[0]["txt"] == b"a red rose, in oil"
-    assert fused.shape == (1, 40, 40, 3)
+    assert made.image_PHWC.shape == (1, 40, 40, 3)
 
 
-def test_prompts_that_are_cut_are_counted(source, tmp_path, model):
-    of = task(source, tmp_path, model, prompt=PromptRecipe(template="very " * 90 + "{caption}"))
-    written(of, [(0, 1, 0.5), (1, 2, 0.5)], expected_cut=2)  # the third has no caption and is told nothing
+def test_what_is_cut_of_prompts_is_counted_and_told(source, tmp_path, model):
+    of = task(source, tmp_path, model, prompt=PromptRecipe(template="very " * 76 + "{caption}"))
+    files, made = written(of, [(0, 1, 0.5), (1, 2, 0.5)])  # the third has no caption and is told nothing
+    first, second = (json.loads(f["json"])["prompt_cut"] for f in files)
+    assert (first, second) == (["very a red rose", "very a tulip"], ["very a tulip"])
+    numbers = samples.counts(made)
+    assert (numbers["prompts_cut"], numbers["cut:very a red rose"]) == (2, 1)
+    assert augment_report._ends(numbers) == ["very a red rose"]
 
 
 def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
