@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,14 @@ class ClusterConfig:
     """Where the work runs. Nothing here changes a result.
 
     Args:
-        address: local starts Ray on this machine; auto joins the running Ray; or host:port, ray://host:port.
+        address: auto joins the Ray that the job was submitted to, or that `ray start` runs on this machine, and
+            where there is none starts one here; local always starts one; or host:port, ray://host:port.
         workers: processes that hold the model; 0 picks one a GPU, or one where there is no GPU.
         gpus_per_worker: GPUs that each of them gets, fractions share one; -1 picks 1 where there are GPUs, else 0.
         retries: times a unit is tried again after its worker died.
     """
 
-    address: str = "local"
+    address: str = "auto"
     workers: int = 0
     gpus_per_worker: float = -1
     retries: int = 2
@@ -83,20 +85,39 @@ def session(config: ClusterConfig) -> Iterator[Session]:
 
 def _start(ray: Any, config: ClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    if config.address != "local":
+    settle()
+    address = running() if config.address == "auto" else config.address
+    if address not in (None, "local"):
         try:
-            ray.init(address=config.address, **quiet)
+            ray.init(address=address, **quiet)
         except Exception as e:
-            raise ValueError(
-                f"cluster.address={config.address!r}: no Ray answers ({type(e).__name__})"
-            ) from None
+            raise ValueError(f"cluster.address={address!r}: no Ray answers ({type(e).__name__})") from None
         return
     spare = 2  # fetch and commit tasks run beside the workers that hold the models
     cpus = max(os.cpu_count() or 1, config.workers + spare, 1 + spare)
     with _hushed():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def settle() -> None:
+    """Ray's settings, before it is first imported; what the environment says already stays."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def running() -> str | None:
+    """The Ray that this process belongs to, as in a submitted job, or that `ray start` runs on this machine."""
+    from ray._private.utils import read_ray_address
+
+    if given := os.environ.get("RAY_ADDRESS"):
+        return given
+    found = read_ray_address()  # Ray's own joining rule would take any other job's private Ray as well
+    host, _, port = str(found or "").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError):  # left behind by a Ray that is gone
+        return None
+    return found
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ def usage() -> str:
     return (
         "usage: noiseweave JOB [--config FILE] [--section.field VALUE ...]\n\n"
         f"jobs:\n{jobs}\n\n"
+        "noiseweave submit [--address URL] JOB ... runs a job on a Ray cluster (submit --help).\n"
         "noiseweave JOB --help lists a job's options; --print_config writes them as YAML."
     )
 
@@ -140,10 +141,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"noiseweave {__version__}")
         return 0
     job, *rest = arguments
-    if job not in JOBS:
-        fail(f"no job {job!r}; jobs are {', '.join(JOBS)}")
-    module, config = parse(job, rest)
+    if job not in (*JOBS, "submit"):
+        fail(f"no job {job!r}; jobs are {', '.join(JOBS)}, and submit, which sends one of them to a cluster")
     try:
+        if job == "submit":
+            from noiseweave.jobs import submit
+
+            return submit.main(rest, tuple(JOBS))
+        module, config = parse(job, rest)
         return module.run(config)
     except (ValueError, OSError) as e:
         if os.environ.get("NOISEWEAVE_DEBUG"):

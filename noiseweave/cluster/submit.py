@@ -1,0 +1,274 @@
+"""Jobs sent to a cluster: the working directory travels, the log comes back, the exit code is the job's.
+
+What the nodes need is Python with the dependencies; Noiseweave itself travels along. A Ray cluster's job server is
+HTTP, port 8265 of the head node as a rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import noiseweave
+from noiseweave.cluster.session import settle
+
+LIMIT = 100 << 20
+"""Bytes of a package; Ray's job server refuses more."""
+PORT = 8265
+PATIENCE = 8.0
+"""Seconds until a cluster counts as out of reach."""
+LEFT_OUT = (
+    ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/",
+    ".ipynb_checkpoints/", "node_modules/", ".DS_Store", "*.egg-info/", "*.tar",
+    "/data/", "/out/", "/output/", "/outputs/", "/runs/", "/build/", "/dist/",
+)  # fmt: skip
+"""What stays at home, besides what .gitignore and .rayignore name; patterns as in .gitignore."""
+IGNORES = (".gitignore", ".rayignore")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a cluster says of a job.
+
+    Attributes:
+        id: its name on the cluster.
+        status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        message: the cluster's own words.
+        entrypoint: the command.
+        exit_code: of the command, None while it runs or where it never ran.
+    """
+
+    id: str
+    status: str
+    message: str
+    entrypoint: str
+    exit_code: int | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+def server(address: str | None) -> str:
+    """The job server's URL: of http://host:port itself, of host, host:port or ray://host:port port 8265 there.
+
+    None takes RAY_API_SERVER_ADDRESS or RAY_ADDRESS, and else this machine.
+    """
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
+    if given == "auto":
+        return f"http://127.0.0.1:{PORT}"
+    if given.startswith(("http://", "https://")):
+        return given.rstrip("/")
+    host = urllib.parse.urlsplit(given if "://" in given else f"//{given}").hostname
+    if not host:
+        raise ValueError(f"--address {given!r}: http://host:8265, host:port or ray://host:port")
+    return f"http://[{host}]:{PORT}" if ":" in host else f"http://{host}:{PORT}"
+
+
+def connect(address: str | None) -> Any:
+    """Ray's JobSubmissionClient.
+
+    Raises:
+        ValueError: one line, within about ten seconds, when no job server answers.
+    """
+    url = server(address)
+    parts = urllib.parse.urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(parts.hostname), port), timeout=PATIENCE / 2).close()
+    except OSError as e:
+        raise ValueError(
+            f"cluster {url}: no answer ({e}); --address names the head node's job server, as "
+            f"http://HOST:{PORT}; `ray start --head --dashboard-host=0.0.0.0` starts one"
+        ) from None
+    settle()
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(_client, url).result(PATIENCE / 2)
+    except TimeoutError:
+        raise ValueError(f"cluster {url}: something listens there but does not answer as Ray does") from None
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _client(url: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would prefer them to what it is given
+        os.environ.pop(name, None)
+    for module in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(url)
+    except Exception as e:
+        raise ValueError(f"cluster {url}: {' '.join(str(e).split())[:300]}") from None
+
+
+# the package
+
+
+def files_of(folder: str) -> list[tuple[str, int]]:
+    """(relative path, bytes) of what travels, sorted: all but what is left out, and links that lead elsewhere."""
+    root = os.path.realpath(folder)
+    found = []
+    for path, folders, names in os.walk(root):
+        keep = _rules(root, path)
+        folders[:] = sorted(name for name in folders if keep(os.path.join(path, name) + "/"))
+        for name in sorted(names):
+            whole = os.path.join(path, name)
+            inside = os.path.realpath(whole).startswith(root + os.sep)
+            # the rules stay here: in the package Ray would apply them to what is added to it as well
+            if inside and name not in IGNORES and os.path.isfile(whole) and keep(whole):
+                found.append((os.path.relpath(whole, root), os.path.getsize(whole)))
+    return found
+
+
+def _rules(root: str, path: str) -> Callable[[str], bool]:
+    """Whether something directly in ``path`` travels, by the rules there and in the folders above."""
+    from pathspec import GitIgnoreSpec
+
+    specs = [(root, GitIgnoreSpec.from_lines(LEFT_OUT))]
+    relative = os.path.relpath(path, root)
+    steps = [] if relative == "." else relative.split(os.sep)
+    for depth in range(len(steps) + 1):
+        here = os.path.join(root, *steps[:depth])
+        for name in IGNORES:
+            with contextlib.suppress(OSError):
+                lines = Path(here, name).read_text(errors="replace").splitlines()
+                specs.append((here, GitIgnoreSpec.from_lines(lines)))
+
+    def keep(whole: str) -> bool:
+        slash = "/" if whole.endswith("/") else ""
+        return not any(spec.match_file(os.path.relpath(whole, base) + slash) for base, spec in specs)
+
+    return keep
+
+
+def pack(folder: str, target: str) -> int:
+    """Copy what travels into ``target``, and Noiseweave's own code where the folder has none; returns bytes.
+
+    A copy, so that what is written into the folder meanwhile, a log say, does not spoil the upload.
+
+    Raises:
+        ValueError: it is more than LIMIT; the line names the largest.
+    """
+    files = files_of(folder)
+    total = sum(size for _, size in files)
+    if total > LIMIT:
+        largest = ", ".join(
+            f"{name} ({size / 1e6:.0f} MB)" for name, size in sorted(files, key=lambda f: -f[1])[:3]
+        )
+        raise ValueError(
+            f"--working_dir {folder!r}: {total / 1e6:.0f} MB, at most {LIMIT / 1e6:.0f}; largest: {largest}. Data and "
+            "models belong on storage that every node reaches; .rayignore names what stays here"
+        )
+    for name, _ in files:
+        goal = os.path.join(target, name)
+        os.makedirs(os.path.dirname(goal), exist_ok=True)
+        shutil.copy2(os.path.join(folder, name), goal)
+    if not os.path.isfile(os.path.join(target, "noiseweave", "__init__.py")):
+        own = os.path.dirname(os.path.abspath(noiseweave.__file__))
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(own, os.path.join(target, "noiseweave"), ignore=skip, dirs_exist_ok=True)
+    return total
+
+
+# jobs
+
+
+def send(
+    client: Any, folder: str, arguments: Sequence[str], variables: Mapping[str, str], name: str | None
+) -> str:
+    """Start ``python -m noiseweave ARGUMENTS`` on the cluster, in a copy of a packed folder; returns the job's id.
+
+    Raises:
+        ValueError: the cluster refuses it.
+    """
+    command = shlex.join(["python", "-m", "noiseweave", *arguments])
+    environment = {"working_dir": folder, "env_vars": dict(variables)}
+    with _one_line():
+        return str(client.submit_job(entrypoint=command, runtime_env=environment, submission_id=name))
+
+
+def look(client: Any, name: str) -> Job:
+    """What a job is doing.
+
+    Raises:
+        ValueError: the cluster knows no such job.
+    """
+    with _one_line():
+        return _job(client.get_job_info(name))
+
+
+def jobs(client: Any) -> list[Job]:
+    """All jobs that were sent to the cluster, the newest last."""
+    with _one_line():
+        found = [job for job in client.list_jobs() if job.submission_id]
+    return [_job(job) for job in sorted(found, key=lambda job: job.start_time or 0)]
+
+
+def _job(details: Any) -> Job:
+    message = " ".join(str(details.message or "").partition(", last available logs")[0].split())
+    status = getattr(details.status, "value", details.status)
+    return Job(
+        id=details.submission_id, status=str(status), message=message, entrypoint=details.entrypoint,
+        exit_code=details.driver_exit_code,
+    )  # fmt: skip
+
+
+def stop(client: Any, name: str) -> bool:
+    """Ask a job to end; False where it had ended already."""
+    with _one_line():
+        return bool(client.stop_job(name))
+
+
+def follow(client: Any, name: str, write: Callable[[str], Any]) -> Job:
+    """Write a job's log as it grows, from its start, until the job ends. A lost connection is taken up again."""
+    log, whole = _Log(write), False
+    while True:
+        with contextlib.suppress(RuntimeError, OSError):
+            asyncio.run(log.tail(client, name))
+            whole = True  # the job's server closes the log when the job has ended
+        job = look(client, name)
+        if whole and job.ended:
+            return job
+        time.sleep(0.5)
+
+
+@dataclass
+class _Log:
+    """What of a log has been written; Ray tells it from its start each time."""
+
+    write: Callable[[str], Any]
+    seen: int = 0
+
+    async def tail(self, client: Any, name: str) -> None:
+        at = 0
+        async for text in client.tail_job_logs(name):
+            at += len(text)
+            if at > self.seen:
+                self.write(text[len(text) - (at - self.seen) :])
+                self.seen = at
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What the cluster answers to a request that it refuses -> ValueError, one line."""
+    try:
+        yield
+    except (RuntimeError, OSError) as e:
+        words = str(e).strip().splitlines()
+        raise ValueError(f"cluster: {' '.join((words or [''])[-1].split())[:300]}") from None
