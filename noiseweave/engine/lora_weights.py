@@ -267,8 +267,7 @@ def _of_diffusers(key: str) -> str:
 def _of_original(key: str, each_block: int) -> str:
     """A kohya name after the blocks of the original code (input_blocks_4_1_...), as SDXL's are; diffusers knows them.
 
-    Of diffusers only the names are taken. It reads kohya files itself too, but applies most layers' alpha to no layer
-    or to another where they differ (docs/decisions.md, 15).
+    Only the names are diffusers' here, and not its loading: docs/decisions.md says why.
     """
     from diffusers import StableDiffusionXLPipeline
 

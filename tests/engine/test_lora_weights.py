@@ -8,7 +8,12 @@ import re
 import pytest
 import small_pipeline
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from peft import LoraConfig
 from safetensors.torch import load, save
 
@@ -146,7 +151,7 @@ def kohya(folder, alpha_of, ranks=(3, 4)):
 
 @pytest.mark.parametrize(("name", "w"), [("plain", 1.0), ("xl", -0.7)])
 def test_a_file_of_kohya_is_the_closed_form_in_every_layer(name, w, request):
-    """Also where alphas differ, which diffusers 0.42 takes for one another."""
+    """Also where alphas differ from layer to layer, as with kohya's block_alphas."""
     folder = request.getfixturevalue(name)
     data, added = kohya(folder, lambda i: None if i % 5 == 0 else 1 + i % 3)
     pipe = opened(folder)
@@ -265,6 +270,25 @@ def test_linear_and_convolved_projections_fit_each_other(plain):
     lora_weights.add(pipe, [Lora(name="a", data=data)])
     wanted = before + B[..., 0, 0] @ A[..., 0, 0]
     assert torch.allclose(weights(pipe)[f"unet.{QUERY}.weight"], wanted, atol=1e-5)
+
+
+def test_one_for_four_channels_without_conv_in_fits_a_model_of_nine(plain, tmp_path):
+    data = saved(trained(opened(plain), {"unet": ATTENTION}), tmp_path / "lora")
+    pipe = opened(plain)
+    unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
+    parts = {n: c for n, c in pipe.components.items() if n not in ("unet", "image_encoder")}
+    made_for_it = StableDiffusionInpaintPipeline(**parts, unet=unet, requires_safety_checker=False)
+    made_for_it.save_pretrained(tmp_path / "nine")
+    loras = [Lora(name="a", data=data)]
+    model = inpaint_models.load(ModelConfig(name=str(tmp_path / "nine")), loras=loras)
+    lora_weights.add(made_for_it, loras)
+    assert len(lora_weights.read(loras[0], lora_weights.layers_in(tmp_path / "nine"))) == 8 * 4
+    x = torch.randn(1, 9, 4, 4, generator=torch.Generator().manual_seed(0))
+    words, pred = torch.zeros(1, 77, 32), []
+    for p in (model.text.pipeline, made_for_it):
+        with torch.no_grad():
+            pred.append(p.unet(x, 500, words).sample)
+    assert torch.allclose(*pred, atol=1e-5)
 
 
 def line(data: bytes, layers) -> str:
