@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,41 @@ def flowers():
     if not folder.is_dir():
         pytest.skip("no flower photos here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory):
+    """A small Stable Diffusion pipeline for pictures of 32 x 32. Not to be changed: copy it."""
+    return _pipeline(tmp_path_factory, "sd")
+
+
+@pytest.fixture(scope="session")
+def kl_folder(tmp_path_factory):
+    """The same with a random AutoencoderKL, quicker than TAESD."""
+    return _pipeline(tmp_path_factory, "kl", vae=None)
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory):
+    """The layout of SDXL. Not to be changed: copy it."""
+    return _pipeline(tmp_path_factory, "xl", vae=None, xl=True)
+
+
+@pytest.fixture(scope="session")
+def taught_folder(sd_folder, tmp_path_factory):
+    """sd_folder that learned what a red wall is, and a blue one."""
+    import small_pipeline
+    import torch
+
+    if not small_pipeline.TAESD.is_dir():
+        pytest.skip("no TAESD here: a random VAE has no colours")
+    torch.set_num_threads(1)
+    folder = shutil.copytree(sd_folder, tmp_path_factory.mktemp("taught") / "small")
+    small_pipeline.teach(folder, {"a red wall": (220, 30, 30), "a blue wall": (30, 30, 220)}, 80)
+    return folder
+
+
+def _pipeline(tmp_path_factory, name, **more):
+    import small_pipeline
+
+    return small_pipeline.build(tmp_path_factory.mktemp(name) / "small", size=32, **more)

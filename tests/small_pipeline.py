@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -11,12 +12,21 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDPMScheduler,
+    DiffusionPipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 WEIGHTS = Path(__file__).parents[2] / "shared/data/weights"
 MERGES = WEIGHTS / "clip_tokenizer/bpe_simple_vocab_16e6.txt.gz"
@@ -118,7 +128,6 @@ def teach(folder: str | Path, colours: dict[str, tuple[int, int, int]], steps: i
     The target is v (arXiv 2202.00512); one prompt in eight is dropped, for the guidance.
     """
     pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     side = pipe.unet.config.sample_size
     z, words = [], []
     with torch.no_grad():
@@ -129,18 +138,49 @@ def teach(folder: str | Path, colours: dict[str, tuple[int, int, int]], steps: i
                 (torch.tensor(colour).float() / 127.5 - 1).view(1, 3, 1, 1).expand(1, 3, side * 8, side * 8)
             )
             z.append(pipe.vae.encode(flat).latents * pipe.vae.config.scaling_factor)
-    z_NCHW, words_NLD = torch.cat(z), torch.cat(words)
+    learn(pipe, torch.cat(z[:-1]), torch.cat(words), steps)
+    pipe.unet.save_pretrained(Path(folder) / "unet")
+
+
+def learn(pipe: StableDiffusionPipeline, z_NCHW: torch.Tensor, words_NLD: torch.Tensor, steps: int) -> None:
+    """Train a pipeline's unet on N latents and the embeddings of their prompts.
+
+    Args:
+        words_NLD: one more than latents; the last is what is told where the prompt is dropped.
+    """
+    noise_schedule, N = DDPMScheduler.from_config(pipe.scheduler.config), len(z_NCHW)
+    whose = {"epsilon": lambda x, noise, t: noise, "v_prediction": noise_schedule.get_velocity}
+    target = whose[noise_schedule.config.prediction_type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         optimizer = torch.optim.AdamW(pipe.unet.train().parameters(), 2e-3)
         for _ in range(steps):
-            which = torch.randint(len(colours), (16,))
-            told = torch.where(torch.rand(16) < 1 / 8, len(colours), which)
+            which = torch.randint(N, (16,))
+            told = torch.where(torch.rand(16) < 1 / 8, N, which)
             noise, t = torch.randn(16, *z_NCHW.shape[1:]), torch.randint(1000, (16,))
             x = noise_schedule.add_noise(z_NCHW[which], noise, t)
-            v = noise_schedule.get_velocity(z_NCHW[which], noise, t)
-            loss = (pipe.unet(x, t, words_NLD[told]).sample - v).square().mean()
+            wanted = target(z_NCHW[which], noise, t)
+            loss = (pipe.unet(x, t, words_NLD[told]).sample - wanted).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    pipe.unet.eval().save_pretrained(Path(folder) / "unet")
+    pipe.unet.eval()
+
+
+def flag_everything(folder: Path) -> None:
+    """Give a pipeline a safety checker that takes every picture for unsafe."""
+    pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": 32, "patch_size": 16}
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+    )
+    with torch.no_grad():
+        checker.concept_embeds_weights.fill_(-2)  # thresholds that every picture passes
+    pipe.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=32, crop_size=32))
+    pipe.save_pretrained(folder)
+
+
+def change(path: Path, **values: object) -> None:
+    """Other values in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

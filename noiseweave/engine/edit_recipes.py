@@ -1,4 +1,4 @@
-"""What a user can choose about edits, cached maps and adaptive ratios. Free of torch."""
+"""What a user can choose about edits and adaptive ratios. Free of torch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,6 @@ class EditRecipe:
     def __post_init__(self) -> None:
         check(self.name in EDITS, "edit.name", self.name, f"one of {', '.join(EDITS)}")
         check(0 <= self.strength <= 1, "edit.strength", self.strength, "0 to 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapCacheRecipe:
-    """How many noise maps are kept, so that several modes and ratios cost one inversion.
-
-    Args:
-        memory: MiB of maps in memory; the least recently used leave first.
-        disk: MiB of maps in the cache folder, when one is given.
-    """
-
-    memory: int = 512
-    disk: int = 4096
-
-    def __post_init__(self) -> None:
-        check(self.memory >= 0, "cache.memory", self.memory, "0 or more MiB")
-        check(self.disk >= 0, "cache.disk", self.disk, "0 or more MiB")
 
 
 def adaptive_ratio(similarity: float, threshold: float, low: float = 0.2) -> float:

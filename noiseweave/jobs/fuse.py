@@ -47,6 +47,7 @@ class Config:
         region: where the second of two pictures shows.
         cache: folder or URL that keeps noise maps, so that the same pictures with other modes, ratios, edits or
             targets cost only replays; null keeps none.
+        cache_mib: MiB of noise maps that the cache may hold; the least recently used leave first.
         seed: the result depends on it and on the bytes of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -65,6 +66,7 @@ class Config:
     edit: EditRecipe | None = None
     region: RegionRecipe = field(default_factory=RegionRecipe)
     cache: str | None = None
+    cache_mib: float = 4096
     seed: int = 0
     size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -85,6 +87,7 @@ class Config:
         check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
         one = self.ratio is None or self.weights is None
         check(one, "ratio", self.ratio, "either ratio or weights, not both")
+        check(0 <= self.cache_mib < math.inf, "cache_mib", self.cache_mib, "0 or more")
         ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
         check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")
         if count == 1:

@@ -15,10 +15,9 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
 from noiseweave.engine import augmentation, backbone, collage, images
 from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.edit_recipes import MapCacheRecipe
 from noiseweave.engine.edits import edit, fresh_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
-from noiseweave.engine.map_cache import MapCache, cached, map_key
+from noiseweave.engine.map_cache import MapCache, cached, map_key, size_of
 from noiseweave.engine.recipes import MODES, Prompts, RegionRecipe, SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.regions import saliency
@@ -98,14 +97,14 @@ def inverted(
 
     if config.cache is None:
         return invert(list(range(len(keys))))
-    limits = MapCacheRecipe()
-    store = MapStore(storage.absolute(config.cache), limits.disk * MIB)
-    cache = MapCache(limits.memory * MIB, store)
-    maps = cached(
-        cache, map_keys(config, image_NHWC, keys, prompts), lambda places: invert(places)[1], model.device
-    )
-    cache.flush()
+    store = MapStore(storage.absolute(config.cache), int(config.cache_mib * MIB))
+    cache = MapCache(0, store)  # each straight to the store: all are in memory as it is
+    known = map_keys(config, image_NHWC, keys, prompts)
+    maps = cached(cache, known, lambda places: invert(places)[1], model.device)
     print(f"noise maps: {cache.hits} of {cache.hits + cache.misses} from the cache")
+    if lost := sum(key not in store for key in set(known)):
+        size = size_of(maps[0]) / MIB
+        print(f"cache_mib={config.cache_mib:g}: too small, {lost} noise maps of {size:.2f} MiB were not kept")
     return augmentation.schedule_of(model, config.inversion), maps
 
 

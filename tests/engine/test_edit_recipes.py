@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from noiseweave.engine.edit_recipes import EditRecipe, MapCacheRecipe, adaptive_ratio
+from noiseweave.engine.edit_recipes import EditRecipe, adaptive_ratio
 from noiseweave.engine.recipes import RegionRecipe
 
 
@@ -42,8 +42,6 @@ def test_a_similarity_that_was_rounded_below_the_threshold_counts_as_the_thresho
         (lambda: EditRecipe(strength=1.5), "edit.strength=1.5"),
         (lambda: RegionRecipe(source="here"), "region.source='here'"),
         (lambda: RegionRecipe(smooth=0.0), "region.smooth=0.0"),
-        (lambda: MapCacheRecipe(memory=-1), "cache.memory=-1"),
-        (lambda: MapCacheRecipe(disk=-1), "cache.disk=-1"),
     ],
 )
 def test_wrong_values_are_one_clear_error(call, match):

@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+from fusing import png
+from PIL import Image
+from sklearn.datasets import load_digits
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """a.png, b.png and c.png in the current folder: 8x8 digits, to be fitted to 16x16."""
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip("abc", load_digits().images[[3, 8, 5]], strict=True):
+        (tmp_path / f"{name}.png").write_bytes(png((image * 255 / 16).round().astype(np.uint8)))
+    return tmp_path
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """a.png, b.png and c.png in the current folder: smooth colours, 32 x 32."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate("abc"):
+        coarse = np.random.default_rng(i).integers(0, 255, (3, 3, 3), np.uint8)
+        (tmp_path / f"{name}.png").write_bytes(png(np.asarray(Image.fromarray(coarse).resize((32, 32), 3))))
+    return tmp_path
