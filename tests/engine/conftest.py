@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,3 +57,34 @@ def out_of_memory_over():
             return out
 
     return Small
+
+
+@pytest.fixture(scope="session")
+def sd(sd_folder):
+    """A small Stable Diffusion as a LatentBackbone. Not to be changed: latent_models.remade makes another."""
+    from noiseweave.engine.backbone import load
+
+    return load(ModelConfig(name=str(sd_folder)))
+
+
+@pytest.fixture(scope="session")
+def xl(xl_folder):
+    """A small SDXL as a LatentBackbone."""
+    from noiseweave.engine.backbone import load
+
+    return load(ModelConfig(name=str(xl_folder)))
+
+
+@pytest.fixture
+def sd_copy(sd_folder, tmp_path):
+    return shutil.copytree(sd_folder, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def images():
+    """uint8 [3, 32, 32, 3]: smooth, as a VAE likes them."""
+    import torch
+
+    coarse = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
+    return (smooth * 255).byte().permute(0, 2, 3, 1).numpy()

@@ -1,12 +1,12 @@
 """The model behind the algorithms: prediction types, memory, bytes, and one clear line when it is broken."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from small_pipeline import change
 
 from noiseweave import models
 from noiseweave.engine import backbone as b
@@ -97,10 +97,6 @@ def test_a_fingerprint_is_of_the_files_and_not_of_the_folder(copy):
     data[-1] ^= 1
     weights.write_bytes(data)
     assert b.fingerprint(str(copy)) != same
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 BREAKS = {

@@ -1,6 +1,5 @@
 """Words to pictures: slerp's closed forms, diffusers' own answer, noise from keys, and words that matter."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -8,12 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import small_pipeline
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import load_file
-from transformers import CLIPConfig, CLIPImageProcessor
+from small_pipeline import MERGES, change, flag_everything
 
 from noiseweave.engine import text_to_image as e
 from noiseweave.engine.prompts import Prompt, TextRecipe
@@ -29,28 +26,13 @@ CATS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("sd") / "small", size=32)
-
-
-@pytest.fixture(scope="module")
-def xl_folder(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("xl") / "small", size=32, vae=None, xl=True)
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return e.load(ModelConfig(name=str(folder)), QUICK)
+def model(sd_folder):
+    return e.load(ModelConfig(name=str(sd_folder)), QUICK)
 
 
 @pytest.fixture(scope="module")
 def xl(xl_folder):
     return e.load(ModelConfig(name=str(xl_folder)), QUICK)
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def apart(a, b) -> int:
@@ -93,14 +75,14 @@ def test_slerp_of_parallel_vectors_is_linear():
 # the tokenizer, and prompts that do not fit
 
 
-@pytest.mark.skipif(not small_pipeline.MERGES.is_file(), reason="no CLIP vocabulary here")
+@pytest.mark.skipif(not MERGES.is_file(), reason="no CLIP vocabulary here")
 def test_the_vocabulary_is_clips(model):
     tokenizer = model.pipeline.tokenizer
     assert len(tokenizer) == 49408
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
-@pytest.mark.skipif(not small_pipeline.MERGES.is_file(), reason="no CLIP vocabulary here")
+@pytest.mark.skipif(not MERGES.is_file(), reason="no CLIP vocabulary here")
 def test_a_prompt_that_is_cut_is_named(model):
     fits, long, negative = "cat " * 75, "cat " * 76, "dog " * 100
     prompts = [Prompt(text=fits, key="a"), Prompt(text=long, key="b"), Prompt(text=long, key="c")]
@@ -184,14 +166,14 @@ def test_the_calls_of_the_network_are_counted(model):
         assert (len(seen) == 5) == (sampler == "dpm-solver++")  # PNDM takes one step twice
 
 
-def test_half_precision_draws_nearly_the_same(folder, model):
-    half = e.load(ModelConfig(name=str(folder), precision="bf16"), QUICK)
+def test_half_precision_draws_nearly_the_same(sd_folder, model):
+    half = e.load(ModelConfig(name=str(sd_folder), precision="bf16"), QUICK)
     a, b = (e.draw(m, CATS, replace(QUICK, guidance=1), 0).astype(float) for m in (model, half))
     assert 0 < np.abs(a - b).mean() < 5
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(folder):
-    model = e.load(ModelConfig(name=str(folder), micro_batch=8), QUICK)
+def test_out_of_memory_halves_the_batch_and_goes_on(sd_folder):
+    model = e.load(ModelConfig(name=str(sd_folder), micro_batch=8), QUICK)
     prompts, recipe = [*CATS, *CATS[:2]], TextRecipe(steps=3, sampler="ddpm")
     expected, decode, sizes = e.draw(model, prompts, recipe, 0), model.pipeline.vae.decode, []
 
@@ -253,14 +235,8 @@ def test_latents_are_never_clipped(model):
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory):
-    """A pipeline that has learnt two flat colours in two seconds."""
-    if not small_pipeline.TAESD.is_dir():
-        pytest.skip("no TAESD here: a random VAE has no colours")
-    torch.set_num_threads(1)
-    folder = small_pipeline.build(tmp_path_factory.mktemp("taught") / "small", size=32)
-    small_pipeline.teach(folder, {"a red wall": (220, 30, 30), "a blue wall": (30, 30, 220)}, 80)
-    return e.load(ModelConfig(name=str(folder)), QUICK)
+def painter(taught_folder):
+    return e.load(ModelConfig(name=str(taught_folder)), QUICK)
 
 
 def redness(model, prompts, guidance=2.0) -> list[float]:
@@ -297,33 +273,20 @@ def test_a_negative_prompt_drives_away_from_its_words(painter):
 # loading
 
 
-def test_what_is_a_text_to_image_model(folder, xl_folder, tmp_path):
-    assert e.is_text_model(str(folder))
+def test_what_is_a_text_to_image_model(sd_folder, xl_folder, tmp_path):
+    assert e.is_text_model(str(sd_folder))
     assert e.is_text_model(str(xl_folder))
     assert not e.is_text_model("digits-ddpm")
     assert not e.is_text_model(str(tmp_path))
-    assert len(e.fingerprint(folder)) == 16
-    assert e.fingerprint(folder) != e.fingerprint(xl_folder)
+    assert len(e.fingerprint(sd_folder)) == 16
+    assert e.fingerprint(sd_folder) != e.fingerprint(xl_folder)
 
 
-def test_a_safety_checker_that_is_there_stays_and_blacks_out(copy, folder):
-    pipe = StableDiffusionPipeline.from_pretrained(copy, use_safetensors=True)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config=small, vision_config={**small, "image_size": 32, "patch_size": 16}, projection_dim=8
-    )
-    checker = StableDiffusionSafetyChecker(config)
-    with torch.no_grad():
-        checker.concept_embeds_weights.fill_(-2)  # thresholds that every picture passes
-    pipe.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=32, crop_size=32))
-    pipe.save_pretrained(copy)
-    model = e.load(ModelConfig(name=str(copy)), QUICK)
+def test_a_safety_checker_that_is_there_stays_and_blacks_out(sd_copy):
+    flag_everything(sd_copy)
+    model = e.load(ModelConfig(name=str(sd_copy)), QUICK)
     image, beliefs = e.trajectory(model, CATS[:2], QUICK, 0, 2)
     assert image.max() == beliefs.max() == 0
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 PICKLED = {"unet": "diffusion_pytorch_model.bin", "text_encoder": "pytorch_model.bin"}
@@ -359,31 +322,31 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("how", BREAKS)
-def test_a_broken_model_is_one_clear_line(copy, how):
+def test_a_broken_model_is_one_clear_line(sd_copy, how):
     damage, words = BREAKS[how]
-    damage(copy)
+    damage(sd_copy)
     with pytest.raises(ValueError, match=words) as error:
-        e.load(ModelConfig(name=str(copy)), QUICK)
+        e.load(ModelConfig(name=str(sd_copy)), QUICK)
     assert "\n" not in str(error.value)
-    assert str(copy) in str(error.value)
+    assert str(sd_copy) in str(error.value)
 
 
-def test_pickles_are_not_read_even_where_they_lie_beside(copy, model):
+def test_pickles_are_not_read_even_where_they_lie_beside(sd_copy, model):
     for part in ("unet", "text_encoder"):
-        (copy / part / "pytorch_model.bin").write_bytes(b"never read")
-        (copy / part / "diffusion_pytorch_model.bin").write_bytes(b"never read")
-    again = e.load(ModelConfig(name=str(copy)), QUICK)
+        (sd_copy / part / "pytorch_model.bin").write_bytes(b"never read")
+        (sd_copy / part / "diffusion_pytorch_model.bin").write_bytes(b"never read")
+    again = e.load(ModelConfig(name=str(sd_copy)), QUICK)
     assert apart(e.draw(again, CATS, QUICK, 0), e.draw(model, CATS, QUICK, 0)) <= 1
 
 
-def test_an_inpainting_unet_is_refused(copy):
-    pipe = StableDiffusionPipeline.from_pretrained(copy, use_safetensors=True)
+def test_an_inpainting_unet_is_refused(sd_copy):
+    pipe = StableDiffusionPipeline.from_pretrained(sd_copy, use_safetensors=True)
     config = {**pipe.unet.config, "in_channels": 9}
-    type(pipe.unet).from_config(config).save_pretrained(copy / "unet")
+    type(pipe.unet).from_config(config).save_pretrained(sd_copy / "unet")
     with pytest.raises(ValueError, match="takes 9 channels and its vae gives 4"):
-        e.load(ModelConfig(name=str(copy)), QUICK)
+        e.load(ModelConfig(name=str(sd_copy)), QUICK)
 
 
-def test_more_steps_than_the_model_has_are_refused_at_once(folder):
+def test_more_steps_than_the_model_has_are_refused_at_once(sd_folder):
     with pytest.raises(ValueError, match=r"text\.steps=1001: the model has 1000"):
-        e.load(ModelConfig(name=str(folder)), TextRecipe(steps=1001))
+        e.load(ModelConfig(name=str(sd_folder)), TextRecipe(steps=1001))
