@@ -135,13 +135,7 @@ def agreement(model: LatentBackbone, work: Work, x_T: Tensor, z: Tensor) -> dict
     dropped = torch.cat([z[:-1], torch.zeros_like(z[-1:])])
     theirs = {"as_published": dropped, "last_step_kept": z}
     apart = published_loop.halves_apart
-    return {n: psnr(replay_one(model, work, x_T, k, apart), ours) for n, k in theirs.items()}
-
-
-def psnr(x: Tensor, reference: Tensor) -> float:
-    """dB; the peak is the reference's range, as latents have no fixed one."""
-    peak, error = reference.max() - reference.min(), (x - reference).double().square().mean()
-    return round(float(10 * torch.log10(peak.double() ** 2 / error)), 1)
+    return {n: pipelines.psnr(replay_one(model, work, x_T, k, apart), ours) for n, k in theirs.items()}
 
 
 # what is timed
@@ -320,7 +314,7 @@ def tell(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=list(pipelines.SHAPES), default="small")
+    parser.add_argument("--shape", choices=["small", "sd15"], default="small")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--pictures", type=int, default=6)

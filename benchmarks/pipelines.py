@@ -53,6 +53,20 @@ SHAPES = {
         text={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2},
         vae=None,
     ),
+    # two levels, 64 pixels: what a CPU can teach something in a minute
+    "tiny": Shape(
+        size=64,
+        unet={
+            "block_out_channels": (32, 64),
+            "layers_per_block": 1,
+            "cross_attention_dim": 32,
+            "attention_head_dim": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        },
+        text={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+        vae=None,
+    ),
     "sd15": Shape(size=512),
 }
 
@@ -99,10 +113,23 @@ def backbone(
 
 def pictures(count: int, size: int) -> np.ndarray:
     """uint8 [count, size, size, 3]: photos of flowers, or smooth noise where they are not there."""
-    files = sorted(PHOTOS.glob("validation/*/*.jpg"))
-    spread = files[:: max(1, len(files) // count)][:count]
-    if len(spread) == count:
-        return np.stack([images.fit(images.decode(f.read_bytes(), 3), size) for f in spread])
+    found = photos("validation", count, size)
+    if len(found) == count:
+        return np.stack([picture for picture, _ in found])
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
     return (smooth * 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def photos(part: str, count: int, size: int) -> list[tuple[np.ndarray, str]]:
+    """Up to ``count`` photos of flowers, uint8 [size, size, 3], each with its class: daisy, roses, ..."""
+    files = sorted(PHOTOS.glob(f"{part}/*/*.jpg"))
+    spread = files[:: max(1, len(files) // count)][:count]
+    return [(images.fit(images.decode(f.read_bytes(), 3), size), f.parent.name) for f in spread]
+
+
+def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | None = None) -> float:
+    """dB; without a peak it is the reference's range, as latents have no fixed one."""
+    peak = peak or float(reference.max() - reference.min())
+    error = float((x - reference).double().square().mean())
+    return round(10 * np.log10(peak**2 / error), 1) if error else float("inf")

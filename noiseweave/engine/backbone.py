@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import latents, pretrained, recipes, schedule, solver
+from noiseweave.engine import latents, pretrained, recipes, schedule, solver, tuning
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.recipes import ModelConfig, PromptRecipe, SolverName
 from noiseweave.engine.schedule import Schedule, kept
@@ -154,6 +154,7 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
     with pretrained.one_line(config.name, folder):
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", use_safetensors=True)
         scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    tuning.tune(unet, config, device)
     return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import latents, pretrained
+from noiseweave.engine import latents, pretrained, tuning
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.baselines import dcgan, vae
 from noiseweave.engine.recipes import ModelConfig
@@ -143,6 +143,7 @@ def load(config: ModelConfig, device: str = "cpu") -> BaseModel:
     build = _load_baseline if kind in BASELINES else _load_unet
     model = build(config, folder, about, device)
     model.network.to(device, DTYPES[config.precision]).eval().requires_grad_(False)
+    tuning.tune(model.network, config, device)
     return model
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from noiseweave.engine import base_models, lora_weights, pretrained, text_to_image
+from noiseweave.engine import base_models, lora_weights, pretrained, text_to_image, tuning
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.base_models import BaseModel
 from noiseweave.engine.lora_weights import Lora
@@ -175,4 +175,5 @@ def _pipeline(config: ModelConfig, device: str, loras: Sequence[Lora]) -> Any:
         pipeline.to(DTYPES[config.precision])
     if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
+    tuning.tune(pipeline.unet, config, device)
     return pipeline.to(device)

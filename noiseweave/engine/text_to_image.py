@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import pretrained
+from noiseweave.engine import pretrained, tuning
 from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
@@ -139,6 +139,7 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     model = TextModel(pipeline=pipeline.to(device), scheduler=pipeline.scheduler, micro_batch=size)
     scheduler_of(model, recipe)
+    tuning.tune(pipeline.unet, config, device)
     return model
 
 

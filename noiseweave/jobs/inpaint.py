@@ -253,8 +253,7 @@ def identity(task: Task, digest: str) -> Mapping[str, Any]:
     config: dict[str, Any] = {"job": "inpaint"} | asdict(task.config)
     for name in ("output", "cluster", "overwrite", "cache_dir", "image", "mask", "images", "masks", "input"):
         del config[name]
-    del config["model"]["micro_batch"]
-    config["model"]["hash"] = task.model_hash
+    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     config["lora"] = [file.sha256[:16] for file in task.loras]
     config["lora_weight"] = [file.weight for file in task.loras]
     config |= {"files": digest, "seed": task.seed, "seed_drawn": not task.config.seed}

@@ -180,8 +180,7 @@ def identity(task: Task) -> Mapping[str, Any]:
     config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
     for name in ("output", "cluster", "overwrite", "panel", "level", "reconstruct", "walk", "grid"):
         del config[name]
-    del config["model"]["micro_batch"]
-    config["model"]["hash"] = task.model_hash
+    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
     if task.words:  # the files that the prompts came from may have changed
         said = json.dumps([asdict(prompt) for prompt, _ in task.words])
