@@ -1,10 +1,11 @@
 """augment on latent models: what each picture is told, and what is written of it. Without Ray, step by step."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-import small_pipeline
+from augments import through
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
@@ -18,8 +19,8 @@ QUICK = InversionRecipe(num_steps=4, skip=1)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(small_pipeline.build(tmp_path_factory.mktemp("sd") / "small", size=32))
+def model(sd_folder):
+    return str(sd_folder)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,25 @@ def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
     pixels = task(source, tmp_path, "digits-ddpm")
     assert not {"prompt", "size"} & set(augment.identity(pixels, shards.find(str(source))))
     assert pixels.prompts_of([]) is None
+
+
+def test_the_config_of_words_holds(source, tmp_path, model, monkeypatch):
+    config = Path(__file__).parents[2] / "configs/augment-text.yaml"
+    quick = [
+        "--model.name",
+        model,
+        "--features.name",
+        "unet",
+        "--pairing.threshold",
+        -1,
+        "--pairing.upper",
+        1,
+    ]
+    report, made = through(monkeypatch, tmp_path / "o", "--config", config, *quick, "--input", source)
+    assert report["samples"] == len(made) == 1  # of one class
+    line = json.loads(next(iter(made.values()))["json"])
+    assert line["prompt"]["source"] == ["a photo of a rose"] * 2
+    assert (line["num_steps"], line["sampler"]) == (25, "sde-dpm-solver++")
 
 
 def test_features_of_the_network_see_the_jobs_size(source, tmp_path, model):

@@ -1,18 +1,17 @@
 """augment with regions: masks that travel in the shards, saliency, and what the labels say of them."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flows import run_here
+from augments import through
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from noiseweave.cluster import ledger, pipeline, shards, storage
+from noiseweave.cluster import shards, storage
 from noiseweave.engine import augmentation, backbone, images
 from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, ModelConfig, RegionRecipe
-from noiseweave.jobs import augment, augment_dataset, augment_masks, augment_report, augment_window, cli
+from noiseweave.jobs import augment, augment_masks, cli
 
 QUICK = [
     "--inversion.num_steps", "4", "--inversion.skip", "1", "--pairing.threshold", "0.5", "--pairing.classes",
@@ -49,20 +48,7 @@ def source(tmp_path_factory):
 
 
 def augmented(monkeypatch, source, output, *more):
-    """The report of a run in this process, and its samples: key -> files."""
-    monkeypatch.setattr(pipeline, "run", run_here)
-    _, config = cli.parse("augment", [*QUICK, "--input", str(source), "--output", str(output), *more])
-    found = shards.find(config.input)
-    task = augment._task(config, str(output), found)
-    book = ledger.open_run(str(output), augment.identity(task, found), False, augment_report.OWNED)
-    phases = augment_window if config.pairing.scope == "window" else augment_dataset
-    session = SimpleNamespace(workers=1)
-    assert augment_report.finish(task, book, phases.run(task, found, book, session), session) == 0
-    made = {}
-    for shard in shards.find(str(output / "shards")):
-        for e in shards.index(shard)[0]:
-            made[e.key] = {x: storage.read(shard, m.offset, m.size) for x, m in e.members.items()}
-    return json.loads((output / "report.json").read_text()), made
+    return through(monkeypatch, output, *QUICK, "--input", source, *more)
 
 
 def test_masks_travel_with_the_second_picture(monkeypatch, source, tmp_path):

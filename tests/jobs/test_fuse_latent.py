@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from fusing import failed, fused, picture, png
 from noiseweave.cluster import storage
 from noiseweave.engine import augmentation, backbone
 from noiseweave.engine.recipes import InversionRecipe, ModelConfig, PromptRecipe
+from noiseweave.jobs import cli
 
 
 def engines(model, photos, names, prompts, weights):
@@ -130,3 +132,12 @@ def test_words_recolour_a_wall_and_its_own_give_it_back(tmp_path, monkeypatch, t
     red, blue = (picture(f"{word}/fused.png").astype(int).mean((0, 1)) for word in ("red", "blue"))
     assert np.abs(red - through_the_vae(taught_folder, "wall.png").mean((0, 1))).max() <= 2
     assert blue[2] > blue[0] + 30 > red[2]
+
+
+def test_the_config_of_an_edit_holds(photos, sd_folder):
+    config = Path(__file__).parents[2] / "configs/edit-text.yaml"
+    assert cli.main(["fuse", "a.png", "--config", str(config), "--model.name", str(sd_folder)]) == 0
+    line = json.loads((photos / "out/edit-text/fuse.json").read_text())
+    assert (line["num_steps"], line["skip"]) == (100, 36)
+    assert (line["prompt"]["guidance_source"], line["prompt"]["guidance_target"]) == (3.5, 15)
+    assert line["inputs"][0]["psnr"] > 100
