@@ -6,8 +6,8 @@
 The published loop (published_loop.py) inverts both pictures of every pair anew, one picture, one step and one half
 of the guidance a call, every step of the chain, in float32. Between it and ``augmentation.augment`` stand rungs that
 each leave one thing out, so that the gain is told by its causes; what a rung costs is a sum of pieces that are all
-timed in each repeat. The VAE and the text encoder are in every rung's time (in float32 for the loops; the public code
-has autocast around its VAE).
+timed in each repeat, on a CPU in processor time (one thread). The VAE and the text encoder are in every rung's time,
+for the loops in float32 (the public code has autocast around its VAE).
 
 That the comparison is fair is checked: from the same noise, with the same recipe, both must give the same picture.
 The public code drops what its last step leaves over, so it is measured with that step kept as well. The weights are
@@ -169,12 +169,14 @@ def counted(unet: Any) -> Iterator[list[int]]:
 
 
 def seconds(run: Callable[[], Any], device: str) -> float:
+    """Wall time on a GPU; on a CPU the processor's, which other work on the machine does not stretch as much."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    clock = time.perf_counter if device == "cuda" else time.process_time
     wait()
-    start = time.perf_counter()
+    start = clock()
     run()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def pieces(
@@ -321,7 +323,7 @@ def main() -> None:
     parser.add_argument("--uses", type=int, default=4, help="pairs that each picture is in; an even number")
     parser.add_argument("--micro_batch", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -1,11 +1,12 @@
 """How a network runs fastest: ModelConfig's compile, channels_last and attention against the plain way, in one run.
 
-    python benchmarks/tuning.py [--device cuda] [--shape small] [--batches 1 4 16 64] [--no_compile]
+    python benchmarks/tuning.py [--device cuda] [--compile] [--networks digits-ddpm small] [--batches 1 4 16 64]
 
-Two networks: that of digits-ddpm, and the UNet of a Stable Diffusion-shaped pipeline (pipelines.py; ``--shape sd15`` is
-the real size). Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat;
-the ratio is of each way's best time. For compile the first call's seconds are told: one size, then a second size, where
-it is compiled once more for any size. The defaults in ``noiseweave/engine/tuning.py`` are read off this.
+Networks: that of digits-ddpm, and UNets of Stable Diffusion-shaped pipelines (pipelines.py; sd15 is the real size).
+Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat; the ratio is of
+each way's best time (on a CPU processor time, of one thread). For compile the first calls' seconds are told: of one
+size, then of a second, where it is compiled once more for any size. The defaults in ``noiseweave/engine/tuning.py``
+are read off this.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ PLAIN: dict[str, Any] = {"compile": False, "channels_last": False, "attention": 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "channels_last": {"channels_last": True},
-    "eager attention": {"attention": "eager"},
-    "both": {"channels_last": True, "attention": "eager"},
+    "eager": {"attention": "eager"},
+    "channels_last, eager": {"channels_last": True, "attention": "eager"},
     "compile": {"compile": True},
     "compile, channels_last": {"compile": True, "channels_last": True},
 }
@@ -100,16 +101,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
-    parser.add_argument("--shape", choices=["tiny", "small", "sd15"], default="small")
+    known = ["digits-ddpm", *pipelines.SHAPES]
+    parser.add_argument("--networks", nargs="+", choices=known, default=["digits-ddpm", "small"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--no_compile", action="store_false", dest="compile")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="measure that too: minutes for each network")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     start, found = time.perf_counter(), []
-    for name in ("digits-ddpm", args.shape):
+    for name in args.networks:
         found.append(measure(name, args))
         for way, ratios in found[-1]["speed_to_plain"].items():
             print(f"{name:12} {way:24} {ratios}, first calls {found[-1]['first_calls_s'][way]}")

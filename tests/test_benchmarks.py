@@ -310,3 +310,36 @@ def test_flops_are_those_of_the_matrix_products(latent):
     x = torch.zeros(3, 2, 5, 8)
     assert bench.flops(Net(), {"x": x}) == 2 * (2 * 5 * 8 * 16) + 2 * (2 * 2 * 5 * 5 * 16)
     assert bench.matmul_rate("cpu", torch.float32) > 1e8
+
+
+def test_reconstruction_is_scored_for_each_precision_and_sampler(latent, tmp_path, monkeypatch, capsys):
+    import precision
+
+    monkeypatch.setattr(precision, "PRECISIONS", ("fp32", "bf16"))
+    out = tmp_path / "out.json"
+    arguments = ["--steps", "4", "--teach", "2", "--pictures", "2", "--threads", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["precision.py", *arguments])
+    precision.main()
+    rows = json.loads(out.read_text())["rows"]
+    assert {(r["precision"], r["sampler"]) for r in rows if r["model"] == "digits-ddpm"} == {
+        (p, s) for p in ("fp32", "bf16") for s in ("ddim", "sde-dpm-solver++")
+    }
+    for row in rows:
+        assert row["inverted"] > (100 if row["precision"] == "fp32" else 45)
+        assert row["picture_of_encode_and_decode"] is None or row["model"] == "latent"
+    assert "| digits-ddpm | bf16 | `sde-dpm-solver++` |" in capsys.readouterr().out
+    assert precision.page([rows[0] | {"inverted": 61.25, "picture": None}]).endswith("| 61.2 | same | same |")
+
+
+def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path, monkeypatch):
+    import tuning
+
+    out = tmp_path / "out.json"
+    arguments = ["--networks", "tiny", "--batches", "1", "2", "--repeats", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["tuning.py", *arguments])
+    tuning.main()
+    [found] = json.loads(out.read_text())["networks"]
+    assert found["speed_to_plain"]["plain"] == {"1": 1.0, "2": 1.0}
+    assert set(found["speed_to_plain"]) == set(found["first_calls_s"]) == {
+        "plain", "channels_last", "eager", "channels_last, eager",
+    }  # fmt: skip
