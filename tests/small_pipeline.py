@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    AutoPipelineForInpainting,
     DDPMScheduler,
     DiffusionPipeline,
     PNDMScheduler,
@@ -165,6 +166,16 @@ def learn(pipe: StableDiffusionPipeline, z_NCHW: torch.Tensor, words_NLD: torch.
             loss.backward()
             optimizer.step()
     pipe.unet.eval()
+
+
+def for_inpainting(folder: Path) -> Path:
+    """Give a pipeline a unet that sees the mask and the masked picture too, with random weights; its folder."""
+    pipe = AutoPipelineForInpainting.from_pretrained(folder, use_safetensors=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        pipe.register_modules(unet=UNet2DConditionModel.from_config(pipe.unet.config, in_channels=9))
+    pipe.save_pretrained(folder)
+    return folder
 
 
 def flag_everything(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import functools
 import shutil
 
 import numpy as np
@@ -88,3 +89,26 @@ def images():
     coarse = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
     return (smooth * 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="session")
+def inpainters(tmp_path_factory):
+    """kind -> the name of a small model that fills holes."""
+    import small_pipeline
+    from holes import save_ldm
+
+    plain = small_pipeline.build(tmp_path_factory.mktemp("inpaint") / "plain")
+    return {
+        "inpaint": str(small_pipeline.for_inpainting(shutil.copytree(plain, plain.with_name("inpaint")))),
+        "latent": str(plain),
+        "pixel": "digits-ddpm",
+        "ldm": str(save_ldm(tmp_path_factory.mktemp("ldm"))),
+    }
+
+
+@pytest.fixture(scope="session")
+def models(inpainters):
+    """(kind, **more of ModelConfig) -> a model, loaded once; no test may leave it changed."""
+    from noiseweave.engine import inpainting
+
+    return functools.cache(lambda kind, **more: inpainting.load(ModelConfig(name=inpainters[kind], **more)))

@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-import small_pipeline
 import torch
 from diffusers import (
     StableDiffusionInpaintPipeline,
@@ -25,16 +24,6 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 QUERY = f"{BLOCK}.to_q"
 WORDS = "encoder.layers.1.self_attn"
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("plain"), size=32, vae=None)
-
-
-@pytest.fixture(scope="module")
-def xl(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("xl"), size=32, vae=None, xl=True)
 
 
 @functools.cache
@@ -102,12 +91,12 @@ def saved(pipe, folder):
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_a_file_of_diffusers_gives_what_diffusers_and_peft_give(plain, tmp_path, rslora):
+def test_a_file_of_diffusers_gives_what_diffusers_and_peft_give(kl_folder, tmp_path, rslora):
     pipe = trained(
-        opened(plain), {"unet": ATTENTION, "text_encoder": ["q_proj", "out_proj"]}, use_rslora=rslora
+        opened(kl_folder), {"unet": ATTENTION, "text_encoder": ["q_proj", "out_proj"]}, use_rslora=rslora
     )
     data, wanted = saved(pipe, tmp_path), noise_pred(pipe)
-    theirs, ours = opened(plain), opened(plain)
+    theirs, ours = opened(kl_folder), opened(kl_folder)
     plain_pred = noise_pred(theirs)
     theirs.load_lora_weights(tmp_path)
     lora_weights.add(ours, [Lora(name="a", data=data)])
@@ -116,12 +105,12 @@ def test_a_file_of_diffusers_gives_what_diffusers_and_peft_give(plain, tmp_path,
     assert (wanted - plain_pred).abs().max() > 1e-2
 
 
-def test_a_unet_saved_on_its_own(plain, tmp_path):
+def test_a_unet_saved_on_its_own(kl_folder, tmp_path):
     pipe = trained(
-        opened(plain), {"unet": [*ATTENTION, "conv1"]}, alpha_pattern={"conv1": 2, ".*attn2.to_q": 1}
+        opened(kl_folder), {"unet": [*ATTENTION, "conv1"]}, alpha_pattern={"conv1": 2, ".*attn2.to_q": 1}
     )
     pipe.unet.save_lora_adapter(tmp_path)
-    ours = opened(plain)
+    ours = opened(kl_folder)
     data = (tmp_path / "pytorch_lora_weights.safetensors").read_bytes()
     lora_weights.add(ours, [Lora(name="a", data=data)])
     assert torch.allclose(noise_pred(ours), noise_pred(pipe), atol=1e-4)
@@ -149,7 +138,7 @@ def kohya(folder, alpha_of, ranks=(3, 4)):
     return save(tensors), added
 
 
-@pytest.mark.parametrize(("name", "w"), [("plain", 1.0), ("xl", -0.7)])
+@pytest.mark.parametrize(("name", "w"), [("kl_folder", 1.0), ("xl_folder", -0.7)])
 def test_a_file_of_kohya_is_the_closed_form_in_every_layer(name, w, request):
     """Also where alphas differ from layer to layer, as with kohya's block_alphas."""
     folder = request.getfixturevalue(name)
@@ -163,9 +152,9 @@ def test_a_file_of_kohya_is_the_closed_form_in_every_layer(name, w, request):
         assert torch.allclose(now, wanted, atol=1e-5), key
 
 
-def test_a_file_of_kohya_with_one_alpha_is_what_diffusers_reads(plain):
-    data, _ = kohya(plain, lambda i: 2, ranks=(4,))
-    theirs, ours = opened(plain), opened(plain)
+def test_a_file_of_kohya_with_one_alpha_is_what_diffusers_reads(kl_folder):
+    data, _ = kohya(kl_folder, lambda i: 2, ranks=(4,))
+    theirs, ours = opened(kl_folder), opened(kl_folder)
     theirs.load_lora_weights(load(data))
     lora_weights.add(ours, [Lora(name="k", data=data)])
     assert torch.allclose(noise_pred(ours), noise_pred(theirs), atol=1e-3)
@@ -188,8 +177,8 @@ def test_a_file_of_kohya_with_one_alpha_is_what_diffusers_reads(plain):
         ),
     ],
 )
-def test_all_spellings_are_known(plain, down, layer):
-    layers = lora_weights.layers_in(plain)
+def test_all_spellings_are_known(kl_folder, down, layer):
+    layers = lora_weights.layers_in(kl_folder)
     A, B = matrices(layers.shapes[layer], 2, 0)
     up = down.replace("lora_A", "lora_B").replace(".down.", ".up.").replace("lora_down", "lora_up")
     (change,) = lora_weights.read(Lora(name="a", data=save({down: A, up: B})), layers)
@@ -227,13 +216,13 @@ def test_kohyas_names_of_sdxls_own_code(key, layer):
     assert change.layer == f"unet.{layer}"
 
 
-def test_weights_add_up_and_0_is_the_model_itself(plain):
-    one, first = kohya(plain, lambda i: 1 + i % 3)
+def test_weights_add_up_and_0_is_the_model_itself(kl_folder):
+    one, first = kohya(kl_folder, lambda i: 1 + i % 3)
     two = save({k: v.flip(0).contiguous() for k, v in load(one).items()})
-    both, none, base = opened(plain), opened(plain), weights(opened(plain))
+    both, none, base = opened(kl_folder), opened(kl_folder), weights(opened(kl_folder))
     lora_weights.add(none, [Lora(name="a", data=one, weight=0), Lora(name="b", data=two, weight=0)])
     assert all(torch.equal(base[k], w) for k, w in weights(none).items())
-    alone = opened(plain)
+    alone = opened(kl_folder)
     lora_weights.add(alone, [Lora(name="b", data=two, weight=2)])
     lora_weights.add(both, [Lora(name="a", data=one, weight=0.5), Lora(name="b", data=two, weight=2)])
     second = weights(alone)
@@ -241,12 +230,12 @@ def test_weights_add_up_and_0_is_the_model_itself(plain):
         assert torch.allclose(w, second[key] + 0.5 * first.get(key, 0), atol=1e-4), key
 
 
-def test_in_bfloat16_the_sum_is_rounded_once(plain):
+def test_in_bfloat16_the_sum_is_rounded_once(kl_folder):
     """Changes far below the distance of two bfloat16 numbers near the weight are there on average, and not lost."""
-    data, added = kohya(plain, lambda i: 1e-3)
-    base = weights(opened(plain))
+    data, added = kohya(kl_folder, lambda i: 1e-3)
+    base = weights(opened(kl_folder))
     loaded = inpaint_models.load(
-        ModelConfig(name=str(plain), precision="bf16"), loras=[Lora(name="k", data=data)]
+        ModelConfig(name=str(kl_folder), precision="bf16"), loras=[Lora(name="k", data=data)]
     )
     got = weights(loaded.text.pipeline)
     for key, w in got.items():
@@ -259,22 +248,22 @@ def test_in_bfloat16_the_sum_is_rounded_once(plain):
     assert abs(share[0] - 1) < abs(share[1] - 1)
 
 
-def test_linear_and_convolved_projections_fit_each_other(plain):
+def test_linear_and_convolved_projections_fit_each_other(kl_folder):
     """SD 2's are linear in diffusers; kohya's files of it have kernels of 1x1."""
-    layers = lora_weights.layers_in(plain)
+    layers = lora_weights.layers_in(kl_folder)
     A, B = matrices((32, 32, 1, 1), 4, 0)
     data = save({f"unet.{QUERY}.lora_A.weight": A, f"unet.{QUERY}.lora_B.weight": B})
     assert layers.shapes[f"unet.{QUERY}"] == (32, 32)
-    pipe = opened(plain)
+    pipe = opened(kl_folder)
     before = weights(pipe)[f"unet.{QUERY}.weight"]
     lora_weights.add(pipe, [Lora(name="a", data=data)])
     wanted = before + B[..., 0, 0] @ A[..., 0, 0]
     assert torch.allclose(weights(pipe)[f"unet.{QUERY}.weight"], wanted, atol=1e-5)
 
 
-def test_one_for_four_channels_without_conv_in_fits_a_model_of_nine(plain, tmp_path):
-    data = saved(trained(opened(plain), {"unet": ATTENTION}), tmp_path / "lora")
-    pipe = opened(plain)
+def test_one_for_four_channels_without_conv_in_fits_a_model_of_nine(kl_folder, tmp_path):
+    data = saved(trained(opened(kl_folder), {"unet": ATTENTION}), tmp_path / "lora")
+    pipe = opened(kl_folder)
     unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
     parts = {n: c for n, c in pipe.components.items() if n not in ("unet", "image_encoder")}
     made_for_it = StableDiffusionInpaintPipeline(**parts, unet=unet, requires_safety_checker=False)
@@ -298,9 +287,9 @@ def line(data: bytes, layers) -> str:
     return str(error.value)
 
 
-def test_a_lora_for_another_base_model_says_which_keys_do_not_fit(plain, xl):
-    data, added = kohya(xl, lambda i: 1)
-    said = line(data, lora_weights.layers_in(plain))
+def test_a_lora_for_another_base_model_says_which_keys_do_not_fit(kl_folder, xl_folder):
+    data, added = kohya(xl_folder, lambda i: 1)
+    said = line(data, lora_weights.layers_in(kl_folder))
     count = int(
         re.search(rf"made for another base model: (\d+) of its {len(added)} layers do not fit", said)[1]
     )
@@ -308,12 +297,12 @@ def test_a_lora_for_another_base_model_says_which_keys_do_not_fit(plain, xl):
     assert "lora_te2_text_model_encoder_layers_0_mlp_fc1 (no such layer), " in said
     assert said.endswith(f" and {count - 3} more")
     some = save({k: v for k, v in load(data).items() if "attn2_to_k" in k})
-    assert "attn2_to_k (32x64, the model's is 32x32)" in line(some, lora_weights.layers_in(plain))
+    assert "attn2_to_k (32x64, the model's is 32x32)" in line(some, lora_weights.layers_in(kl_folder))
 
 
-def test_four_channels_do_not_fit_nine(plain):
-    data, added = kohya(plain, lambda i: 1)
-    layers = lora_weights.layers_in(plain)
+def test_four_channels_do_not_fit_nine(kl_folder):
+    data, added = kohya(kl_folder, lambda i: 1)
+    layers = lora_weights.layers_in(kl_folder)
     nine = Layers(layers.shapes | {"unet.conv_in": (32, 9, 3, 3)})
     said = line(data, nine)
     assert (
@@ -341,15 +330,15 @@ HALF = torch.zeros(32, 2)
          "transformer.blocks.0.attn (no such layer)"),
     ],
 )  # fmt: skip
-def test_what_is_no_lora_is_one_line(plain, tensors, words):
+def test_what_is_no_lora_is_one_line(kl_folder, tensors, words):
     data = save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()})
-    assert words in line(data, lora_weights.layers_in(plain))
+    assert words in line(data, lora_weights.layers_in(kl_folder))
 
 
-def test_files_that_are_no_safetensors(plain, tmp_path):
-    layers = lora_weights.layers_in(plain)
+def test_files_that_are_no_safetensors(kl_folder, tmp_path):
+    layers = lora_weights.layers_in(kl_folder)
     torch.save({"a": HALF}, tmp_path / "a.safetensors")
-    whole = kohya(plain, lambda i: 1)[0]
+    whole = kohya(kl_folder, lambda i: 1)[0]
     for data in ((tmp_path / "a.safetensors").read_bytes(), b"", whole[: len(whole) // 2]):
         assert "no safetensors file" in line(data, layers)
 
@@ -360,6 +349,6 @@ def test_files_that_are_no_safetensors(plain, tmp_path):
      (json.dumps({"lora_alpha": 1, "alpha_pattern": ["("]}), "no scale"),
      (json.dumps({"lora_alpha": 1, "alpha_pattern": {"(": 1}}), "no scale")],
 )  # fmt: skip
-def test_a_header_that_is_not_understood(plain, config, words):
+def test_a_header_that_is_not_understood(kl_folder, config, words):
     data = save({DOWN: HALF.T.contiguous(), UP: HALF}, {"lora_adapter_metadata": config})
-    assert words in line(data, lora_weights.layers_in(plain))
+    assert words in line(data, lora_weights.layers_in(kl_folder))

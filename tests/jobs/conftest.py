@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from fusing import png
+from inpaints import block, digit, pair
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -22,3 +23,13 @@ def photos(tmp_path, monkeypatch):
         coarse = np.random.default_rng(i).integers(0, 255, (3, 3, 3), np.uint8)
         (tmp_path / f"{name}.png").write_bytes(png(np.asarray(Image.fromarray(coarse).resize((32, 32), 3))))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory):
+    """Five digits in imgs with a hole each, two of them in a sub-folder."""
+    folder = tmp_path_factory.mktemp("digits")
+    for i in range(5):
+        name = f"{'sub/' if i > 2 else ''}d{i}.png"
+        pair(folder, name, digit(i), block((16, 16), 3 + i, 4, 6, 7))
+    return folder

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flows import run_here
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from noiseweave.cluster import ledger, storage
 from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input, inpaint_output
 
 CPU = ["--cluster.gpus_per_worker", "0"]
 FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
+HARD = [*FAST, "--feather", "0"]
 SAVED = {
     "PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}, "JPEG": {"quality": 90},
     "TIFF": {"compression": "tiff_lzw"},
@@ -71,6 +73,17 @@ def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
     if mode == "P":
         image.putpalette(r.integers(0, 256, 768, dtype=np.uint8).tobytes())
     return image
+
+
+def digit(i: int) -> Image.Image:
+    picture = Image.fromarray((load_digits().images[i] * 255 / 16).round().astype(np.uint8))
+    return picture.resize((16, 16), Image.Resampling.BICUBIC)
+
+
+def block(size: tuple[int, int], top: int, left: int, height: int, width: int) -> np.ndarray:
+    out = np.zeros(size[::-1], bool)
+    out[top : top + height, left : left + width] = True
+    return out
 
 
 def mask(hole_HW: np.ndarray, white: bool = False) -> Image.Image:

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import small_pipeline
 import torch
 from inpaints import drawn, folders_of, hole, noise, pair, refused, report, started, stored, through_ray
 from safetensors.torch import save
@@ -14,11 +13,6 @@ from noiseweave.cluster import storage
 from noiseweave.jobs import cli
 
 FAST = ["--steps", 2, "--inpaint.resample", 1, "--seed", 3]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("plain"), size=32, vae=None)
 
 
 @pytest.fixture
@@ -39,9 +33,9 @@ def lineage(output):
     return json.loads((output / "lineage/a.json").read_text())
 
 
-def test_it_paints_otherwise_and_is_written_down(plain, picture, tmp_path, capsys, ray_session):
+def test_it_paints_otherwise_and_is_written_down(kl_folder, picture, tmp_path, capsys, ray_session):
     (tmp_path / "a.safetensors").write_bytes(lora())
-    arguments = [*picture, "--model", plain, *FAST]
+    arguments = [*picture, "--model", kl_folder, *FAST]
     files = ["--lora", tmp_path / "a.safetensors"]
     assert drawn(tmp_path / "without", *arguments) == 0
     assert through_ray(tmp_path / "o", *arguments, *files) == 0
@@ -64,9 +58,9 @@ def test_it_paints_otherwise_and_is_written_down(plain, picture, tmp_path, capsy
     assert f"lora ['{sha256[:16]}'] -> [" in changed
 
 
-def test_several_with_a_weight_each(plain, picture, tmp_path):
+def test_several_with_a_weight_each(kl_folder, picture, tmp_path):
     """A file, a folder as diffusers writes it and a URL; in weights of 0 the model itself."""
-    arguments = [*picture, "--model", plain, *FAST]
+    arguments = [*picture, "--model", kl_folder, *FAST]
     (tmp_path / "a.safetensors").write_bytes(lora())
     (tmp_path / "b").mkdir()
     (tmp_path / "b/pytorch_lora_weights.safetensors").write_bytes(lora(1))
@@ -90,10 +84,10 @@ def test_several_with_a_weight_each(plain, picture, tmp_path):
     assert [f["weight"] for f in lineage(tmp_path / "both")["lora"]] == [-1, -1]
 
 
-def test_what_half_precision_cannot_hold_is_done_again_with_the_lora(plain, picture, tmp_path):
+def test_what_half_precision_cannot_hold_is_done_again_with_the_lora(kl_folder, picture, tmp_path):
     """Weights of some 1e6 are infinite in float16, and not in float32."""
     (tmp_path / "a.safetensors").write_bytes(lora(scale=1e6))
-    arguments = [*picture, "--model", plain, *FAST, "--lora", tmp_path / "a.safetensors"]
+    arguments = [*picture, "--model", kl_folder, *FAST, "--lora", tmp_path / "a.safetensors"]
     for precision in ("fp16", "fp32"):
         assert drawn(tmp_path / precision, *arguments, "--model.precision", precision) == 0
         assert lineage(tmp_path / precision)["precision"] == "fp32"
@@ -101,10 +95,10 @@ def test_what_half_precision_cannot_hold_is_done_again_with_the_lora(plain, pict
     assert (half == full).all()
 
 
-def test_a_file_that_changes_while_the_job_runs(plain, picture, tmp_path):
+def test_a_file_that_changes_while_the_job_runs(kl_folder, picture, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(lora())
     task, _, _ = started(
-        tmp_path / "o", *picture, "--model", plain, *FAST, "--lora", tmp_path / "a.safetensors"
+        tmp_path / "o", *picture, "--model", kl_folder, *FAST, "--lora", tmp_path / "a.safetensors"
     )
     assert task.loras[0].read().data == lora()
     (tmp_path / "a.safetensors").write_bytes(lora(1))
@@ -133,14 +127,14 @@ def test_a_file_that_changes_while_the_job_runs(plain, picture, tmp_path):
         (["--lora_weight", "0.5"], "nothing, as no --lora is given"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(plain, picture, tmp_path, capsys, arguments, words):
+def test_a_mistake_is_one_line(kl_folder, picture, tmp_path, capsys, arguments, words):
     for name, data in (
         ("two/a.safetensors", lora()), ("two/b.safetensors", lora()), ("nine.safetensors", lora(channels=9)),
         ("w.bin", b""), ("old/pytorch_lora_weights.bin", b""), ("old/config.json", b"{}"),
     ):  # fmt: skip
         storage.write(str(tmp_path / name), data)
     told = [a.format(d=tmp_path) for a in arguments]
-    assert words in refused(capsys, tmp_path / "o", *picture, "--model", plain, *FAST, *told)
+    assert words in refused(capsys, tmp_path / "o", *picture, "--model", kl_folder, *FAST, *told)
     assert not (tmp_path / "o").exists()
 
 

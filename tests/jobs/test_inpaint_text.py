@@ -1,11 +1,11 @@
 """The inpaint job with small latent pipelines: prompts, working sizes, boxes, and which method is used."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import small_pipeline
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from inpaints import drawn, folders_of, hole, noise, pair, report, stored, through_ray
 
 from noiseweave.cluster import storage
@@ -16,19 +16,9 @@ LONG = " ".join(["a wall painting of a horse"] * 15) + " and a very last word"
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("plain"), size=32, vae=None)
-
-
-@pytest.fixture(scope="module")
-def made_for_it(plain, tmp_path_factory):
+def made_for_it(kl_folder, tmp_path_factory):
     """The same pipeline with a UNet that sees the mask and the masked picture too."""
-    pipe = StableDiffusionPipeline.from_pretrained(plain, use_safetensors=True)
-    unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
-    parts = {n: c for n, c in pipe.components.items() if n not in ("unet", "image_encoder")}
-    folder = tmp_path_factory.mktemp("inpaint")
-    StableDiffusionInpaintPipeline(**parts, unet=unet, requires_safety_checker=False).save_pretrained(folder)
-    return folder
+    return small_pipeline.for_inpainting(shutil.copytree(kl_folder, tmp_path_factory.mktemp("x") / "inpaint"))
 
 
 def lineage(output, key):
@@ -57,12 +47,12 @@ def test_a_model_made_for_it(made_for_it, tmp_path, capsys, ray_session):
     assert not same.all()
 
 
-def test_a_pipeline_that_is_not_says_so_and_reads_each_pictures_words(plain, tmp_path, capsys):
+def test_a_pipeline_that_is_not_says_so_and_reads_each_pictures_words(kl_folder, tmp_path, capsys):
     for name in ("a.png", "b.png", "c.png"):
         pair(tmp_path, name, noise("RGB", (32, 32)), hole((32, 32)))
     storage.write(str(tmp_path / "imgs/b.txt"), b"its own words")
     storage.write(str(tmp_path / "imgs/c.txt"), LONG.encode())
-    arguments = [*folders_of(tmp_path), "--model", plain, *FAST, "--prompt", "a horse"]
+    arguments = [*folders_of(tmp_path), "--model", kl_folder, *FAST, "--prompt", "a horse"]
     assert drawn(tmp_path / "o", *arguments, "--negative_prompt", "blur") == 0
     said = capsys.readouterr()
     assert "is no inpainting model: RePaint" in said.err
@@ -87,19 +77,19 @@ def test_a_pipeline_that_is_not_says_so_and_reads_each_pictures_words(plain, tmp
     ("size", "long_side", "worked"),
     [((64, 48), 0, (24, 32)), ((48, 64), 64, (64, 48)), ((51, 17), 48, (16, 48)), ((90, 89), 32, (32, 32))],
 )
-def test_the_long_side_is_near_size_and_both_are_multiples_of_8(plain, tmp_path, size, long_side, worked):
+def test_the_long_side_is_near_size_and_both_are_multiples_of_8(kl_folder, tmp_path, size, long_side, worked):
     pair(tmp_path, "a.png", noise("RGB", size), hole(size))
-    _, (one,) = loaded(tmp_path, tmp_path / "o", "--model", plain, *FAST, "--size", long_side)
+    _, (one,) = loaded(tmp_path, tmp_path / "o", "--model", kl_folder, *FAST, "--size", long_side)
     assert one.regions[0].hole_HW.shape == worked
     assert one.regions[0].image_HWC.shape == (*worked, 3)
 
 
-def test_pictures_of_one_size_share_the_networks_calls(plain, tmp_path):
+def test_pictures_of_one_size_share_the_networks_calls(kl_folder, tmp_path):
     """Eight pictures of two sizes: two calls a step, and each picture as if it were alone."""
     for i in range(8):
         size = (32, 24) if i % 2 else (24, 32)
         pair(tmp_path, f"{i}.png", noise("RGB", size, i), hole(size, i))
-    task, pictures = loaded(tmp_path, tmp_path / "o", "--model", plain, *FAST, "--model.micro_batch", 8)
+    task, pictures = loaded(tmp_path, tmp_path / "o", "--model", kl_folder, *FAST, "--model.micro_batch", 8)
     paint = inpaint_draw._make_paint(task, gpu=False)
     calls = []
     unet = paint.model.text.pipeline.unet
@@ -112,11 +102,11 @@ def test_pictures_of_one_size_share_the_networks_calls(plain, tmp_path):
     assert apart.max() <= 1
 
 
-def test_boxes_of_a_large_picture_keep_its_resolution(plain, tmp_path):
+def test_boxes_of_a_large_picture_keep_its_resolution(kl_folder, tmp_path):
     where = np.zeros((120, 200), bool)
     where[10:16, 12:20] = where[100:104, 150:190] = True
     pair(tmp_path, "a.png", noise("RGB", (200, 120)), where)
-    arguments = ["--model", plain, *FAST, "--crop_to_mask", "--padding", 4]
+    arguments = ["--model", kl_folder, *FAST, "--crop_to_mask", "--padding", 4]
     _, (one,) = loaded(tmp_path, tmp_path / "o", *arguments)
     assert [r.hole_HW.shape for r in one.regions] == [(32, 32), (24, 32)]
     first = one.regions[0]

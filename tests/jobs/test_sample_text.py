@@ -4,22 +4,15 @@ import json
 
 import numpy as np
 import pytest
-import small_pipeline
 from PIL import Image
 from sampling import drawn, lines, pixels, read, refused, report, shard, through_ray
 
 FAST = ["--text.steps", "2"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Thirty-two pixels and an untrained VAE: it decodes quicker, and works without ../shared."""
-    return small_pipeline.build(tmp_path_factory.mktemp("pipeline"), size=32, vae=None)
-
-
 @pytest.fixture
-def base(folder):
-    return ["--model.name", folder, *FAST]
+def base(kl_folder):
+    return ["--model.name", kl_folder, *FAST]
 
 
 def words(output):
