@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import small_pipeline
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
@@ -13,11 +12,6 @@ from noiseweave.engine.prompts import TextRecipe
 from noiseweave.engine.recipes import ModelConfig
 
 WAYS = [{"channels_last": True}, {"attention": "eager"}, {"channels_last": True, "attention": "eager"}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return small_pipeline.build(tmp_path_factory.mktemp("tuning") / "small", size=32, vae=None)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +42,8 @@ def processors(network):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("latent", [False, True])
-def test_layout_and_attention_change_a_network_and_not_its_result(way, latent, folder):
-    name = str(folder) if latent else "digits-ddpm"
+def test_layout_and_attention_change_a_network_and_not_its_result(way, latent, kl_folder):
+    name = str(kl_folder) if latent else "digits-ddpm"
     plain = backbone.load(ModelConfig(name=name, channels_last=False, attention="sdpa"))
     other = backbone.load(ModelConfig(name=name, **way))
     assert processors(plain.unet) == {"AttnProcessor2_0"}
@@ -59,9 +53,9 @@ def test_layout_and_attention_change_a_network_and_not_its_result(way, latent, f
     torch.testing.assert_close(noise_of(other), noise_of(plain), rtol=1e-4, atol=1e-5)
 
 
-def test_every_loader_of_a_network_listens(folder):
+def test_every_loader_of_a_network_listens(kl_folder):
     digits = ModelConfig(name="digits-ddpm", channels_last=True, attention="eager")
-    small = ModelConfig(name=str(folder), channels_last=True, attention="eager")
+    small = ModelConfig(name=str(kl_folder), channels_last=True, attention="eager")
     loaded = [
         backbone.load(digits).unet, backbone.load(small).unet, base_models.load(digits).network,
         text_to_image.load(small, TextRecipe()).pipeline.unet, inpaint_models.load(small).text.pipeline.unet,
@@ -72,8 +66,8 @@ def test_every_loader_of_a_network_listens(folder):
         assert processors(network) == {"AttnProcessor"}
 
 
-def test_a_layout_outlives_the_precision(folder):
-    model = backbone.load(ModelConfig(name=str(folder), channels_last=True, precision="bf16"))
+def test_a_layout_outlives_the_precision(kl_folder):
+    model = backbone.load(ModelConfig(name=str(kl_folder), channels_last=True, precision="bf16"))
     assert model.unet.dtype == torch.bfloat16
     assert is_channels_last(model.unet)
 

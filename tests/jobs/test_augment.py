@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from augments import through
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
@@ -52,6 +53,12 @@ def source(tmp_path_factory):
 
 def augment(source, output, *more):
     return cli.main([*BASE, "--input", str(source), "--output", str(output), *more])
+
+
+def without_ray(monkeypatch, source, output, *more):
+    """The samples of the same command in this process."""
+    _, made = through(monkeypatch, output, *BASE[1:], "--input", source, *more)
+    return made
 
 
 def read_all(output, prefix="augmented"):
@@ -147,10 +154,11 @@ def test_a_finished_run_is_not_done_again_and_another_config_is_refused(calm, so
     assert error.count("\n") == 1
 
 
-def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(calm, source, tmp_path, capsys):
+def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(
+    calm, source, tmp_path, capsys, monkeypatch
+):
     more = ["--fusion.adaptive", "true", "--inversion.sampler", "sde-dpm-solver++"]
-    assert augment(source, tmp_path / "o", *more) == 0
-    drawn, made = read_all(calm), read_all(tmp_path / "o")
+    drawn, made = read_all(calm), without_ray(monkeypatch, source, tmp_path / "o", *more)
     assert drawn.keys() == made.keys()
     for key, files in made.items():
         line = json.loads(files["json"])
@@ -163,7 +171,7 @@ def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(calm, source, 
     assert "inversion.sampler" in capsys.readouterr().err
 
 
-def test_window_scope_pairs_each_two_images_once(source, tmp_path, ray_session):
+def test_window_scope_pairs_each_two_images_once(source, tmp_path, monkeypatch):
     wide = [
         "--pairing.max_pairs",
         "1000",
@@ -175,9 +183,8 @@ def test_window_scope_pairs_each_two_images_once(source, tmp_path, ray_session):
         "0.8",
     ]
     window = ["--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "1"]
-    assert augment(source, tmp_path / "w", *wide, *window) == 0
-    assert augment(source, tmp_path / "d", *wide) == 0
-    made, every = read_all(tmp_path / "w"), read_all(tmp_path / "d")
+    made = without_ray(monkeypatch, source, tmp_path / "w", *wide, *window)
+    every = without_ray(monkeypatch, source, tmp_path / "d", *wide)
 
     def apart(files):
         a, b = (int(p["shard"][2]) for p in json.loads(files["json"])["parents"])
@@ -276,7 +283,7 @@ def tar_of(members):
     return buffer.getvalue()
 
 
-def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, ray_session):
+def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, monkeypatch):
     folder = tmp_path / "in"
     folder.mkdir()
     for k in range(3):
@@ -293,7 +300,7 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, ray_ses
     names = ["a.png", "a.png", "../out.png", "/etc/abs.png", "a/../../b.png"]
     (folder / "x-keys.tar").write_bytes(tar_of([(n, tile) for n in names]))
 
-    assert augment(folder, tmp_path / "o") == 0
+    made = without_ray(monkeypatch, folder, tmp_path / "o")
     lines = [json.loads(s) for s in (tmp_path / "o" / "quarantine.jsonl").read_text().splitlines()]
     found = {(x["shard"], x["key"]): x["reason"] for x in lines}
     for key, (_, _, _, reason) in BAD.items():
@@ -306,7 +313,7 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, ray_ses
     numbers = report(tmp_path / "o")
     assert sum(numbers["quarantined"].values()) == len(lines)
     assert numbers["images"] > 90 + len(GOOD)
-    assert read_all(tmp_path / "o")
+    assert made
 
 
 @pytest.mark.parametrize(
