@@ -47,28 +47,39 @@ class Turn:
 
     name: str
     network: str
-    loss: Callable[[Networks, Batch], Tensor]
+    loss: Callable[[Networks, Any], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
-    """Networks, how they are trained, and which of them draws.
+class Learner:
+    """Networks and how they are trained, on batches of any kind.
 
     Attributes:
-        networks: all that are trained, by name.
+        networks: all that are trained, by name; weights in them that need no gradient stay as they are.
         turns: the updates of a step, in order.
-        model: draws with ``networks[drawing]``.
         drawing: the network that is averaged and, in the end, kept.
         couples: whether each batch's noise is assigned to its pictures by optimal transport.
         watch: more figures for the log, of one batch: (networks, batch) -> name -> float32 [B].
+        products: more files of a checkpoint, made while the averaged weights stand in the network.
     """
 
     networks: Mapping[str, Any]
     turns: tuple[Turn, ...]
-    model: BaseModel
     drawing: str
     couples: bool = False
-    watch: Callable[[Networks, Batch], Mapping[str, Tensor]] = lambda networks, batch: {}
+    watch: Callable[[Networks, Any], Mapping[str, Tensor]] = lambda networks, batch: {}
+    products: Callable[[], Mapping[str, bytes]] = dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class System(Learner):
+    """A base model in training.
+
+    Attributes:
+        model: draws with ``networks[drawing]``.
+    """
+
+    model: BaseModel
 
 
 def build(plan: Blueprint, encoder: Any = None) -> System:

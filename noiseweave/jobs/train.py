@@ -8,6 +8,7 @@ the same.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import sys
@@ -74,6 +75,7 @@ class OptimizerRecipe:
         weight_decay: of AdamW.
         betas: of AdamW.
         clip: largest norm of the gradient; 0 does not clip.
+        eight_bit: keep AdamW's averages in 8 bits (Dettmers et al., arXiv 2110.02861); needs bitsandbytes.
     """
 
     lr: float = 1e-3
@@ -82,6 +84,7 @@ class OptimizerRecipe:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         check(0 < self.lr < math.inf, "optimizer.lr", self.lr, "above 0")
@@ -299,12 +302,19 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
 
 def _check(config: Config, s: Session) -> None:
     """Raise ValueError for what the config asks and these workers cannot do."""
+    check_workers(config.precision, config.optimizer, s)
     check(
         config.streams % s.workers == 0, "data.streams", config.streams, f"a multiple of {s.workers} workers"
     )
     if s.workers * config.accumulate > config.batch:
         raise ValueError(f"batch={config.batch}: {s.workers} workers x {config.accumulate} parts at least")
+
+
+def check_workers(precision: Precision, optimizer: OptimizerRecipe, s: Session) -> None:
+    """Raise ValueError for what no training can do on these workers."""
     if s.gpus_per_worker not in (0, 1):
         raise ValueError(f"cluster.gpus_per_worker={s.gpus_per_worker:g}: training needs 1, or 0 for CPUs")
-    if config.precision == "fp16" and s.gpus_per_worker == 0:
+    if precision == "fp16" and s.gpus_per_worker == 0:
         raise ValueError("precision='fp16': needs a GPU; fp32 or bf16 on CPUs")
+    if optimizer.eight_bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("optimizer.eight_bit=True: needs bitsandbytes, which is not installed here")

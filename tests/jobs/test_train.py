@@ -137,7 +137,7 @@ def test_other_pictures_under_the_same_name_are_another_run(whole, tmp_path, cap
     (tmp_path / "out" / "_run" / "config.json").write_text(json.dumps(recorded))
     with pytest.raises(SystemExit):
         main(["train", *arguments(tmp_path / "shards", tmp_path / "out", *SHEETS)])
-    assert "samples (30 -> 20);" in capsys.readouterr().err
+    assert "samples 30 -> 20;" in capsys.readouterr().err
 
 
 def test_bad_pictures_and_shards_are_listed_once_and_the_run_goes_on(bad_shards, whole):
