@@ -138,6 +138,7 @@ def _stream(
             num_gpus=gpu or None,
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
             max_task_retries=session.retries,
+            **session.place,
         )
     rows = computed.map(_Commit(phase.name, phase.commit, ledger))
     try:

@@ -224,7 +224,9 @@ def _scaling(session: Session) -> Any:
 
     gpu = session.gpus_per_worker
     resources = {"GPU": gpu, "CPU": 0} if gpu else {"CPU": 1}
-    return ScalingConfig(num_workers=session.workers, use_gpu=gpu > 0, resources_per_worker=resources)
+    return ScalingConfig(
+        num_workers=session.workers, use_gpu=gpu > 0, resources_per_worker=resources, **session.place
+    )
 
 
 def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, queue: Any) -> None:

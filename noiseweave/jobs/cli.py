@@ -25,6 +25,8 @@ JOBS = {
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }
 
+CLUSTER = {"--address": "--cluster.address"}  # short spellings that all jobs on a cluster have
+
 
 def usage() -> str:
     jobs = "\n".join(f"  {name:<9} {text}" for name, text in JOBS.items())
@@ -43,7 +45,8 @@ def parse(job: str, arguments: list[str]):
     module = importlib.import_module(f"noiseweave.jobs.{job}")
     several = getattr(module, "POSITIONAL", None)
     text = f"{JOBS[job]}. {module.POSITIONAL_HELP}" if several else JOBS[job]
-    aliases = getattr(module, "ALIASES", {})
+    aliases = CLUSTER if "cluster" in get_type_hints(module.Config) else {}
+    aliases = aliases | getattr(module, "ALIASES", {})
     if aliases:
         text += f". Short spellings: {', '.join(f'{short} for {full}' for short, full in aliases.items())}."
     parser = ArgumentParser(prog=f"noiseweave {job}", description=text, exit_on_error=False)
