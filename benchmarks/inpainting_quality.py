@@ -13,6 +13,11 @@ makes such a mask wants it gone, and for that there is no truth; what is measure
 
     noiseweave pack --input PHOTOS --labels folders --size 64 --output out/packed
     noiseweave train --config configs/train-photos.yaml --input out/packed/shards --output out/photos
+
+and that of digits, --digits, so:
+
+    noiseweave pack --dataset digits --size 16 --shard_samples 150 --validation 0.5 --output out/half
+    noiseweave train --config configs/train-digits.yaml --input out/half/shards --output out/digits-half
 """
 
 from __future__ import annotations
@@ -47,6 +52,7 @@ import digits_with_holes  # noqa: E402
 DATA = ROOT.parent / "shared/data"
 RADIUS = 3  # of Telea's neighbourhood, as in OpenCV's tutorial
 SEED = 1
+SHIPPED = "digits-ddpm"
 FLOWER = 128  # their short side
 SHOWN = {"freeform": (0, 3, 6), "object": (1,), "flowers": (0, 8), "digits": (0, 1)}  # on the sheet
 HEADS = ("original", "hole", "mean", "telea", "ours")
@@ -59,8 +65,7 @@ class Case:
     Attributes:
         images, masks: folders.
         channels: of the pictures, 1 or 3.
-        model: what repairs them, or None.
-        ways: name -> options of the job.
+        ways: name -> options of the job, its model among them.
     """
 
     name: str
@@ -68,7 +73,6 @@ class Case:
     masks: Path
     mask_mode: Literal["black", "white"]
     channels: int
-    model: str | None
     ways: Mapping[str, Mapping[str, Any]]
 
 
@@ -87,10 +91,9 @@ def telea(image_HWC: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
 
 def repaired(case: Case, options: Mapping[str, Any], folder: Path, device: str) -> dict[str, np.ndarray]:
     """name -> what the job makes of the case's pictures, read from the files that it writes."""
-    assert case.model is not None
     config = Config(
         output=str(folder), images=str(case.images), masks=str(case.masks), mask_mode=case.mask_mode, seed=SEED,
-        model=ModelConfig(name=case.model), output_format="png", collage=False, **options,
+        output_format="png", collage=False, **options,
     )  # fmt: skip
     work = inpaint_input.gather(config)
     task = inpaint_draw.plan(config, str(folder), None, SEED)
@@ -118,7 +121,7 @@ def pairs(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def score(case: Case, lpips: Lpips | None, device: str) -> tuple[dict[str, Any], list[list[np.ndarray]]]:
     """The set's entry, and the rows of it that are shown."""
     with tempfile.TemporaryDirectory() as name:
-        made = {w: repaired(case, o, Path(name, w), device) for w, o in case.ways.items() if case.model}
+        made = {w: repaired(case, o, Path(name, w), device) for w, o in case.ways.items()}
     rows: dict[str, list[list[float]]] = {}
     holes, shown = [], []
     for n, (key, truth, hole) in enumerate(pairs(case)):
@@ -154,13 +157,23 @@ def cases(args: argparse.Namespace, folder: Path) -> Iterator[Case]:
         if _there(places / name):
             yield Case(
                 name=name, images=places / name / "images", masks=places / name / "masks", mask_mode=mode,
-                channels=3, model=args.model, ways={"ours": {}, "ours, boxes": {"crop_to_mask": True}},
+                channels=3, ways=_ways(args.model, {"ours": {}, "ours, boxes": {"crop_to_mask": True}}),
             )  # fmt: skip
     if _there(flowers) and _there(places / "freeform"):
         _write_flowers(folder / "flowers", args.flowers, sorted((places / "freeform/masks").iterdir()))
-        yield _written(folder / "flowers", 3, args.model, {"ours": {}})
+        yield _written(folder / "flowers", 3, _ways(args.model, {"ours": {}}))
     _write_digits(folder / "digits", args.count)
-    yield _written(folder / "digits", 1, args.digits, {"ours": {"feather": 0}})
+    ways = _ways(args.digits, {"ours": {"feather": 0}})
+    if args.digits != SHIPPED:
+        ways |= _ways(SHIPPED, {"ours, digits seen": {"feather": 0}})
+    yield _written(folder / "digits", 1, ways)
+
+
+def _ways(model: str | None, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Each way with its model; none without one."""
+    return (
+        {} if model is None else {way: {"model": ModelConfig(name=model), **o} for way, o in options.items()}
+    )
 
 
 def _there(folder: Path) -> bool:
@@ -169,10 +182,10 @@ def _there(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def _written(folder: Path, channels: int, model: str | None, ways: Mapping[str, Mapping[str, Any]]) -> Case:
+def _written(folder: Path, channels: int, ways: Mapping[str, Mapping[str, Any]]) -> Case:
     return Case(
         name=folder.name, images=folder / "images", masks=folder / "masks", mask_mode="black",
-        channels=channels, model=model, ways=ways,
+        channels=channels, ways=ways,
     )  # fmt: skip
 
 
@@ -224,7 +237,7 @@ def describe(name: str | None) -> dict[str, Any] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="of photographs: a folder or hub id")
-    parser.add_argument("--digits", default="digits-ddpm", help="of digits; the default has seen both halves")
+    parser.add_argument("--digits", default=SHIPPED, help="of digits; the default has seen both halves")
     parser.add_argument("--out", type=Path, help="the results, JSON")
     parser.add_argument(
         "--docs", type=Path, help="folder that inpainting.png, a sheet of examples, is written to"
