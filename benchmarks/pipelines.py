@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -132,4 +133,4 @@ def psnr(x: torch.Tensor, reference: torch.Tensor, peak: float | None = None) ->
     """dB; without a peak it is the reference's range, as latents have no fixed one."""
     peak = peak or float(reference.max() - reference.min())
     error = float((x - reference).double().square().mean())
-    return round(10 * np.log10(peak**2 / error), 1) if error else float("inf")
+    return round(10 * math.log10(peak**2 / error), 1) if error else math.inf
