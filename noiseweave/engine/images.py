@@ -89,7 +89,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def upright_size(data: bytes) -> tuple[int, int]:
     """(height, width) of an encoded picture after its EXIF rotation; its pixels are not read."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter
+    turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)  # by a quarter
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

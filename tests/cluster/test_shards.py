@@ -258,3 +258,12 @@ def test_find_says_what_is_missing(pattern, words, tmp_path):
 def test_pack_writes_no_key_that_reads_back_differently(key):
     with pytest.raises(AssertionError):
         shards.pack([(key, {"png": b"1"})])
+
+
+def test_a_mask_beside_a_picture_is_located(folder):
+    rows = [("a", {"mask.png": b"white", "png": b"x"}), ("b", {"png": b"x", "seg.png": b"y"})]
+    url = put(folder, shards.pack(rows), "m.tar")
+    (a, b), bad = shards.locate(url)
+    assert not bad
+    assert storage.read_ranges(url, [a.mask, (a.offset, a.size)]) == [b"white", b"x"]
+    assert b.mask is None

@@ -154,6 +154,7 @@ def test_exif_rotation_is_applied(turn):
     exif[0x0112] = turn
     data = encoded(Image.fromarray(np.ascontiguousarray(stored[turn - 1])), exif=exif)
     assert np.array_equal(images.decode(data), upright)
+    assert images.upright_size(data) == upright.shape[:2]
 
 
 def test_broken_exif_does_not_cost_the_picture():
@@ -161,7 +162,9 @@ def test_broken_exif_does_not_cost_the_picture():
         b"Exif\0\0garbage",
         b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\xff\0\0\0\0\0\0\0",
     ):
-        assert images.decode(encoded(PICTURE, "JPEG", exif=exif)).shape == (40, 30, 3)
+        data = encoded(PICTURE, "JPEG", exif=exif)
+        assert images.decode(data).shape == (40, 30, 3)
+        assert images.upright_size(data) == (40, 30)
 
 
 @pytest.mark.parametrize("mode", ["1", "L"])

@@ -87,6 +87,8 @@ def test_a_prompt_that_is_cut_is_named(model):
     fits, long, negative = "cat " * 75, "cat " * 76, "dog " * 100
     prompts = [Prompt(text=fits, key="a"), Prompt(text=long, key="b"), Prompt(text=long, key="c")]
     assert e.too_long(model, prompts) == [long]
+    assert e.cut_off(model, prompts) == {long: "cat"}
+    assert e.cut_off(model, [Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
     assert e.too_long(model, [Prompt(text="a", other=long, key="a", negative=negative)]) == [long, negative]
     a, b = (e.draw(model, [Prompt(text=t, key="a")], QUICK, 0) for t in (fits, long))
     assert np.array_equal(a, b)  # the last word was cut indeed
