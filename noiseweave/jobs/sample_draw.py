@@ -33,7 +33,7 @@ class Result:
         image_BHWC: uint8 [B, H, W, C].
         beliefs_KBHWC: uint8 [K, B, H, W, C] or None.
         calls: network evaluations of each picture, guided ones counted once.
-        cut: prompts that are longer than the text encoder reads.
+        cut: ends of prompts that the text encoder does not read.
     """
 
     first: int
@@ -103,7 +103,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
         image, beliefs = text_to_image.trajectory(model, prompts, config.text, config.seed, config.trajectory)
         return Result(
             first=numbers.start, image_BHWC=image, beliefs_KBHWC=beliefs if config.trajectory else None,
-            calls=model.calls(config.text), cut=tuple(text_to_image.too_long(model, prompts)),
+            calls=model.calls(config.text), cut=tuple(text_to_image.cut_off(model, prompts).values()),
         )  # fmt: skip
 
     return compute
@@ -123,7 +123,7 @@ def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Ba
     else:
         for n, files in enumerate(rows):
             storage.write(picture_path(task, result.first + n), files[task.config.image_format])
-    extra = {"calls": float(result.calls * len(rows)), **{f"cut:{text}": 1.0 for text in result.cut}}
+    extra = {"calls": float(result.calls * len(rows)), **{f"cut:{end}": 1.0 for end in result.cut}}
     return UnitReport(id=unit.id, produced=len(rows), extra=extra), []
 
 
@@ -200,8 +200,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     storage.write_json(storage.join(task.output, "report.json"), report)
     where = storage.join(task.output, "shards" if task.config.files == "shards" else "images")
     print(f"{outcome.produced} pictures in {where}, {calls:g} network evaluations each")
-    for text in (name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")):
-        print(f"longer than the text encoder reads, cut: {text[:100]}")
+    for end in (name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")):
+        print(f"longer than the text encoder reads, cut: ...{end[:200]}")
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
     return 1 if outcome.failed else 0
