@@ -30,9 +30,9 @@ def tune(
 ) -> None:
     """Arrange a network, in place, as a config says, or where that says nothing as measured fastest.
 
-    Compiling happens at the first call, once for its number of rows and once more, for any number, when that
-    changes: a micro-batch that is halved costs one compilation at most. Where this machine cannot compile, one
-    line on standard error says so and the network runs as it is.
+    Compiling happens at the first call for its number of rows, once more for any number when that changes, and
+    again for very few: a halved micro-batch is compiled a handful of times in all. Where this machine cannot
+    compile, one line on standard error says so and the network runs as it is.
 
     Args:
         backend: torch.compile's; eager and aot_eager need no compiler and gain no speed.
