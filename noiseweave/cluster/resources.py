@@ -30,7 +30,7 @@ class Node:
 
     def suits(self, accelerator: str, labels: Mapping[str, str]) -> bool:
         """Whether a worker that asks for a kind of accelerator and for labels may run there."""
-        from ray._raylet import node_labels_match_selector
+        from ray._raylet import node_labels_match_selector  # type: ignore[attr-defined]
 
         same = not accelerator or accelerator == self.accelerator
         return same and node_labels_match_selector(dict(self.labels), dict(labels))

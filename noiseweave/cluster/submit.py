@@ -13,10 +13,11 @@ import os
 import shlex
 import shutil
 import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ LIMIT = 100 << 20
 PORT = 8265
 PATIENCE = 8.0
 """Seconds until a cluster counts as out of reach."""
+GONE = 60.0
+"""Seconds without an answer after which a job is no longer followed."""
+LAST_LOOKS = 3
+"""Times that the log of an ended job is asked for, where it cannot be read to its end."""
 LEFT_OUT = (
     ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/",
     ".ipynb_checkpoints/", "node_modules/", ".DS_Store", "*.egg-info/", "*.tar",
@@ -94,17 +99,19 @@ def connect(address: str | None) -> Any:
             f"http://HOST:{PORT}; `ray start --head --dashboard-host=0.0.0.0` starts one"
         ) from None
     settle()
-    pool = ThreadPoolExecutor(1)
+    from ray.job_submission import JobSubmissionClient  # takes seconds that are not the cluster's
+
+    client: Future[Any] = Future()
+    # a daemon: one that waits for ever must not keep the process from ending
+    threading.Thread(target=_client, args=(JobSubmissionClient, url, client), daemon=True).start()
     try:
-        return pool.submit(_client, url).result(PATIENCE / 2)
+        return client.result(PATIENCE / 2)
     except TimeoutError:
         raise ValueError(f"cluster {url}: something listens there but does not answer as Ray does") from None
-    finally:
-        pool.shutdown(wait=False)
 
 
-def _client(url: str) -> Any:
-    from ray.job_submission import JobSubmissionClient
+def _client(kind: Any, url: str, client: Future[Any]) -> None:
+    """Ray's client has no time limit of its own."""
 
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would prefer them to what it is given
         os.environ.pop(name, None)
@@ -112,9 +119,9 @@ def _client(url: str) -> Any:
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(url)
+        client.set_result(kind(url))
     except Exception as e:
-        raise ValueError(f"cluster {url}: {' '.join(str(e).split())[:300]}") from None
+        client.set_exception(ValueError(f"cluster {url}: {' '.join(str(e).split())[:300]}"))
 
 
 # the package
@@ -133,11 +140,14 @@ def files_of(folder: str) -> list[tuple[str, int]]:
             # the rules stay here: in the package Ray would apply them to what is added to it as well
             if inside and name not in IGNORES and os.path.isfile(whole) and keep(whole):
                 found.append((os.path.relpath(whole, root), os.path.getsize(whole)))
-    return found
+    return sorted(found)
 
 
 def _rules(root: str, path: str) -> Callable[[str], bool]:
-    """Whether something directly in ``path`` travels, by the rules there and in the folders above."""
+    """Whether something directly in ``path`` travels; a rule there goes before those of the folders above.
+
+    So ``!/data/`` in a .rayignore takes along what LEFT_OUT names.
+    """
     from pathspec import GitIgnoreSpec
 
     specs = [(root, GitIgnoreSpec.from_lines(LEFT_OUT))]
@@ -152,7 +162,8 @@ def _rules(root: str, path: str) -> Callable[[str], bool]:
 
     def keep(whole: str) -> bool:
         slash = "/" if whole.endswith("/") else ""
-        return not any(spec.match_file(os.path.relpath(whole, base) + slash) for base, spec in specs)
+        said = [spec.check_file(os.path.relpath(whole, base) + slash).include for base, spec in specs]
+        return not next((left_out for left_out in reversed(said) if left_out is not None), False)
 
     return keep
 
@@ -236,16 +247,29 @@ def stop(client: Any, name: str) -> bool:
 
 
 def follow(client: Any, name: str, write: Callable[[str], Any]) -> Job:
-    """Write a job's log as it grows, from its start, until the job ends. A lost connection is taken up again."""
-    log, whole = _Log(write), False
-    while True:
-        with contextlib.suppress(RuntimeError, OSError):
+    """Write a job's log as it grows, from its start, until the job ends. A lost connection is taken up again.
+
+    Raises:
+        ValueError: the cluster knows no such job, or has not answered for a minute.
+    """
+    import aiohttp
+
+    job, heard, log, ends = look(client, name), time.monotonic(), _Log(write), 0
+    while ends < LAST_LOOKS:
+        whole = False
+        with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
             asyncio.run(log.tail(client, name))
             whole = True  # the job's server closes the log when the job has ended
-        job = look(client, name)
-        if whole and job.ended:
-            return job
-        time.sleep(0.5)
+        try:
+            job, heard = look(client, name), time.monotonic()
+        except ValueError:
+            if time.monotonic() - heard > GONE:
+                raise
+        else:
+            ends += job.ended * (LAST_LOOKS if whole else 1)
+        if ends < LAST_LOOKS:
+            time.sleep(0.5)
+    return job
 
 
 @dataclass
@@ -270,5 +294,5 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as e:
-        words = str(e).strip().splitlines()
-        raise ValueError(f"cluster: {' '.join((words or [''])[-1].split())[:300]}") from None
+        lines = [line for line in str(e).splitlines() if line.strip(" .")]  # a traceback of the server's, often
+        raise ValueError(f"cluster: {' '.join((lines or [''])[-1].split())[:300]}") from None

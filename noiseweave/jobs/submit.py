@@ -102,7 +102,12 @@ def _line(job: submit.Job) -> str:
 def _send(options: argparse.Namespace) -> int:
     from noiseweave.jobs.cli import parse
 
-    parse(options.job, list(options.rest))  # a mistake is told here, not after the upload
+    _, config = parse(options.job, list(options.rest))  # a mistake is told here, not after the upload
+    if not ("://" in config.output or os.path.isabs(os.path.expanduser(config.output))):
+        raise ValueError(
+            f"output {config.output!r}: on the cluster this is a folder in the job's copy of the working directory, "
+            "which is deleted; give an absolute path that all nodes reach, or a URL"
+        )
     variables = _variables(options.env)
     if not os.path.isdir(options.working_dir):
         raise ValueError(f"--working_dir {options.working_dir!r}: no such folder")
@@ -155,7 +160,8 @@ def _follow(client: Any, name: str) -> int:
         return _interrupted(client, name)
     if job.status != "SUCCEEDED":
         print(f"{name}: {job.status}: {job.message}", file=sys.stderr)
-    return job.exit_code if job.exit_code is not None else int(job.status != "SUCCEEDED")
+    code = int(job.status != "SUCCEEDED") if job.exit_code is None else job.exit_code
+    return code if code >= 0 else 128 - code  # ended by a signal: as a shell has it
 
 
 def _write(text: str) -> None:
