@@ -112,10 +112,9 @@ def _decode(model: InpaintModel, x: Tensor) -> Tensor:
     return picture
 
 
-def _latent_hole(hole_BHW: np.ndarray, x: Tensor) -> Tensor:
-    """bool [B, 1, h, w] for x: a latent with any hole in its block of pixels is repaired, so that no crack is lost."""
-    hole = torch.from_numpy(np.array(hole_BHW))[:, None].float().to(x.device)
-    return torch.nn.functional.max_pool2d(hole, hole.shape[-1] // x.shape[-1]).bool()
+def _hole(hole_BHW: np.ndarray) -> Tensor:
+    """bool [B, 1, H, W]."""
+    return torch.from_numpy(np.array(hole_BHW))[:, None]
 
 
 def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
@@ -139,8 +138,8 @@ def _conditioned(
     """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
     assert model.text is not None
     told = _told(model, prompts, recipe.guidance, hole_BHW.shape[1:])
-    around = _around(model, image_BHWC, hole_BHW)
-    mask = _latent_hole(hole_BHW, around).to(around)
+    around = latents.around(model.vae, latents.to_pixels(image_BHWC), _hole(hole_BHW))
+    mask = latents.shrunk(_hole(hole_BHW), around).to(around)
     words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
     scheduler = text_to_image.scheduler_of(model.text, words)
     scheduler.set_timesteps(recipe.steps)
@@ -161,12 +160,6 @@ def _conditioned(
     return x
 
 
-def _around(model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray) -> Tensor:
-    """The latent of the pictures with 0, mid-grey, in their holes, as these models were trained."""
-    x = latents.to_pixels(image_BHWC) * ~torch.from_numpy(np.array(hole_BHW))[:, None]
-    return latents.encode(model.vae, x)
-
-
 def _repainted(
     model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
     recipe: InpaintRecipe, generators: list[torch.Generator],
@@ -175,7 +168,7 @@ def _repainted(
     # a latent near the hole sees into it: it is shown its surroundings there, not what is to be replaced
     shown = np.stack([masks.filled(x, hole) for x, hole in zip(image_BHWC, hole_BHW, strict=True)])
     known = _encode(model, shown)
-    hole = _latent_hole(hole_BHW, known)
+    hole = latents.shrunk(_hole(hole_BHW), known)
     inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
     s = _schedule(model, recipe)
     levels = walk(len(s), recipe.jump_length, recipe.resample)

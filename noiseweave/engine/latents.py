@@ -42,6 +42,26 @@ def decode(vae: Any, z_BCHW: Tensor) -> Tensor:
     return vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
 
 
+def around(vae: Any, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+    """The scaled latents of pictures in -1..1 with 0, mid-grey, in their holes: what a UNet of 9 channels is shown.
+
+    As these models were trained (Rombach et al., arXiv 2112.10752, section 4.5).
+
+    Args:
+        hole_B1HW: True, or above 0, where the picture is repaired.
+    """
+    return encode(vae, x_BCHW * (hole_B1HW == 0))
+
+
+def shrunk(hole_B1HW: Tensor, z_BCHW: Tensor) -> Tensor:
+    """A hole at the size of latents, bool [B, 1, h, w], on their device.
+
+    A latent with any hole in its block of pixels is repaired, so that no crack is lost.
+    """
+    hole = hole_B1HW.to(z_BCHW.device, torch.float32)
+    return torch.nn.functional.max_pool2d(hole, hole.shape[-1] // z_BCHW.shape[-1]).bool()
+
+
 def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """(shift, scale), broadcast against z: scaled latents are (z - shift) * scale, as diffusers' pipelines have it."""
     scale = torch.tensor(config.scaling_factor, device=z.device)

@@ -25,6 +25,11 @@ Target = Literal["epsilon", "sample", "v_prediction"]
 TIME = 1000.0  # what a straight path's time in [0, 1] is multiplied by: the range of UNet2DModel's embedding
 
 
+def step_of(time_B: Tensor, steps: int) -> Tensor:
+    """Times in [0, 1) -> time steps int64 [B]; float32 may have rounded a time to 1, which is the last step too."""
+    return (time_B * steps).long().clamp(max=steps - 1)
+
+
 def ddpm_loss(
     network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor, alpha_bar_T: Tensor,
     target: Target = "epsilon", min_snr: float = 0.0,

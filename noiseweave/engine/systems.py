@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from noiseweave.engine.base_models import BaseModel, latent_shape
 from noiseweave.engine.baselines import dcgan, vae
-from noiseweave.engine.objectives import ddpm_loss, flow_loss, hidden, mixing_loss
+from noiseweave.engine.objectives import ddpm_loss, flow_loss, hidden, mixing_loss, step_of
 from noiseweave.engine.training_recipes import Blueprint
 
 
@@ -127,7 +127,7 @@ def _loss_of(plan: Blueprint, scheduler: Any) -> Callable[[Networks, Batch], Ten
         if plan.model.kind != "ddpm":
             straight = flow_loss if plan.model.kind == "flow" else mixing_loss
             return straight(network, b.x0, b.eps, b.time)
-        t = (b.time * plan.schedule.timesteps).long()
+        t = step_of(b.time, plan.schedule.timesteps)
         alpha_bar = scheduler.alphas_cumprod.to(b.x0.device)
         return ddpm_loss(network, b.x0, b.eps, t, alpha_bar, goal.target, goal.min_snr)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noiseweave.engine.masks import boxes, compose, feather, filled, fit_size, hole_of, whitened
+from noiseweave.engine.masks import boxes, compose, feather, filled, fit_size, hole_of, random_hole, whitened
 
 
 def blobs(rng, height, width, count):
@@ -187,3 +187,32 @@ def test_a_size_has_sides_of_eights_and_nearly_the_same_aspect():
     assert fit_size(768, 1024, 768) == (576, 768)
     assert fit_size(3000, 4000, 1024) == (768, 1024)
     assert fit_size(8, 4000, 512) == (8, 512)
+
+
+def test_random_holes_are_a_function_of_seed_key_and_step_of_sane_area():
+    shapes = [(64, 96), (96, 64), (8, 8), (8, 800), (512, 512)]
+    for i in range(100):
+        size = shapes[i % len(shapes)]
+        hole = random_hole(1, f"k{i}", 5, *size)
+        assert (hole.shape, hole.dtype) == (size, bool)
+        assert 0.04 <= hole.mean() <= 0.75
+        assert np.array_equal(hole, random_hole(1, f"k{i}", 5, *size))
+    first = random_hole(1, "k", 5, 64, 64)
+    for other in ((2, "k", 5), (1, "l", 5), (1, "k", 6)):
+        assert not np.array_equal(first, random_hole(*other, 64, 64))
+
+
+def test_random_holes_are_strokes_boxes_and_half_planes():
+    """A box fills its bounding box, a half-plane holds a corner and not the opposite one, a stroke does neither."""
+    kinds = {"box": 0, "half": 0, "strokes": 0}
+    for i in range(300):
+        hole = random_hole(0, str(i), 0, 64, 64)
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        whole = hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        inner = hole[1:-1, 1:-1].any() and not (hole[0, 0] or hole[0, -1] or hole[-1, 0] or hole[-1, -1])
+        turns = np.diff(hole.astype(int), axis=1)
+        straight = (np.abs(turns).sum(1) <= 1).all() and (
+            np.abs(np.diff(hole.astype(int), axis=0)).sum(0) <= 1
+        ).all()
+        kinds["half" if straight and not inner else "box" if whole else "strokes"] += 1
+    assert all(70 <= n <= 130 for n in kinds.values()), kinds

@@ -19,6 +19,7 @@ from noiseweave.engine.objectives import (
     min_snr_weight,
     mixing_loss,
     moving_average,
+    step_of,
 )  # fmt: skip
 
 
@@ -152,6 +153,11 @@ def test_labels_are_hidden_at_the_asked_share_and_missing_ones_always():
     share = (out[label >= 0] == 3).float().mean()
     assert 0.27 < share < 0.33
     assert torch.equal(hidden(label, chance, 0.0, 3)[label >= 0], label[label >= 0])
+
+
+def test_a_time_is_a_step_and_float32s_one_is_the_last():
+    time = torch.tensor([0.0, 0.0009, 0.001001, 0.5, 1 - 1e-9])
+    assert step_of(time, 1000).tolist() == [0, 0, 1, 500, 999]
 
 
 def test_a_draw_depends_on_seed_step_and_position_only():
