@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from braceexpand import braceexpand
-from fsspec.core import url_to_fs
 
 from noiseweave.cluster import storage
 from noiseweave.engine.records import Bad, Location
@@ -64,12 +63,14 @@ def find(pattern: str) -> list[str]:
     if not pattern.strip():
         raise ValueError("input='': a folder, glob, brace pattern or URL of .tar shards is needed")
     try:
-        found = [shard for piece in braceexpand(storage.absolute(pattern)) for shard in _expand(piece)]
+        pieces = list(braceexpand(storage.absolute(pattern)))
+        found = [shard for piece in pieces for shard in _expand(piece)]
     except ImportError as e:  # fsspec names the package that its file system needs
         raise ValueError(f"input {pattern!r}: {e}") from None
     if not found:
         raise ValueError(f"input {pattern!r}: no .tar shards there")
-    missing = [s for s in found if not storage.exists(s)]
+    listed = set(found) - set(pieces)
+    missing = [s for s in found if s not in listed and not storage.exists(s)]
     if missing:
         raise ValueError(f"input {pattern!r}: no such shard: {missing[0]} ({len(missing)} missing)")
     doubled = [s for s, n in Counter(found).items() if n > 1]
@@ -79,7 +80,7 @@ def find(pattern: str) -> list[str]:
 
 
 def _expand(piece: str) -> list[str]:
-    fs, name = url_to_fs(piece)
+    fs, name = storage.system(piece)
     if fs.isdir(name):  # listed, not globbed: the folder's own name may hold [ or *
         return [storage.join(piece, n) for n in storage.names_in(piece) if n.endswith(".tar")]
     if not glob.has_magic(name) or fs.exists(name):

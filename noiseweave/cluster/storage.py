@@ -1,12 +1,17 @@
 """Files on any fsspec file system: a path and a URL (s3://, gs://, memory://) are used alike.
 
 Every write is atomic. A local file is written under a temporary name, flushed to the disk and renamed; an
-object store shows an object only once its upload has ended.
+object store cannot rename, but it shows an object only once its upload has ended. What belongs together is
+therefore closed by a marker that is written last (ledger.py, training.py), never by renaming a folder.
+
+fsspec keeps what it has listed of an object store, and other processes write there: whoever asks whether
+something is there, asks the store.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import posixpath
@@ -16,11 +21,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
+from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 IMAGE_LIMIT = 100_000_000
+PATIENCE = 15.0
+"""Seconds until an object store counts as out of reach; its client would try for minutes."""
 TEMPORARY = re.compile(r"\..*[.-][0-9a-f]{32}\.tmp")
 
 
@@ -36,19 +44,48 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def exists(path: str) -> bool:
+def system(path: str, fresh: bool = False) -> tuple[Any, str]:
+    """The file system of a path or URL, and its name there.
+
+    Args:
+        fresh: forget what was listed of the path and of the folders above it.
+
+    Raises:
+        ValueError: the object store does not answer; asked once.
+    """
     fs, name = url_to_fs(path)
+    if isinstance(fs, AsyncFileSystem):
+        _knock(fs, fs.unstrip_protocol(name.split("/")[0]))
+    if fresh:
+        fs.invalidate_cache(name)
+    return fs, name
+
+
+@functools.cache
+def _knock(fs: AsyncFileSystem, root: str) -> None:
+    try:
+        sync(fs.loop, fs._exists, root, timeout=PATIENCE)
+    except FSTimeoutError:
+        raise ValueError(
+            f"{root}: the store gave no answer in {PATIENCE:g} s; is its address right (AWS_ENDPOINT_URL for S3)?"
+        ) from None
+    except Exception:  # an answer, if not a good one: what is asked next tells it
+        return
+
+
+def exists(path: str) -> bool:
+    fs, name = system(path, fresh=True)
     return bool(fs.exists(name))
 
 
 def is_folder(path: str) -> bool:
-    fs, name = url_to_fs(path)
+    fs, name = system(path, fresh=True)
     return bool(fs.isdir(name))
 
 
 def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """The bytes [offset, offset + size) of a file; the whole file by default."""
-    fs, name = url_to_fs(path)
+    fs, name = system(path)
     if size is None:
         return bytes(fs.cat_file(name))[offset:]
     if isinstance(fs, LocalFileSystem):
@@ -60,7 +97,7 @@ def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
 
 def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
     """Several (offset, size) ranges of one file, opened once."""
-    fs, name = url_to_fs(path)
+    fs, name = system(path)
     ranges = list(ranges)
     if not isinstance(fs, LocalFileSystem):
         starts = [offset for offset, _ in ranges]
@@ -76,7 +113,7 @@ def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 def write(path: str, data: bytes) -> None:
     """Write a file atomically: readers see the old content, the new, or no file; never a part."""
-    fs, name = url_to_fs(path)
+    fs, name = system(path)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(name, data)
         return
@@ -106,7 +143,7 @@ def write_json(path: str, value: Any) -> None:
 
 def names_in(folder: str) -> list[str]:
     """Sorted base names of the files in a folder; [] when there is no such folder."""
-    fs, name = url_to_fs(folder)
+    fs, name = system(folder)
     try:
         if isinstance(fs, LocalFileSystem):
             with os.scandir(name) as found:
@@ -117,21 +154,30 @@ def names_in(folder: str) -> list[str]:
         return []
 
 
+def folders_in(folder: str) -> list[str]:
+    """Sorted base names of the folders in a folder; [] when there is no such folder."""
+    fs, name = system(folder, fresh=True)
+    if not fs.isdir(name):
+        return []
+    inside = fs.ls(name, detail=True, refresh=True)
+    return sorted(posixpath.basename(str(f["name"]).rstrip("/")) for f in inside if f["type"] == "directory")
+
+
 def size_of(path: str) -> int:
-    fs, name = url_to_fs(path)
+    fs, name = system(path)
     return int(fs.size(name))
 
 
 def remove(path: str) -> None:
     """Delete a file or a folder; nothing happens when there is none."""
-    fs, name = url_to_fs(path)
+    fs, name = system(path, fresh=True)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(name, recursive=True)
 
 
 def sweep_temporaries(folder: str) -> None:
     """Delete what a killed writer left under temporary names in a local folder."""
-    fs, name = url_to_fs(folder)
+    fs, name = system(folder)
     if isinstance(fs, LocalFileSystem):
         for path in Path(name).rglob(".*.tmp"):
             if TEMPORARY.fullmatch(path.name):  # a user's own .tmp files stay
@@ -150,4 +196,5 @@ def check_writable(folder: str) -> None:
 
 def open_read(path: str) -> Any:
     """A seekable binary file, buffered by fsspec."""
-    return fsspec.open(path, "rb").open()
+    fs, name = system(path)
+    return fs.open(name, "rb")

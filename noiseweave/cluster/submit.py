@@ -294,5 +294,7 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as e:
-        lines = [line for line in str(e).splitlines() if line.strip(" .")]  # a traceback of the server's, often
+        lines = [
+            line for line in str(e).splitlines() if line.strip(" .")
+        ]  # a traceback of the server's, often
         raise ValueError(f"cluster: {' '.join((lines or [''])[-1].split())[:300]}") from None

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fsspec.core import url_to_fs
-
 from noiseweave.cluster import storage
 from noiseweave.cluster.session import Session
 
@@ -100,7 +98,9 @@ def _checkpoint(folder: str) -> Any:
 def checkpoints(folder: str) -> list[str]:
     """The whole checkpoints in a folder as ``attempt/step-N``, oldest first."""
     found = [
-        storage.join(run, step) for run in _folders(folder) for step in _folders(storage.join(folder, run))
+        storage.join(run, step)
+        for run in storage.folders_in(folder)
+        for step in storage.folders_in(storage.join(folder, run))
     ]
     whole = [name for name in found if storage.exists(storage.join(folder, name, COMPLETE))]
     return sorted(whole, key=posixpath.basename)
@@ -112,14 +112,6 @@ def latest(folder: str, attempt: str = "") -> str | None:
     return storage.join(folder, whole[-1]) if whole else None
 
 
-def _folders(folder: str) -> list[str]:
-    fs, path = url_to_fs(folder)
-    if not fs.isdir(path):
-        return []
-    inside = fs.ls(path, detail=True, refresh=True)
-    return sorted(posixpath.basename(f["name"].rstrip("/")) for f in inside if f["type"] == "directory")
-
-
 def begin_attempt(folder: str) -> tuple[str, str | None]:
     """Copy the newest whole checkpoint into a new attempt's folder, and delete the older attempts.
 
@@ -129,7 +121,7 @@ def begin_attempt(folder: str) -> tuple[str, str | None]:
     Returns:
         The attempt's name, and the copy to resume from.
     """
-    old, attempt, copy = _folders(folder), f"attempt-{uuid.uuid4().hex[:12]}", None
+    old, attempt, copy = storage.folders_in(folder), f"attempt-{uuid.uuid4().hex[:12]}", None
     while newest := latest(folder):
         copy = storage.join(folder, attempt, posixpath.basename(newest))
         try:
@@ -152,9 +144,9 @@ def _copy(source: str, target: str) -> None:
 def keep_newest(folder: str, attempt: str, keep: int) -> None:
     """At the end of a run: its newest ``keep`` checkpoints stay and nothing else."""
     stay = [name for name in checkpoints(folder) if name.startswith(f"{attempt}/")][-keep:]
-    for name in _folders(folder):
+    for name in storage.folders_in(folder):
         doomed = [name] if name != attempt else [
-            f"{name}/{step}" for step in _folders(storage.join(folder, name)) if f"{name}/{step}" not in stay
+            f"{name}/{step}" for step in storage.folders_in(storage.join(folder, name)) if f"{name}/{step}" not in stay
         ]  # fmt: skip
         for path in doomed:
             storage.remove(storage.join(folder, path))
