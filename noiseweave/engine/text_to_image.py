@@ -143,12 +143,12 @@ def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextMo
     return model
 
 
-def opened(auto: Any, config: ModelConfig, folder: Path) -> Any:
-    """A pipeline in its precision, as one of diffusers' AutoPipelines makes it."""
+def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
+    """A pipeline in its precision, as one of diffusers' AutoPipelines makes it; ``parts`` instead of the folder's."""
     pretrained.quiet()
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
-            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True
+            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True, **parts
         )
 
 

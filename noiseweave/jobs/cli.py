@@ -21,6 +21,7 @@ JOBS = {
     "train": "shards -> a base model (DDPM, flow matching, VAE, DCGAN; pixels or latents, with or without classes)",
     "sample": "a trained model -> pictures",
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
+    "lora": "pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }

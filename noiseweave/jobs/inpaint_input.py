@@ -115,10 +115,10 @@ def gather(config: Config) -> Input:
         return _of_shards(config)
     if config.image is not None:
         return _of_items(config, [_single(config)], [])
-    roots = _root("images", config.images), _root("masks", config.masks)
+    roots = root_of("images", config.images), root_of("masks", config.masks)
     if roots[0] == roots[1]:
         raise ValueError(f"masks={config.masks!r}: another folder than images")
-    images, masks = _listed("images", *roots), _listed("masks", *reversed(roots))
+    images, masks = listed("images", *roots), listed("masks", *reversed(roots))
     items, left_out = matched(images, masks)
     if not items:
         counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
@@ -155,7 +155,8 @@ class Files:
     texts: dict[str, str]
 
 
-def _root(field: str, folder: str | None) -> str:
+def root_of(field: str, folder: str | None) -> str:
+    """A local folder, links resolved; ValueError where there is none."""
     assert folder is not None
     root = os.path.realpath(os.path.expanduser(folder))
     if "://" in folder or not os.path.isdir(root):
@@ -163,7 +164,8 @@ def _root(field: str, folder: str | None) -> str:
     return root
 
 
-def _listed(field: str, root: str, other: str) -> Files:
+def listed(field: str, root: str, other: str) -> Files:
+    """The files of a folder and those below it, but for the folder ``other``; ValueError where no picture is there."""
     found = Files(root=root, pictures=defaultdict(list), texts={})
     for path in _walk(root, other):
         stem, extension = os.path.splitext(path)

@@ -21,8 +21,8 @@ STRIP = 12  # rows of the strip
 class Watch:
     """Prints a line every few seconds and keeps the log: one JSON row for every ``log_every`` steps."""
 
-    def __init__(self, config: Config, seconds: float = 5.0) -> None:
-        self.path, self.steps, self.seconds = state(config, "log.jsonl"), config.steps, seconds
+    def __init__(self, path: str, steps: int, seconds: float = 5.0) -> None:
+        self.path, self.steps, self.seconds = path, steps, seconds
         old = storage.read(self.path).splitlines() if storage.exists(self.path) else []
         self.rows = {row["step"]: row for row in map(json.loads, old)}
         self.shown = 0.0
@@ -32,18 +32,23 @@ class Watch:
             self.rows |= {r["step"]: r for r in row["earlier"]}
             return
         self.rows[row["step"]] = row
-        last = row["step"] == self.steps
-        if time.monotonic() - self.shown < self.seconds and not last:
+        told = row["step"] == self.steps or any(name.startswith("validation") for name in row)
+        if time.monotonic() - self.shown < self.seconds and not told:
             return
         self.shown = time.monotonic()
         storage.write(self.path, _lines(self.rows))
-        left = (self.steps - row["step"]) * row["seconds_per_step"]
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_")))
-        print(
-            f"step {row['step']}/{self.steps}  {losses}  lr {row['lr']:.2e}  "
-            f"{row['samples_per_second']:.0f} samples/s  {left / 60:.1f} min left",
-            flush=True,
-        )
+        print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
+
+    def _told(self, row: dict[str, Any]) -> str:
+        told = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
+        if "lr" in row:  # all but what is seen before the first step
+            left = (self.steps - row["step"]) * row["seconds_per_step"]
+            told += [
+                f"lr {row['lr']:.2e}",
+                f"{row['samples_per_second']:.3g} samples/s",
+                f"{left / 60:.1f} min left",
+            ]
+        return "  ".join(told)
 
 
 def _lines(rows: dict[Any, Any]) -> bytes:

@@ -159,7 +159,7 @@ class Trainer:
         A loss is nan where the gradient is not finite.
         """
         torch.manual_seed(seed_of(self.regime.seed, "dropout", self.step, self.link.rank))
-        parts = [_on(part, self.accelerator.device) for part in parts]
+        parts = [on_device(part, self.accelerator.device) for part in parts]
         parts = self._coupled(parts) if self.system.couples else parts
         losses = torch.stack([self._turn(turn, parts) for turn in self.system.turns])
         self.ema.step(self.averaging.values())
@@ -168,7 +168,7 @@ class Trainer:
 
     def watched(self, part: Any) -> dict[str, float]:
         """More figures for the log, of this worker's part."""
-        found = self.system.watch(self.networks, _on(part, self.accelerator.device))
+        found = self.system.watch(self.networks, on_device(part, self.accelerator.device))
         return {name: float(values.mean()) for name, values in found.items()}
 
     def _turn(self, turn: Turn, parts: list[Any]) -> Tensor:
@@ -248,7 +248,7 @@ def accelerator_of(regime: Regime, link: Link) -> Accelerator:
     return accelerator
 
 
-def _on(part: Any, device: torch.device) -> Any:
+def on_device(part: Any, device: torch.device) -> Any:
     """A batch, a dataclass of tensors and of mappings of them, on the device."""
     moved = {f.name: _moved(getattr(part, f.name), device) for f in dataclasses.fields(part)}
     return dataclasses.replace(part, **moved)

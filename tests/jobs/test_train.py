@@ -72,8 +72,8 @@ def test_it_shows_loss_learning_rate_speed_and_time_left(whole, capsys):
     assert all(word in last for word in ("lr ", " samples/s", " min left"))
     config = dataclasses.replace(config_of(whole, whole.parent / "shown"), steps=100)
     row = {"step": 40, "loss": 0.25, "lr": 1e-3, "seconds_per_step": 3.0, "samples_per_second": 2.5}
-    train_report.Watch(config)(row)
-    assert capsys.readouterr().out == "step 40/100  loss 0.2500  lr 1.00e-03  2 samples/s  3.0 min left\n"
+    train_report.Watch(train.state(config, "log.jsonl"), config.steps)(row)
+    assert capsys.readouterr().out == "step 40/100  loss 0.2500  lr 1.00e-03  2.5 samples/s  3.0 min left\n"
 
 
 def test_tensorboard_shows_the_same_loss(whole):
