@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ WORDS = (
     "v_proj",
     "out_proj",
 )  # attention's projections in CLIP, as transformers names them
+# SDXL's own names for two layers, the only ones that diffusers, reading a kohya file, knows by no other name
+ORIGINAL = {"add_embedding_linear_1": "label_emb_0_0", "add_embedding_linear_2": "label_emb_0_2"}
 PEFT = ".default."  # peft writes the adapter's name into those of its weights: lora_A.default.weight
 
 
@@ -54,6 +58,15 @@ def attach(pipeline: Any, recipe: LoraRecipe, seed: int) -> dict[str, nn.Module]
         else:
             _insert(present[part], list(layers), recipe, seed_of(seed, "adapter", part))
     return present
+
+
+def check(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
+    """Raise ValueError as ``attach`` does, from a UNet's config alone: no weight is read."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(config))
+    attach(SimpleNamespace(unet=unet, components={"unet": unet}), replace(recipe, text_encoder=False), 0)
 
 
 def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> None:
@@ -179,7 +192,8 @@ def _kohya(state: Mapping[str, Tensor], recipe: LoraRecipe) -> bytes:
     for name, t in state.items():
         part, rest = _with_model(*_split(name))
         layer, _, side = rest.removesuffix(".weight").partition(".lora_")
-        key = f"lora_{short[part]}_{layer.replace('.', '_')}"
+        flat = layer.replace(".", "_")
+        key = f"lora_{short[part]}_{ORIGINAL.get(flat, flat)}"
         tensors[f"{key}.lora_{'down' if side == 'A' else 'up'}.weight"] = t
         tensors[f"{key}.alpha"] = torch.tensor(recipe.strength)
     told = {

@@ -10,16 +10,18 @@ of it. B A is often smaller than the distance between neighbouring bfloat16 numb
 the sum is made of float32 weights and rounded once, when the pipeline is brought to its precision.
 
 Three formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
-and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer.
+and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer. A file with layers of a UNet that were trained
+themselves is read too; with weight w they come W + w (W' - W).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +45,10 @@ ENDS = {
     ".lora_B.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
     "_lora.up.weight": "B", ".lora_up.weight": "B", ".alpha": "alpha",
 }  # fmt: skip
+# what names of layers in a UNet begin with
+UNET = (
+    "conv_in.", "conv_out.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.", "up_blocks.",
+)  # fmt: skip
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in the file's header
 SHOWN = 3  # keys that an error names
 
@@ -90,13 +96,35 @@ class Change:
         return (self.scale * self.B.float().flatten(1) @ self.A.float().flatten(1)).view(self.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A weight or bias that a file replaces at weight 1.
+
+    Attributes:
+        key, layer: as Change's.
+        value: of the weight's shape, finite.
+    """
+
+    key: str
+    layer: str
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    def difference(self, W: Tensor) -> Tensor:
+        """float32, what is added to W at weight 1."""
+        return self.value.float().to(W.device).view_as(W) - W
+
+
 @dataclass(frozen=True)
 class Layers:
     """The layers of a pipeline.
 
     Attributes:
-        shapes: name, such as unet.conv_in -> [out, in, ...] of its weight. In a text encoder's names text_model is left
-            out: some versions of transformers write it, others do not.
+        shapes: name, such as unet.conv_in -> [out, in, ...] of its weight; unet.conv_in.bias -> [out]. In a text
+            encoder's names text_model is left out: some versions of transformers write it, others do not.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -134,7 +162,7 @@ def layers_in(folder: Path) -> Layers:
                     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except SafetensorError as e:
                 raise ValueError(f"model {str(folder)!r}: {part}/{path.name}: {e}") from None
-            shapes |= {_name(part, n): s for n, s in found.items() if n.endswith(".weight") and len(s) > 1}
+            shapes |= {_name(part, n): s for n, s in found.items() if _is_layers(n, len(s))}
     return Layers(shapes)
 
 
@@ -148,20 +176,29 @@ def add(pipeline: Any, loras: Iterable[Lora]) -> None:
     for part in PARTS:
         network = getattr(pipeline, part, None)
         named = network.named_parameters() if network is not None else ()
-        weights |= {_name(part, n): w.data for n, w in named if n.endswith(".weight") and w.ndim > 1}
+        weights |= {_name(part, n): w.data for n, w in named if _is_layers(n, w.ndim)}
     layers = Layers({name: tuple(w.shape) for name, w in weights.items()})
-    for lora in loras:
-        for change in read(lora, layers) if lora.weight else ():
-            W = weights[change.layer]
-            assert W.dtype == torch.float32
-            W += lora.weight * change.product().view_as(W).to(W.device)
+    changes = [(lora.weight, c) for lora in loras if lora.weight for c in read(lora, layers)]
+    # all are differences from the weights as they were, so that it is all one which file comes first
+    tuned = [
+        (w, weights[c.layer], c.difference(weights[c.layer])) for w, c in changes if isinstance(c, Tuned)
+    ]
+    added = ((w, weights[c.layer], c.product()) for w, c in changes if isinstance(c, Change))
+    for weight, W, difference in itertools.chain(tuned, added):
+        assert W.dtype == torch.float32
+        W += weight * difference.view_as(W).to(W.device)
+
+
+def _is_layers(parameter: str, dimensions: int) -> bool:
+    """Whether it is a layer's weight or bias; the weights of normalisations have one dimension."""
+    return parameter.endswith(".bias") or (parameter.endswith(".weight") and dimensions > 1)
 
 
 def _name(part: str, parameter: str) -> str:
     return f"{part}.{parameter.removesuffix('.weight').removeprefix('text_model.')}"
 
 
-def read(lora: Lora, layers: Layers) -> list[Change]:
+def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
     """What a file changes in a pipeline.
 
     Raises:
@@ -173,12 +210,30 @@ def read(lora: Lora, layers: Layers) -> list[Change]:
         tensors = load_tensors(lora.data)
     except SafetensorError as e:
         raise ValueError(f"{told}no safetensors file ({e}); pickled weights are never opened") from None
-    found = _sorted(told, tensors)
+    tuned = _tuned(tensors)
+    found = {} if tuned else _sorted(told, tensors)
     infinite = [key for key, value in sorted(tensors.items()) if not value.float().isfinite().all()]
     if infinite:
         raise ValueError(f"{told}not finite (NaN or infinity): {_first(infinite)}")
-    config = _config(told, lora.data)
-    changes = []
+    changes = tuned or _changes(told, lora.data, found, layers)
+    _check_fit(told, changes, layers)
+    return changes
+
+
+def _tuned(tensors: Mapping[str, Tensor]) -> list[Tuned]:
+    """The weights of a file with a UNet's own layers; none where it is another."""
+    names = {key: key.removeprefix("unet.") for key in sorted(tensors)}
+    if not all(
+        n.startswith(UNET) and n.endswith((".weight", ".bias")) and "lora" not in n for n in names.values()
+    ):
+        return []
+    return [Tuned(key=key, layer=_name("unet", n), value=tensors[key]) for key, n in names.items()]
+
+
+def _changes(
+    told: str, data: bytes, found: Mapping[str, Mapping[str, Tensor]], layers: Layers
+) -> list[Change]:
+    config, changes = _config(told, data), []
     for key, values in found.items():
         layer, rank = layers.called(key), len(values["A"])
         try:
@@ -186,7 +241,6 @@ def read(lora: Lora, layers: Layers) -> list[Change]:
         except (AttributeError, TypeError, ValueError, re.error):
             raise ValueError(f"{told}the header says no scale that is understood, for {key}") from None
         changes.append(Change(key=key, layer=layer, A=values["A"], B=values["B"], scale=scale))
-    _check_fit(told, changes, layers)
     return changes
 
 
@@ -222,7 +276,7 @@ def _whole(values: Mapping[str, Tensor]) -> bool:
     return A.ndim > 1 and A.ndim == B.ndim and len(A) == B.shape[1] > 0 and B[0].numel() == B.shape[1]
 
 
-def _check_fit(told: str, changes: list[Change], layers: Layers) -> None:
+def _check_fit(told: str, changes: Sequence[Change | Tuned], layers: Layers) -> None:
     unfit = []
     for change in changes:
         has = layers.shapes.get(change.layer)

@@ -19,7 +19,7 @@ from noiseweave.engine import adapters, lora_weights
 from noiseweave.engine.lora_recipes import LoraRecipe
 from noiseweave.engine.lora_weights import Lora
 
-WIDE = ("to_q", "to_out.0", "ff.net.2", "proj_in", "conv1", "time_emb_proj")
+WIDE = ("to_q", "to_out.0", "ff.net.2", "proj_in", "conv1", "time_emb_proj", "linear_1", "linear_2")
 KINDS = {(4, False): StableDiffusionPipeline, (4, True): StableDiffusionXLPipeline,
          (9, False): StableDiffusionInpaintPipeline, (9, True): StableDiffusionXLInpaintPipeline}  # fmt: skip
 
@@ -202,6 +202,41 @@ def test_weights_of_partial_are_the_unets_own(pipelines):
     assert other.unet.load_state_dict(kept, strict=False).unexpected_keys == []
     assert (drawn(other) - drawn(pipelines(9))).abs().max() > 1e-2
     assert torch.equal(drawn(other), drawn(pipe))
+
+
+def test_weights_of_partial_are_read_as_a_lora_is(pipelines):
+    """Weight 1 replaces, a half is half way, and beside another file each adds its own."""
+    recipe, small = (
+        LoraRecipe(method="partial", targets=("to_q", "to_out.0", "conv_in", "linear_1")),
+        LoraRecipe(rank=2),
+    )
+    tuned = adapters.files(state_of(trained(pipelines(), recipe)), recipe)["unet_partial_tuned.safetensors"]
+    other = adapters.files(state_of(trained(pipelines(), small)), small)["lora_unet.safetensors"]
+
+    def added(*files):
+        pipe = pipelines()
+        lora_weights.add(pipe, [Lora(name="a", data=data, weight=w) for data, w in files])
+        return dict(pipe.unet.named_parameters())
+
+    base, whole, half, low = added(), added((tuned, 1.0)), added((tuned, 0.5)), added((other, 1.0))
+    kept = tensors_of(tuned)
+    one, two = added((tuned, 1.0), (other, 1.0)), added((other, 1.0), (tuned, 1.0))
+    assert {n for n in base if not torch.equal(base[n], whole[n])} == kept.keys()
+    for name, w in base.items():
+        torch.testing.assert_close(whole[name], kept.get(name, w))
+        torch.testing.assert_close(half[name], (whole[name] + w) / 2)
+        torch.testing.assert_close(one[name], whole[name] + low[name] - w, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_weights_of_partial_for_another_model_are_one_line(pipelines):
+    recipe = LoraRecipe(method="partial")
+    data = adapters.files(state_of(trained(pipelines(4, True), recipe)), recipe)[
+        "unet_partial_tuned.safetensors"
+    ]
+    line = r"^lora 'a': made for another base model: 8 of its 40 layers do not fit: \S+attn2.to_k.weight \(32x64, .*$"
+    with pytest.raises(ValueError, match=line):
+        lora_weights.add(pipelines(), [Lora(name="a", data=data)])
 
 
 def test_dropout_is_off_in_eval(pipelines):
