@@ -69,7 +69,7 @@ class Work:
     def augment(self, model: LatentBackbone, recipe: InversionRecipe) -> np.ndarray:
         return augmentation.augment(
             model, self.image_NHWC, self.keys, self.pairs, recipe, FusionRecipe(), 0, self.prompts
-        )
+        ).image_PHWC
 
 
 def work_of(count: int, uses: int, size: int, chain: InversionRecipe, short: InversionRecipe) -> Work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -100,11 +101,26 @@ def invert_pictures(
     return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """The fused pictures of P pairs.
+
+    Attributes:
+        image_PHWC: uint8 [P, size, size, C].
+        finite_P: bool [P]; where False the model gave NaN or infinity, in float32 too, and the picture is none.
+        areas: mean of each region's mask, 1 without a region.
+    """
+
+    image_PHWC: np.ndarray
+    finite_P: np.ndarray
+    areas: list[float]
+
+
 def augment(
     backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
     inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
     masks: Mapping[int, np.ndarray] | None = None,
-) -> tuple[np.ndarray, list[float]]:  # fmt: skip
+) -> Fused:  # fmt: skip
     """The fused pictures of a group, in the order of its pairs.
 
     Where a region's mask m says how much of the fusion shows, the second picture has m * w at a place, so over
@@ -117,12 +133,9 @@ def augment(
         prompts: of the B pictures, for a model that reads words; None tells it nothing.
         masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
             it shows.
-
-    Returns:
-        uint8 [number of pairs, size, size, C], and mean(m) of each: 1 without a region.
     """
     if not pairs:
-        return image_BHWC[:0], []
+        return Fused(image_PHWC=image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
     s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
     mask_of = _regions(fusion.region, maps, {p.b for p in pairs}, masks)
     areas = [_area(mask_of.get(p.b)) for p in pairs]
@@ -141,8 +154,9 @@ def augment(
             list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
             for p, area in zip(some, areas[start : start + step], strict=True)
         ]
-        done.append(backbone.decode(replay(epsilon_of(told), s, fused)))
-    return np.concatenate(done), areas
+        done.append(backbone.decoded(replay(epsilon_of(told), s, fused)))
+    image_PHWC, finite_P = map(np.concatenate, zip(*done, strict=True))
+    return Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
 
 
 def _regions(

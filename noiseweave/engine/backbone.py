@@ -60,16 +60,43 @@ class Backbone:
         return latents.to_pixels(image_BHWC, self.device)
 
     def decode(self, x_BCHW: Tensor) -> np.ndarray:
-        """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped."""
-        return latents.to_uint8(x_BCHW)
+        """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped.
+
+        Raises:
+            ValueError: pictures that are not finite.
+        """
+        image_BHWC, finite_B = self.decoded(x_BCHW)
+        if not finite_B.all():
+            raise ValueError("the model gives values that are not finite, in float32 too")
+        return image_BHWC
+
+    def decoded(self, x_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """As decode, and bool [B]: which of the pictures are finite; the others mean nothing."""
+        return latents.to_uint8(x_BCHW), x_BCHW.flatten(1).isfinite().all(1).cpu().numpy()
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in."""
         return self.parts(x_BCHW, t_B)
 
-    def _epsilon(self, x: Tensor, t: Tensor) -> Tensor:
-        out = self.unet(x.to(self.dtype), t.to(self.device), return_dict=False)[0].float()
+    def _epsilon(self, x: Tensor, t: Tensor, *told: Any) -> Tensor:
+        """Rows that overflow in half precision are done once more in float32, whatever else is in the call."""
+        t = t.to(self.device)
+        out = self._noise(x, t, *told)
+        bad_B = ~out.flatten(1).isfinite().all(1)
+        if self.dtype == torch.float32 or not bad_B.any():
+            return out
+        half, self.dtype = self.dtype, torch.float32
+        self.unet.to(torch.float32)
+        try:
+            out[bad_B] = self._noise(x[bad_B], t[bad_B], *(c[bad_B] for c in told))
+        finally:
+            self.dtype = half
+            self.unet.to(half)
+        return out
+
+    def _noise(self, x: Tensor, t: Tensor) -> Tensor:
+        out = self.unet(x.to(self.dtype), t, return_dict=False)[0].float()
         return self.noise_of(out, x, t)
 
     def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:

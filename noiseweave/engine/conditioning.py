@@ -40,11 +40,6 @@ class Words:
         return len(self.told["prompt_embeds"])
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Of the network's inputs."""
-        return self.told["prompt_embeds"].dtype
-
-    @property
     def silent(self) -> bool:
         """Whether the prompts say no more than the negative ones."""
         return all(torch.equal(x, self.untold[name].expand_as(x)) for name, x in self.told.items())
@@ -92,33 +87,33 @@ class Condition:
     guidance: float
     which_B: Tensor
 
-    def __getitem__(self, part: slice) -> Condition:
+    def __getitem__(self, part: slice | Tensor) -> Condition:
         return replace(self, which_B=self.which_B[part])
 
     def predict(self, unet: Any, x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]) -> Tensor:
         """The network's output, guided, float32 [B, ...]: both halves in one call, one where guidance is 1.
 
         Args:
-            x_BCHW: what the network sees.
+            x_BCHW: what the network sees, in its precision.
             t_B: [B], or a number's tensor for all.
             size: (height, width) of the pictures in pixels, which SDXL is told.
         """
         halves = 1 if self.guidance == 1 else 2
-        x = x_BCHW.to(self.words.dtype).repeat(halves, 1, 1, 1)
+        x = x_BCHW.repeat(halves, 1, 1, 1)
         t = t_B.to(x.device).expand(len(x_BCHW)).repeat(halves)
-        out = unet(x, t, **self.arguments(*size), return_dict=False)[0].float()
+        out = unet(x, t, **self.arguments(*size, x.dtype), return_dict=False)[0].float()
         if halves == 1:
             return out
         untold, told = out.chunk(2)
         return guided(untold, told, self.guidance)
 
-    def arguments(self, height: int, width: int) -> dict[str, Any]:
+    def arguments(self, height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
         """The network's arguments, for pictures of that size: B rows, or with guidance 2 B, the untold first."""
-        rows = {name: x_P[self.which_B] for name, x_P in self.words.told.items()}
+        rows = {name: x_P[self.which_B].to(dtype) for name, x_P in self.words.told.items()}
         if self.guidance != 1:
             for name, x_P in self.words.untold.items():
                 untold = x_P[self.which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
-                rows[name] = torch.cat([untold, rows[name]])
+                rows[name] = torch.cat([untold.to(dtype), rows[name]])
         named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
         if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
             sizes = rows[POOLED].new_tensor([height, width, 0, 0, height, width])

@@ -128,7 +128,7 @@ def _told(model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size:
     words = words_of(pipeline, prompts, pipeline.unet.dtype)
     which_B = torch.arange(len(prompts), device=model.device)
     condition = Condition(words=words, guidance=guidance, which_B=which_B)
-    return lambda x, t: condition.predict(pipeline.unet, x, t, size)
+    return lambda x, t: condition.predict(pipeline.unet, x.to(pipeline.unet.dtype), t, size)
 
 
 def _conditioned(

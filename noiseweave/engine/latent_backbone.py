@@ -63,7 +63,7 @@ class LatentBackbone(Backbone):
         """uint8 [B, H, W, channels] -> scaled latents, float32 [B, C, H, W]: the mode of the VAE's distribution.
 
         Raises:
-            ValueError: sides that are no multiple of ``shrink``, or latents that are not finite.
+            ValueError: sides that are no multiple of ``shrink``.
         """
         height, width = image_BHWC.shape[1:3]
         if height % self.shrink or width % self.shrink:
@@ -74,22 +74,19 @@ class LatentBackbone(Backbone):
         return self._finite(self.encoding, super().encode(image_BHWC))
 
     @torch.inference_mode()
-    def decode(self, x_BCHW: Tensor) -> np.ndarray:
-        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels].
+    def decoded(self, x_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels], and bool [B]: which are finite.
 
         Where the pipeline has a safety checker, what it flags comes out black.
-
-        Raises:
-            ValueError: pictures that are not finite.
         """
-        image_BHWC = super().decode(self._finite(self.decoding, x_BCHW.to(self.device)))
+        image_BHWC, finite_B = super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
         pipeline: Any = self.text.pipeline if self.text else None
         if getattr(pipeline, "safety_checker", None) is None:
-            return image_BHWC
+            return image_BHWC, finite_B
         unit = image_BHWC.astype(np.float32) / 255
         _, flagged_B = pipeline.run_safety_checker(unit, self.device, self.dtype)
         image_BHWC[np.array(flagged_B)] = 0
-        return image_BHWC
+        return image_BHWC, finite_B
 
     def _finite(self, parts: MicroBatch, x_BCHW: Tensor) -> Tensor:
         """The parts' result; rows that overflow are done again in float32, whatever else is in the batch."""
@@ -101,10 +98,6 @@ class LatentBackbone(Backbone):
         self.vae.to(torch.float32)
         out[bad_B] = parts(x_BCHW[bad_B])
         self.vae.to(half)
-        if not out.isfinite().all():
-            raise ValueError(
-                "the model gives values that are not finite, in float32 too; try model.precision=fp32"
-            )
         return out
 
     def _encode(self, x_BCHW: Tensor) -> Tensor:
@@ -146,11 +139,11 @@ class LatentBackbone(Backbone):
 
         return epsilon
 
-    def _epsilon(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
-            return super()._epsilon(x, t)
+            return super()._noise(x, t)
         height, width = (int(side) * self.shrink for side in x.shape[2:])
-        return self.noise_of(condition.predict(self.unet, x, t, (height, width)), x, t)
+        return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
 
 
 def _rows(device: str, side: int) -> int:

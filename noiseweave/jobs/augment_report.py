@@ -130,7 +130,10 @@ def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
 
 
 def _why_none(report: dict[str, Any]) -> str:
-    return "units failed" if report["failed"] else "no pair was similar enough (pairing.threshold)"
+    if report["failed"]:
+        return "units failed"
+    lost = report["quarantined"].get("not_finite")
+    return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
 def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:

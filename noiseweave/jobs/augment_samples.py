@@ -141,14 +141,23 @@ def augment_group(task: Task, backbone: Backbone, loaded: Loaded) -> Made:
     group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
     config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
-    fused, areas = augmentation.augment(
+    fused = augmentation.augment(
         backbone, loaded.image_BHWC[used], keys, group.pairs, config.inversion, config.fusion, config.seed,
         prompts, masks,
     )  # fmt: skip
+    good = np.flatnonzero(fused.finite_P)
+    bad += [_not_finite(group, pair) for pair, ok in zip(group.pairs, fused.finite_P, strict=True) if not ok]
     return Made(
-        group=group, image_PHWC=fused, areas=[round(area, 4) for area in areas], bad=loaded.bad + bad,
+        group=replace(group, pairs=tuple(group.pairs[i] for i in good)), image_PHWC=fused.image_PHWC[good],
+        areas=[round(fused.areas[i], 4) for i in good], bad=loaded.bad + bad,
         cut=augmentation.cut_off(backbone, prompts),
     )  # fmt: skip
+
+
+def _not_finite(group: Group, pair: Pair) -> Bad:
+    first, second = group.images[pair.a], group.images[pair.b]
+    detail = f"the model gave no finite picture of it with {first.key}, in float32 neither"
+    return Bad(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
 
 
 def counts(made: Made) -> dict[str, float]:

@@ -16,7 +16,7 @@ INVERSION = InversionRecipe(num_steps=6, skip=2)
 
 
 def made(backbone, digits, pairs):
-    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0)[0]
+    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0).image_PHWC
 
 
 def pair(a, b, mode="linear", ratio=0.5):
@@ -88,10 +88,11 @@ def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, 
     ends = [pair(0, 1, ratio=0.0), pair(0, 1, ratio=1.0), pair(0, 1)]
     recipe = InversionRecipe(num_steps=6, skip=2, sampler="sde-dpm-solver++")
     images = digits[0][:2]
-    first, second, between = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0)[0].astype(int)
+    made = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0)
+    first, second, between = made.image_PHWC.astype(int)
     assert np.abs(first - images[0]).max() <= 1
     assert np.abs(second - images[1]).max() <= 1
-    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0)[0][2]
+    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0).image_PHWC[2]
     assert np.abs(between - ddim).max() > 3
     s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
     x_BCHW = fuse_pictures(backbone, s, maps, [("linear", [0.5, 0.5])], sampler="sde-dpm-solver++")
@@ -110,7 +111,8 @@ def regional(digits_model, digits, source, pairs, masks=None, micro_batch=16):
     backbone, fusion = digits_model(), FusionRecipe(region=RegionRecipe(source=source))
     backbone.parts.size = micro_batch
     keys = ["a", "b", "c"]
-    pictures, areas = augment(backbone, digits[0][:3], keys, pairs, INVERSION, fusion, 0, masks=masks)
+    made = augment(backbone, digits[0][:3], keys, pairs, INVERSION, fusion, 0, masks=masks)
+    pictures, areas = made.image_PHWC, made.areas
     return pictures.astype(int), areas
 
 

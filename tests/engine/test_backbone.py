@@ -51,6 +51,30 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(digits_model, out_of_m
     assert backbone.parts.size == 1
 
 
+def test_rows_that_overflow_in_half_precision_are_done_again(digits_model):
+    exact, other = digits_model(), digits_model()
+    exact.unet.conv_in.weight.data *= 1000
+    exact.unet.half().float()
+    other.unet.load_state_dict(exact.unet.state_dict())
+    half = b.Backbone(other.unet, other.scheduler, precision="fp16")
+    x, t = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 500, 900])
+    alone = half.epsilon(x[[0, 2]], t[[0, 2]])
+    x[1] *= 10_000  # over 65504 after conv_in, and nothing after the first norm
+    assert not half._noise(x, t).isfinite().all()
+    again = half.epsilon(x, t)
+    torch.testing.assert_close(again[1], exact.epsilon(x, t)[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again[[0, 2]], alone, rtol=1e-2, atol=1e-2)
+    assert half.dtype == half.unet.dtype == torch.float16
+
+
+def test_what_is_not_finite_is_no_picture(digits_model):
+    x = torch.zeros(3, 1, 16, 16)
+    x[1, 0, 3, 3] = torch.nan
+    assert digits_model().decoded(x)[1].tolist() == [True, False, True]
+    with pytest.raises(ValueError, match="not finite"):
+        digits_model().decode(x)
+
+
 def test_bytes_survive_encode_and_decode(digits_model):
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     backbone = digits_model()

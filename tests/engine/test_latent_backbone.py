@@ -53,7 +53,8 @@ def test_a_whole_chain_has_every_step_of_the_model(sd):
 
 
 def fused(model, images, prompts):
-    return augmentation.augment(model, images, "abc", PAIRS, QUICK, FusionRecipe(), 0, prompts)[0].astype(int)
+    made = augmentation.augment(model, images, "abc", PAIRS, QUICK, FusionRecipe(), 0, prompts)
+    return made.image_PHWC.astype(int)
 
 
 def test_pictures_are_the_same_for_any_micro_batch(sd, images):
@@ -177,7 +178,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     torch.testing.assert_close(
         z, latents.encode(base.encoder, torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
     )
-    pictures, _ = augmentation.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0)
+    pictures = augmentation.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0).image_PHWC
     assert pictures.shape == (4, 16, 16, 3)
     with pytest.raises(ValueError, match=r"size=18: .* a multiple of 4"):  # its unet halves once more
         backbone.shape(name, 18)

@@ -21,7 +21,7 @@ def through(monkeypatch, output: Path, *arguments: object) -> tuple[dict, dict[s
     session = SimpleNamespace(workers=1)
     assert augment_report.finish(task, book, phases.run(task, found, book, session), session) == 0
     made = {}
-    for shard in shards.find(str(output / "shards")):
+    for shard in sorted(map(str, output.glob("shards/*.tar"))):
         for e in shards.index(shard)[0]:
             made[e.key] = {x: storage.read(shard, m.offset, m.size) for x, m in e.members.items()}
     return json.loads((output / "report.json").read_text()), made

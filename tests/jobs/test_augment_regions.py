@@ -1,9 +1,11 @@
 """augment with regions: masks that travel in the shards, saliency, and what the labels say of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from augments import through
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -102,9 +104,24 @@ def assert_the_engines(output, files):
     fusion = FusionRecipe(region=RegionRecipe(source="saliency"))
     recipe = InversionRecipe(num_steps=4, skip=1)
     model = backbone.load(ModelConfig())
-    wanted, (area,) = augmentation.augment(model, image_BHWC, keys, [pair], recipe, fusion, 0)
+    made = augmentation.augment(model, image_BHWC, keys, [pair], recipe, fusion, 0)
+    wanted, (area,) = made.image_PHWC, made.areas
     assert np.abs(images.decode(files["png"], 1).astype(int) - wanted[0]).max() <= 1
     assert area == pytest.approx(line["region"]["area"], abs=2e-4)
+
+
+def test_pairs_without_a_finite_picture_are_quarantined(monkeypatch, source, tmp_path):
+    whole = backbone.load(ModelConfig())
+    folder = shutil.copytree(backbone.locate("digits-ddpm"), tmp_path / "m")
+    whole.unet.conv_out.bias.data[:] = torch.nan
+    whole.unet.save_pretrained(folder / "unet")
+    report, made = augmented(monkeypatch, source, tmp_path / "o", "--model.name", folder)
+    assert not made
+    assert list(report["quarantined"]) == ["not_finite"]
+    assert report["quarantined"]["not_finite"] > 5
+    line = json.loads((tmp_path / "o/quarantine.jsonl").read_text().splitlines()[0])
+    assert line["key"] in KEYS
+    assert "gave no finite picture of it with d" in line["detail"]
 
 
 def test_windows_see_the_same_masks(monkeypatch, source, tmp_path):
