@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
 from PIL import Image
+from small_pipeline import WEIGHTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-FEATURES = SHARED / "data/weights/lpips/alexnet_features.safetensors"
+FEATURES = WEIGHTS / "lpips/alexnet_features.safetensors"
 
 
 @pytest.fixture(scope="module", autouse=True)
