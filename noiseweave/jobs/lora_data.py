@@ -151,9 +151,8 @@ class Reader:
 
     def _read(self, item: Item, view: int, step: int) -> tuple[Any, Any, Any, Any]:
         """Latents, latents around the hole, picture, hole: as far as they are needed and known."""
-        model, source = self.source.model, self.source
-        cached = source.encoded.get(item.key)
-        random = model.sees_holes and not (source.masked and item.mask is not None)
+        model, cached = self.source.model, self.source.encoded.get(item.key)
+        random = model.sees_holes and item.mask is None
         z = around = image = hole = None
         if cached is not None:
             z = torch.from_numpy(array(cached["z"].read())[view].astype(np.float32))

@@ -113,6 +113,11 @@ class Source:
     def all(self) -> tuple[Item, ...]:
         return (*self.items, *self.held, *self.prior)
 
+    @property
+    def draws_holes(self) -> bool:
+        """Whether some holes are random, so that pictures are read and encoded at each step."""
+        return self.model.sees_holes and any(item.mask is None for item in self.all)
+
 
 def gather(config: Config) -> Source:
     """Look at the model and at every picture.
@@ -202,7 +207,7 @@ def look(config: Config) -> Model:
     Raises:
         ValueError: it is no Stable Diffusion pipeline, or what is to be trained does not fit it.
     """
-    from noiseweave.engine import inpaint_models, latents, pretrained
+    from noiseweave.engine import adapters, inpaint_models, latents, pretrained
 
     name = config.model.name
     about = inpaint_models.describe(name)
@@ -210,6 +215,7 @@ def look(config: Config) -> Model:
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
     folder = inpaint_models.locate(name)
     unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    adapters.check(unet, config.lora)
     shrink = latents.shrink_of(vae)
 
     def hashed(*parts: str) -> str:
@@ -341,8 +347,8 @@ def _size(data: bytes, most: int) -> Size:
     """(height, width) of an encoded picture, from its head."""
     try:
         height, width = images.upright_size(data)
-    except Exception as e:  # Pillow raises many kinds on damaged heads
-        raise ValueError(f"not_an_image: {' '.join(str(e).split())[:200] or type(e).__name__}") from None
+    except Exception:  # Pillow raises many kinds on damaged heads; decode knows their names
+        height, width = images.decode(data, 3, most).shape[:2]
     if height * width > most:
         raise ValueError(f"too_large: {width}x{height}, at most {most} pixels")
     if min(height, width) < 8:

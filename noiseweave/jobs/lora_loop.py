@@ -74,10 +74,9 @@ def loop(task: Task, link: Link) -> None:
 
 def lacking(task: Task) -> str | None:
     """What this node does not see of the data, in a line, or None."""
-    seen = [] if task.source.encoded and not task.source.model.sees_holes else list(task.source.folders)
-    arrays = [
-        p.path for places in task.source.encoded.values() for p in places.values() if "://" not in p.path
-    ]
+    source = task.source
+    seen = [] if source.encoded and not source.draws_holes else list(source.folders)
+    arrays = [p.path for places in source.encoded.values() for p in places.values() if "://" not in p.path]
     try:
         check_seen([*seen, *sorted(set(arrays))])
     except ValueError as e:
@@ -100,7 +99,7 @@ def _pipeline(task: Task, link: Link) -> Any:
     """The pipeline in float32, without the parts that this worker has no use for."""
     config, source = task.config, task.source
     draws = config.validation.pictures > 0 and source.held and link.rank == 0
-    encodes = not source.encoded or (source.model.sees_holes and not source.masked)
+    encodes = not source.encoded or source.draws_holes
     says = not source.spoken or config.lora.text_encoder
     without = [] if draws or encodes else ["vae"]
     without += [] if draws or says else ["text_encoder", "text_encoder_2"]

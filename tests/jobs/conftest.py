@@ -1,5 +1,8 @@
+import shutil
+
 import numpy as np
 import pytest
+import small_pipeline
 from fusing import png
 from inpaints import block, digit, pair
 from PIL import Image
@@ -33,3 +36,10 @@ def damaged(tmp_path_factory):
         name = f"{'sub/' if i > 2 else ''}d{i}.png"
         pair(folder, name, digit(i), block((16, 16), 3 + i, 4, 6, 7))
     return folder
+
+
+@pytest.fixture(scope="session")
+def hole_folder(kl_folder, tmp_path_factory):
+    """kl_folder with a UNet made for inpainting. Not to be changed: copy it."""
+    folder = shutil.copytree(kl_folder, tmp_path_factory.mktemp("hole") / "small")
+    return small_pipeline.for_inpainting(folder)

@@ -1,0 +1,73 @@
+"""Small pictures with masks and captions, and the lora job without Ray, for its tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+from flows import run_here
+from fusing import png
+from PIL import Image
+from training import Alone, fresh
+
+from noiseweave.cluster.session import Session
+from noiseweave.jobs import lora, lora_cache, lora_input
+from noiseweave.jobs.cli import parse
+from noiseweave.jobs.lora_loop import Task, loop
+
+SMALL = [
+    "--size", "32", "--rank", "2", "--steps", "6", "--batch", "2", "--accum", "1", "--lr", "1e-2",
+    "--log_every", "1", "--cluster.gpus_per_worker", "0", "--cluster.workers", "1",
+]  # fmt: skip
+HERE = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
+
+
+def picture(number: int, size: tuple[int, int] = (40, 40)) -> np.ndarray:
+    """Smooth colours, uint8 [H, W, 3]."""
+    coarse = np.random.default_rng(number).integers(0, 255, (3, 3, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def make(root: Path, count: int = 6, masks: str | None = "masks", captions: bool = True) -> Path:
+    """imgs/p0.png, ..., some with words, and a mask each with a box as hole."""
+    for i in range(count):
+        write(root / "imgs" / f"p{i}.png", picture(i))
+        if captions and i % 2:
+            (root / "imgs" / f"p{i}.txt").write_text(f"a thing {i % 3}")
+        if masks:
+            hole = np.zeros((40, 40), np.uint8)
+            hole[4:20, 3 + i : 20 + i] = 255
+            write(root / masks / f"p{i}.png", (hole if masks == "masks_inverted" else 255 - hole))
+    return root
+
+
+def write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(image))
+
+
+def config_of(data: Path, model: Path, output: Path, *more: object) -> lora.Config:
+    words = ["--data_root", data, "--model", model, "--out", output, *SMALL, *more]
+    return lora.located(parse("lora", list(map(str, words)))[1])
+
+
+def filled(config: lora.Config, monkeypatch) -> lora_input.Source:
+    """The source with its cache, whose units run in this process."""
+    monkeypatch.setattr(lora_cache.pipeline, "run", lambda plan, phase, book, s: run_here(plan, phase, book))
+    return lora_cache.filled(config, lora_input.gather(config), HERE)
+
+
+def alone(config: lora.Config, source: lora_input.Source, checkpoint=None) -> Alone:
+    """Run the loop without Ray."""
+    fresh()
+    link = Alone(checkpoint)
+    try:
+        loop(Task(config=config, source=source, threads=1, workers=1), link)
+    finally:
+        fresh()
+    return link
+
+
+def weights(link: Alone, step: int, name: str = "lora_unet.safetensors"):
+    return safetensors.torch.load(link.saved[step][name])
