@@ -80,8 +80,10 @@ class Denoiser(nn.Module):
         told = self._told(words) if "input_ids" in words else words
         each = torch.arange(len(seen_BCHW), device=seen_BCHW.device)
         condition = Condition(words=Words(told=told, untold={}), guidance=1.0, which_B=each)
-        # frozen weights and embeddings have one precision, and latents are float32 always
-        return condition.predict(self.unet, seen_BCHW.to(condition.words.dtype), t_B, size)
+        seen = seen_BCHW.to(
+            told["prompt_embeds"].dtype
+        )  # that of the frozen weights; latents are float32 always
+        return condition.predict(self.unet, seen, t_B, size)
 
     def _told(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens -> embeddings, as encode_prompt of diffusers' pipelines has it."""

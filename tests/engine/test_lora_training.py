@@ -162,6 +162,24 @@ def test_the_denoiser_does_as_the_pipeline_and_all_it_trains_gets_gradients(pipe
     assert all(g is not None and g.abs().max() > 0 for _, g in gradients), gradients
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_in_bfloat16_the_loss_is_near_that_of_float32_and_float32(pipelines, trained, autocast):
+    recipe, found = LoraRecipe(rank=2, text_encoder=trained), []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = pipelines(False).to(dtype)
+        words = tokens(pipe, ["a red wall"] * 6)
+        with torch.no_grad():
+            told = {"prompt_embeds": pipe.text_encoder(words["input_ids"])[0]}
+        network = Denoiser(adapters.attach(pipe, recipe, 0))
+        batch = batch_of(words=words if trained else told)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
+            found.append(loss(network, batch, schedule(), PLAIN))
+        found[-1].mean().backward()
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=0)
+
+
 def test_held_out_loss_is_the_mean_over_fixed_times_whatever_the_batch(pipelines):
     pipe, scheduler = pipelines(False), schedule("v_prediction")
     network = Denoiser(adapters.attach(pipe, LoraRecipe(rank=2, dropout=0.5), 0)).train()
