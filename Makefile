@@ -1,5 +1,6 @@
 # make demo   install into .venv and augment the digits with the model that ships (no GPU, no download of data)
 # make demo-inpaint   holes in digits, repaired by the same model
+# make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests; make lint: ruff, mypy, import-linter; make bench: the quick measurements
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BENCHMARKS ?= $(wildcard benchmarks/*.py)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-inpaint test lint bench demo-model base-models wheel clean
+.PHONY: demo demo-inpaint cluster-demo test lint bench demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -36,6 +37,9 @@ demo-inpaint: $(VENV)/.installed
 	$(BIN)/python scripts/digits_with_holes.py $(OUT)/demo/broken
 	$(BIN)/noiseweave inpaint --config configs/inpaint-digits.yaml --images $(OUT)/demo/broken/images \
 		--masks $(OUT)/demo/broken/masks --output $(OUT)/demo/inpainted
+
+cluster-demo: $(VENV)/.installed
+	$(BIN)/python scripts/cluster_demo.py $(OUT)/cluster-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -q $(PYTEST_ARGS)
