@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,12 +19,7 @@ from noiseweave.engine.lora_recipes import LoraRecipe
 from noiseweave.engine.lora_weights import METADATA, PARTS
 from noiseweave.engine.seeding import seed_of
 
-WORDS = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "out_proj",
-)  # attention's projections in CLIP, as transformers names them
+WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention's projections in transformers' CLIP
 # SDXL's own names for two layers, the only ones that diffusers, reading a kohya file, knows by no other name
 ORIGINAL = {"add_embedding_linear_1": "label_emb_0_0", "add_embedding_linear_2": "label_emb_0_2"}
 PEFT = ".default."  # peft writes the adapter's name into those of its weights: lora_A.default.weight
@@ -66,17 +59,13 @@ def check(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(dict(config))
-    attach(SimpleNamespace(unet=unet, components={"unet": unet}), replace(recipe, text_encoder=False), 0)
+    _chosen("unet", unet, recipe, 1)
 
 
 def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> None:
     # peft's own hint says int of alpha; it takes any number
-    options: dict[str, Any] = {
-        "r": recipe.rank,
-        "lora_alpha": recipe.strength,
-        "lora_dropout": recipe.dropout,
-    }
-    config = LoraConfig(target_modules=layers, **options)
+    more: dict[str, Any] = {"lora_alpha": recipe.strength, "lora_dropout": recipe.dropout}
+    config = LoraConfig(r=recipe.rank, target_modules=layers, **more)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network.add_adapter(config, "default")
