@@ -58,12 +58,12 @@ def filled(config: lora.Config, monkeypatch) -> lora_input.Source:
     return lora_cache.filled(config, lora_input.gather(config), HERE)
 
 
-def alone(config: lora.Config, source: lora_input.Source, checkpoint=None) -> Alone:
+def alone(config: lora.Config, source: lora_input.Source, checkpoint=None, threads: int = 1) -> Alone:
     """Run the loop without Ray."""
     fresh()
     link = Alone(checkpoint)
     try:
-        loop(Task(config=config, source=source, threads=1, workers=1), link)
+        loop(Task(config=config, source=source, threads=threads, workers=1), link)
     finally:
         fresh()
     return link
