@@ -3,7 +3,7 @@
     python scripts/cluster_demo.py [FOLDER]
 
 A head and two workers, each a Ray node of its own with a logical GPU for the model. The death is a SIGKILL to
-all processes of a node at once. Nothing but the package and its dependencies is needed; about five minutes on two
+all processes of a node at once. Nothing but the package and its dependencies is needed; a few minutes on two
 cores. Only processes that the demo started are ended.
 """
 
@@ -25,6 +25,7 @@ import psutil
 from ray.util.state import list_nodes
 
 from noiseweave.cluster import storage, submit
+from noiseweave.cluster.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -44,8 +45,9 @@ def main(folder: Path) -> int:
             sys.executable, "-m", "noiseweave", "submit", "--address", url, "--working_dir", str(ROOT / "configs"),
             "augment", "--config", str(ROOT / "configs/augment-digits.yaml"), "--input", str(digits / "shards"),
             "--output", str(output), "--cluster.workers", "2", "--cluster.gpus_per_worker", "1",
+            "--inversion.num_steps", "20", "--inversion.skip", "4",
         ])  # fmt: skip
-        wait_for(lambda: len(done(output)) >= 3, job)
+        wait_for(lambda: len(done(output)) >= 2, job)
         before = len(done(output))
         count = kill(workers[1])
         say(f"a node is dead ({count} processes, SIGKILL) after {before} units of work")
@@ -62,8 +64,8 @@ def noiseweave(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "noiseweave", *words], check=True)
 
 
-def done(output: Path) -> list[str]:
-    return storage.names_in(str(output / "_run/done/generate"))
+def done(output: Path) -> set[str]:
+    return Ledger(output=str(output)).done("generate")
 
 
 def wait_for(true: Callable[[], bool], job: subprocess.Popen) -> None:
@@ -81,22 +83,22 @@ def wait_for(true: Callable[[], bool], job: subprocess.Popen) -> None:
 @contextlib.contextmanager
 def cluster() -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """A head without GPUs and two workers with one each: the job server's URL, and the workers' processes."""
-    temporary = tempfile.mkdtemp(
-        prefix="nw", dir="/tmp"
-    )  # short: sockets lie there, their paths have 107 bytes
+    # short, for sockets lie there, and their paths have 107 bytes; a folder for each node: as on hosts of
+    # their own, none deletes what another has unpacked
+    temporary = tempfile.mkdtemp(prefix="nw", dir="/tmp")
     gcs, board, client, *agents = free_ports(6)
     url, nodes = f"http://127.0.0.1:{board}", []
     try:
         nodes.append(start(
             "--head", f"--port={gcs}", f"--dashboard-port={board}", f"--ray-client-server-port={client}",
-            f"--dashboard-agent-listen-port={agents[0]}", f"--temp-dir={temporary}", "--num-cpus=2", "--num-gpus=0",
+            f"--dashboard-agent-listen-port={agents[0]}", f"--temp-dir={temporary}/0", "--num-cpus=2", "--num-gpus=0",
         ))  # fmt: skip
         wait_for(lambda: answers(url), nodes[0])
-        for agent in agents[1:]:
+        for i in (1, 2):
             nodes.append(start(
-                f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={agent}", "--num-cpus=1", "--num-gpus=1",
+                f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={agents[i]}",
+                f"--temp-dir={temporary}/{i}", "--num-cpus=1", "--num-gpus=1",
             ))  # fmt: skip
-            # one after the other: those of one machine share a folder, and would take each other's names
             wait_for(lambda: len(list_nodes(url, filters=[("state", "=", "ALIVE")])) == len(nodes), nodes[-1])
         say(f"a head and two workers with a logical GPU each: {url}")
         yield url, nodes[1:]

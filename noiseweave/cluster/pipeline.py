@@ -92,6 +92,8 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         for queue in (2, 1):
             if len(left) == 0:
                 break
+            if queue == 1:
+                print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
             for row in _stream(plan, left, phase, ledger, session, queue):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
@@ -153,7 +155,9 @@ def _stream(
 def _settings() -> None:
     from ray.data import DataContext
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one INFO line a pipeline, and more
+    # INFO is a line a pipeline, ERROR a traceback for each block of a lost worker, which the second pass makes good
+    debug = os.environ.get("NOISEWEAVE_DEBUG")
+    logging.getLogger("ray.data").setLevel(logging.ERROR if debug else logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -194,7 +194,7 @@ def pack(folder: str, target: str) -> int:
         own = os.path.dirname(os.path.abspath(noiseweave.__file__))
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(own, os.path.join(target, "noiseweave"), ignore=skip, dirs_exist_ok=True)
-    return total
+    return sum(path.stat().st_size for path in Path(target).rglob("*") if path.is_file())
 
 
 # jobs

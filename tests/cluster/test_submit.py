@@ -98,7 +98,8 @@ def test_too_much_names_the_largest(fill, tmp_path, monkeypatch):
 
 def test_a_package_has_the_code(fill, tmp_path):
     target = tmp_path / "package"
-    assert submit.pack(fill(**{"a.txt": "22"}), str(target)) == 2
+    size = submit.pack(fill(**{"a.txt": "22"}), str(target))
+    assert size == sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) > 2
     assert (target / "a.txt").read_text() == "22"
     assert (target / "noiseweave/__main__.py").exists()
     assert (target / "noiseweave/models/digits-ddpm").is_dir()
@@ -107,7 +108,7 @@ def test_a_package_has_the_code(fill, tmp_path):
 
 def test_code_that_is_there_is_taken_as_it_is(fill, tmp_path):
     target = tmp_path / "package"
-    submit.pack(fill(**{"noiseweave/__init__.py": "mine = 1\n"}), str(target))
+    assert submit.pack(fill(**{"noiseweave/__init__.py": "mine = 1\n"}), str(target)) == 9
     assert [p.name for p in (target / "noiseweave").iterdir()] == ["__init__.py"]
 
 
