@@ -34,8 +34,7 @@ PATIENCE = 900
 
 
 def main(folder: Path) -> int:
-    shutil.rmtree(folder, ignore_errors=True)
-    digits, output = folder / "digits", folder / "augmented"
+    digits, output = folder / "digits", folder / time.strftime("augmented-%Y%m%d-%H%M%S")
     os.environ.update(SETTINGS)
     noiseweave(
         "pack", "--dataset", "digits", "--size", "16", "--shard_samples", "300", "--output", str(digits)

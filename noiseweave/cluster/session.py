@@ -114,6 +114,7 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     Raises:
         ValueError: no Ray answers at the address, or it can never offer what was asked for.
     """
+    settle()
     import ray
 
     ours = not ray.is_initialized()
@@ -128,7 +129,6 @@ def session(config: ClusterConfig) -> Iterator[Session]:
 
 def _start(ray: Any, config: ClusterConfig) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    settle()
     address = running() if config.address == "auto" else config.address
     if address is not None and address != "local":
         _join(ray, address, quiet)

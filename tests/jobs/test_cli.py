@@ -223,3 +223,12 @@ def test_several_words_in_yaml(tmp_path):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sample-*.yaml")), ids=lambda p: p.stem)
 def test_the_configs_of_sample_hold(path):
     assert cli.parse("sample", ["--config", str(path)])[1].output.startswith("out/")
+
+
+def test_every_job_on_a_cluster_has_its_address_in_short():
+    _, config = cli.parse("augment", ["--input", "a", "--output", "b", "--address", "head:6379"])
+    assert config.cluster.address == "head:6379"
+    labels = ["--cluster.labels", '{"market-type": "!spot"}', "--cluster.accelerator=H100"]
+    _, config = cli.parse("sample", ["--output", "b", "--address=local", *labels])
+    assert (config.cluster.address, config.cluster.accelerator) == ("local", "H100")
+    assert config.cluster.labels == {"market-type": "!spot"}
