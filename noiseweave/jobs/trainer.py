@@ -88,6 +88,8 @@ class Trainer:
             self.wrapped[name], self.optimizers[name] = self.accelerator.prepare(
                 network, self.optimizers[name]
             )
+        # found once: looking through a large network costs as much as a small step
+        self.weights = {name: trained(network) for name, network in self.networks.items()}
         self.ema = moving_average(self.averaging.values(), regime.ema, self.step)
         self.ema.shadow_params = [
             average[n].detach().clone().to(self.accelerator.device) for n in self.averaging
@@ -100,7 +102,7 @@ class Trainer:
     @property
     def averaging(self) -> dict[str, Any]:
         """The weights that are averaged, by name."""
-        return trained(self.drawing)
+        return self.weights[self.system.drawing]
 
     def _restore(self) -> dict[str, Tensor]:
         """Take everything from the checkpoint but the average, which comes back."""
@@ -187,16 +189,16 @@ class Trainer:
                 # DDP takes the mean over workers and accelerate over parts; shares are to be summed.
                 self.accelerator.backward(share * self.link.world * self.regime.parts)
                 if self.accelerator.sync_gradients:
-                    total += self._gradient_check(self.networks[turn.network])
+                    total += self._gradient_check(self.weights[turn.network])
                 optimizer.step()
                 optimizer.zero_grad()
             total += share.detach()
         return total
 
-    def _gradient_check(self, network: Any) -> Tensor:
+    def _gradient_check(self, weights: Mapping[str, Any]) -> Tensor:
         """Clip; 0, or nan when the norm is not finite. With fp16, accelerate skips such a step by itself."""
         limit = self.regime.optimizer.clip or float("inf")
-        norm = self.accelerator.clip_grad_norm_(trained(network).values(), limit)
+        norm = self.accelerator.clip_grad_norm_(list(weights.values()), limit)
         return norm.detach() * 0 if self.accelerator.scaler is None else torch.zeros_like(norm)
 
     def _coupled(self, parts: list[Any]) -> list[Any]:
