@@ -160,7 +160,6 @@ def test_a_dead_endpoint_is_one_line(endpoint):
         [sys.executable, "-m", "noiseweave", *words], capture_output=True, text=True, env=dead
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "error: output 's3://bucket/digits' cannot be written: s3://bucket: the store gave no"
-    )
+    # whichever ends first: our own patience or the library's tries
+    assert done.stderr.startswith("error: output 's3://bucket/digits' cannot be written: ")
     assert done.stderr.count("\n") == 1
