@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.training import Link
@@ -57,12 +58,14 @@ def loop(task: Task, link: Link) -> None:
     """The train loop of one worker."""
     config = task.config
     torch.set_num_threads(task.threads)
-    if (lack := anyone(lacking(task), link.world)) is not None:
-        return link.fail(lack)
     pipeline = _pipeline(task, link)
     network = Denoiser(adapters.attach(pipeline, config.lora, config.seed))
     prepare(config, network, link.gpu)
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
+    # every worker looks for itself, and all hear of the first that lacks something
+    if lacks := [said for said in gather_object([lacking(task)]) if said]:
+        trainer.accelerator.end_training()
+        return link.fail(lacks[0])
     reader = Reader(config, task.source, Encoders(pipeline))
     ready = batches(reader, link.rank, link.world, trainer.step, task.threads)
     try:
@@ -82,17 +85,6 @@ def lacking(task: Task) -> str | None:
     except ValueError as e:
         return str(e)
     return None
-
-
-def anyone(message: str | None, world: int) -> str | None:
-    """The first message that any of the workers has: the same on each of them."""
-    if world == 1:
-        return message
-    import torch.distributed as dist
-
-    found: list[str | None] = [None] * world
-    dist.all_gather_object(found, message)
-    return next((m for m in found if m is not None), None)
 
 
 def _pipeline(task: Task, link: Link) -> Any:

@@ -1,6 +1,7 @@
 """Two workers see what one sees with twice the batch, and a killed driver's run comes to the same adapter."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -51,6 +52,27 @@ def test_two_workers_see_what_one_sees_with_twice_the_batch(ray_session, hole_fo
     one = alone(double, source).losses()
     assert len(one) == 20
     assert [row["loss"] for row in rows] == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_folder_that_one_of_two_workers_cannot_see_ends_both(
+    ray_session, hole_folder, tmp_path, monkeypatch
+):
+    config = config_of(make(tmp_path / "data"), hole_folder, tmp_path / "two", "--cache", "off")
+    source = filled(config, monkeypatch)
+    task = Task(config=config, source=source, threads=1, workers=2)
+    session = Session(workers=2, gpus_per_worker=0, threads=1, retries=0)
+    failure = training.run_training(
+        half_blind, task, name="checkpoints", storage_path=str(tmp_path / "two"), session=session, max_failures=0,
+        keep=1,
+    )  # fmt: skip
+    assert failure.startswith("'/not/here' is not to be seen on node ")
+
+
+def half_blind(task, link):
+    if link.rank == 1:
+        task = dataclasses.replace(task, source=dataclasses.replace(task.source, folders=("/not/here",)))
+    loop(task, link)
 
 
 @pytest.mark.slow
