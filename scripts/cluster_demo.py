@@ -29,7 +29,9 @@ from noiseweave.cluster.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
-SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+SETTINGS = {
+    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
 PATIENCE = 900
 
 

@@ -9,6 +9,7 @@ units without a marker are run once more before they are reported as failed.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -94,6 +95,7 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
                 break
             if queue == 1:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
+                gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
             for row in _stream(plan, left, phase, ledger, session, queue):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
