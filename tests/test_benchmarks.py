@@ -343,3 +343,38 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
     assert set(found["speed_to_plain"]) == set(found["first_calls_s"]) == {
         "plain", "channels_last", "eager", "channels_last, eager",
     }  # fmt: skip
+
+
+# scheduling
+
+
+def test_the_cost_of_scheduling_is_measured_on_every_worker(modules, ray_session):
+    import scheduling
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(scheduling)  # workers cannot import it
+    try:
+        found = scheduling.measure(gpus=2, each=4, seconds=0.05)
+    finally:
+        cloudpickle.unregister_pickle_by_value(scheduling)
+    assert (found["units"], found["workers_seen"]) == (8, 2)
+    assert 0 < found["efficiency_with_start"] < found["efficiency"] <= 1
+    assert found["wall_s"] > found["start_s"] > 0
+
+
+def test_the_share_that_was_slept_is_that_of_the_time_since_the_last_worker_was_ready(modules):
+    import scheduling
+
+    told = [{"worker": w, "ready": 1.0 + w, "begin": b} for w, b in ((0, 2), (0, 4), (1, 2.5), (1, 3.5))]
+    found = scheduling.since_ready(told, end=6.0, gpus=2, seconds=1.0)
+    assert found["efficiency"] == 0.5
+    assert found["first_unit_after_s"] == 0.25
+    assert (found["gap_ms_median"], found["gap_ms_most"], found["tail_s"]) == (500, 1000, 1)
+
+
+def test_a_plan_costs_the_driver_less_than_a_list_of_its_units(modules):
+    import scheduling
+
+    plan = scheduling.Plan(length=100_000, unit=scheduling.unit)
+    listed = scheduling.growth(lambda: [plan.unit(i) for i in range(plan.length)])[1]
+    assert scheduling.growth(lambda: scheduling.pipeline._left(plan, {"u0000000"}))[1] < listed / 3
