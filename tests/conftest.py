@@ -14,7 +14,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for all tests: 4 logical CPUs and 4 logical GPUs, whatever the machine has."""
+    """One Ray for all tests of a process: 4 logical CPUs and 4 logical GPUs, whatever the machine has."""
     import ray
 
     ray.init(

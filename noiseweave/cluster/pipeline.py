@@ -115,7 +115,7 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
 def _left(plan: Plan, done: set[str]) -> np.ndarray:
     if not done:
         return np.arange(plan.length, dtype=np.int64)
-    return np.array([i for i in range(plan.length) if plan.unit(i).id not in done], dtype=np.int64)
+    return np.fromiter((i for i in range(plan.length) if plan.unit(i).id not in done), dtype=np.int64)
 
 
 def _stream(
@@ -184,12 +184,11 @@ class _Compute:
     """Holds what ``make_compute`` loaded, one process a GPU."""
 
     def __init__(self, make_compute: Callable[[], Callable[[Any], Any]], threads: int) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        import torch
-
-        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
+        _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
         self.compute, self.broken = _attempt(make_compute)
+        _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
@@ -198,6 +197,12 @@ class _Compute:
             data, error = _attempt(self.compute, data)
         seconds = float(batch["seconds"][0]) + time.monotonic() - start
         return {"unit": batch["unit"], "data": [_Box(data)], "error": [error], "seconds": [seconds]}
+
+
+def _limit(threads: int) -> None:
+    """Set torch's threads where torch is there; a compute without it stays light."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 class _Commit:
