@@ -14,7 +14,8 @@ PATIENCE = 240
 
 def start(folder, output, *more):
     command = [
-        sys.executable, "-m", "noiseweave", "inpaint", *folders_of(folder), "--steps", "10", "--rows", "2", "--unit_pictures", "2", "--output", str(output), *map(str, more),
+        sys.executable, "-m", "noiseweave", "inpaint", *folders_of(folder), "--steps", "10", "--rows", "2",
+        "--unit_pictures", "2", "--output", str(output), *map(str, more),
     ]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
