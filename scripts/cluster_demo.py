@@ -38,6 +38,8 @@ PATIENCE = 900
 def main(folder: Path) -> int:
     digits, output = folder / "digits", folder / time.strftime("augmented-%Y%m%d-%H%M%S")
     os.environ.update(SETTINGS)
+    # as in an activated environment: a job is run by the ``python`` that its head finds
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     noiseweave(
         "pack", "--dataset", "digits", "--size", "16", "--shard_samples", "300", "--output", str(digits)
     )

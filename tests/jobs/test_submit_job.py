@@ -31,6 +31,12 @@ def free_ports(count):
     raise AssertionError("no free ports")
 
 
+def activated():
+    """The environment with this Python's programs first: a job is run by the ``python`` that its head finds."""
+    programs = os.path.dirname(sys.executable)
+    return os.environ | {"PATH": os.pathsep.join([programs, os.environ["PATH"]])}
+
+
 @pytest.fixture(scope="module")
 def head():
     """The job server's URL of a head with a short temporary folder, ended by its process id."""
@@ -42,7 +48,7 @@ def head():
             "--include-dashboard=true", f"--dashboard-port={board}", f"--dashboard-agent-listen-port={agent}",
             f"--temp-dir={folder}", "--num-cpus=3", "--object-store-memory=100000000", "--disable-usage-stats",
         ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=activated(),
     )  # fmt: skip
     try:
         yield _answers(f"http://127.0.0.1:{board}", process)
