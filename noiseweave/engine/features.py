@@ -77,7 +77,9 @@ def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None)
 def _digest(folder: Path) -> str:
     from noiseweave.engine import pretrained
 
-    return pretrained.fingerprint(sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors")))
+    return pretrained.fingerprint(
+        sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors"))
+    )
 
 
 def label(identity: dict[str, Any]) -> str:

@@ -189,7 +189,7 @@ class Neighbours:
 
 
 def neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
-    """Precision and recall (Kynkaanniemi et al., arXiv 1904.06991), density and coverage (Naeem et al., arXiv 2002.09797).
+    """Precision, recall (Kynkaanniemi et al., arXiv 1904.06991), density, coverage (Naeem et al., arXiv 2002.09797).
 
     A picture's ball reaches to its k-th nearest neighbour in its own set. The second set is the real one; each
     set has more than k pictures.

@@ -249,7 +249,9 @@ class FeatureRecipe:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        allowed = "pixels, unet, inception, efficientnet-lite0, resnet50, a classifier or a transformers model"
+        allowed = (
+            "pixels, unet, inception, efficientnet-lite0, resnet50, a classifier or a transformers model"
+        )
         check(bool(self.name), "features.name", self.name, allowed)
         published = self.name in ("inception", "efficientnet-lite0", "resnet50")
         check(self.weights is None or published, "features.weights", self.weights, f"null for {self.name}")

@@ -1,7 +1,7 @@
 """The ``evaluate`` job: how good pictures are, beside others.
 
-Three ways: ``sets`` compares two sets of pictures in a feature space (evaluate_sets.py), ``pairs`` matched pictures
-(evaluate_pairs.py), ``reconstruction`` pictures with what inversion and replay make of them (evaluate_reconstruction.py).
+Three ways, each in its own module evaluate_MODE.py: ``sets`` compares two sets of pictures in a feature space,
+``pairs`` matched pictures, ``reconstruction`` pictures with what inversion and replay make of them.
 """
 
 from __future__ import annotations
@@ -107,12 +107,19 @@ class Config:
             value = getattr(self, name)
             check(value is None or self.mode == mode, name, value, f"for mode {mode} alone")
         saved = self.save_statistics
-        check(saved is None or saved.endswith(".npz"), "save_statistics", saved, "a file name that ends in .npz")
+        check(
+            saved is None or saved.endswith(".npz"), "save_statistics", saved, "a file name that ends in .npz"
+        )
         with_reference = self.reference is not None
         if self.mode == "pairs":
             check(with_reference, "reference", self.reference, "needed for mode pairs")
         elif self.mode == "reconstruction":
-            check(not with_reference, "reference", self.reference, "null: reconstruction compares the input with itself")
+            check(
+                not with_reference,
+                "reference",
+                self.reference,
+                "null: reconstruction compares the input with itself",
+            )
         else:
             self._check_sets()
 
@@ -121,12 +128,27 @@ class Config:
         if self.reference is None:
             check(not two, "metrics", two, "they need a --reference")
             nothing = self.metrics is None and self.save_statistics is None
-            check(not nothing, "reference", None, "needed, but for metrics inception_score and --save_statistics")
+            check(
+                not nothing,
+                "reference",
+                None,
+                "needed, but for metrics inception_score and --save_statistics",
+            )
         elif self.reference.endswith(".npz") or self.input.endswith(".npz"):
             more = [m for m in self.metrics or () if m != "fd"]
-            check(not more, "metrics", more, "fd alone where one side is statistics (.npz), the others need pictures")
+            check(
+                not more,
+                "metrics",
+                more,
+                "fd alone where one side is statistics (.npz), the others need pictures",
+            )
         statistics = self.input.endswith(".npz") and self.save_statistics is not None
-        check(not statistics, "save_statistics", self.save_statistics, "null, as the input is statistics already")
+        check(
+            not statistics,
+            "save_statistics",
+            self.save_statistics,
+            "null, as the input is statistics already",
+        )
 
     @property
     def wanted(self) -> tuple[Metric, ...]:

@@ -116,9 +116,10 @@ def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], l
     if "inception_score" in wanted:
         out["Inception Score" if task.label == "inception" else f"IS({task.label})"] = _score(work)
     for name, side in sides.items():
-        if 1 < side.n < config.max_samples or not rowwise - {"fd"}:
-            continue
-        warnings.append(f"{name}: kid and neighbours look at {config.max_samples} of {side.n} pictures (max_samples)")
+        if side.n > config.max_samples and set(wanted) - {"fd", "inception_score"}:
+            warnings.append(
+                f"{name}: all but fd look at {config.max_samples} of {side.n} pictures (max_samples)"
+            )
     return out, warnings
 
 
@@ -162,7 +163,9 @@ def _neighbours(work: Work) -> dict[str, Figure]:
     config, label = work.task.config, work.task.label
     for name, f_ND in work.samples.items():
         if len(f_ND) <= config.neighbours:
-            raise ValueError(f"neighbours={config.neighbours}: fewer than the {len(f_ND)} pictures of {name}")
+            raise ValueError(
+                f"neighbours={config.neighbours}: {name} has {len(f_ND)} pictures, more than neighbours are needed"
+            )
     found = metrics.neighbours(work.samples["input"], work.samples["reference"], config.neighbours)
     w_N, w_M = work.weights("input"), work.weights("reference")
     values = {

@@ -38,7 +38,7 @@ class Read:
 
     Attributes:
         keys: of the good ones, in order.
-        groups: (positions among the good ones, uint8 [n, h, w, 3]), one for each size.
+        groups: (positions among the good ones, uint8 [n, h, w, channels]), one for each size.
         bad: what was no picture.
         colour: pictures with any colour in them.
     """
@@ -64,7 +64,9 @@ def find(name: str, given: str, each: int) -> PictureSet:
         return _of_shards(name, given)
     inner = storage.join(url, "shards")
     if any(n.endswith(".tar") for n in storage.names_in(inner)):
-        raise ValueError(f"{name}={given!r}: the folder of a run; its shards are in {storage.join(given, 'shards')}")
+        raise ValueError(
+            f"{name}={given!r}: the folder of a run; its shards are in {storage.join(given, 'shards')}"
+        )
     if "://" in url:
         return _of_shards(name, given)
     return _of_folder(name, given, url, each)
@@ -84,12 +86,12 @@ def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:
     found = folders.listing(root, "")
     paths = [item.path for item in found.items]
     if not paths:
-        raise ValueError(f"{name}={given!r}: no shards (.tar) and no pictures (.png, .jpg, .webp, .bmp) in it")
+        raise ValueError(
+            f"{name}={given!r}: no shards (.tar) and no pictures (.png, .jpg, .webp, .bmp) in it"
+        )
     runs = tuple(tuple(paths[i : i + each]) for i in range(0, len(paths), each))
     listing = "".join(f"{p} {_size(os.path.join(root, p))}\n" for p in paths)
-    return PictureSet(
-        name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=_digest(listing)
-    )
+    return PictureSet(name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=_digest(listing))
 
 
 def _size(path: str) -> int:
@@ -103,17 +105,24 @@ def _digest(listing: str) -> str:
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def read(root: str, payload: str | tuple[str, ...], side: int | None, max_pixels: int) -> Read:
-    """The pictures of a unit as RGB.
+def read(
+    root: str, payload: str | tuple[str, ...], side: int | None, max_pixels: int, channels: int = 3
+) -> Read:  # fmt: skip
+    """The pictures of a unit.
 
     Args:
         side: short side fitted and centre square kept; None leaves pictures whole, and as pytorch-fid opens them:
             nobody turns them, or lays what is transparent on white.
+        channels: 1 (grey) or 3 (RGB), where there is a side.
     """
     out, decoded = Read(), []
     for shard, key, data in _encoded(root, payload, out.bad):
         try:
-            image = images.decode_plain(data, max_pixels) if side is None else images.decode(data, 3, max_pixels)
+            image = (
+                images.decode_plain(data, max_pixels)
+                if side is None
+                else images.decode(data, channels, max_pixels)
+            )
             decoded.append(image if side is None else images.fit(image, side))
             out.keys.append(key)
         except ValueError as e:
@@ -144,4 +153,4 @@ def _encoded(root: str, payload: str | tuple[str, ...], bad: list[Bad]) -> list[
 
 def has_colour(image_HWC: np.ndarray) -> bool:
     """Whether any pixel's channels differ."""
-    return bool((image_HWC[..., 0] != image_HWC[..., 1]).any() or (image_HWC[..., 1] != image_HWC[..., 2]).any())
+    return bool((image_HWC != image_HWC[..., :1]).any())

@@ -14,7 +14,13 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import session
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
-from noiseweave.jobs import evaluate_figures, evaluate_pictures, evaluate_report, evaluate_statistics, feature_cache
+from noiseweave.jobs import (
+    evaluate_figures,
+    evaluate_pictures,
+    evaluate_report,
+    evaluate_statistics,
+    feature_cache,
+)
 from noiseweave.jobs.evaluate import OWNED, Config
 from noiseweave.jobs.evaluate_pictures import PictureSet, Read
 from noiseweave.jobs.evaluate_statistics import Statistics
@@ -50,7 +56,9 @@ def run(config: Config) -> int:
     outcome, workers = Outcome(units=0), 0
     if units:
         with session(config.cluster) as s:
-            outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase(task, book), book, s)
+            outcome = pipeline.run(
+                Plan(length=len(units), unit=units.__getitem__), phase(task, book), book, s
+            )
             workers = s.workers
     return finish(task, book, outcome, workers)
 
@@ -127,8 +135,10 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
         f_ND = np.zeros((len(data.keys), parts[0][1].shape[1] if parts else 0), np.float32)
         for places, part in parts:
             f_ND[places] = part
-        good = np.isfinite(f_ND).all(1)
-        bad = [Bad(shard="", key=k, reason="not_finite") for k, ok in zip(data.keys, good, strict=True) if not ok]
+        good: np.ndarray = np.isfinite(f_ND).all(axis=1)
+        bad = [
+            Bad(shard="", key=k, reason="not_finite") for k, ok in zip(data.keys, good, strict=True) if not ok
+        ]
         f_ND = f_ND[good]
         return f_ND, classify(f_ND) if classify and len(f_ND) else None, data.colour, data.bad + bad
 
@@ -170,7 +180,9 @@ def _check(task: Task, sides: Mapping[str, evaluate_figures.Side], quarantined: 
         if side.n < 2:
             given = getattr(task.config, side.name)
             why = f", quarantined {dict(quarantined)}" if quarantined else ""
-            raise ValueError(f"{side.name}={given!r}: {side.n} pictures could be read, 2 or more are needed{why}")
+            raise ValueError(
+                f"{side.name}={given!r}: {side.n} pictures could be read, 2 or more are needed{why}"
+            )
     if len(sides) == 2:
         first, second = sides["input"], sides["reference"]
         for grey, other in ((first, second), (second, first)):

@@ -93,11 +93,15 @@ def agreed(space: dict[str, Any] | None, statistics: Mapping[str, Statistics]) -
     assert space is not None
     lengths = {n: len(s.gaussian.mean_D) for n, s in statistics.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"input and reference: statistics of {lengths['input']} and {lengths['reference']} features")
+        raise ValueError(
+            f"input and reference: statistics of {lengths['input']} and {lengths['reference']} features"
+        )
     if own and space["name"] == "inception" and set(lengths.values()) - {2048}:
         name, length = next(iter(lengths.items()))
         given = statistics[name].given
-        raise ValueError(f"{name}={given!r}: statistics of another feature space: {length} features, not 2048")
+        raise ValueError(
+            f"{name}={given!r}: statistics of another feature space: {length} features, not 2048"
+        )
     return space, features.label(space)
 
 

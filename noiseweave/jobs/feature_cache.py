@@ -30,9 +30,7 @@ def extractor(
     if recipe.cache is None:
         return load().extract
     text = json.dumps(identity(), sort_keys=True)
-    folder = storage.join(
-        storage.absolute(recipe.cache), hashlib.sha256(text.encode()).hexdigest()[:16]
-    )
+    folder = storage.join(storage.absolute(recipe.cache), hashlib.sha256(text.encode()).hexdigest()[:16])
     if not storage.exists(storage.join(folder, "space.json")):
         storage.write(storage.join(folder, "space.json"), text.encode())
     loaded: list[Space] = []
@@ -53,7 +51,7 @@ def extractor(
 def content(image_BHWC: np.ndarray) -> str:
     """A hash of pictures: of their sizes and pixels."""
     h = hashlib.blake2b(repr(image_BHWC.shape).encode(), digest_size=16)
-    h.update(np.ascontiguousarray(image_BHWC))
+    h.update(np.ascontiguousarray(image_BHWC).data)
     return h.hexdigest()
 
 
