@@ -91,9 +91,9 @@ def interval(value: float, resampled_B: np.ndarray, confidence: float) -> tuple[
 
 def frechet_resampled(a_ND: np.ndarray, b_MD: np.ndarray, w_BN: np.ndarray, w_BM: np.ndarray) -> np.ndarray:
     """float64 [B]: the distance of each resample of both sets."""
-    sides = (np.asarray(a_ND, np.float64), w_BN), (np.asarray(b_MD, np.float64), w_BM)
-    pairs = zip(*((_weighted(f, w) for w in w_BX) for f, w_BX in sides), strict=True)
-    return np.array([frechet(a, b) for a, b in pairs])
+    a, b = np.asarray(a_ND, np.float64), np.asarray(b_MD, np.float64)
+    pairs = zip(w_BN, w_BM, strict=True)
+    return np.array([frechet(_weighted(a, w_N), _weighted(b, w_M)) for w_N, w_M in pairs])
 
 
 def _weighted(f_ND: np.ndarray, w_N: np.ndarray) -> Gaussian:
