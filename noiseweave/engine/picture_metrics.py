@@ -94,7 +94,11 @@ class Lpips:
             self.net = lpips.LPIPS(pretrained=False, net="alex", pnet_rand=True, verbose=False).eval()
         linear = Path(lpips.__file__).parent / "weights/v0.1/alex.pth"
         state = torch.load(linear, map_location="cpu", weights_only=True) | _alexnet(features)
-        missing, unexpected = self.net.load_state_dict(state, strict=False)
+        try:
+            missing, unexpected = self.net.load_state_dict(state, strict=False)
+        except RuntimeError as e:
+            why = " ".join(str(e).split())[:160]
+            raise ValueError(f"lpips_weights={str(features)!r}: not AlexNet's layers ({why})") from None
         # the linear layers go by a second name, lins; the scaling of colours is a constant
         odd = [key for key in missing if not key.startswith(("lins.", "scaling_layer."))]
         if odd or unexpected:

@@ -92,6 +92,8 @@ class Config:
             ("unit_pictures", 1, 100_000),
         ):  # fmt: skip
             check(low <= getattr(self, name) <= high, name, getattr(self, name), f"{low} to {high}")
+        few = [n for n in self.compare_steps if not self.inversion.skip < n <= 1000]
+        check(not few, "compare_steps", self.compare_steps, "each above inversion.skip, at most 1000")
         enough = self.bootstrap == 0 or 20 <= self.bootstrap <= 100_000
         check(enough, "bootstrap", self.bootstrap, "0 (no intervals), or 20 to 100000")
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 to below 1")

@@ -53,16 +53,18 @@ def test_unet_features_of_digits_lie_together_by_class(digits_model, digits):
 def test_unet_features_survive_running_out_of_memory(digits_model, digits, out_of_memory_over):
     backbone = digits_model()
     image = np.repeat(digits[0][:10], 3, axis=-1)
-    expected = features.unet(backbone, 0.1)(image)
+    expected = features.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
     backbone.unet, backbone.parts.size = out_of_memory_over(backbone.unet, 4), 8
-    assert np.allclose(features.unet(backbone, 0.1)(image), expected, atol=1e-4)
+    assert np.allclose(
+        features.load(FeatureRecipe(name="unet"), lambda: backbone)(image), expected, atol=1e-4
+    )
 
 
 def test_a_flat_picture_is_nothing_in_bf16_too(digits_model, digits):
     backbone = digits_model(ModelConfig(precision="bf16"))
     image = np.repeat(digits[0][:5], 3, axis=-1)
     image[3] = 0
-    f = features.unet(backbone, 0.1)(image)
+    f = features.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
     assert np.linalg.norm(f, axis=1) == pytest.approx([1, 1, 1, 0, 1], abs=1e-3)
 
 

