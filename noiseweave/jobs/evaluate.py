@@ -137,12 +137,13 @@ class Config:
                 "needed, but for metrics inception_score and --save_statistics",
             )
         elif self.reference.endswith(".npz") or self.input.endswith(".npz"):
-            more = [m for m in self.metrics or () if m != "fd"]
+            pictures = () if self.input.endswith(".npz") else ("inception_score",)
+            more = [m for m in self.metrics or () if m not in ("fd", *pictures)]
             check(
                 not more,
                 "metrics",
                 more,
-                "fd alone where one side is statistics (.npz), the others need pictures",
+                "fd where a side is statistics (.npz), the others need its pictures",
             )
         statistics = self.input.endswith(".npz") and self.save_statistics is not None
         check(

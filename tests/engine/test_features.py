@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from small_pipeline import WEIGHTS
 
 from noiseweave.engine import classifier, features
