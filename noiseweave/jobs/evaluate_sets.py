@@ -135,7 +135,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
         f_ND = np.zeros((len(data.keys), parts[0][1].shape[1] if parts else 0), np.float32)
         for places, part in parts:
             f_ND[places] = part
-        good: np.ndarray = np.isfinite(f_ND).all(axis=1)
+        good = np.asarray(np.isfinite(f_ND).all(axis=1))
         bad = [
             Bad(shard="", key=k, reason="not_finite") for k, ok in zip(data.keys, good, strict=True) if not ok
         ]

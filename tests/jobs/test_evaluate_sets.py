@@ -236,9 +236,18 @@ def test_the_cache_is_asked_before_the_network_and_shared_by_spaces_alone(tmp_pa
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_two_workers_give_the_figures_of_one_process(evaluate, monkeypatch, ray_session, tmp_path, digit_shards):
+def test_two_workers_give_the_figures_of_one_process(
+    evaluate, monkeypatch, ray_session, tmp_path, digit_shards
+):
     """Through Ray; a third run finds its features in the cache that the second left."""
-    options = ("--input", digit_shards[0], "--reference", digit_shards[1], "--features.name", "digits-classifier")
+    options = (
+        "--input",
+        digit_shards[0],
+        "--reference",
+        digit_shards[1],
+        "--features.name",
+        "digits-classifier",
+    )
     options = (*options, "--features.cache", tmp_path / "cache")
     one = evaluate(*options, output=tmp_path / "1")
     monkeypatch.undo()
