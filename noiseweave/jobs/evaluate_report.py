@@ -43,6 +43,7 @@ def finish(config: Config, output: str, report: dict[str, Any]) -> int:
     path = storage.join(output, "report.json")
     storage.write_json(path, {"noiseweave": __version__, "config": asdict(config)} | report)
     console = Console()
+    console.width = max(console.width, 120)  # names of figures are not broken
     for name, about in report.get("sets", {}).items():
         console.print(f"{name}: {about['pictures'] or 'some'} pictures", highlight=False)
     if report["figures"]:
@@ -65,7 +66,7 @@ def _table(config: Config, figures: dict[str, Any]) -> Table:
     rest = list(dict.fromkeys(n for f in figures.values() for n in f if n not in ("value", "interval")))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for head in ("figure", "value", f"{config.confidence:.0%} interval", *rest):
-        table.add_column(escape(head), justify="left" if head == "figure" else "right")
+        table.add_column(escape(head), justify="left" if head == "figure" else "right", no_wrap=True)
     for name, about in figures.items():
         low_high = about.get("interval")
         interval = f"{low_high[0]:.5g} to {low_high[1]:.5g}" if low_high else ""
