@@ -9,16 +9,20 @@ them.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from noiseweave.engine import metrics
+from noiseweave.engine.classifier import Classifier, save
 from noiseweave.engine.seeding import seed_of
 
-SIZE, CLASSES, D = 16, 10, 64
+SIZE, CLASSES = 16, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +56,6 @@ def _part(image_NHWC: np.ndarray, label_N: np.ndarray, rows: np.ndarray) -> Digi
 
 def _enlarged(picture_HW: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture_HW).resize((SIZE, SIZE), Image.Resampling.BICUBIC))[..., None]
-
-
-class Classifier(nn.Module):
-    """Three convolutions to 4x4, then D features after a ReLU, then the classes' logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Dropout(0.3), nn.Linear(32 * 4 * 4, D), nn.ReLU(),
-        )  # fmt: skip
-        self.last = nn.Linear(D, CLASSES)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.last(self.features(x_NCHW))
 
 
 def network_input(image_NHWC: np.ndarray) -> Tensor:
@@ -115,20 +102,22 @@ def accuracy(network: Classifier, image_NHWC: np.ndarray, label_N: np.ndarray) -
 
 
 def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
-    """Squared Frechet distance of the Gaussians fitted to two sets of features (Dowson & Landau 1982).
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64. The last trace is the nuclear norm of
-    A^T B where C_a = A A^T and C_b = B B^T, which needs no root of a matrix that is not symmetric, and holds for
-    singular covariances. A covariance of N pictures is an estimate: compare distances of equal N only.
-    """
-    (m_a, A), (m_b, B) = (_fitted(f) for f in (a_ND, b_ND))
-    nuclear = np.linalg.svd(A.T @ B, compute_uv=False).sum()
-    return float(np.square(m_a - m_b).sum() + np.square(A).sum() + np.square(B).sum() - 2 * nuclear)
+    """Squared Frechet distance of two sets of features."""
+    return metrics.frechet(*(metrics.Moments.of(f).gaussian() for f in (a_ND, b_ND)))
 
 
-def _fitted(f_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, and a factor A of the unbiased covariance A A^T: float64 [D] and [D, min(N, D)]."""
-    f = np.asarray(f_ND, np.float64)
-    centred = f - f.mean(0)
-    _, s, vt = np.linalg.svd(centred / np.sqrt(len(f) - 1), full_matrices=False)
-    return f.mean(0), vt.T * s
+def main() -> None:
+    """Train on the first half, say how it does on the second, and save it where --save says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", type=Path, help="folder for the classifier")
+    folder = parser.parse_args().save
+    torch.set_num_threads(1)
+    first, second = halves()
+    network = train(first)
+    print(f"right on the other half: {accuracy(network, second.image_NHWC, second.label_N):.1%}")
+    if folder is not None:
+        save(network, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,11 +36,11 @@ import numpy as np
 import pipelines
 import torch
 from digits_classifier import halves
-from hole_metrics import Lpips, psnr, ssim
 from inversion import hardware
 from PIL import Image
 
 from noiseweave.engine import collage, images, inpainting, masks
+from noiseweave.engine.picture_metrics import Lpips, psnr, ssim
 from noiseweave.engine.recipes import ModelConfig
 from noiseweave.jobs import inpaint_draw, inpaint_input
 from noiseweave.jobs.inpaint import Config

@@ -48,45 +48,6 @@ def judge(bench):
     return bench.Judge(count=40, seed=0)
 
 
-def normal(n, mean, factor, seed=0):
-    """``n`` rows whose sample mean and covariance are exactly ``mean`` and factor factor^T."""
-    x = np.random.default_rng(seed).standard_normal((n, len(mean)))
-    x -= x.mean(0)
-    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
-    return x @ np.asarray(factor, float).T + mean
-
-
-def test_distance_of_equal_sets_is_zero_and_of_a_shift_its_square(classifier):
-    a = normal(50, np.zeros(3), np.eye(3))
-    assert classifier.frechet(a, a) == pytest.approx(0, abs=1e-12)
-    assert classifier.frechet(a, a[::-1] + np.array([3, 0, 4])) == pytest.approx(25)
-
-
-def test_distance_of_commuting_covariances(classifier):
-    a, b = normal(50, [0, 0], np.diag([1, 2])), normal(80, [1, 0], np.diag([4, 0.5]), seed=1)
-    assert classifier.frechet(a, b) == pytest.approx(1 + (1 - 4) ** 2 + (2 - 0.5) ** 2)
-    assert classifier.frechet(b, a) == pytest.approx(classifier.frechet(a, b))
-
-
-def test_distance_is_that_of_the_formula_with_scipys_root(classifier):
-    from scipy.linalg import sqrtm
-
-    rng = np.random.default_rng(2)
-    a, b = (rng.standard_normal((60, 8)) @ rng.standard_normal((8, 8)) + rng.standard_normal(8) for _ in "ab")
-    c_a, c_b = np.cov(a.T), np.cov(b.T)
-    trace = np.trace(c_a + c_b - 2 * sqrtm(c_a @ c_b).real)
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + trace
-    assert classifier.frechet(a, b) == pytest.approx(expected, rel=1e-9)
-
-
-def test_distance_holds_for_fewer_pictures_than_features(classifier):
-    a = np.random.default_rng(3).standard_normal((5, 64))
-    assert classifier.frechet(a, a) == pytest.approx(0, abs=1e-9)
-    assert classifier.frechet(a, 3 * a) == pytest.approx(
-        4 * np.square(a.mean(0)).sum() + 4 * np.trace(np.cov(a.T))
-    )
-
-
 def test_the_halves_are_those_of_pack(classifier):
     from noiseweave.engine import images
     from noiseweave.jobs import pack, pack_digits

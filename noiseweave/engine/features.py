@@ -1,24 +1,43 @@
-"""Pictures -> unit features whose dot product is their similarity.
+"""Pictures -> features: raw ones, for statistics, and unit ones, whose dot product is the pictures' similarity.
 
-Each extractor is a function uint8 [B, side, side, 3] -> float32 [B, D] of length 1, or 0 for a picture
-without content: its similarity to anything is 0. No extractor needs the rest of the data set, so shards can
-be embedded in any order and as they arrive.
+A raw extractor is a function uint8 [B, h, w, 3] -> float32 [B, D]. ``similarity`` makes unit features of raw ones: of
+length 1, or 0 for a picture without content, whose similarity to anything is 0. No extractor needs the rest of the data
+set, so shards can be embedded in any order and as they arrive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noiseweave.engine import backbone as backbones
+from noiseweave.engine import classifier, feature_networks
 from noiseweave.engine.backbone import Backbone, shape
-from noiseweave.engine.recipes import FeatureRecipe
+from noiseweave.engine.feature_networks import PUBLISHED, Network
+from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
 from noiseweave.engine.seeding import generator
 
 Extractor = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A feature space.
+
+    Attributes:
+        extract: uint8 [B, h, w, 3] -> raw features, float32 [B, D].
+        classify: raw features [B, D] -> class probabilities, float32 [B, C]; None where it knows no classes.
+    """
+
+    extract: Extractor
+    classify: Extractor | None = None
 
 
 def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
@@ -27,31 +46,116 @@ def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
         return recipe.size
     if recipe.name == "unet":
         return shape(model, size)[1]
-    return 224
+    if folder := classifier.find(recipe.name):
+        return classifier.about(folder)["size"]
+    return 299 if recipe.name == "inception" else 224
+
+
+def takes_whole(recipe: FeatureRecipe) -> bool:
+    """Whether the extractor takes pictures of any size and resizes them itself, as pytorch-fid does."""
+    return recipe.name == "inception"
+
+
+def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None) -> dict[str, Any]:
+    """What raw features depend on besides the picture: equal identities, equal features.
+
+    Raises:
+        ValueError: weights or a model that are missing.
+    """
+    name, about = recipe.name, {"name": recipe.name, "side": side(recipe, model.name, size)}
+    if name == "unet":
+        precision, files = model.precision, backbones.fingerprint(model.name)
+        return about | {"noise_level": recipe.noise_level, "model": files, "precision": precision}
+    if name in PUBLISHED:
+        return about | {"weights": feature_networks.sha256(feature_networks.weights_of(name, recipe.weights))}
+    folder = classifier.find(name)
+    if folder or Path(name).expanduser().is_dir():
+        return about | {"name": Path(name).name, "weights": _digest(folder or Path(name).expanduser())}
+    return about
+
+
+def _digest(folder: Path) -> str:
+    from noiseweave.engine import pretrained
+
+    return pretrained.fingerprint(
+        sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors"))
+    )
+
+
+def label(identity: dict[str, Any]) -> str:
+    """What a space is called in a report: inception alone is pytorch-fid's own, with the weights of that name."""
+    name, weights = str(identity["name"]), str(identity.get("weights", ""))
+    if name in PUBLISHED and not feature_networks.is_published(name, weights):
+        return f"{name}:{weights[:8]}"
+    return name.rstrip("/").rsplit("/", 1)[-1]
+
+
+def has_classes(recipe: FeatureRecipe) -> bool:
+    """Whether the space gives class probabilities."""
+    return recipe.name in PUBLISHED or classifier.find(recipe.name) is not None
 
 
 def load(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = "cpu") -> Extractor:
-    """The extractor of a recipe; ``backbone`` is called by ``unet`` alone.
+    """The recipe's unit features; ``backbone`` is called by ``unet`` alone.
 
     Raises:
         ValueError: weights that are missing here and cannot be downloaded: which, and how to get them.
     """
+    extract = space(recipe, backbone, device).extract
+    return lambda image_BHWC: similarity(recipe, extract(image_BHWC))
+
+
+def similarity(recipe: FeatureRecipe, f_BD: np.ndarray) -> np.ndarray:
+    """Raw features -> unit features. Pixels lose each picture's mean first: a dot product is a correlation."""
+    f = torch.from_numpy(f_BD).float()
     if recipe.name == "pixels":
-        return pixels
+        f = (f * 255).round()  # whole numbers have an exact mean: a flat picture is nothing
+        f = f - f.mean(1, keepdim=True)
+    return F.normalize(f, dim=1, eps=1e-6).numpy()
+
+
+def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = "cpu") -> Space:
+    """The recipe's raw features; ``backbone`` is called by ``unet`` alone.
+
+    Raises:
+        ValueError: as of ``load``.
+    """
+    if recipe.name == "pixels":
+        return Space(extract=pixels)
     if recipe.name == "unet":
-        return unet(backbone(), recipe.noise_level)
-    network = _resnet50(device) if recipe.name == "resnet50" else _transformer(recipe.name, device)
-    return lambda image_BHWC: _in_batches(network, image_BHWC, recipe.batch, device)
+        return Space(extract=unet(backbone(), recipe.noise_level))
+    if folder := classifier.find(recipe.name):
+        network = _classifier(folder, device)
+    elif recipe.name in PUBLISHED:
+        file = feature_networks.weights_of(recipe.name, recipe.weights)
+        network = feature_networks.load(recipe.name, file, device)
+    else:
+        network = feature_networks.transformer(recipe.name, device)
+    head = network.head
+    return Space(
+        extract=lambda image_BHWC: _in_batches(network.run, image_BHWC, recipe.batch, device),
+        classify=None if head is None else lambda f_BD: _probabilities(f_BD, *head),
+    )
 
 
-def _unit(f_BD: Tensor) -> np.ndarray:
-    return F.normalize(f_BD.float(), dim=1, eps=1e-6).cpu().numpy()
+def _classifier(folder: Path, device: str) -> Network:
+    network = classifier.load(folder).to(device)
+
+    def run(x: Tensor) -> Tensor:
+        grey = x.mean(1, keepdim=True) if network.channels == 1 else x
+        return network.features(grey * 2 - 1)
+
+    return Network(run=run, head=(network.last.weight, network.last.bias))
+
+
+def _probabilities(f_BD: np.ndarray, weight_CD: Tensor, bias_C: Tensor | None) -> np.ndarray:
+    weight, bias = weight_CD.cpu(), None if bias_C is None else bias_C.cpu()
+    return F.linear(torch.from_numpy(f_BD), weight, bias).softmax(1).numpy()
 
 
 def pixels(image_BHWC: np.ndarray) -> np.ndarray:
-    """Pixels less each picture's mean, at spread 1: the dot product of two is their correlation."""
-    x_BD = torch.from_numpy(image_BHWC.reshape(len(image_BHWC), -1)).float()
-    return _unit(x_BD - x_BD.mean(1, keepdim=True))
+    """The pixels, 0..1, one picture after another."""
+    return image_BHWC.reshape(len(image_BHWC), -1).astype(np.float32) / 255
 
 
 def unet(backbone: Backbone, noise_level: float) -> Extractor:
@@ -79,7 +183,7 @@ def unet(backbone: Backbone, noise_level: float) -> Extractor:
     def extract(image_BHWC: np.ndarray) -> np.ndarray:
         x = image_BHWC.mean(-1, keepdims=True).round() if backbone.channels == 1 else image_BHWC
         f_BD = activations(backbone.encode(x.astype(np.uint8))) - empty_1D
-        return _unit(f_BD * (f_BD.norm(dim=1, keepdim=True) > nothing))
+        return (f_BD * (f_BD.norm(dim=1, keepdim=True) > nothing)).cpu().numpy()
 
     return extract
 
@@ -105,52 +209,5 @@ def _in_batches(
 ) -> np.ndarray:
     x_BCHW = torch.from_numpy(image_BHWC).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        return _unit(torch.cat([network(x.to(device).float() / 255) for x in x_BCHW.split(batch)]))
-
-
-def _resnet50(device: str) -> Callable[[Tensor], Tensor]:
-    from torchvision.models import ResNet50_Weights, resnet50
-
-    try:
-        network = resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)
-    except Exception as e:
-        file = ResNet50_Weights.IMAGENET1K_V2.url.rsplit("/", 1)[-1]
-        raise ValueError(
-            f"features.name='resnet50': its weights are not here and cannot be downloaded "
-            f"({type(e).__name__}); put {file} into {torch.hub.get_dir()}/checkpoints, or use pixels or unet"
-        ) from None
-    network.fc = torch.nn.Identity()  # the pooled 2048 values
-    network = network.to(device).eval()
-    return lambda x: network(_normalise(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-
-
-def _transformer(name: str, device: str) -> Callable[[Tensor], Tensor]:
-    from transformers import AutoImageProcessor, AutoModel
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    try:
-        network = AutoModel.from_pretrained(name).to(device).eval()
-        processor = AutoImageProcessor.from_pretrained(name)
-    except Exception as e:
-        why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
-        raise ValueError(
-            f"features.name={name!r}: no vision model in such a folder or on the hub; on a machine with "
-            f"network run `hf download {name}`, give a folder, or use pixels or unet ({why})"
-        ) from None
-    tower = getattr(network, "vision_model", network)
-    # what the model was used at: a DINOv2's own config says 518, its processor crops to 224
-    size = (getattr(processor, "crop_size", None) or processor.size)["height"]
-
-    def run(x: Tensor) -> Tensor:
-        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        out = tower(pixel_values=_normalise(x, processor.image_mean, processor.image_std))
-        pooled = getattr(out, "pooler_output", None)
-        return pooled.flatten(1) if pooled is not None else out.last_hidden_state[:, 0]
-
-    return run
-
-
-def _normalise(x: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    m, s = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (mean, std))
-    return (x - m) / s
+        parts = [network(x.to(device).float() / 255).float().cpu() for x in x_BCHW.split(batch)]
+    return torch.cat(parts).numpy()

