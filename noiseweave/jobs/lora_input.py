@@ -138,6 +138,8 @@ def gather(config: Config) -> Source:
     items, bad = _looked(config, model, found, modes)
     if len(items) < 2:
         what = f"one picture only ({items[0].key})" if items else "no picture that can be read"
+        why = Counter(b.reason for b in (*left_out, *bad))
+        what += f" (left out: {', '.join(f'{n} {r}' for r, n in sorted(why.items()))})" if why else ""
         raise ValueError(f"input {config.input!r}: {what}; two or more are needed")
     prior, more = _prior(config, model)
     kept, held = split(items, config.validation.share)
