@@ -86,7 +86,8 @@ def _report(config: Config, source: Source, counts: Counter[str], kept: list[str
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     return {
+        "prompts_cut": len(source.cut), "cut": [end[:200] for end in source.cut[:SHOWN]],
         "files": kept, "steps": config.steps, "pictures": len(source.items), "held_out": len(source.held),
         "prior_pictures": len(source.prior), "quarantined": dict(counts), "identity": source.identity,
-        "prompts_cut": len(source.cut), "cut": [end[:200] for end in source.cut[:SHOWN]], "validation_loss": held, "last": rows[-1] if rows else {},
+        "validation_loss": held, "last": rows[-1] if rows else {},
     }  # fmt: skip
