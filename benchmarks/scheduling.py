@@ -155,7 +155,8 @@ def head_pages() -> Counter[str]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
-            if not words or words[0].startswith("ray::") or "default_worker.py" in " ".join(words):
+            # a worker not yet named has its script as an early word; raylet names it in one long option
+            if not words or words[0].startswith("ray::") or any(w.endswith("worker.py") for w in words[:4]):
                 continue
             kind = os.path.basename(words[0])
             memory = process.memory_info()

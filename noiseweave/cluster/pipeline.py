@@ -123,6 +123,7 @@ def _stream(
 ) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.data import ActorPoolStrategy
+    from ray.data.exceptions import ExecutionTimeoutError
 
     _settings()
     workers = min(session.workers, len(left))
@@ -148,8 +149,8 @@ def _stream(
     rows = computed.map(_Commit(phase.name, phase.commit, ledger))
     try:
         yield from rows.iter_rows()
-    except ray.exceptions.RayError as e:
-        # the pipeline itself broke (every actor died, say): what has no marker is seen by the caller
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as e:
+        # the pipeline itself broke (every actor died, say, or it stalled): what has no marker is seen by the caller
         print(
             f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", file=sys.stderr, flush=True
         )
