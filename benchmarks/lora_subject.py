@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--noises", type=int, default=4, help="for each of ten times and each photo")
-    parser.add_argument("--base_steps", type=int, default=1000)
+    parser.add_argument("--base_steps", type=int, default=550)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
