@@ -4,7 +4,9 @@ Efficiency is the useful time, units x seconds / GPUs, over the wall time of the
 actors, and once from the moment when the last of them was ready; the others wait for it. The end is that of the
 phase: every marker written and read back. The GPUs are logical, so all actors share this machine's cores.
 
-Memory is the growth of the driver's peak RSS while 1,000,000 units are planned, and while the first of them run.
+Memory is the growth of the driver's peak RSS while 1,000,000 units are planned, and while the first of them run; and
+in that time the growth of the head's processes, GCS, raylet and agents, at their peak, each one's own pages alone: the
+object store, which they share, has a size of its own.
 
     python benchmarks/scheduling.py [--gpus 1 4 16 64] [--each 10] [--seconds 1] [--plan 1000000] [--out FILE]
 """
@@ -12,17 +14,21 @@ Memory is the growth of the driver's peak RSS while 1,000,000 units are planned,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import statistics
 import tempfile
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from noiseweave.cluster import pipeline
 from noiseweave.cluster.ledger import Ledger
@@ -121,8 +127,47 @@ def growth(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, round(resident("VmHWM") - before, 1)
 
 
+@contextlib.contextmanager
+def head_growth() -> Iterator[dict[str, float]]:
+    """By how many MiB each kind of process of the Ray on this machine grew at its peak, once the block has ended."""
+    found: dict[str, float] = {}
+    before, peak, ended = head_pages(), Counter[str](), threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(0.2):
+            for name, mib in head_pages().items():
+                peak[name] = max(peak[name], mib)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+        after = head_pages()
+        found |= {n: round(max(peak[n], after[n]) - before[n], 1) for n in sorted(before)}
+
+
+def head_pages() -> Counter[str]:
+    """MiB that are a process's own, summed by kind: gcs_server, raylet, agents; no workers."""
+    pages: Counter[str] = Counter()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            # a worker not yet named has its script as an early word; raylet names it in one long option
+            if not words or words[0].startswith("ray::") or any(w.endswith("worker.py") for w in words[:4]):
+                continue
+            kind = os.path.basename(words[0])
+            memory = process.memory_info()
+            pages[kind if kind in ("gcs_server", "raylet") else "agents"] += (
+                memory.rss - memory.shared
+            ) / 2**20
+    return pages
+
+
 def memory(planned: int, done: int, running: int) -> dict[str, Any]:
-    """The driver's growth for a plan: from nothing, with ``done`` markers, and while ``running`` units are done."""
+    """What a plan takes: the driver's growth from nothing, with ``done`` markers, while ``running`` units are done."""
     plan = Plan(length=planned, unit=unit)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(output=folder)
@@ -133,10 +178,11 @@ def memory(planned: int, done: int, running: int) -> dict[str, Any]:
             (markers / f"{unit(i * (planned // done)).id}.json").touch()
         left, resumed = growth(lambda: pipeline._left(plan, ledger.done("sleep")))
         assert len(left) == planned - done
-        rows, streamed = growth(lambda: first(plan, left, Ledger(output=f"{folder}/run"), running))
+        with head_growth() as head:
+            rows, streamed = growth(lambda: first(plan, left, Ledger(output=f"{folder}/run"), running))
     return {
         "planned": planned, "markers": done, "units_run": rows, "mib_planned": fresh,
-        "mib_planned_with_markers": resumed, "mib_while_running": streamed,
+        "mib_planned_with_markers": resumed, "mib_while_running": streamed, "head_mib_while_running": head,
         "mib_of_a_list_of_the_units": growth(lambda: [unit(i) for i in range(planned)])[1],
     }  # fmt: skip
 

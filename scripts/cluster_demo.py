@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 from ray.util.state import list_nodes
+from ray.util.state.exception import RayStateApiException
 
 from noiseweave.cluster import storage, submit
 from noiseweave.cluster.ledger import Ledger
@@ -102,7 +103,7 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen]]]:
                 f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={agents[i]}",
                 f"--temp-dir={temporary}/{i}", "--num-cpus=1", "--num-gpus=1",
             ))  # fmt: skip
-            wait_for(lambda: len(list_nodes(url, filters=[("state", "=", "ALIVE")])) == len(nodes), nodes[-1])
+            wait_for(lambda: alive(url) == len(nodes), nodes[-1])
         say(f"a head and two workers with a logical GPU each: {url}")
         yield url, nodes[1:]
     finally:
@@ -121,6 +122,13 @@ def answers(url: str) -> bool:
         submit.jobs(submit.connect(url))
         return True
     return False
+
+
+def alive(url: str) -> int:
+    """Nodes of the cluster; 0 where the job server is too busy to tell, as it may be while nodes start."""
+    with contextlib.suppress(RayStateApiException):
+        return len(list_nodes(url, filters=[("state", "=", "ALIVE")]))
+    return 0
 
 
 def free_ports(count: int) -> list[int]:

@@ -306,6 +306,26 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
     }  # fmt: skip
 
 
+# LoRA on a subject
+
+
+def test_what_any_photo_teaches_is_no_part_of_what_the_subject_did(modules):
+    import lora_subject
+
+    whose, before = np.array([0, 0, 1, 2]), np.array([1.0, 2.0, 1.0, 1.0])
+    after = np.tile(before - 0.5, (3, 1))  # every LoRA lowers every loss
+    found = lora_subject.compared(before, after, whose)
+    assert found["own"] == found["others"] == [-0.5] * 3
+    assert (found["mean"], found["interval"], found["photos_below_0"]) == (0, [0, 0], 0)
+    after[[0, 0, 1, 2], range(4)] -= [0.1, 0.3, 0.1, 0.3]  # and its own subject's by more
+    found = lora_subject.compared(before, after, whose)
+    np.testing.assert_allclose(found["difference"], [-0.2, -0.1, -0.3])
+    # Student's t at 0.975 with 2 degrees of freedom is 4.3027; the deviation is 0.1
+    half = 4.3027 * 0.1 / np.sqrt(3)
+    np.testing.assert_allclose(found["interval"], [-0.2 - half, -0.2 + half], rtol=1e-4)
+    assert (found["photos_below_0"], found["subjects_below_0"]) == (4, 3)
+
+
 # scheduling
 
 

@@ -89,7 +89,7 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         earlier=plan.length - len(left),
     )  # fmt: skip
     with watch(meter) as display:
-        # a worker that dies takes the unit queued behind the killer along: the second pass queues none
+        # a worker that dies takes the unit queued behind the killer along: the second pass queues none, and retries
         for queue in (2, 1):
             if len(left) == 0:
                 break
@@ -123,13 +123,15 @@ def _stream(
 ) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.data import ActorPoolStrategy
+    from ray.data.exceptions import ExecutionTimeoutError
 
     _settings()
     workers = min(session.workers, len(left))
     gpu = session.gpus_per_worker
     source = ray.data.range(len(left), override_num_blocks=min(len(left), BLOCKS))
     with warnings.catch_warnings():
-        # max_task_retries is what ends a unit that kills its worker again and again; Ray has no named parameter yet
+        # max_task_retries is what ends a unit that kills its worker again and again; Ray has no named parameter yet.
+        # The first pass has none: a retry waits for the same worker, and that of a dead node may never come back
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         computed = source.map(_Fetch(plan, left, phase.fetch)).map_batches(
             _Compute,
@@ -141,14 +143,14 @@ def _stream(
             ),
             num_gpus=gpu or None,
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
-            max_task_retries=session.retries,
+            max_task_retries=session.retries if queue == 1 else 0,
             **session.place,
         )
     rows = computed.map(_Commit(phase.name, phase.commit, ledger))
     try:
         yield from rows.iter_rows()
-    except ray.exceptions.RayError as e:
-        # the pipeline itself broke (every actor died, say): what has no marker is seen by the caller
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as e:
+        # the pipeline itself broke (every actor died, say, or it stalled): what has no marker is seen by the caller
         print(
             f"{phase.name}: pipeline broke off: {str(e).splitlines()[0][:200]}", file=sys.stderr, flush=True
         )

@@ -24,7 +24,7 @@ ALIASES = {
     "--data_root": "--input", "--out": "--output", "--model": "--model.name", "--size": "--data.size",
     "--rank": "--lora.rank", "--alpha": "--lora.alpha", "--method": "--lora.method", "--lr": "--optimizer.lr",
     "--accum": "--accumulate", "--workers": "--cluster.workers",
-    "--gpus_per_worker": "--cluster.gpus_per_worker",
+    "--gpus_per_worker": "--cluster.gpus_per_worker", "--mask_mode": "--data.mask_mode",
 }  # fmt: skip
 OWNED = (
     "lora_unet.safetensors", "lora_unet_kohya.safetensors", "unet_partial_tuned.safetensors", "report.json",
@@ -214,6 +214,8 @@ def run(config: Config) -> int:
             print(f"{config.output}: finished already ({config.steps} steps)")
             return 0
         print(lora_input.told(config, source, s.workers), flush=True)
+        source = replace(source, cut=lora_cache.cut_off(config, source))
+        lora_report.warn_of_cut(source.cut)
         lora_report.claim(config, task_identity)
         source = lora_cache.filled(config, source, s)
         failure = _train(config, source, s)

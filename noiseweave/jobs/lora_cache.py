@@ -236,6 +236,18 @@ def opened(name: str, device: str, *without: str) -> Any:
     return pipeline.to(device)
 
 
+def cut_off(config: Config, source: Source) -> tuple[str, ...]:
+    """The ends of captions that are too long for the model's text encoder, which no step learns from."""
+    from noiseweave.engine import text_to_image
+    from noiseweave.engine.prompts import Prompt
+
+    heavy = ("vae", "unet", "text_encoder", "text_encoder_2", "safety_checker")
+    pipe = opened(config.model.name, "cpu", *heavy)
+    model = text_to_image.TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
+    texts = sorted({item.words for item in source.all})
+    return tuple(text_to_image.cut_off(model, [Prompt(text=t, key="") for t in texts]).values())
+
+
 def _half(x: Any) -> np.ndarray:
     return x.cpu().half().numpy()
 

@@ -94,6 +94,7 @@ class Source:
         masked: whether holes come from masks; else they are random, for a model that sees holes.
         folders: that every worker must see.
         bad: what was left out, and why.
+        cut: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
         identity: what else than the config the weights depend on.
         encoded, spoken: where the cache holds what the encoders made, by key and by words; {} without a cache.
     """
@@ -105,6 +106,7 @@ class Source:
     masked: bool
     folders: tuple[str, ...]
     bad: tuple[Bad, ...] = ()
+    cut: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
     spoken: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
@@ -136,6 +138,8 @@ def gather(config: Config) -> Source:
     items, bad = _looked(config, model, found, modes)
     if len(items) < 2:
         what = f"one picture only ({items[0].key})" if items else "no picture that can be read"
+        why = Counter(b.reason for b in (*left_out, *bad))
+        what += f" (left out: {', '.join(f'{n} {r}' for r, n in sorted(why.items()))})" if why else ""
         raise ValueError(f"input {config.input!r}: {what}; two or more are needed")
     prior, more = _prior(config, model)
     kept, held = split(items, config.validation.share)

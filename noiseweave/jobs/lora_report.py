@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from noiseweave.cluster import storage
@@ -15,6 +16,7 @@ from noiseweave.engine.records import Bad
 from noiseweave.jobs.lora import OWNED, Config, state
 from noiseweave.jobs.lora_input import Source
 
+SHOWN = 10  # ends of captions that were cut
 REPORT = "report.json"  # written last: with it the run is finished
 
 
@@ -60,6 +62,16 @@ def finish(config: Config, source: Source, failure: str | None) -> int:
     return 0
 
 
+def warn_of_cut(ends: Sequence[str]) -> None:
+    """Say what of the captions has no effect, on standard error."""
+    if ends:
+        print(
+            f"warning: {len(ends)} captions are longer than the text encoder reads, their ends are cut:",
+            *(f"  ...{end[:200]}" for end in ends[:SHOWN]), *(["  ..."] if len(ends) > SHOWN else []),
+            sep="\n", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
 def quarantine(config: Config, bad: tuple[Bad, ...]) -> Counter[str]:
     """quarantine.jsonl, one line each; reason -> count."""
     lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in bad]
@@ -74,6 +86,7 @@ def _report(config: Config, source: Source, counts: Counter[str], kept: list[str
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     return {
+        "prompts_cut": len(source.cut), "cut": [end[:200] for end in source.cut[:SHOWN]],
         "files": kept, "steps": config.steps, "pictures": len(source.items), "held_out": len(source.held),
         "prior_pictures": len(source.prior), "quarantined": dict(counts), "identity": source.identity,
         "validation_loss": held, "last": rows[-1] if rows else {},

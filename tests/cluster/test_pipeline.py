@@ -102,6 +102,25 @@ def test_a_model_that_cannot_be_loaded_is_each_units_error(ours, tmp_path):
     assert "no such folder" in outcome.failed["u000"]
 
 
+def test_what_a_stalled_first_pass_leaves_the_second_does(ours, tmp_path, monkeypatch, capsys):
+    import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    passes, rows = [], ray.data.Dataset.iter_rows
+
+    def stalls_once(dataset):
+        passes.append(dataset)
+        if len(passes) == 1:
+            raise ExecutionTimeoutError("no progress for 600s\nmore")  # as Ray's guard does; no RayError
+        return rows(dataset)
+
+    monkeypatch.setattr(ray.data.Dataset, "iter_rows", stalls_once)
+    plan, folder = Plan(length=2, unit=unit), str(tmp_path)
+    outcome = pipeline.run(plan, phase(folder), Ledger(output=folder), ours)
+    assert (outcome.produced, outcome.failed, len(passes)) == (2, {}, 2)
+    assert "double: pipeline broke off: no progress for 600s\n" in capsys.readouterr().err
+
+
 def test_an_empty_plan_needs_no_pipeline(tmp_path):
     session = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
     outcome = pipeline.run(

@@ -25,6 +25,7 @@ def whole(ray_session, hole_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
     data = make(folder / "data")
     (data / "imgs" / "p5.png").write_bytes(b"no picture")
+    (data / "imgs" / "p1.txt").write_text("very " * 80 + "old wall")
     command = words(data, hole_folder, folder / "out")
     assert main(command) == 0
     return folder / "out", command
@@ -39,6 +40,7 @@ def test_it_leaves_weights_a_log_a_report_and_the_quarantine(whole):
     report = json.loads((output / "report.json").read_text())
     assert report["pictures"] + report["held_out"] == 5
     assert list(report["validation_loss"]) == ["0", "3", "6"]
+    assert (report["prompts_cut"], report["cut"]) == (1, ["very very very very very old wall"])
     rows = [json.loads(line) for line in (output / "_run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
     bad = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ import torch
 from loras import config_of, filled, make, picture, write
 
 from noiseweave.engine.images import encode
-from noiseweave.jobs import lora_cache, lora_input
+from noiseweave.jobs import lora_cache, lora_input, lora_report
 from noiseweave.jobs.lora_data import Encoders, Reader, array, pixels
 
 
@@ -133,3 +133,18 @@ def test_nothing_that_can_be_read_is_one_line(hole_folder, tmp_path, monkeypatch
     config = config_of(data, hole_folder, tmp_path / "out")
     with pytest.raises(ValueError, match="no picture that can be read is left; the first: p0: truncated"):
         filled(config, monkeypatch)
+
+
+def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, capsys):
+    data = make(tmp_path / "data")
+    for i, end in ((0, "wall"), (2, "roof"), (4, "roof")):
+        (data / "imgs" / f"p{i}.txt").write_text("very " * 75 + f"old {end}")
+    config = config_of(data, hole_folder, tmp_path / "out")
+    ends = lora_cache.cut_off(config, lora_input.gather(config))
+    assert ends == ("old roof", "old wall"), "each caption once; the start and the end take two of 77 places"
+    lora_report.warn_of_cut(ends)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("warning: 2 captions are longer than the text encoder reads")
+    assert said[1:] == ["  ...old roof", "  ...old wall"]
+    lora_report.warn_of_cut(())
+    assert capsys.readouterr().err == ""
