@@ -97,17 +97,18 @@ def make_groups(
     from noiseweave.engine import augmentation, pairing
 
     config = task.config
-    for number, members in enumerate(pairing.group(a, b, config.pairing)):
+    for n, members in enumerate(pairing.group(a, b, config.pairing)):
         rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
         where = locate(rows)
         keys = [task.key_of(p.shard, p.key) for p in where]
         pairs = [
             augmentation.draw_pair(
-                i, j, keys[i], keys[j], float(sim), config.fusion, config.seed, config.pairing.threshold
+                i, j, keys[i], keys[j], float(sim), config.fusion, config.seed, config.pairing.threshold, number
             )
             for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
+            for number in range(config.fusion.per_pair)
         ]
-        yield Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)), rows
+        yield Group(id=f"{n:06d}", images=tuple(where), pairs=tuple(pairs)), rows
 
 
 def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
@@ -209,13 +210,14 @@ def sample(
     ):
         known["prompt_cut"] = ends
     files["json"] = json.dumps(known, ensure_ascii=False).encode()
-    return key_of(task, first, second), files
+    return key_of(task, first, second, pair.number), files
 
 
-def key_of(task: Task, first: Location, second: Location) -> str:
+def key_of(task: Task, first: Location, second: Location, number: int = 0) -> str:
     """The new sample's key: the same for a pair wherever and whenever it is fused, dot-free."""
     ends = sorted(task.key_of(p.shard, p.key) for p in (first, second))
-    return "fused-" + hashlib.blake2b("\n".join(ends).encode(), digest_size=10).hexdigest()
+    several = [f"{number}"] if number else []
+    return "fused-" + hashlib.blake2b("\n".join(ends + several).encode(), digest_size=10).hexdigest()
 
 
 def lineage(task: Task, first: Location, second: Location, pair: Pair, area: float) -> dict[str, Any]:
@@ -241,6 +243,10 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair, area: flo
     prompts = task.prompts_of((first, second))
     if prompts is not None:
         value["prompt"] = asdict(prompts)
+    if config.fusion.variation:
+        value["variation"] = config.fusion.variation
+    if pair.number or pair.attempt:
+        value |= {"number": pair.number, "attempt": pair.attempt}
     if region.source != "everywhere":
         smooth = {"smooth": region.smooth} if region.source == "saliency" else {}
         value["region"] = {"source": region.source, **smooth, "area": area}
