@@ -54,7 +54,9 @@ class Words:
         told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
         return replace(self, told=told)
 
-    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
         """The network's arguments for rows that are told prompts ``which_B``.
 
         Args:
@@ -103,7 +105,9 @@ class Classes:
         ]
         return Classes(told_PK=torch.stack(rows))
 
-    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
         """As of ``Words``; ``mixable`` must have been done to the network."""
         told = self.told_PK[which_B]
         null = torch.zeros_like(told)

@@ -94,8 +94,8 @@ class Prompts:
         guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
     """
 
-    source: tuple[str, ...] | tuple[int | None, ...]
-    target: tuple[str, ...] | tuple[int | None, ...]
+    source: tuple[Any, ...]
+    target: tuple[Any, ...]
     guidance_source: float
     guidance_target: float
 

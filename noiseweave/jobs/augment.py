@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.quality_recipes import QualityRecipe
 from noiseweave.engine.recipes import (
     FeatureRecipe,
     FusionRecipe,
@@ -57,6 +58,9 @@ class Config:
         pairing: which pictures are fused with which.
         inversion: how pictures become noise maps.
         fusion: how noise maps of a pair become one.
+        gate: check each new picture, draw again what is a copy, broken or out of its class, and leave out what
+            stays so.
+        quality: what the gate asks for.
         samples: how the new samples are written.
         max_pixels: larger pictures are quarantined unread.
         follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
@@ -79,6 +83,8 @@ class Config:
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    gate: bool = False
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
     max_pixels: int = 64_000_000
     follow: bool = False
@@ -230,6 +236,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["prompt"]
     if task.config.size is None:
         del config["size"]
+    if not task.config.gate:
+        del config["gate"], config["quality"]
     if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
         del config["inversion"]["sampler"]
     defaults = FusionRecipe()
