@@ -22,6 +22,7 @@ from noiseweave.jobs.augment import Task
 if TYPE_CHECKING:
     from noiseweave.engine.augmentation import Fused
     from noiseweave.engine.backbone import Backbone
+    from noiseweave.engine.gate import Drawn
     from noiseweave.engine.quality import Check, Judge
 
 
@@ -157,7 +158,7 @@ def without(group: Group, good: Collection[int]) -> Group:
 
 def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: Loaded) -> Made:
     """Fuse the pairs of a group; with a judge, draw again what it rejects."""
-    from noiseweave.engine import augmentation
+    from noiseweave.engine import augmentation, gate
 
     group, bad = augment_masks.with_masks(task, loaded.group, loaded.masks)
     used = sorted({i for p in group.pairs for i in (p.a, p.b)})
@@ -171,7 +172,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
         backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
         prompts, masks,
     )  # fmt: skip
-    done = augment_gate.drawn(
+    done = gate.drawn(
         group.pairs, lambda pairs: augmentation.fused(backbone, maps, pairs, config.inversion.sampler, config.fusion),
         partial(augment_gate.redrawn, task, keys), judge and partial(_checks, task, judge, group, image_BHWC),
         config.quality.redraw,
@@ -190,10 +191,10 @@ def _checks(
     )  # fmt: skip
 
 
-def _sorted(
-    task: Task, group: Group, done: augment_gate.Drawn, bad: list[Bad], cut: Mapping[str, str]
-) -> Made:
+def _sorted(task: Task, group: Group, done: Drawn, bad: list[Bad], cut: Mapping[str, str]) -> Made:
     """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
+    from noiseweave.engine import gate
+
     fused, checks = done.fused, done.checks
     passed = (
         np.ones(len(done.pairs), bool) if checks is None else np.array([c.verdict == "kept" for c in checks])
@@ -210,9 +211,7 @@ def _sorted(
 
     out = np.flatnonzero(fused.finite_P & ~passed)
     rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None
-    return part(
-        np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=augment_gate.counts(done)
-    )
+    return part(np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=gate.counts(done))
 
 
 def _not_finite(group: Group, pair: Pair) -> Bad:
