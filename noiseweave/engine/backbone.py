@@ -42,7 +42,7 @@ class Backbone:
     ) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
-        self.classes = (unet.config.get("num_class_embeds") or 1) - 1
+        self.classes = (getattr(unet.config, "num_class_embeds", None) or 1) - 1
         if self.classes:
             mixable(self.unet)
         self.scheduler = scheduler
