@@ -20,9 +20,8 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
-from noiseweave.jobs import augment_gate
+from noiseweave.jobs import augment_gate, feature_cache
 from noiseweave.jobs import augment_samples as samples
-from noiseweave.jobs import feature_cache
 from noiseweave.jobs.augment import Task
 
 CHUNK = 16  # groups in one file of the plan
