@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from noiseweave.engine import solver, text_to_image
 from noiseweave.engine.backbone import Backbone
+from noiseweave.engine.conditioning import Classes, Words
 from noiseweave.engine.edit_recipes import adaptive_ratio
+from noiseweave.engine.edits import variation
 from noiseweave.engine.fusion import fuse
 from noiseweave.engine.inversion import draw_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
@@ -20,7 +23,7 @@ from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts, Re
 from noiseweave.engine.records import NoiseMaps, Pair
 from noiseweave.engine.regions import fit_mask, fuse_region, saliency
 from noiseweave.engine.schedule import Denoiser, Schedule
-from noiseweave.engine.seeding import rng, seed_of
+from noiseweave.engine.seeding import generator, rng, seed_of
 
 Shares = Sequence[tuple[int, float]]
 """What a fused picture is made of: (number of a picture, weight)."""
@@ -28,47 +31,51 @@ Shares = Sequence[tuple[int, float]]
 
 def draw_pair(
     a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int,
-    threshold: float = 0.0,
+    threshold: float = 0.0, number: int = 0, attempt: int = 0,
 ) -> Pair:  # fmt: skip
     """Order, mode and ratio of a pair, all from (seed, the two keys); an adaptive ratio from its similarity.
 
     Args:
         threshold: lowest similarity of a pair; only an adaptive ratio asks for it.
+        number, attempt: of a pair's several pictures, and of the draws of one; other draws, the first are both 0.
     """
-    r = rng(seed, "pair", key_a, key_b)
+    again = (number, attempt) if number or attempt else ()
+    r = rng(seed, "pair", key_a, key_b, *again)
     first, second = (a, b) if r.random() < 0.5 else (b, a)
     mode, ratio = r.choice(recipe.modes), r.uniform(recipe.ratio_min, recipe.ratio_max)
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(
         a=first, b=second, similarity=similarity, mode=mode, ratio=round(ratio, 6),
-        seed=seed_of(seed, "pair", key_a, key_b),
+        seed=seed_of(seed, "pair", key_a, key_b, *again), number=number, attempt=attempt,
     )  # fmt: skip
 
 
 def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
-    """What an inversion of the B pictures asks: told each picture's source text."""
+    """What an inversion of the B pictures asks: told each picture's source text, or its class."""
     if prompts is None:
         return backbone.epsilon
-    assert isinstance(backbone, LatentBackbone)
-    return backbone.told(backbone.words(prompts.source), prompts.guidance_source)
+    return backbone.told(_said(backbone, prompts.source), prompts.guidance_source)
+
+
+def _said(backbone: Backbone, told: Sequence[Any]) -> Words | Classes:
+    """Texts for a model that reads words, else classes."""
+    reads = isinstance(backbone, LatentBackbone) and backbone.text is not None
+    return backbone.words(told) if reads else backbone.labels(told)  # type: ignore[attr-defined]
 
 
 def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[Sequence[Shares]], Denoiser]:
     """(what each fused picture is made of) -> what their replay asks: told the parents' targets, mixed alike."""
     if prompts is None:
         return lambda shares: backbone.epsilon
-    assert isinstance(backbone, LatentBackbone)
-    told, guidance, words = backbone.told, prompts.guidance_target, backbone.words(prompts.target)
+    told, guidance, words = backbone.told, prompts.guidance_target, _said(backbone, prompts.target)
     return lambda shares: told(words.mixed(shares), guidance)
 
 
 def cut_off(backbone: Backbone, prompts: Prompts | None) -> dict[str, str]:
     """The distinct texts that are too long for the model's text encoder -> the ends that it does not read."""
-    if prompts is None:
+    if prompts is None or not isinstance(backbone, LatentBackbone) or backbone.text is None:
         return {}
-    assert isinstance(backbone, LatentBackbone)
-    assert backbone.text is not None
     texts = dict.fromkeys((*prompts.source, *prompts.target))
     return text_to_image.cut_off(backbone.text, [Prompt(text=text, key="") for text in texts])
 
@@ -116,47 +123,97 @@ class Fused:
     areas: list[float]
 
 
-def augment(
-    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
+@dataclass(frozen=True, kw_only=True)
+class Inverted:
+    """A group's pictures as noise maps, each made once for all that is drawn of it.
+
+    Attributes:
+        maps: of the B pictures.
+        mask_of: position of each second picture -> float [H, W], where it shows; empty where that is everywhere.
+        prompts: of the B pictures, or None.
+    """
+
+    schedule: Schedule
+    maps: Sequence[NoiseMaps]
+    mask_of: Mapping[int, Tensor]
+    prompts: Prompts | None
+
+
+def inverted(
+    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], seconds: Collection[int],
     inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
     masks: Mapping[int, np.ndarray] | None = None,
-) -> Fused:  # fmt: skip
-    """The fused pictures of a group, in the order of its pairs.
+) -> Inverted:  # fmt: skip
+    """A group's pictures -> noise maps.
+
+    Args:
+        image_BHWC: uint8 [B, size, size, C], at the model's size.
+        keys: of the B pictures; with ``seed`` they decide the noise.
+        seconds: positions of the pictures that are the second of a pair.
+        prompts: of the B pictures, for a model that is told words or classes; None tells it nothing.
+        masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
+            it shows.
+    """
+    s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
+    mask_of = _regions(fusion.region, maps, seconds, masks)
+    return Inverted(schedule=s, maps=maps, mask_of=mask_of, prompts=prompts)
+
+
+def fused(
+    backbone: Backbone, group: Inverted, pairs: Sequence[Pair], sampler: SolverName, fusion: FusionRecipe
+) -> Fused:
+    """The fused pictures of some pairs, in their order.
 
     Where a region's mask m says how much of the fusion shows, the second picture has m * w at a place, so over
     the picture ratio * mean(m): its share of the label, as CutMix has it (Yun et al., arXiv 1905.04899).
 
     Args:
-        image_BHWC: uint8 [B, size, size, C], at the model's size.
-        keys: of the B pictures; with ``seed`` they decide the noise.
-        pairs: with ``a`` and ``b`` as positions in the B pictures.
-        prompts: of the B pictures, for a model that reads words; None tells it nothing.
-        masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
-            it shows.
+        pairs: with ``a`` and ``b`` as positions in the group; their seeds decide what fresh noise there is.
     """
-    if not pairs:
-        return Fused(image_PHWC=image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
-    s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
-    mask_of = _regions(fusion.region, maps, {p.b for p in pairs}, masks)
+    maps, mask_of, s = group.maps, group.mask_of, group.schedule
     areas = [_area(mask_of.get(p.b)) for p in pairs]
-    epsilon_of, (_, replay) = target_denoisers(backbone, prompts), solver.SOLVERS[inversion.sampler]
+    epsilon_of, (_, replay) = target_denoisers(backbone, group.prompts), solver.SOLVERS[sampler]
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in range(0, len(pairs), step):
         some = pairs[start : start + step]
-        fused = [
-            _fused(
-                [maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread, mask_of.get(p.b)
+        mixed = [
+            varied(
+                _fused([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread,
+                       mask_of.get(p.b)),
+                s, fusion.variation, p.seed,
             )
             for p in some
-        ]
+        ]  # fmt: skip
         told = [
             list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
             for p, area in zip(some, areas[start : start + step], strict=True)
         ]
-        done.append(backbone.decoded(replay(epsilon_of(told), s, fused)))
+        done.append(backbone.decoded(replay(epsilon_of(told), s, mixed)))
     image_PHWC, finite_P = map(np.concatenate, zip(*done, strict=True))
     return Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
+
+
+def augment(
+    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
+    inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
+    masks: Mapping[int, np.ndarray] | None = None,
+) -> Fused:  # fmt: skip
+    """The fused pictures of a group, in the order of its pairs: ``inverted``, then ``fused``."""
+    if not pairs:
+        return Fused(image_PHWC=image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
+    seconds = {p.b for p in pairs}
+    group = inverted(backbone, image_BHWC, keys, seconds, inversion, fusion, seed, prompts, masks)
+    return fused(backbone, group, pairs, inversion.sampler, fusion)
+
+
+def varied(maps: NoiseMaps, s: Schedule, strength: float, seed: int) -> NoiseMaps:
+    """The map with a share of fresh noise from ``seed`` in each step: ``edits.variation`` from the first on."""
+    if strength == 0:
+        return maps
+    r_TCHW = maps.residual_TCHW
+    fresh_TCHW = torch.randn(r_TCHW.shape, generator=generator(seed, "variation"))
+    return replace(maps, residual_TCHW=variation(r_TCHW, strength, s, fresh_TCHW))
 
 
 def _regions(

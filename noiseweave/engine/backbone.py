@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +13,12 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import latents, pretrained, recipes, schedule, solver, tuning
+from noiseweave.engine.conditioning import Classes, Condition, Words, classes_of, mixable
 from noiseweave.engine.micro_batch import MicroBatch
-from noiseweave.engine.recipes import ModelConfig, PromptRecipe, SolverName
-from noiseweave.engine.schedule import Schedule, kept
+from noiseweave.engine.recipes import Hears, ModelConfig, PromptRecipe, SolverName
+from noiseweave.engine.schedule import Denoiser, Schedule, kept
+from noiseweave.engine.tuning import DTYPES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
 LATENT = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LDMPipeline")
@@ -29,6 +32,8 @@ class Backbone:
         scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
+        classes: that it can be told, 0 for none.
+        shrink: pixels on a side of what the network sees.
         parts: the network in micro-batches, halved for good when memory runs out.
     """
 
@@ -37,10 +42,15 @@ class Backbone:
     ) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.classes = (getattr(unet.config, "num_class_embeds", None) or 1) - 1
+        if self.classes:
+            mixable(self.unet)
         self.scheduler = scheduler
         self.channels = int(unet.config.in_channels)
         self.size = int(unet.config.sample_size)
         self.parts = MicroBatch(self._epsilon, micro_batch, self.device)
+
+    shrink = 1
 
     def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
         """The scheduler's own time steps, without the ``skip`` noisiest.
@@ -76,8 +86,34 @@ class Backbone:
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in."""
-        return self.parts(x_BCHW, t_B)
+        """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in; it is told nothing."""
+        return self._silence(x_BCHW, t_B) if self.classes else self.parts(x_BCHW, t_B)
+
+    @cached_property
+    def _silence(self) -> Denoiser:
+        return self.told(self.labels([None]))
+
+    def labels(self, labels: Sequence[int | None]) -> Classes:
+        """P labels, for ``told``; None, and a class that the model does not know, is no class."""
+        return classes_of(labels, self.classes, self.device)
+
+    def told(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
+        """epsilon(x, t) of rows that are told prompts or labels: a denoiser whose row i is told words[i mod P].
+
+        So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
+        Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
+        call; none where guidance is 1, or where the prompts say no more than no words.
+        """
+        scale = 1.0 if words.silent else guidance
+
+        @torch.inference_mode()
+        def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+            assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
+            which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
+            condition = Condition(words=words, guidance=scale, which_B=which_B)
+            return self.parts(x_BCHW, t_B, condition)
+
+        return epsilon
 
     def _epsilon(self, x: Tensor, t: Tensor, *told: Any) -> Tensor:
         """Rows that overflow in half precision are done once more in float32, whatever else is in the call."""
@@ -95,9 +131,11 @@ class Backbone:
             self.unet.to(half)
         return out
 
-    def _noise(self, x: Tensor, t: Tensor) -> Tensor:
-        out = self.unet(x.to(self.dtype), t, return_dict=False)[0].float()
-        return self.noise_of(out, x, t)
+    def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        if condition is None:
+            return self.noise_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
+        height, width = (int(side) * self.shrink for side in x.shape[2:])
+        return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
 
     def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
@@ -118,20 +156,22 @@ def is_latent(name: str) -> bool:
     return "vqvae" in index or index.get("_class_name") in LATENT
 
 
-def reads_words(name: str, prompt: PromptRecipe) -> bool:
-    """Whether a model is told prompts.
+def hears(name: str, prompt: PromptRecipe) -> Hears:
+    """What a model is told of each picture: words, its class, or nothing.
 
     Raises:
-        ValueError: it is not, and something is to be said.
+        ValueError: the prompt says something that it cannot be told.
     """
     from noiseweave.engine.text_to_image import is_text_model
 
-    reads, given = is_text_model(name), prompt.given()
-    if given and not reads:
+    if is_text_model(name):
+        return "words"
+    given = prompt.given(guidance=not classes(name))
+    if given:
         raise ValueError(
             f"{given}: model {name!r} reads no words; prompts are for {' and '.join(LATENT[:2])}"
         )
-    return reads
+    return "classes" if classes(name) else "nothing"
 
 
 def locate(name: str) -> Path:
@@ -194,11 +234,26 @@ def _check_kind(name: str, folder: Path) -> None:
         )
     check_schedule(name, folder)
     unet = pretrained.read(name, folder, "unet/config.json")
-    channels, size, classes = (unet.get(k) for k in ("in_channels", "sample_size", "num_class_embeds"))
+    channels, size = unet.get("in_channels"), unet.get("sample_size")
     if channels not in (1, 3) or unet.get("out_channels") != channels:
         raise ValueError(f"model {name!r}: {channels} channels in; supported are 1 or 3, and as many out")
-    if not isinstance(size, int) or classes is not None:
-        raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
+    if not isinstance(size, int):
+        raise ValueError(f"model {name!r}: supported are square pictures")
+    check_classes(name, unet)
+
+
+def check_classes(name: str, unet: Mapping[str, Any]) -> None:
+    """Raise ValueError when a network is told something else than a class, or nothing."""
+    if unet.get("class_embed_type") is not None:
+        raise ValueError(
+            f"model {name!r}: class_embed_type {unet['class_embed_type']!r}; supported are a table of classes and none"
+        )
+
+
+def classes(name: str) -> int:
+    """How many classes a model is told, read from its configs alone; 0 for none."""
+    folder = locate(name)
+    return (pretrained.read(name, folder, "unet/config.json").get("num_class_embeds") or 1) - 1
 
 
 def check_schedule(name: str, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What the rows of a network call are told, with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
-B rows, P prompts, L tokens of D values.
+B rows, P prompts, L tokens of D values, K classes.
 """
 
 from __future__ import annotations
@@ -54,6 +54,91 @@ class Words:
         told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
         return replace(self, told=told)
 
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """The network's arguments for rows that are told prompts ``which_B``.
+
+        Args:
+            both: with guidance: 2 B rows, the untold first.
+            size: (height, width) of the pictures in pixels, which SDXL is told.
+        """
+        rows = {name: x_P[which_B].to(dtype) for name, x_P in self.told.items()}
+        if both:
+            for name, x_P in self.untold.items():
+                untold = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
+                rows[name] = torch.cat([untold.to(dtype), rows[name]])
+        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
+        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
+            sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
+            named["added_cond_kwargs"] = {
+                "text_embeds": rows[POOLED],
+                "time_ids": sizes.expand(len(rows[POOLED]), -1),
+            }
+        return named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """What P labels say to a class-conditional network, whose last embedding is that of no class.
+
+    Attributes:
+        told_PK: float [P, K + 1], weights of the classes' embeddings, the last that of no class.
+    """
+
+    told_PK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.told_PK)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no row tells a class."""
+        return bool((self.told_PK[:, :-1] == 0).all())
+
+    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Classes:
+        """New labels, each a mixture of some of these: (number, weight >= 0), with a sum above 0."""
+        weights = [sum(w for _, w in share) for share in shares]
+        rows = [
+            torch.stack([self.told_PK[p] * (w / total) for p, w in share]).sum(0)
+            for share, total in zip(shares, weights, strict=True)
+        ]
+        return Classes(told_PK=torch.stack(rows))
+
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """As of ``Words``; ``mixable`` must have been done to the network."""
+        told = self.told_PK[which_B]
+        null = torch.zeros_like(told)
+        null[:, -1] = 1
+        return {"class_labels": (torch.cat([null, told]) if both else told).to(dtype)}
+
+
+def classes_of(labels: Sequence[int | None], classes: int, device: torch.device | str) -> Classes:
+    """P labels in 0..classes - 1 -> what they say; None and what lies outside is no class."""
+    known = [classes if y is None or not 0 <= y < classes else y for y in labels]
+    told = torch.nn.functional.one_hot(torch.tensor(known, device=device), classes + 1)
+    return Classes(told_PK=told.float())
+
+
+class _Mixture(torch.nn.Module):
+    """An embedding table that takes weights of its rows, [B, K + 1], in place of their numbers."""
+
+    def __init__(self, table: torch.nn.Embedding) -> None:
+        super().__init__()
+        self.weight = table.weight
+
+    def forward(self, weights_BK: Tensor) -> Tensor:
+        return weights_BK.to(self.weight) @ self.weight
+
+
+def mixable(unet: Any) -> Any:
+    """A class-conditional UNet2DModel whose ``class_labels`` are weights of its classes; in place."""
+    if isinstance(unet.class_embedding, torch.nn.Embedding):
+        unet.class_embedding = _Mixture(unet.class_embedding)
+    return unet
+
 
 def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
     (start, weight), *others = [(p, w) for p, w in share if w > 0]
@@ -78,12 +163,12 @@ class Condition:
     """What each row of a network call is told; it is cut into parts as the rows are.
 
     Attributes:
-        words: of P prompts.
+        words: of P prompts, or P labels.
         guidance: scale, 1 is off.
         which_B: int64 [B], the prompt of each row.
     """
 
-    words: Words
+    words: Words | Classes
     guidance: float
     which_B: Tensor
 
@@ -101,24 +186,9 @@ class Condition:
         halves = 1 if self.guidance == 1 else 2
         x = x_BCHW.repeat(halves, 1, 1, 1)
         t = t_B.to(x.device).expand(len(x_BCHW)).repeat(halves)
-        out = unet(x, t, **self.arguments(*size, x.dtype), return_dict=False)[0].float()
+        arguments = self.words.arguments(self.which_B, halves == 2, size, x.dtype)
+        out = unet(x, t, **arguments, return_dict=False)[0].float()
         if halves == 1:
             return out
         untold, told = out.chunk(2)
         return guided(untold, told, self.guidance)
-
-    def arguments(self, height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
-        """The network's arguments, for pictures of that size: B rows, or with guidance 2 B, the untold first."""
-        rows = {name: x_P[self.which_B].to(dtype) for name, x_P in self.words.told.items()}
-        if self.guidance != 1:
-            for name, x_P in self.words.untold.items():
-                untold = x_P[self.which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
-                rows[name] = torch.cat([untold.to(dtype), rows[name]])
-        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
-        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
-            sizes = rows[POOLED].new_tensor([height, width, 0, 0, height, width])
-            named["added_cond_kwargs"] = {
-                "text_embeds": rows[POOLED],
-                "time_ids": sizes.expand(len(rows[POOLED]), -1),
-            }
-        return named

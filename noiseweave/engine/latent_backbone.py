@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import base_models, latents, pretrained, text_to_image
-from noiseweave.engine.backbone import Backbone, check_schedule
-from noiseweave.engine.conditioning import Condition, Words, words_of
+from noiseweave.engine.backbone import Backbone, check_classes, check_schedule
+from noiseweave.engine.conditioning import Words, words_of
 from noiseweave.engine.latents import shrink_of
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
@@ -109,41 +109,17 @@ class LatentBackbone(Backbone):
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """The predicted noise, float32 [B, C, H, W]; a model that reads words is told none."""
-        return self.parts(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
+        return super().epsilon(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
 
     @cached_property
     def _silence(self) -> Denoiser:
-        return self.told(self.words([""]))
+        return self.told(self.labels([None]) if self.text is None else self.words([""]))
 
     @torch.inference_mode()
     def words(self, texts: Sequence[str]) -> Words:
         """P texts -> their embeddings, each distinct one encoded once."""
         assert self.text is not None
         return words_of(self.text.pipeline, [Prompt(text=text, key="") for text in texts], self.dtype)
-
-    def told(self, words: Words, guidance: float = 1.0) -> Denoiser:
-        """epsilon(x, t) of rows that are told prompts: a denoiser whose row i is told words[i mod P].
-
-        So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
-        Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
-        call; none where guidance is 1, or where the prompts say no more than no words.
-        """
-        scale = 1.0 if words.silent else guidance
-
-        @torch.inference_mode()
-        def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-            assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
-            which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
-            condition = Condition(words=words, guidance=scale, which_B=which_B)
-            return self.parts(x_BCHW, t_B, condition)
-
-        return epsilon
-
-    def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        if condition is None:
-            return super()._noise(x, t)
-        height, width = (int(side) * self.shrink for side in x.shape[2:])
-        return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
 
 
 def _rows(device: str, side: int) -> int:
@@ -210,8 +186,9 @@ def _check(name: str, folder: Path, unet: Mapping[str, Any], vae: Mapping[str, A
             f"model {name!r}: its unet takes {unet.get('in_channels')} channels and its vae gives "
             f"{vae.get('latent_channels', 4)}"
         )
-    if not isinstance(unet.get("sample_size"), int) or unet.get("num_class_embeds") is not None:
-        raise ValueError(f"model {name!r}: supported are square pictures and no class labels")
+    if not isinstance(unet.get("sample_size"), int):
+        raise ValueError(f"model {name!r}: supported are square pictures")
+    check_classes(name, unet)
 
 
 def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> LatentBackbone:

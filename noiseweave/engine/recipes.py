@@ -11,6 +11,8 @@ Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
 MODES: tuple[Mode, ...] = ("linear", "cross_fade", "feature_selective", "layer_selective")
 Precision = Literal["fp32", "bf16", "fp16"]
 SolverName = Literal["ddim", "sde-dpm-solver++"]
+Hears = Literal["nothing", "words", "classes"]
+"""What a model is told of a picture."""
 SOLVER_NAMES: tuple[SolverName, ...] = ("ddim", "sde-dpm-solver++")
 
 HOW_IT_RUNS = ("micro_batch", "compile", "channels_last", "attention")  # of a ModelConfig
@@ -84,23 +86,24 @@ class InversionRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """What each of B pictures is told, ready for a model.
+    """What a model is told of each of B pictures.
 
     Attributes:
-        source, target: one text for each picture, for the inversion and the replay. A fused picture is told
-            its parents' targets, mixed by their weights.
+        source, target: one text for each picture, or its class (None for none) where the model is told classes,
+            for the inversion and the replay. A fused picture is told its parents' targets, mixed by their weights.
         guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
     """
 
-    source: tuple[str, ...]
-    target: tuple[str, ...]
+    source: tuple[Any, ...]
+    target: tuple[Any, ...]
     guidance_source: float
     guidance_target: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRecipe:
-    """What a text-to-image model is told about the pictures. Other models read no words.
+    """What a text-to-image model is told about the pictures. Other models read no words; a class-conditional one
+    is told each picture's label, and takes the guidance alone.
 
     In template and target, {label} stands for a picture's class name, or its number where there are no names,
     and {caption} for its caption.
@@ -130,10 +133,23 @@ class PromptRecipe:
         one = self.source is None or self.template is None
         check(one, "prompt.template", self.template, "either source or template, not both")
 
-    def given(self) -> str | None:
-        """The first field that is not as it is by default, with its value; None where all are."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def given(self, guidance: bool = True) -> str | None:
+        """The first field that is not as it is by default, with its value; None where all are.
+
+        Args:
+            guidance: look at the guidance scales too.
+        """
+        names = [n for n in self.__dataclass_fields__ if guidance or not n.startswith("guidance")]
+        fields = {name: getattr(self, name) for name in names}
         return next((f"prompt.{name}={value!r}" for name, value in fields.items() if value is not None), None)
+
+    def classes(self, labels: Sequence[int | None]) -> Prompts:
+        """The labels of B pictures, for a model that is told classes."""
+        guidance = self.guidance_source or 1.0
+        return Prompts(
+            source=tuple(labels), target=tuple(labels), guidance_source=guidance,
+            guidance_target=self.guidance_target or guidance,
+        )  # fmt: skip
 
     def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
         """The texts of B pictures.
@@ -206,6 +222,9 @@ class FusionRecipe:
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
             that are alike, in place of a draw from ratio_min to ratio_max.
+        variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
+            pictures that vary, and may leave their class; see gate.
+        per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
         region: where the second picture shows.
     """
 
@@ -214,12 +233,16 @@ class FusionRecipe:
     ratio_max: float = 0.7
     keep_spread: bool = True
     adaptive: bool = False
+    variation: float = 0.0
+    per_pair: int = 1
     region: RegionRecipe = field(default_factory=RegionRecipe)
 
     def __post_init__(self) -> None:
         check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")
         check(0 <= self.ratio_min <= 1, "fusion.ratio_min", self.ratio_min, "0 to 1")
         check(self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1")
+        check(0 <= self.variation <= 1, "fusion.variation", self.variation, "0 to 1")
+        check(1 <= self.per_pair <= 1000, "fusion.per_pair", self.per_pair, "1 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)

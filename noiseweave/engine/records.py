@@ -76,6 +76,8 @@ class Pair:
         mode: a fusion mode.
         ratio: weight of the second image, in [0, 1].
         seed: the pair's own seed, 0 <= seed < 2**63.
+        number: of the pictures that are made of the same two, from 0 on.
+        attempt: 0, and one more each time that a picture was drawn again because the gate rejected it.
     """
 
     a: int
@@ -84,6 +86,8 @@ class Pair:
     mode: str
     ratio: float
     seed: int
+    number: int = 0
+    attempt: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import pretrained, tuning
-from noiseweave.engine.backbone import DTYPES
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
 from noiseweave.engine.recipes import ModelConfig, check_steps
 from noiseweave.engine.seeding import generator
+from noiseweave.engine.tuning import DTYPES
 
 FAMILY = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker

@@ -14,6 +14,8 @@ from torch import nn
 
 from noiseweave.engine.recipes import ModelConfig
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 FASTEST: dict[str, dict[str, Any]] = {
     "cpu": {"compile": False, "channels_last": False, "attention": "sdpa"},
     "cuda": {

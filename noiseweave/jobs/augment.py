@@ -13,9 +13,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.quality_recipes import QualityRecipe
 from noiseweave.engine.recipes import (
     FeatureRecipe,
     FusionRecipe,
+    Hears,
     InversionRecipe,
     ModelConfig,
     PairingRecipe,
@@ -56,6 +58,9 @@ class Config:
         pairing: which pictures are fused with which.
         inversion: how pictures become noise maps.
         fusion: how noise maps of a pair become one.
+        gate: check each new picture, draw again what is a copy, broken or out of its class, and leave out what
+            stays so.
+        quality: what the gate asks for.
         samples: how the new samples are written.
         max_pixels: larger pictures are quarantined unread.
         follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
@@ -78,6 +83,8 @@ class Config:
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    gate: bool = False
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
     max_pixels: int = 64_000_000
     follow: bool = False
@@ -115,7 +122,7 @@ class Task:
         channels, size: of the model's pictures.
         feature_side: side of the pictures that the extractor wants.
         model_hash: fingerprint of the model's files.
-        words: whether the model reads prompts.
+        hears: what the model is told: words, classes or nothing.
         classes: names of the classes, where the prompts ask for them and the input has them.
     """
 
@@ -126,7 +133,7 @@ class Task:
     size: int
     feature_side: int
     model_hash: str
-    words: bool = False
+    hears: Hears = "nothing"
     classes: tuple[str, ...] = ()
 
     def name_of(self, shard: str) -> str:
@@ -138,9 +145,11 @@ class Task:
         return f"{self.name_of(shard)}#{key}"
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
-        """What the model is told of some pictures; None where it reads no words."""
-        if not self.words:
+        """What the model is told of some pictures; None where that is nothing."""
+        if self.hears == "nothing":
             return None
+        if self.hears == "classes":
+            return self.config.prompt.classes([p.label for p in images])
         return self.config.prompt.of([self._class_of(p.label) for p in images], [p.caption for p in images])
 
     def _class_of(self, label: int | None) -> str | None:
@@ -182,13 +191,13 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
 
     channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
-    words = backbone.reads_words(config.model.name, config.prompt)
+    hears = backbone.hears(config.model.name, config.prompt)
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config, output=output, channels=channels, size=size, root=root,
         feature_side=features.side(config.features, config.model.name, config.size),
-        model_hash=backbone.fingerprint(config.model.name), words=words,
-        classes=_class_names(config, found or [root]) if words else (),
+        model_hash=backbone.fingerprint(config.model.name), hears=hears,
+        classes=_class_names(config, found or [root]) if hears == "words" else (),
     )  # fmt: skip
 
 
@@ -221,16 +230,20 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
     if config["features"]["weights"] is None:  # a run begun before there was a choice goes on
         del config["features"]["weights"]
     config["model"] = task.config.model.identity() | {"hash": task.model_hash}
-    if task.words:
+    if task.hears == "words":
         config["prompt"]["classes"] = task.classes
-    else:
+    elif task.hears == "nothing":
         del config["prompt"]
     if task.config.size is None:
         del config["size"]
+    if not task.config.gate:
+        del config["gate"], config["quality"]
     if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
         del config["inversion"]["sampler"]
-    if not task.config.fusion.adaptive:
-        del config["fusion"]["adaptive"]
+    defaults = FusionRecipe()
+    for name in ("adaptive", "variation", "per_pair"):
+        if getattr(task.config.fusion, name) == getattr(defaults, name):
+            del config["fusion"][name]
     if task.config.fusion.region.source == "everywhere":
         del config["fusion"]["region"]
     if found:

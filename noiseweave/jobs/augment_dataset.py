@@ -20,8 +20,8 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
+from noiseweave.jobs import augment_gate, feature_cache
 from noiseweave.jobs import augment_samples as samples
-from noiseweave.jobs import feature_cache
 from noiseweave.jobs.augment import Task
 
 CHUNK = 16  # groups in one file of the plan
@@ -41,6 +41,12 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
     if stopped(task, book, outcomes["pair"], "pair"):
         return outcomes
     plan_groups(task, book)
+    if task.config.gate:
+        outcomes["judge"] = augment_gate.make(
+            task, book, s, partial(_spread_places, book), partial(_spread_features, book)
+        )
+        if outcomes["judge"].failed:
+            return outcomes
     outcomes["generate"] = generate(task, book, s)
     stopped(task, book, outcomes["generate"], "generate")
     return outcomes
@@ -239,7 +245,7 @@ def read_group(book: Ledger, number: int) -> Group:
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
-        name="generate", fetch=partial(_fetch_group, task, book), make_compute=partial(_make_generate, task),
+        name="generate", fetch=partial(_fetch_group, task, book), make_compute=partial(_make_generate, task, book),
         commit=partial(_commit_group, task),
     )  # fmt: skip
     plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
@@ -255,13 +261,36 @@ def _fetch_group(task: Task, book: Ledger, unit: Unit) -> samples.Loaded:
     return samples.read_group(task, group, {p.b for p in group.pairs})
 
 
-def _make_generate(task: Task) -> Callable[[Any], Any]:
-    backbone = samples.load_backbone(task)
-    return partial(samples.augment_group, task, backbone)
+def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:
+    backbone, judge = samples.load_backbone(task), None
+    if task.config.gate:
+        f_ND = _spread_features(book, task.config.quality.pool)
+        learnt = augment_gate.load(task, book, samples.device(task))
+        judge = augment_gate.judge(task, samples.load_extractor(task), f_ND, learnt)
+    return partial(samples.augment_group, task, backbone, judge)
+
+
+def _spread_features(book: Ledger, most: int) -> np.ndarray:
+    """At most so many rows of the features, evenly spread over the input."""
+    rows = rows_of(book)
+    places = augment_gate.spread(range(sum(n for _, n in rows)), most)
+    wanted, parts, position = np.asarray(places, np.int64), [], 0
+    for unit, n in rows:
+        here = wanted[(wanted >= position) & (wanted < position + n)] - position
+        parts.append(np.asarray(load_npy(book.path("features", f"{unit}.npy"))[here]))
+        position += n
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _spread_places(book: Ledger, most: int) -> list[Location]:
+    """As many of the index."""
+    index = _index(book)
+    places = np.asarray(augment_gate.spread(range(len(index)), most), np.int64)
+    return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
 
 
 def _commit_group(task: Task, unit: Unit, made: samples.Made) -> tuple[UnitReport, list[Bad]]:
-    samples.write_shard(task, f"augmented-{unit.id}.tar", made)
+    samples.write_shard(task, unit.id, made)
     return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=samples.counts(made)), made.bad
 
 

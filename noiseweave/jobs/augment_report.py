@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.engine import images
 from noiseweave.jobs.augment import Task
 
-OWNED = ("shards", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = ("shards", "rejected", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were cut
 
@@ -72,12 +72,21 @@ def summary(
         "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
         "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
+        **_gate(task, extra),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
         "phases": {p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
                    for p, o in outcomes.items()},
     }  # fmt: skip
+
+
+def _gate(task: Task, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gate did: reasons of what stayed rejected, and pictures drawn again; {} without one."""
+    if not task.config.gate:
+        return {}
+    why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
+    return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
 
 
 def _ends(extra: Iterable[str]) -> list[str]:
@@ -133,6 +142,8 @@ def _why_none(report: dict[str, Any]) -> str:
     if report["failed"]:
         return "units failed"
     lost = report["quarantined"].get("not_finite")
+    if report.get("rejected"):
+        return "the gate rejected all (see quality)"
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
@@ -147,6 +158,9 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
             "inversions",
             f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
         )
+    if "rejected" in report:
+        why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
+        table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
     if "prompts_cut" in report:
         table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
         for end in report["cut"]:

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
-from noiseweave.jobs import augment_masks, feature_cache, shard_pictures
+from noiseweave.jobs import augment_gate, augment_masks, feature_cache, shard_pictures
 from noiseweave.jobs.augment import Task
 
 if TYPE_CHECKING:
+    from noiseweave.engine.augmentation import Fused
     from noiseweave.engine.backbone import Backbone
+    from noiseweave.engine.gate import Drawn
+    from noiseweave.engine.quality import Check, Judge
 
 
 CUT = 100  # characters of a prompt's end that the report shows
@@ -48,6 +52,9 @@ class Made:
         image_PHWC: uint8 [pairs, size, size, C].
         areas: mean of each pair's region, 1 where there is none.
         cut: texts that the text encoder cuts -> the ends that it does not read.
+        checks: of each pair's picture; None without a gate.
+        rejected: pairs that the gate did not let pass, as another Made; None where there are none.
+        sums: more of the report's.
     """
 
     group: Group
@@ -55,6 +62,9 @@ class Made:
     areas: list[float]
     bad: list[Bad]
     cut: Mapping[str, str]
+    checks: Sequence[Check] | None = None
+    rejected: Made | None = None
+    sums: Mapping[str, float] = field(default_factory=dict)
 
 
 def device(task: Task) -> str:
@@ -97,17 +107,26 @@ def make_groups(
     from noiseweave.engine import augmentation, pairing
 
     config = task.config
-    for number, members in enumerate(pairing.group(a, b, config.pairing)):
+    for n, members in enumerate(pairing.group(a, b, config.pairing)):
         rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
         where = locate(rows)
         keys = [task.key_of(p.shard, p.key) for p in where]
         pairs = [
             augmentation.draw_pair(
-                i, j, keys[i], keys[j], float(sim), config.fusion, config.seed, config.pairing.threshold
+                i,
+                j,
+                keys[i],
+                keys[j],
+                float(sim),
+                config.fusion,
+                config.seed,
+                config.pairing.threshold,
+                number,
             )
             for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
+            for number in range(config.fusion.per_pair)
         ]
-        yield Group(id=f"{number:06d}", images=tuple(where), pairs=tuple(pairs)), rows
+        yield Group(id=f"{n:06d}", images=tuple(where), pairs=tuple(pairs)), rows
 
 
 def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
@@ -137,26 +156,62 @@ def without(group: Group, good: Collection[int]) -> Group:
     return replace(group, images=tuple(group.images[i] for i in sorted(good)), pairs=tuple(pairs))
 
 
-def augment_group(task: Task, backbone: Backbone, loaded: Loaded) -> Made:
-    """Fuse the pairs of a group."""
-    from noiseweave.engine import augmentation
+def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: Loaded) -> Made:
+    """Fuse the pairs of a group; with a judge, draw again what it rejects."""
+    from noiseweave.engine import augmentation, gate
 
     group, bad = augment_masks.with_masks(task, loaded.group, loaded.masks)
     used = sorted({i for p in group.pairs for i in (p.a, p.b)})
     group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
     config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
+    image_BHWC, cut = loaded.image_BHWC[used], augmentation.cut_off(backbone, prompts)
+    if not group.pairs:
+        return Made(group=group, image_PHWC=image_BHWC[:0], areas=[], bad=loaded.bad + bad, cut=cut)
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
-    fused = augmentation.augment(
-        backbone, loaded.image_BHWC[used], keys, group.pairs, config.inversion, config.fusion, config.seed,
+    maps = augmentation.inverted(
+        backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
         prompts, masks,
     )  # fmt: skip
-    good = np.flatnonzero(fused.finite_P)
-    bad += [_not_finite(group, pair) for pair, ok in zip(group.pairs, fused.finite_P, strict=True) if not ok]
-    return Made(
-        group=replace(group, pairs=tuple(group.pairs[i] for i in good)), image_PHWC=fused.image_PHWC[good],
-        areas=[round(fused.areas[i], 4) for i in good], bad=loaded.bad + bad,
-        cut=augmentation.cut_off(backbone, prompts),
+    done = gate.drawn(
+        group.pairs, lambda pairs: augmentation.fused(backbone, maps, pairs, config.inversion.sampler, config.fusion),
+        partial(augment_gate.redrawn, task, keys), judge and partial(_checks, task, judge, group, image_BHWC),
+        config.quality.redraw,
     )  # fmt: skip
+    return _sorted(task, group, done, loaded.bad + bad, cut)
+
+
+def _checks(
+    task: Task, judge: Judge, group: Group, image_BHWC: np.ndarray, pairs: Sequence[Pair], fused: Fused
+) -> list[Check]:
+    from noiseweave.engine import quality
+
+    return quality.checks(
+        judge, fused.image_PHWC, fused.finite_P, [(p.a, p.b) for p in pairs], image_BHWC,
+        [p.label for p in group.images], task.config.quality,
+    )  # fmt: skip
+
+
+def _sorted(task: Task, group: Group, done: Drawn, bad: list[Bad], cut: Mapping[str, str]) -> Made:
+    """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
+    from noiseweave.engine import gate
+
+    fused, checks = done.fused, done.checks
+    passed = (
+        np.ones(len(done.pairs), bool) if checks is None else np.array([c.verdict == "kept" for c in checks])
+    )
+    bad = bad + [_not_finite(group, p) for p, ok in zip(done.pairs, fused.finite_P, strict=True) if not ok]
+
+    def part(places: np.ndarray, **more: Any) -> Made:
+        pairs = tuple(done.pairs[i] for i in places)
+        return Made(
+            group=replace(group, pairs=pairs), image_PHWC=fused.image_PHWC[places],
+            areas=[round(fused.areas[i], 4) for i in places], cut=cut,
+            checks=None if checks is None else [checks[i] for i in places], **more,
+        )  # fmt: skip
+
+    out = np.flatnonzero(fused.finite_P & ~passed)
+    rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None
+    return part(np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=gate.counts(done))
 
 
 def _not_finite(group: Group, pair: Pair) -> Bad:
@@ -173,23 +228,33 @@ def counts(made: Made) -> dict[str, float]:
         "images_inverted": len(group.images),
         "pair_ends": 2 * len(group.pairs),
         **modes,
+        **made.sums,
         **({"prompts_cut": len(made.cut)} if made.cut else {}),
         **{f"cut:{end[:CUT]}": 1 for end in list(made.cut.values())[:1]},
     }
 
 
-def write_shard(task: Task, name: str, made: Made) -> None:
-    """The fused samples of a group as one shard; none when there are none."""
-    rows = [
-        sample(task, made, pair, picture, area)
-        for pair, picture, area in zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
+def write_shard(task: Task, number: str, made: Made) -> None:
+    """The fused samples of a group as one shard, and those that the gate rejected as another; none that is empty."""
+    for folder, prefix, some in (("shards", "augmented", made), ("rejected", "rejected", made.rejected)):
+        rows = samples_of(task, some) if some is not None else []
+        if rows:
+            storage.write(storage.join(task.output, folder, f"{prefix}-{number}.tar"), shards.pack(rows))
+
+
+def samples_of(task: Task, made: Made) -> list[tuple[str, dict[str, bytes]]]:
+    """The samples of a group: key and files."""
+    checks = made.checks or [None] * len(made.group.pairs)
+    return [
+        sample(task, made, pair, picture, area, check)
+        for pair, picture, area, check in zip(
+            made.group.pairs, made.image_PHWC, made.areas, checks, strict=True
+        )
     ]
-    if rows:
-        storage.write(storage.join(task.output, "shards", name), shards.pack(rows))
 
 
 def sample(
-    task: Task, made: Made, pair: Pair, picture: np.ndarray, area: float
+    task: Task, made: Made, pair: Pair, picture: np.ndarray, area: float, check: Check | None = None
 ) -> tuple[str, dict[str, bytes]]:
     """One new sample: its key and its files."""
     first, second = made.group.images[pair.a], made.group.images[pair.b]
@@ -208,14 +273,17 @@ def sample(
         ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
     ):
         known["prompt_cut"] = ends
+    if check is not None:
+        known["check"] = asdict(augment_gate.rounded(check))
     files["json"] = json.dumps(known, ensure_ascii=False).encode()
-    return key_of(task, first, second), files
+    return key_of(task, first, second, pair.number), files
 
 
-def key_of(task: Task, first: Location, second: Location) -> str:
+def key_of(task: Task, first: Location, second: Location, number: int = 0) -> str:
     """The new sample's key: the same for a pair wherever and whenever it is fused, dot-free."""
     ends = sorted(task.key_of(p.shard, p.key) for p in (first, second))
-    return "fused-" + hashlib.blake2b("\n".join(ends).encode(), digest_size=10).hexdigest()
+    several = [f"{number}"] if number else []
+    return "fused-" + hashlib.blake2b("\n".join(ends + several).encode(), digest_size=10).hexdigest()
 
 
 def lineage(task: Task, first: Location, second: Location, pair: Pair, area: float) -> dict[str, Any]:
@@ -241,6 +309,10 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair, area: flo
     prompts = task.prompts_of((first, second))
     if prompts is not None:
         value["prompt"] = asdict(prompts)
+    if config.fusion.variation:
+        value["variation"] = config.fusion.variation
+    if pair.number or pair.attempt:
+        value |= {"number": pair.number, "attempt": pair.attempt}
     if region.source != "everywhere":
         smooth = {"smooth": region.smooth} if region.source == "saliency" else {}
         value["region"] = {"source": region.source, **smooth, "area": area}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,13 @@ from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine.recipes import PairingRecipe
 from noiseweave.engine.records import Bad, Group, Location, Plan, Unit, UnitReport
+from noiseweave.jobs import augment_gate
 from noiseweave.jobs import augment_samples as samples
 from noiseweave.jobs.augment import Task
 from noiseweave.jobs.augment_dataset import stopped
+
+if TYPE_CHECKING:
+    from noiseweave.engine.quality import Judge
 
 POLL = 1.0  # seconds between two looks at a growing folder
 
@@ -157,11 +161,20 @@ def _make(task: Task) -> Callable[[Any], Any]:
 def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: Any, data: Any) -> Any:
     seen_NHWC, loaded, bad, shared = data
     where, done = loaded.group.images, []
-    for group, rows in plan(task, where, extract(seen_NHWC), shared) if where else []:
+    f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
+    judge = _judge(task, extract, f_ND, loaded) if task.config.gate and where else None
+    for group, rows in plan(task, where, f_ND, shared) if where else []:
         masks = [loaded.masks[r] for r in rows]
         part = samples.Loaded(group=group, image_BHWC=loaded.image_BHWC[rows], masks=masks, bad=[])
-        done.append(samples.augment_group(task, backbone, part))
+        done.append(samples.augment_group(task, backbone, judge, part))
     return done, len(where), bad + [b for made in done for b in made.bad]
+
+
+def _judge(task: Task, extract: augment_gate.Extract, f_ND: np.ndarray, loaded: samples.Loaded) -> Judge:
+    labels = [p.label for p in loaded.group.images]
+    label_N = np.array([-1 if y is None else y for y in labels], np.int64)
+    learnt = augment_gate.learn(task, loaded.image_BHWC, f_ND, label_N, samples.device(task))
+    return augment_gate.judge(task, extract, f_ND, learnt)
 
 
 def plan(
@@ -190,7 +203,7 @@ def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]
     done, images, bad = result
     extra: dict[str, float] = {"images_read": images}
     for number, made in enumerate(done):
-        samples.write_shard(task, f"augmented-{unit.id}-{number:03d}.tar", made)
+        samples.write_shard(task, f"{unit.id}-{number:03d}", made)
         for name, value in samples.counts(made).items():
             extra[name] = extra.get(name, 0) + value
     return UnitReport(id=unit.id, produced=sum(len(m.group.pairs) for m in done), extra=extra), bad

@@ -27,6 +27,13 @@ JOBS = {
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }
 
+SECOND = {
+    "evaluate": {
+        "usefulness": "few labelled pictures, and what each method adds -> does it help a classifier?"
+    }
+}
+"""Jobs that are called by two words: noiseweave evaluate usefulness."""
+
 CLUSTER = {"--address": "--cluster.address"}  # short spellings that all jobs on a cluster have
 
 
@@ -35,6 +42,7 @@ def usage() -> str:
     return (
         "usage: noiseweave JOB [--config FILE] [--section.field VALUE ...]\n\n"
         f"jobs:\n{jobs}\n\n"
+        "noiseweave evaluate usefulness asks whether made pictures help a classifier (--help).\n"
         "noiseweave submit [--address URL] JOB ... runs a job on a Ray cluster (submit --help).\n"
         "noiseweave JOB --help lists a job's options; --print_config writes them as YAML."
     )
@@ -46,12 +54,13 @@ def parse(job: str, arguments: list[str]):
 
     module = importlib.import_module(f"noiseweave.jobs.{job}")
     several = getattr(module, "POSITIONAL", None)
-    text = f"{JOBS[job]}. {module.POSITIONAL_HELP}" if several else JOBS[job]
+    name, text = called(job)
+    text = f"{text}. {module.POSITIONAL_HELP}" if several else text
     aliases = CLUSTER if "cluster" in get_type_hints(module.Config) else {}
     aliases = aliases | getattr(module, "ALIASES", {})
     if aliases:
         text += f". Short spellings: {', '.join(f'{short} for {full}' for short, full in aliases.items())}."
-    parser = ArgumentParser(prog=f"noiseweave {job}", description=text, exit_on_error=False)
+    parser = ArgumentParser(prog=f"noiseweave {name}", description=text, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(module.Config, None)
     arguments = said_out(renamed(arguments, aliases), set(switches(module.Config)))
@@ -64,6 +73,14 @@ def parse(job: str, arguments: list[str]):
         return module, module.Config(**values)
     except (ArgumentError, ValueError, TypeError) as e:
         fail(str(e))
+
+
+def called(job: str) -> tuple[str, str]:
+    """The words that a job is called by, and what it does."""
+    for first, inner in SECOND.items():
+        if job in inner:
+            return f"{first} {job}", inner[job]
+    return job, JOBS[job]
 
 
 def renamed(arguments: list[str], aliases: dict[str, str]) -> list[str]:
@@ -146,7 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"noiseweave {__version__}")
         return 0
     job, *rest = arguments
-    if job not in (*JOBS, "submit"):
+    if rest and rest[0] in SECOND.get(job, {}):
+        job, *rest = rest
+    if job not in (*JOBS, "submit") and not any(job in inner for inner in SECOND.values()):
         fail(f"no job {job!r}; jobs are {', '.join(JOBS)}, and submit, which sends one of them to a cluster")
     try:
         if job == "submit":

@@ -156,7 +156,8 @@ def run(config: Config) -> int:
 
     channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
-    prompts = config.prompts if backbone.reads_words(config.model.name, config.prompt) else None
+    hears = backbone.hears(config.model.name, config.prompt)
+    prompts = config.prompts if hears == "words" else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
     mask_HW, mask_key = work.mask(config.region, size)
     if config.cache is not None:

@@ -183,7 +183,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     with pytest.raises(ValueError, match=r"size=18: .* a multiple of 4"):  # its unet halves once more
         backbone.shape(name, 18)
     with pytest.raises(ValueError, match=r"prompt\.target='a': model .* reads no words"):
-        backbone.reads_words(name, PromptRecipe(target="a"))
+        backbone.hears(name, PromptRecipe(target="a"))
     shutil.rmtree(tmp_path / "vqvae")
     with pytest.raises(ValueError, match=r"vqvae/config\.json is missing"):
         backbone.load(ModelConfig(name=name))

@@ -60,7 +60,7 @@ def test_a_broken_model_is_one_clear_line(sd_copy, how):
 
 
 def test_prompts_are_for_models_that_read(sd_folder):
-    assert backbone.reads_words(str(sd_folder), PromptRecipe(target="a"))
-    assert not backbone.reads_words("digits-ddpm", PromptRecipe())
+    assert backbone.hears(str(sd_folder), PromptRecipe(target="a")) == "words"
+    assert backbone.hears("digits-ddpm", PromptRecipe()) == "nothing"
     with pytest.raises(ValueError, match=r"prompt\.guidance_target=3\.0: model 'digits-ddpm' reads no words"):
-        backbone.reads_words("digits-ddpm", replace(PromptRecipe(), guidance_target=3.0))
+        backbone.hears("digits-ddpm", replace(PromptRecipe(), guidance_target=3.0))

@@ -1,0 +1,341 @@
+"""Do made pictures help a classifier of few labelled ones? The parts of one comparison.
+
+Few are the labelled pictures that everyone has; the pool is what a generator may have seen without labels. Nothing
+here is ever given a test picture. N few pictures, M made ones, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, cycle, islice
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from noiseweave.engine import augmentation, classifiers, features, gate, quality, samplers, systems
+from noiseweave.engine.backbone import Backbone
+from noiseweave.engine.classifiers import soft_labels
+from noiseweave.engine.latents import to_pixels
+from noiseweave.engine.objectives import learning_rate, moving_average
+from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
+from noiseweave.engine.recipes import Prompts, SamplerRecipe
+from noiseweave.engine.records import Pair
+from noiseweave.engine.seeding import generator, rng
+from noiseweave.engine.systems import Batch, System
+from noiseweave.engine.training_recipes import Blueprint, ModelRecipe
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method
+
+WARMUP = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """uint8 [N, side, side, C] and their labels, int64 [N]; -1 is none."""
+
+    image_NHWC: np.ndarray
+    label_N: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """Made pictures: uint8 [M, side, side, C], float32 [M, K]; how many the gate left out, by reason."""
+
+    image_MHWC: np.ndarray
+    p_MK: np.ndarray
+    rejected: dict[str, int]
+
+
+def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) -> np.ndarray:
+    """Rows of ``per_class`` pictures of each class, chosen by (seed, key); smaller choices lie in larger ones.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    order = sorted(range(len(keys)), key=lambda i: rng(seed, "few", keys[i]).random())
+    chosen = []
+    for c in np.unique(label_N[label_N >= 0]).tolist():
+        rows = [i for i in order if label_N[i] == c][:per_class]
+        if len(rows) < per_class:
+            raise ValueError(f"per_class={per_class}: class {c} has {len(rows)} pictures")
+        chosen += rows
+    return np.array(chosen, np.int64)
+
+
+# the generator
+
+
+def blueprint(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
+    return Blueprint(
+        model=ModelRecipe(kind="ddpm", classes=classes, label_dropout=recipe.label_dropout),
+        objective=recipe.objective, unet=recipe.unet, schedule=recipe.schedule, classes=classes, size=side,
+        channels=channels, seed=seed,
+    )  # fmt: skip
+
+
+def learn(
+    system: System, parts: Sequence[tuple[Pictures, float]], recipe: GeneratorRecipe, steps: int, seed: int,
+    flip: bool = False, device: str = "cpu",
+) -> None:  # fmt: skip
+    """Train a generator in place; its weights become the moving average.
+
+    Args:
+        parts: pictures, and their share of a batch; label -1 trains the half that is told nothing.
+    """
+    network: torch.nn.Module = system.networks["unet"].to(device).train()
+    weights = list(network.parameters())
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.01)
+    average = moving_average(weights, recipe.ema)
+    loaded = [(to_pixels(p.image_NHWC, torch.device("cpu")), torch.from_numpy(p.label_N)) for p, _ in parts]
+    counts = _counts([share for _, share in parts], recipe.batch)
+    g = generator(seed, "generator")
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, peak=recipe.lr, steps=steps, warmup=WARMUP, decay="cosine")
+        batch = _batch(loaded, counts, g, flip, device)
+        optimizer.zero_grad()
+        system.turns[0].loss(system.networks, batch).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        average.step(weights)
+    average.copy_to(weights)
+    network.eval()
+
+
+def _counts(shares: Sequence[float], batch: int) -> list[int]:
+    """Pictures of each part in a batch; the last has what the others leave."""
+    first = [round(batch * share) for share in shares[:-1]]
+    return [*first, batch - sum(first)]
+
+
+def _batch(
+    parts: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], g: torch.Generator, flip: bool, device: str
+) -> Batch:
+    rows = [torch.randint(len(x), (n,), generator=g) for (x, _), n in zip(parts, counts, strict=True)]
+    x0 = torch.cat([x[r] for (x, _), r in zip(parts, rows, strict=True)])
+    label = torch.cat([y[r] for (_, y), r in zip(parts, rows, strict=True)])
+    mirrored = torch.rand(len(x0), generator=g) < 0.5 * flip
+    x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
+    eps = torch.randn(x0.shape, generator=g)
+    time, hide = torch.rand(2, len(x0), generator=g)
+    return Batch(
+        x0=x0.to(device), label=label.to(device), eps=eps.to(device), time=time.to(device), hide=hide.to(device)
+    )  # fmt: skip
+
+
+def tuned(
+    few: Pictures, pool: Pictures | None, start: bytes | None, recipe: GeneratorRecipe,
+    judge: ClassifierRecipe, classes: int, seed: int, flip: bool = False, device: str = "cpu",
+) -> bytes:  # fmt: skip
+    """A generator that knows the labels of the few, as safetensors.
+
+    Args:
+        pool: what it may see without labels; None is the closed protocol.
+        start: the prior that it goes on from; None starts anew.
+        judge: trains the classifier whose guesses of the pool are told, with ``recipe.pseudo`` below 1.
+    """
+    side, channels = few.image_NHWC.shape[2:]
+    system = systems.build(blueprint(recipe, classes, side, channels, seed))
+    if start is not None:
+        system.networks["unet"].load_state_dict(safetensors.torch.load(start))
+    parts = [(few, 1.0)]
+    if pool is not None:
+        label_N = guessed(few, pool, recipe.pseudo, judge, classes, seed, device)
+        told = Pictures(image_NHWC=pool.image_NHWC, label_N=label_N)
+        parts = [(few, recipe.labelled), (told, 1 - recipe.labelled)]
+    learn(system, parts, recipe, recipe.tuning_steps, seed, flip, device)
+    return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
+
+
+def guessed(
+    few: Pictures, pool: Pictures, sure: float, judge: ClassifierRecipe, classes: int, seed: int, device: str
+) -> np.ndarray:
+    """The labels that a classifier of the few gives the pool where it is sure, else -1; the pool's own are unseen."""
+    if sure >= 1:
+        return np.full(len(pool.image_NHWC), -1, np.int64)
+    p_NK = soft_labels(few.label_N, classes)
+    network = classifiers.train(few.image_NHWC, p_NK, judge, seed, device=device)
+    chance_NK = classifiers.probabilities(network, pool.image_NHWC)
+    return np.where(chance_NK.max(1) >= sure, chance_NK.argmax(1), -1).astype(np.int64)
+
+
+def prior(
+    pool: Pictures, recipe: GeneratorRecipe, classes: int, seed: int, flip: bool = False, device: str = "cpu"
+) -> bytes:
+    """A generator trained on the pool with every label hidden, as safetensors."""
+    side, channels = pool.image_NHWC.shape[2:]
+    system = systems.build(blueprint(recipe, classes, side, channels, seed))
+    hidden = Pictures(image_NHWC=pool.image_NHWC, label_N=np.full(len(pool.label_N), -1, np.int64))
+    learn(system, [(hidden, 1.0)], recipe, recipe.steps, seed, flip, device)
+    return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
+
+
+# made pictures
+
+
+def made(
+    method: Method, few: Pictures, weights: bytes | None, recipe: GeneratorRecipe, classes: int, seed: int,
+    device: str = "cpu",
+) -> Added:  # fmt: skip
+    """The pictures that a method adds to the few.
+
+    Args:
+        weights: of the generator; None for a blend.
+    """
+    if method.made == "blend":
+        return blend(method, few, classes, seed)
+    assert weights is not None
+    side, channels = few.image_NHWC.shape[2:]
+    system = systems.build(blueprint(recipe, classes, side, channels, 0))
+    system.networks["unet"].load_state_dict(safetensors.torch.load(weights))
+    network = system.networks["unet"].to(device).eval().requires_grad_(False)
+    if method.made == "samples":
+        return samples(method, system, few, classes, seed, device)
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(system.model.scheduler.config)
+    return fusions(method, Backbone(network, scheduler, device), few, classes, seed, device)
+
+
+def pairs_of(method: Method, few: Pictures, seed: int) -> list[Pair]:
+    """``count`` draws of pairs, every pair as often as the others or once more; in an order of chance."""
+    label_N = few.label_N.tolist()
+    same = method.pairs == "same_class"
+    every = [(a, b) for a, b in combinations(range(len(label_N)), 2) if not same or label_N[a] == label_N[b]]
+    if not every:
+        raise ValueError(f"methods.pairs={method.pairs!r}: no two of the labelled pictures are a pair")
+    rng(seed, "pairs").shuffle(every)
+    rounds = (n // len(every) for n in range(method.count))
+    return [
+        augmentation.draw_pair(a, b, str(a), str(b), 0.0, method.fusion, seed, number=number)
+        for (a, b), number in zip(islice(cycle(every), method.count), rounds, strict=True)
+    ]
+
+
+def shares(pairs: Sequence[Pair], few: Pictures, classes: int, hard: bool) -> np.ndarray:
+    """float32 [M, K]: the parents' labels by their weights, or the larger alone."""
+    one_NK = np.eye(classes, dtype=np.float32)[few.label_N]
+    ratio = np.array([p.ratio for p in pairs], np.float32)[:, None]
+    p_MK = (1 - ratio) * one_NK[[p.a for p in pairs]] + ratio * one_NK[[p.b for p in pairs]]
+    return np.eye(classes, dtype=np.float32)[p_MK.argmax(1)] if hard else p_MK
+
+
+def blend(method: Method, few: Pictures, classes: int, seed: int) -> Added:
+    """Pixels of the pairs, mixed."""
+    pairs = pairs_of(method, few, seed)
+    ratio = np.array([p.ratio for p in pairs], np.float32).reshape(-1, 1, 1, 1)
+    a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(np.float32) for end in "ab")
+    image_MHWC = ((1 - ratio) * a + ratio * b).round().astype(np.uint8)
+    return Added(image_MHWC=image_MHWC, p_MK=shares(pairs, few, classes, method.hard_labels), rejected={})
+
+
+def samples(method: Method, system: System, few: Pictures, classes: int, seed: int, device: str) -> Added:
+    """Drawn from the class-conditional model, every class alike; with a gate, those of another class are left out."""
+    known = np.unique(few.label_N)
+    label_M = known[np.arange(method.count) % len(known)]
+    parts = [slice(i, i + 64) for i in range(0, method.count, 64)]
+    recipe = SamplerRecipe(name="ddim", steps=method.inversion.num_steps, guidance=method.guidance)
+    drawn = [
+        samplers.draw(
+            system.model, range(method.count)[part], torch.from_numpy(label_M[part]), recipe, seed
+        ).image_BHWC
+        for part in parts
+    ]
+    image_MHWC, keep = np.concatenate(drawn), np.ones(method.count, bool)
+    if method.gate:
+        chance_MK = classifiers.probabilities(
+            judge_of(few, method.quality, classes, seed, device), image_MHWC
+        )
+        keep = 1 - chance_MK[np.arange(method.count), label_M] <= method.quality.drift
+    p_MK = np.eye(classes, dtype=np.float32)[label_M]
+    out = int((~keep).sum())
+    return Added(image_MHWC=image_MHWC[keep], p_MK=p_MK[keep], rejected={"drifted": out} if out else {})
+
+
+def judge_of(
+    few: Pictures, recipe: QualityRecipe, classes: int, seed: int, device: str
+) -> classifiers.Classifier:
+    """The gate's classifier, of the few alone."""
+    p_NK = soft_labels(few.label_N, classes)
+    return classifiers.train(few.image_NHWC, p_NK, recipe.classifier, seed, device=device)
+
+
+def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, seed: int, device: str) -> Added:
+    """Fused in noise space, as ``augment`` does it."""
+    pairs = pairs_of(method, few, seed)
+    labels: list[int | None] = few.label_N.tolist()
+    told = Prompts(
+        source=tuple(labels), target=tuple(labels), guidance_source=1.0, guidance_target=method.guidance
+    )
+    keys = [str(i) for i in range(len(labels))]
+    maps = augmentation.inverted(
+        backbone, few.image_NHWC, keys, {p.b for p in pairs}, method.inversion, method.fusion, seed,
+        told if method.told else None,
+    )  # fmt: skip
+    check = _gate(method, few, classes, seed, device) if method.gate else None
+    done = gate.drawn(
+        pairs, lambda some: augmentation.fused(backbone, maps, some, method.inversion.sampler, method.fusion),
+        lambda p, attempt: augmentation.draw_pair(
+            *sorted((p.a, p.b)), *map(str, sorted((p.a, p.b))), 0.0, method.fusion, seed, number=p.number,
+            attempt=attempt,
+        ), check, method.quality.redraw,
+    )  # fmt: skip
+    keep = done.fused.finite_P.copy()
+    if done.checks is not None:
+        keep &= np.array([c.verdict == "kept" for c in done.checks])
+    why = {
+        n.removeprefix("rejected:"): int(v) for n, v in gate.counts(done).items() if n.startswith("rejected:")
+    }
+    p_MK = shares(done.pairs, few, classes, method.hard_labels)
+    return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=why)
+
+
+def _gate(
+    method: Method, few: Pictures, classes: int, seed: int, device: str
+) -> Callable[..., list[quality.Check]]:
+    network = judge_of(few, method.quality, classes, seed, device)
+    judge = quality.Judge(
+        extract=_seen, real_ND=_seen(few.image_NHWC),
+        chances=lambda image_PHWC, _: classifiers.probabilities(network, image_PHWC),
+    )  # fmt: skip
+
+    def check(pairs: Sequence[Pair], fused: augmentation.Fused) -> list[quality.Check]:
+        ends = [(p.a, p.b) for p in pairs]
+        labels = few.label_N.tolist()
+        return quality.checks(
+            judge, fused.image_PHWC, fused.finite_P, ends, few.image_NHWC, labels, method.quality
+        )
+
+    return check
+
+
+def _seen(image_PHWC: np.ndarray) -> np.ndarray:
+    return features.pixels(image_PHWC)
+
+
+# scores
+
+
+def score(
+    method: Method, few: Pictures, added: Added | None, test: Pictures, recipe: ClassifierRecipe, classes: int,
+    seed: int, device: str = "cpu",
+) -> float:  # fmt: skip
+    """Test accuracy of a classifier that was trained with a method: the one place where test pictures are looked at."""
+    made = None
+    if added is not None and len(added.p_MK):
+        made = (added.image_MHWC, torch.from_numpy(added.p_MK))
+    own = replace(recipe, classical=method.classical)
+    network = classifiers.train(few.image_NHWC, soft_labels(few.label_N, classes), own, seed, made, device)
+    return classifiers.accuracy(network, test.image_NHWC, test.label_N)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half of the 95 % interval of the mean by Student's t); nan for one value."""
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        return float(np.mean(values)), float("nan")
+    return float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)

@@ -1,0 +1,90 @@
+"""What is compared in ``evaluate usefulness``. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from noiseweave.engine.quality_recipes import Classical, QualityRecipe
+from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, check
+from noiseweave.engine.training_recipes import ObjectiveRecipe, ScheduleRecipe, UnetRecipe
+
+Protocol = Literal["closed", "prior"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe:
+    """The diffusion model that the pictures are made with: a class-conditional DDPM of pixels.
+
+    In the closed protocol it sees the few labelled pictures alone. In the prior one it is first trained on the whole
+    pool with every label hidden, then goes on with the few labelled pictures beside the pool.
+
+    Args:
+        steps: on the pool, labels hidden; none in the closed protocol.
+        tuning_steps: with the labels of the few; in the closed protocol these are all there are.
+        batch: pictures in a step.
+        labelled: share of labelled pictures in a batch while the labels are learnt, in the prior protocol.
+        pseudo: in the prior protocol, the pool's pictures that a classifier of the few is at least so sure of are
+            told as its guess (You et al., arXiv 2302.10586); 1 tells no guess.
+        lr: highest learning rate.
+        label_dropout: share of labels hidden, for guidance.
+        ema: decay of the moving average of the weights.
+    """
+
+    steps: int = 2000
+    tuning_steps: int = 600
+    batch: int = 64
+    labelled: float = 0.5
+    pseudo: float = 1.0
+    lr: float = 1e-3
+    label_dropout: float = 0.1
+    ema: float = 0.995
+    objective: ObjectiveRecipe = field(default_factory=lambda: ObjectiveRecipe(target="v_prediction"))
+    unet: UnetRecipe = field(default_factory=lambda: UnetRecipe(channels=(32, 64, 64)))
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 0, "generator.steps", self.steps, "0 or more")
+        for name in ("tuning_steps", "batch"):
+            check(getattr(self, name) >= 1, f"generator.{name}", getattr(self, name), "1 or more")
+        check(0 < self.labelled <= 1, "generator.labelled", self.labelled, "above 0, at most 1")
+        check(0 < self.pseudo <= 1, "generator.pseudo", self.pseudo, "above 0, at most 1 (off)")
+        check(0 < self.lr < math.inf, "generator.lr", self.lr, "above 0")
+        check(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "0 to below 1")
+        check(0 <= self.ema < 1, "generator.ema", self.ema, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to more pictures.
+
+    Args:
+        classical: augmentations of every batch.
+        made: added pictures: none; blend (pixels of the same pairs, mixed); samples (drawn from the class-conditional
+            model); fusion (of pairs, in noise space).
+        count: added pictures.
+        pairs: of the same class, or of any two, with soft labels.
+        hard_labels: a picture of two classes is given the label of the larger share.
+        inversion, fusion: of fusion; blend takes the ratios of fusion.
+        guidance: of the labels, in the replay of fusion and in drawing samples; 1 is off.
+        told: whether the model is told the labels at all.
+        gate: leave out, after quality.redraw tries, what quality rejects.
+        quality: what the gate asks for; its judge is trained on the few labelled pictures.
+    """
+
+    classical: tuple[Classical, ...] = ()
+    made: Literal["none", "blend", "samples", "fusion"] = "none"
+    count: int = 1000
+    pairs: Literal["same_class", "any"] = "same_class"
+    hard_labels: bool = False
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    guidance: float = 1.0
+    told: bool = True
+    gate: bool = False
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
+
+    def __post_init__(self) -> None:
+        check(self.count >= 1, "methods.count", self.count, "1 or more")
+        check(0 <= self.guidance <= 100, "methods.guidance", self.guidance, "0 to 100")

@@ -1,0 +1,122 @@
+"""The parts of evaluate usefulness: nothing leaks, and each method adds what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.datasets import load_digits
+
+from noiseweave.engine import usefulness
+from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
+from noiseweave.engine.recipes import FusionRecipe, InversionRecipe
+from noiseweave.engine.training_recipes import UnetRecipe
+from noiseweave.engine.usefulness import Pictures
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method
+
+TINY = GeneratorRecipe(
+    steps=4, tuning_steps=4, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
+)
+QUICK = ClassifierRecipe(steps=30, batch=16, width=4)
+FUSED = Method(made="fusion", count=12, inversion=InversionRecipe(num_steps=4, skip=1))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    data = load_digits(n_class=3)
+    image = np.rint(data.images[:120] * 255 / 16).astype(np.uint8)[..., None]
+    return Pictures(image_NHWC=image, label_N=data.target[:120].astype(np.int64))
+
+
+@pytest.fixture(scope="module")
+def few(pool):
+    rows = usefulness.few_of(pool.label_N, [str(i) for i in range(120)], 4, 0)
+    return Pictures(image_NHWC=pool.image_NHWC[rows], label_N=pool.label_N[rows])
+
+
+@pytest.fixture(scope="module")
+def weights(few, pool):
+    start = usefulness.prior(pool, TINY, 3, 0)
+    return usefulness.tuned(few, pool, start, TINY, QUICK, 3, 0)
+
+
+def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
+    keys = [f"k{i}" for i in range(120)]
+    small, large = (set(usefulness.few_of(pool.label_N, keys, k, 0).tolist()) for k in (3, 7))
+    assert small < large
+    assert np.bincount(pool.label_N[sorted(large)]).tolist() == [7, 7, 7]
+    back = usefulness.few_of(pool.label_N[::-1], keys[::-1], 3, 0)
+    assert {119 - i for i in back.tolist()} == small
+    with pytest.raises(ValueError, match="per_class=99"):
+        usefulness.few_of(pool.label_N, keys, 99, 0)
+
+
+def test_the_pools_labels_change_no_prior_and_no_tuning(few, pool):
+    other = replace(pool, label_N=(pool.label_N + 1) % 3)
+    assert usefulness.prior(pool, TINY, 3, 0) == usefulness.prior(other, TINY, 3, 0)
+    guesses = replace(TINY, pseudo=0.4)
+    made = [usefulness.tuned(few, p, None, guesses, QUICK, 3, 0) for p in (pool, other)]
+    assert made[0] == made[1]
+
+
+def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
+    seen = []
+    monkeypatch.setattr(usefulness, "learn", lambda system, parts, *rest: seen.extend(parts))
+    usefulness.tuned(few, None, None, TINY, QUICK, 3, 0)
+    assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
+
+
+def test_a_blend_is_the_mixture_of_its_parents(few):
+    method = Method(made="blend", count=40, fusion=FusionRecipe(ratio_min=0.5, ratio_max=0.5))
+    added = usefulness.blend(method, few, 3, 0)
+    pairs = usefulness.pairs_of(method, few, 0)
+    a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(float) for end in "ab")
+    np.testing.assert_allclose(added.image_MHWC, (a + b) / 2, atol=0.51)
+    assert {few.label_N[p.a] == few.label_N[p.b] for p in pairs} == {True}
+    # 3 classes x 6 pairs, 40 pictures: each pair two or three times, each time another draw
+    times = np.unique([(min(p.a, p.b), max(p.a, p.b)) for p in pairs], axis=0, return_counts=True)[1]
+    assert (len(times), set(times.tolist())) == (18, {2, 3})
+
+
+def test_labels_of_two_classes_are_shared_or_the_larger(few):
+    method = Method(made="blend", count=60, pairs="any", fusion=FusionRecipe(ratio_min=0.3, ratio_max=0.4))
+    soft, hard = (usefulness.blend(replace(method, hard_labels=h), few, 3, 0).p_MK for h in (False, True))
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-6)
+    assert (soft.max(1) < 0.99).any()
+    assert set(hard.flatten().tolist()) == {0.0, 1.0}
+    assert (soft.argmax(1) == hard.argmax(1)).all()
+
+
+def test_fusions_are_made_told_and_gated(few, weights):
+    plain = usefulness.made(FUSED, few, weights, TINY, 3, 0)
+    assert plain.image_MHWC.shape == (12, 8, 8, 1)
+    assert (plain.p_MK.max(1) == 1).all()
+    untold = usefulness.made(replace(FUSED, told=False), few, weights, TINY, 3, 0)
+    assert not np.array_equal(untold.image_MHWC, plain.image_MHWC)
+    strict = QualityRecipe(drift=0.0, copy=1.0, sharpness=0.0, redraw=1, classifier=QUICK)
+    gated = usefulness.made(replace(FUSED, gate=True, quality=strict), few, weights, TINY, 3, 0)
+    assert len(gated.p_MK) + gated.rejected.get("drifted", 0) == 12
+    assert gated.rejected["drifted"] > 0
+
+
+def test_samples_are_balanced_over_the_classes(few, weights):
+    method = Method(made="samples", count=9, inversion=InversionRecipe(num_steps=3, skip=0))
+    added = usefulness.made(method, few, weights, TINY, 3, 0)
+    assert added.p_MK.sum(0).tolist() == [3, 3, 3]
+
+
+def test_a_score_is_an_accuracy_that_made_pictures_move(few, pool):
+    wrong = usefulness.Added(
+        image_MHWC=few.image_NHWC, p_MK=np.eye(3, dtype=np.float32)[(few.label_N + 1) % 3], rejected={}
+    )
+    plain = usefulness.score(Method(), few, None, pool, QUICK, 3, 0)
+    spoilt = usefulness.score(Method(), few, wrong, pool, replace(QUICK, share=0.9), 3, 0)
+    assert plain > 0.8 > spoilt
+
+
+def test_the_interval_is_students():
+    values = [0.9, 0.92, 0.88, 0.95]
+    mean, half = usefulness.interval(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert np.isnan(usefulness.interval([1.0])[1])

@@ -1,0 +1,155 @@
+"""augment --gate on digits, and class-conditional models: what is kept, rejected, drawn again, told."""
+
+import json
+
+import pytest
+from augments import through
+from test_augment import BASE, digits, report, write_shard
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine import base_models, images, systems
+from noiseweave.engine.training_recipes import (
+    Blueprint,
+    ModelRecipe,
+    ObjectiveRecipe,
+    ScheduleRecipe,
+    UnetRecipe,
+)
+from noiseweave.jobs import cli
+
+GATE = [
+    "--gate", "true", "--quality.classifier.steps", "60", "--quality.classifier.width", "8",
+    "--fusion.variation", "0.8", "--inversion.skip", "0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    pictures, labels = digits()
+    rows = [
+        (f"d{i:02d}", {"png": images.encode(p), "cls": b"%d" % y})
+        for i, (p, y) in enumerate(zip(pictures, labels, strict=True))
+    ]
+    write_shard(folder / "s-0.tar", rows[:45])
+    write_shard(folder / "s-1.tar", rows[45:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes_model(tmp_path_factory):
+    """A class-conditional pixel DDPM of 8 x 8 with random weights."""
+    plan = Blueprint(
+        model=ModelRecipe(classes=10), objective=ObjectiveRecipe(), schedule=ScheduleRecipe(), classes=10,
+        unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4), size=8, channels=1, seed=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("classes") / "model"
+    import torch
+
+    base_models.save(systems.build(plan).model, folder, torch.float32)
+    return str(folder)
+
+
+def rejected(output):
+    found = sorted(map(str, output.glob("rejected/*.tar")))
+    members = [(s, e) for s in found for e in shards.index(s)[0]]
+    return [json.loads(storage.read(s, e.members["json"].offset, e.members["json"].size)) for s, e in members]
+
+
+@pytest.mark.parametrize("scope", ["dataset", "window"])
+def test_what_the_gate_rejects_is_drawn_again_then_set_aside(monkeypatch, source, tmp_path, scope):
+    told, made = through(
+        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, *GATE, "--pairing.scope", scope,
+        "--quality.drift", "0.3", "--quality.redraw", "1",
+    )  # fmt: skip
+    out = rejected(tmp_path / "out")
+    assert told["pairs"] == len(made)
+    assert told["drawn_again"] >= len(out) == sum(told["rejected"].values()) > 0
+    assert len(made) + len(out) == (24 if scope == "dataset" else len(made) + len(out))
+    for files in made.values():
+        check = json.loads(files["json"])["check"]
+        assert check["verdict"] == "kept"
+        assert check["drift"] <= 0.3
+        assert 0 < check["parent"] <= check["nearest"] <= 0.999
+    assert {line["check"]["verdict"] for line in out} <= {"copy", "drifted", "broken"}
+    assert all(line["attempt"] == 1 for line in out)
+
+
+def test_the_same_command_gives_the_same_and_other_settings_are_refused(
+    monkeypatch, source, tmp_path, capsys
+):
+    more = [*BASE[1:], "--input", source, *GATE, "--quality.judge", "centroid"]
+    one, other = (through(monkeypatch, tmp_path / name, *more)[1] for name in "ab")
+    assert one == other
+    command = ["augment", *map(str, more), "--output", str(tmp_path / "a"), "--quality.drift", "0.1"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 2
+    assert "quality.drift 0.5 -> 0.1" in capsys.readouterr().err
+
+
+def test_without_fresh_noise_a_ratio_of_one_is_a_copy(monkeypatch, source, tmp_path):
+    told, made = through(
+        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, "--gate", "--quality.classifier.steps", "5",
+        "--fusion.ratio_min", "1", "--fusion.ratio_max", "1", "--quality.drift", "1", "--quality.keep_rejected", "false",
+    )  # fmt: skip
+    assert (len(made), told["rejected"], told["drawn_again"]) == (0, {"copy": 24}, 48)
+    assert not (tmp_path / "out/rejected").exists()
+
+
+def test_several_pictures_of_a_pair_differ(monkeypatch, source, tmp_path):
+    told, made = through(
+        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, "--fusion.per_pair", "3",
+        "--fusion.variation", "0.5", "--pairing.max_pairs", "5",
+    )  # fmt: skip
+    assert told["samples"] == len(made) == 15
+    lines = [json.loads(files["json"]) for files in made.values()]
+    ends = {tuple(sorted(p["key"] for p in line["parents"])) for line in lines}
+    assert len(ends) == 5
+    assert len({files["png"] for files in made.values()}) == 15
+    assert {line.get("number", 0) for line in lines} == {0, 1, 2}
+
+
+def test_a_class_conditional_model_is_told_the_labels(monkeypatch, source, tmp_path, classes_model):
+    more = [*BASE[1:], "--input", source, "--model.name", classes_model]
+    plain, strong = (
+        through(monkeypatch, tmp_path / str(g), *more, "--prompt.guidance_target", g)[1] for g in (1, 4)
+    )
+    assert plain.keys() == strong.keys()
+    assert plain != strong
+    for files in strong.values():
+        line = json.loads(files["json"])
+        labels = [p["label"] for p in line["parents"]]
+        assert line["prompt"] == {
+            "source": labels,
+            "target": labels,
+            "guidance_source": 1.0,
+            "guidance_target": 4.0,
+        }
+
+
+def test_words_are_refused_for_a_class_conditional_model(source, tmp_path, classes_model, capsys):
+    command = [
+        *BASE,
+        "--input",
+        str(source),
+        "--output",
+        str(tmp_path / "out"),
+        "--model.name",
+        classes_model,
+    ]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--prompt.target", "a seven"])
+    assert stop.value.code == 2
+    assert "reads no words" in capsys.readouterr().err
+
+
+def test_through_ray_the_judge_travels(source, tmp_path, ray_session):
+    output = tmp_path / "out"
+    assert (
+        cli.main([*BASE, "--input", str(source), "--output", str(output), *GATE, "--pairing.max_pairs", "8"])
+        == 0
+    )
+    numbers = report(output)
+    assert numbers["samples"] + sum(numbers["rejected"].values()) == 8
+    assert numbers["phases"]["judge"]["produced"] == 90

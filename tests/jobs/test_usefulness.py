@@ -1,0 +1,108 @@
+"""noiseweave evaluate usefulness from the command to its table, on few digits and a tiny generator."""
+
+import json
+
+import numpy as np
+import pytest
+from flows import run_here
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.engine.images import encode
+from noiseweave.jobs import cli
+
+SMALL = """
+protocol: prior
+per_class: [3, 5]
+subsets: 1
+seeds: 2
+size: 8
+classifier: {steps: 15, batch: 16, width: 4}
+generator: {steps: 3, tuning_steps: 3, batch: 8, pseudo: 0.5, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
+methods:
+  real: {}
+  affine: {classical: [affine]}
+  blend: {made: blend, count: 10}
+  fused: {made: fusion, count: 6, inversion: {num_steps: 3, skip: 1}}
+cluster: {gpus_per_worker: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    """Shards of 60 digits of 3 classes, and of 30 others; one of the first is no picture."""
+    folder = tmp_path_factory.mktemp("sides")
+    data = load_digits(n_class=3)
+    rows = [
+        (f"{i:03d}", {"png": encode(np.rint(x * 255 / 16).astype(np.uint8)[..., None]), "cls": b"%d" % y})
+        for i, (x, y) in enumerate(zip(data.images[:90], data.target, strict=False))
+    ]
+    rows[59][1]["png"] = b"no picture"
+    storage.write(f"{folder}/input/a.tar", shards.pack(rows[:60]))
+    storage.write(f"{folder}/test/a.tar", shards.pack(rows[60:]))
+    return folder
+
+
+def command(sides, output, *more):
+    config = output.parent / "small.yaml"
+    config.write_text(SMALL)
+    return [
+        "evaluate", "usefulness", "--config", str(config), "--input", f"{sides}/input", "--test", f"{sides}/test",
+        "--output", str(output), *more,
+    ]  # fmt: skip
+
+
+def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_session):
+    monkeypatch.setattr(pipeline, "run", run_here)
+    output = tmp_path / "out"
+    assert cli.main(command(sides, output)) == 0
+    figures = json.loads((output / "usefulness.json").read_text())
+    assert figures["quarantined"] == 1
+    assert figures["tables"].keys() == {"3", "5"}
+    for rows in figures["tables"].values():
+        assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
+        assert all(0 <= r["accuracy"] <= 100 for r in rows)
+        [best] = [r for r in rows if r["reference"]]
+        assert best["accuracy"] == max(r["accuracy"] for r in rows[:2])
+        assert [r["added"] for r in rows] == [0, 0, 10, 6]
+        gains = {r["method"]: r["gain"] for r in rows}
+        blend = next(r for r in rows if r["method"] == "blend")
+        assert gains["blend"] == pytest.approx(blend["accuracy"] - best["accuracy"], abs=0.011)
+    assert "3 labelled pictures a class" in (output / "usefulness.md").read_text()
+    assert Image.open(output / "usefulness.png").width > 500
+    assert {p.name for p in (output / "sheets").iterdir()} == {
+        "3-blend.png",
+        "3-fused.png",
+        "5-blend.png",
+        "5-fused.png",
+    }
+    assert (output / "quarantine.jsonl").read_text().count("not_an_image") == 1
+    before = (output / "usefulness.md").read_text()
+    assert cli.main(command(sides, output)) == 0  # all units are done
+    assert (output / "usefulness.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--per_class", "[99]"], "per_class=99: class 0 has"),
+        (["--methods", '{"blend": {"made": "blend"}}'], "at least one without made pictures"),
+        (["--protocol", "open"], "protocol"),
+    ],
+)
+def test_what_cannot_be_is_one_line(sides, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command(sides, tmp_path / "out", *more))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_on_both_sides_is_refused(sides, tmp_path, capsys):
+    words = command(sides, tmp_path / "out")
+    words[words.index("--test") + 1] = f"{sides}/input"
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "are in input too, pixel for pixel" in capsys.readouterr().err
