@@ -35,10 +35,12 @@ class SampleRecipe:
     Args:
         image_format: png and webp are lossless, jpg is quality 95.
         copy_original: also write the input's samples, as original-*.tar beside the new shards.
+        provenance: each new picture's file says in XMP that a model made it, which, and from what.
     """
 
     image_format: Literal["png", "jpg", "webp"] = "png"
     copy_original: bool = False
+    provenance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +232,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["fusion"]["adaptive"]
     if task.config.fusion.region.source == "everywhere":
         del config["fusion"]["region"]
+    if not task.config.samples.provenance:
+        del config["samples"]["provenance"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

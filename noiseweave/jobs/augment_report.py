@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine import images
+from noiseweave.engine.provenance import MIXED, Mark
 from noiseweave.jobs.augment import Task
 
 OWNED = ("shards", "report.json", "quarantine.jsonl", "contact_sheet.png")
@@ -98,8 +99,16 @@ def _contact_sheet(task: Task) -> str | None:
         return None
     page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
     path = storage.join(task.output, "contact_sheet.png")
-    storage.write(path, collage.png(page))
+    storage.write(path, collage.png(page, _mark(task)))
     return path
+
+
+def _mark(task: Task) -> Mark | None:
+    """What the sheet's file says."""
+    config = task.config
+    if not config.samples.provenance:
+        return None
+    return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
 
 
 def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray], str]]:

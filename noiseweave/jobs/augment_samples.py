@@ -14,6 +14,7 @@ import numpy as np
 from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
+from noiseweave.engine.provenance import CREATED, Mark
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
 from noiseweave.jobs import augment_masks, shard_pictures
 from noiseweave.jobs.augment import Task
@@ -31,11 +32,13 @@ class Loaded:
 
     Attributes:
         image_BHWC: uint8 [B, size, size, C].
+        hashes: SHA-256 of each picture's file.
         masks: of each picture, for a region's.
     """
 
     group: Group
     image_BHWC: np.ndarray
+    hashes: Sequence[str]
     masks: list[augment_masks.Mask]
     bad: list[Bad]
 
@@ -46,12 +49,14 @@ class Made:
 
     Attributes:
         image_PHWC: uint8 [pairs, size, size, C].
+        hashes: SHA-256 of the file of each picture of the group.
         areas: mean of each pair's region, 1 where there is none.
         cut: texts that the text encoder cuts -> the ends that it does not read.
     """
 
     group: Group
     image_PHWC: np.ndarray
+    hashes: Sequence[str]
     areas: list[float]
     bad: list[Bad]
     cut: Mapping[str, str]
@@ -113,15 +118,18 @@ def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
     """
     bad: list[Bad] = []
     found: dict[int, np.ndarray] = {}
+    hashes: dict[int, str] = {}
     for places in augment_masks.by_shard(group.images, range(len(group.images))):
         whole = [group.images[i] for i in places]
-        good, worse = shard_pictures.read(whole, task.size, task.channels, task.config.max_pixels)
+        data = shard_pictures.encoded(whole)
+        good, worse = shard_pictures.decoded(whole, data, task.size, task.channels, task.config.max_pixels)
         found |= {places[n]: picture for n, picture in good.items()}
+        hashes |= {places[n]: hashlib.sha256(data[n]).hexdigest() for n in good}
         bad += worse
     masks = augment_masks.read(task, group.images, found.keys() & set(seconds))
     return Loaded(
         group=without(group, found), image_BHWC=shard_pictures.stacked(found, task.size, task.channels),
-        masks=[masks[i] for i in sorted(found)], bad=bad,
+        hashes=[hashes[i] for i in sorted(found)], masks=[masks[i] for i in sorted(found)], bad=bad,
     )  # fmt: skip
 
 
@@ -149,7 +157,7 @@ def augment_group(task: Task, backbone: Backbone, loaded: Loaded) -> Made:
     bad += [_not_finite(group, pair) for pair, ok in zip(group.pairs, fused.finite_P, strict=True) if not ok]
     return Made(
         group=replace(group, pairs=tuple(group.pairs[i] for i in good)), image_PHWC=fused.image_PHWC[good],
-        areas=[round(fused.areas[i], 4) for i in good], bad=loaded.bad + bad,
+        hashes=[loaded.hashes[i] for i in used], areas=[round(fused.areas[i], 4) for i in good], bad=loaded.bad + bad,
         cut=augmentation.cut_off(backbone, prompts),
     )  # fmt: skip
 
@@ -188,8 +196,7 @@ def sample(
 ) -> tuple[str, dict[str, bytes]]:
     """One new sample: its key and its files."""
     first, second = made.group.images[pair.a], made.group.images[pair.b]
-    kind = task.config.samples.image_format
-    files: dict[str, bytes] = {kind: images.encode(picture, kind)}
+    files: dict[str, bytes] = {}
     if first.label is not None and first.label == second.label:
         files["cls"] = str(first.label).encode()
     prompts = task.prompts_of((first, second))
@@ -198,13 +205,23 @@ def sample(
     caption = "; ".join(dict.fromkeys(text for text in texts if text))
     if caption:
         files["txt"] = caption.encode()
-    known = lineage(task, first, second, pair, area)
+    known = lineage(task, first, second, pair, area, (made.hashes[pair.a], made.hashes[pair.b]))
     if prompts and (
         ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
     ):
         known["prompt_cut"] = ends
     files["json"] = json.dumps(known, ensure_ascii=False).encode()
-    return key_of(task, first, second), files
+    kind, marked = task.config.samples.image_format, mark(known) if task.config.samples.provenance else None
+    return key_of(task, first, second), {kind: images.encode(picture, kind, mark=marked)} | files
+
+
+def mark(known: Mapping[str, Any]) -> Mark:
+    """What a fused picture's file says, of its lineage."""
+    return Mark(
+        source=CREATED, model=known["model"], model_hash=known["model_hash"], seed=known["seed"],
+        parents=[parent["sha256"] for parent in known["parents"]],
+        how={name: known[name] for name in ("pair_seed", "mode", "ratio")},
+    )  # fmt: skip
 
 
 def key_of(task: Task, first: Location, second: Location) -> str:
@@ -213,8 +230,10 @@ def key_of(task: Task, first: Location, second: Location) -> str:
     return "fused-" + hashlib.blake2b("\n".join(ends).encode(), digest_size=10).hexdigest()
 
 
-def lineage(task: Task, first: Location, second: Location, pair: Pair, area: float) -> dict[str, Any]:
-    """Where a fused picture came from, enough to make it again.
+def lineage(
+    task: Task, first: Location, second: Location, pair: Pair, area: float, hashes: tuple[str, str]
+) -> dict[str, Any]:
+    """Where a fused picture came from, enough to make it again; hashes are the SHA-256 of its parents' files.
 
     The second's weight, so its share of a soft label, is ratio * area: the mean over the picture of what a
     region's mask lets it have (CutMix, arXiv 1905.04899). Without a region area is 1.
@@ -223,8 +242,8 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair, area: flo
     weights = round(1 - pair.ratio * area, 6), round(pair.ratio * area, 6)
     value: dict[str, Any] = {
         "parents": [
-            {"shard": task.name_of(p.shard), "key": p.key, "label": p.label, "weight": w}
-            for p, w in zip((first, second), weights, strict=True)
+            {"shard": task.name_of(p.shard), "key": p.key, "sha256": h, "label": p.label, "weight": w}
+            for p, w, h in zip((first, second), weights, hashes, strict=True)
         ],
         "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
         "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,

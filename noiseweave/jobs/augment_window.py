@@ -158,8 +158,10 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     seen_NHWC, loaded, bad, shared = data
     where, done = loaded.group.images, []
     for group, rows in plan(task, where, extract(seen_NHWC), shared) if where else []:
-        masks = [loaded.masks[r] for r in rows]
-        part = samples.Loaded(group=group, image_BHWC=loaded.image_BHWC[rows], masks=masks, bad=[])
+        masks, hashes = [loaded.masks[r] for r in rows], [loaded.hashes[r] for r in rows]
+        part = samples.Loaded(
+            group=group, image_BHWC=loaded.image_BHWC[rows], hashes=hashes, masks=masks, bad=[]
+        )
         done.append(samples.augment_group(task, backbone, part))
     return done, len(where), bad + [b for made in done for b in made.bad]
 
