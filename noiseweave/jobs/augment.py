@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -26,6 +26,8 @@ from noiseweave.engine.recipes import (
 
 if TYPE_CHECKING:
     from noiseweave.engine.records import Location
+
+FORGOTTEN = "forgotten.json"  # in _run: what `noiseweave forget` named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ class Task:
         model_hash: fingerprint of the model's files.
         words: whether the model reads prompts.
         classes: names of the classes, where the prompts ask for them and the input has them.
+        forgotten: digests of the pictures that `noiseweave forget` named, see ``digest_of``.
     """
 
     config: Config
@@ -130,6 +133,7 @@ class Task:
     model_hash: str
     words: bool = False
     classes: tuple[str, ...] = ()
+    forgotten: frozenset[str] = frozenset()
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
@@ -138,6 +142,11 @@ class Task:
     def key_of(self, shard: str, key: str) -> str:
         """A picture's name in the whole data set."""
         return f"{self.name_of(shard)}#{key}"
+
+    def forgets(self, shard: str, key: str) -> bool:
+        """Whether a picture is no longer to be used."""
+        names = (self.name_of(shard), shard)
+        return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
         """What the model is told of some pictures; None where it reads no words."""
@@ -164,12 +173,19 @@ def run(config: Config) -> int:
     found = [] if config.follow else _find(config)
     task = _task(config, output, found)
     book = ledger.open_run(output, identity(task, found), config.overwrite, augment_report.OWNED)
+    path = book.path(FORGOTTEN)
+    task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
     with session(config.cluster) as s:
         phases = augment_window if config.pairing.scope == "window" else augment_dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not augment_report.failed(outcomes):
             outcomes["copy"] = augment_dataset.copy_original(task, book, s)
         return augment_report.finish(task, book, outcomes, s)
+
+
+def digest_of(shard: str, key: str) -> str:
+    """What a run keeps of a picture that was forgotten, in place of its name."""
+    return hashlib.sha256(f"{shard}#{key}".encode()).hexdigest()
 
 
 def _find(config: Config) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -64,20 +64,28 @@ def summary(
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     extra = dict(last.extra) if last else {}
-    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
     embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
     return {
         "noiseweave": __version__, "config": asdict(task.config), "model_hash": task.model_hash,
-        "images": embedded, "pairs": ends // 2, "samples": last.produced if last else 0,
-        "modes": {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:")},
-        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
-        "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        "images": embedded, **figures(last.produced if last else 0, extra),
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
         "phases": {p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
                    for p, o in outcomes.items()},
+    }  # fmt: skip
+
+
+def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
+    """What report.json says of the samples, from the markers' sums."""
+    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
+    modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
+    return {
+        "pairs": ends // 2, "samples": produced, "modes": modes,
+        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
+        "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        **({"forgotten": int(extra["forgotten"])} if "forgotten" in extra else {}),
     }  # fmt: skip
 
 
@@ -150,6 +158,8 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     table.add_row("images read", str(report["images"]))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     table.add_row("samples written", str(report["samples"]))
+    if report.get("forgotten"):
+        table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")
     if report["pair_ends"]:
         saved = report["inversions_saved"] / report["pair_ends"]
         table.add_row(

@@ -83,7 +83,12 @@ def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
 
 def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
-    return shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
+    where, image_NHWC, bad = shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
+    if not task.forgotten:
+        return where, image_NHWC, bad
+    kept = [i for i, p in enumerate(where) if not task.forgets(p.shard, p.key)]
+    bad += [Bad(shard=unit.payload, key="", reason="forgotten")] * (len(where) - len(kept))
+    return [where[i] for i in kept], image_NHWC[kept], bad
 
 
 def make_groups(

@@ -23,6 +23,7 @@ JOBS = {
     "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
     "lora": "pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
+    "forget": "a picture's key -> all that descends from it, removed from the shards it lies in",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }
 
