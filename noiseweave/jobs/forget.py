@@ -67,7 +67,7 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import storage
     from noiseweave.cluster.session import session
-    from noiseweave.jobs import forget_remove, forget_search, forget_trace
+    from noiseweave.jobs import forget_remove, forget_search, forget_source, forget_trace
 
     folders = [storage.absolute(folder) for folder in config.inputs]
     pieces = forget_search.pieces(folders)
@@ -84,7 +84,7 @@ def run(config: Config) -> int:
                 plan = forget_trace.trace(config, pieces, book, searched)
             except ValueError as e:
                 _close(book)
-                if isinstance(e, forget_trace.NotFound) and forget_remove.before(config, folders):
+                if isinstance(e, forget_source.NotFound) and forget_remove.before(config, folders):
                     print("forgotten here before; nothing is left of it")
                     return 0
                 raise

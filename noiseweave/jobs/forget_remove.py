@@ -271,8 +271,8 @@ def tell(config: Config, plan: dict[str, Any]) -> None:
     if plan["hits"]:
         apart = plan["descendants"] - plan["direct"]
         through = f", {apart} of them through other samples" if apart else ""
-        copies = f", and {plan['copies']} copies of the picture itself" if plan["copies"] else ""
-        print(f"{plan['descendants']} samples descend from it{through}{copies}:")
+        itself = f", and it lies there itself {plan['itself']} times" if plan["itself"] else ""
+        print(f"{plan['descendants']} samples descend from it{through}{itself}:")
     else:
         print("no sample descends from it")
     rows = [f"  {url}: {len(keys)}" for url, keys in plan["hits"].items()]
