@@ -73,6 +73,7 @@ def run(config: Config) -> int:
     pieces = forget_search.pieces(folders)
     for folder in folders:
         storage.check_writable(folder)
+        storage.sweep_temporaries(folder)
     book = _open(config, folders[0], pieces)
     cpu = replace(config.cluster, gpus_per_worker=0)
     with session(cpu) as s:

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import flows
+import pyarrow.parquet as pq
 
 from noiseweave.cluster import pipeline, session, shards, storage
 from noiseweave.jobs import cli
@@ -60,9 +61,12 @@ def parents(one):
 
 
 def holding(folder, text):
-    """The files that have a text in them, in any way that JSON, tars and parquet hold it."""
-    return {
-        str(p.relative_to(folder))
-        for p in folder.rglob("*")
-        if p.is_file() and text.encode() in p.read_bytes()
-    }
+    """The files that have a text in them; those of parquet are read, as it may be compressed there."""
+
+    def content(path):
+        return (
+            repr(pq.read_table(path).to_pylist()).encode() if path.suffix == ".parquet" else path.read_bytes()
+        )
+
+    every = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)) for p in every if text.encode() in content(p)}

@@ -23,12 +23,12 @@ FAST = [
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """30 digits in two shards, d00 to d14 and d15 to d29, each with a caption of its own."""
+    """30 digits in two shards, p00 to p14 and p15 to p29, each with a caption of its own."""
     folder = tmp_path_factory.mktemp("source") / "in"
     data = load_digits()
     grey = np.rint(data.images[:30] / 16 * 255).astype(np.uint8)[..., None]
     rows = [
-        (f"d{i:02d}", {"png": images.encode(p), "cls": b"1", "txt": f"words{i:02d}".encode()})
+        (f"p{i:02d}", {"png": images.encode(p), "cls": b"1", "txt": f"words{i:02d}".encode()})
         for i, p in enumerate(grey)
     ]
     storage.write(str(folder / "a.tar"), shards.pack(rows[:15]))
@@ -71,7 +71,7 @@ def descendants(folders, key):
 def popular(folder):
     """The digit with the most descendants there."""
     below = [key for one in samples(folder).values() for key in parents(one)]
-    return max(sorted({k for k in below if k.startswith("d")}), key=below.count)
+    return max(sorted({k for k in below if k.startswith("p")}), key=below.count)
 
 
 def refused(capsys, *arguments):
@@ -142,7 +142,11 @@ def test_the_same_augment_brings_nothing_back(here, source):
 def test_a_run_that_has_read_nothing_yet_leaves_it_out(source, tmp_path, monkeypatch, scope):
     """A window run keeps no plan of its pictures, so what it is not to use is told to it by a list."""
     without_ray(monkeypatch)
-    window = [] if scope == "dataset" else ["--pairing.scope", "window", "--pairing.window", 1]
+    window = (
+        []
+        if scope == "dataset"
+        else ["--pairing.scope", "window", "--pairing.window", 1, "--pairing.overlap", 0]
+    )
     common = ["--input", source, "--output", tmp_path / "o", *FAST, *window]
     assert job("augment", *common) == 0
     key = popular(tmp_path / "o")
@@ -158,40 +162,43 @@ def test_a_run_that_has_read_nothing_yet_leaves_it_out(source, tmp_path, monkeyp
     assert holding(tmp_path / "o", key) == set()
 
 
-def test_killed_at_any_write_and_run_again_it_ends_as_an_undisturbed_run(here, tmp_path, monkeypatch):
-    key = popular(here / "one")
+def test_killed_at_a_write_and_run_again_it_ends_as_an_undisturbed_run(here, tmp_path, monkeypatch):
+    key, start = popular(here / "one"), tmp_path / "start"
     arguments = ["--input", json.dumps([str(here / "one"), str(here / "two")]), "--key", key]
-    start = tmp_path / "start"
     shutil.copytree(here, start)
-    assert job("forget", *arguments) == 0
-    wanted, step, real = files(here), 0, (storage.write, storage.remove)
-    while True:
+
+    def until(step):
+        """The exit code of a run that is killed before its write or removal ``step``, and how many it did."""
+        done = 0
+
+        def counted(action):
+            def one(*given):
+                nonlocal done
+                if done == step:
+                    raise KeyboardInterrupt
+                done += 1
+                return action(*given)
+
+            return one
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write", counted(storage.write))
+            patch.setattr(storage, "remove", counted(storage.remove))
+            return job("forget", *arguments), done
+
+    code, total = until(None)
+    assert code == 0
+    wanted = files(here)
+    for step in [5, total // 2, *range(2 * total // 3, total, total // 20), total - 1]:
         shutil.rmtree(here)
         shutil.copytree(start, here)
-        left = [step]
-
-        def cut(action, *given, left=left):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return action(*given)
-
-        monkeypatch.setattr(storage, "write", lambda path, data: cut(real[0], path, data))
-        monkeypatch.setattr(storage, "remove", lambda path: cut(real[1], path))
-        code = job("forget", *arguments)
-        monkeypatch.setattr(storage, "write", real[0])
-        monkeypatch.setattr(storage, "remove", real[1])
-        if code == 0:
-            break
-        assert code == 130
+        assert until(step) == (130, step)
         assert job("forget", *arguments) == 0
-        assert files(here) == wanted, f"killed at write {step}"
-        step += 7 if step > 20 else 1  # the first ones one by one, then spread over the rest
-    assert step > 60
+        assert files(here) == wanted, f"killed at write {step} of {total}"
 
 
 def test_another_key_waits_until_a_killed_one_is_done(here, monkeypatch, capsys):
-    first, second = (k for k in ("d03", "d04"))
+    first, second = "p03", "p04"
     monkeypatch.setattr(forget_remove, "run", lambda *_: flows.Outcome(units=1, failed={"000000": "lost"}))
     assert job("forget", "--input", here / "one", "--key", first) == 1
     assert "another key" in refused(capsys, "--input", here / "one", "--key", second)
@@ -213,7 +220,7 @@ def test_again_and_an_unknown_key(here, capsys):
     after = files(here)
     assert job("forget", "--input", here / "one", "--key", key) == 0
     assert "before" in capsys.readouterr().out
-    assert "no picture, sample or lineage" in refused(capsys, "--input", here / "one", "--key", "d99")
+    assert "no picture, sample or lineage" in refused(capsys, "--input", here / "one", "--key", "p99")
     assert files(here) == after
     assert "no .tar shards" in refused(capsys, "--input", here, "--key", key)
 
@@ -315,4 +322,4 @@ def test_through_ray(here, ray_session, monkeypatch):
 
 
 def test_a_request_says_nothing_of_the_key():
-    assert "d03" not in json.dumps(forget.Config(input="x", key="d03").request)
+    assert "ann" not in json.dumps(forget.Config(input="x", key="ann").request)
