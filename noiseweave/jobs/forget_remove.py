@@ -153,6 +153,7 @@ def tidy(config: Config, plan: dict[str, Any], folders: Sequence[str]) -> None:
         job = _job(book)
         if job == "augment":
             _remember(book, plan["targets"])
+        _write_report(config, plan, folder, hits, digest)
         if not hits:
             continue
         for phase, unit, modes in _units(hits):
@@ -161,7 +162,6 @@ def tidy(config: Config, plan: dict[str, Any], folders: Sequence[str]) -> None:
             _correct_report(book, job)
         for name in SHOWING:
             storage.remove(storage.join(folder, name))
-        _write_report(config, plan, folder, hits, digest)
 
 
 def _job(book: Ledger) -> str | None:
@@ -288,5 +288,5 @@ def tell(config: Config, plan: dict[str, Any]) -> None:
         print(f"other odd members: {plan['odd']}")
     if config.dry_run:
         print("dry run: nothing was changed")
-    elif plan["hits"]:
-        print(f"removed; counts in {REPORT} in each folder")
+    else:
+        print(f"{'removed' if plan['hits'] else 'noted'}; counts in {REPORT} in each folder")

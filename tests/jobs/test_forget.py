@@ -225,6 +225,19 @@ def test_again_and_an_unknown_key(here, capsys):
     assert "no .tar shards" in refused(capsys, "--input", here, "--key", key)
 
 
+def test_a_picture_without_descendants_leaves_the_index(here, source, capsys):
+    below = [key for one in samples(here / "one").values() for key in parents(one)]
+    key = next(f"p{i:02d}" for i in range(30) if f"p{i:02d}" not in below)
+    for path in (here / "one/shards").glob("original-*.tar"):
+        path.unlink()
+    before = {n: h for n, h in files(here / "one").items() if n.endswith(".tar")}
+    assert job("forget", "--input", here / "one", "--key", key) == 0
+    assert "no sample descends" in capsys.readouterr().out
+    assert holding(here / "one", key) == set()
+    assert before == {n: h for n, h in files(here / "one").items() if n.endswith(".tar")}
+    assert job("forget", "--input", here / "one", "--key", key) == 0, "known as forgotten"
+
+
 def test_a_key_of_several_shards_needs_its_shard(tmp_path, monkeypatch, capsys):
     without_ray(monkeypatch)
     picture = images.encode(np.zeros((8, 8, 1), np.uint8))
