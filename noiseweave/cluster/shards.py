@@ -6,6 +6,7 @@ A sample is a run of neighbouring members that share a key: ``{key}.jpg``, ``{ke
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import json
@@ -287,3 +288,35 @@ def pack(samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> bytes:
                 info.size, info.mode, info.mtime = len(data), 0o644, 0
                 tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def without(data: bytes, keys: Collection[str]) -> tuple[bytes | None, int]:
+    """The bytes of a tar without some samples: every other member stays byte for byte, its header included.
+
+    Of a damaged tar, what comes after the last member that can be found stays as well.
+
+    Returns:
+        The tar, or None where no member is left; and how many of the samples were in it.
+    """
+    kept: list[bytes] = []
+    gone: set[str] = set()
+    end = 0
+    damage = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError)
+    with contextlib.suppress(*damage), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        for info in tar:
+            end = min(tar.offset, len(data))
+            key = split_name(info.name)[0]
+            if key in keys:
+                gone.add(key)
+            else:
+                kept.append(data[info.offset : end])
+    if not gone:
+        return data, 0
+    tail = data[end:]
+    if tail.strip(b"\0"):
+        return b"".join([*kept, tail]), len(gone)
+    size = sum(map(len, kept))
+    tail = (
+        bytes(-(size + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE + 2 * tarfile.BLOCKSIZE) if tail else b""
+    )
+    return (b"".join([*kept, tail]) if kept else None), len(gone)

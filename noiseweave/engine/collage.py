@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from noiseweave.engine.provenance import Mark, options
+
 GAP = 6
 TEXT = 14
 
@@ -48,7 +50,8 @@ def _tile(picture: np.ndarray, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if grow else Image.Resampling.LANCZOS)
 
 
-def png(page: Image.Image) -> bytes:
+def png(page: Image.Image, mark: Mark | None = None) -> bytes:
+    """The sheet as a file, with what it says of its pictures."""
     buffer = io.BytesIO()
-    page.save(buffer, "PNG")
+    page.save(buffer, "PNG", **options(mark, "PNG"))
     return buffer.getvalue()

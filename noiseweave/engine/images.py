@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from noiseweave.engine.provenance import Mark, options
+
 MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 T = TypeVar("T")
@@ -114,16 +116,22 @@ def fit(image_HWC: np.ndarray, size: int) -> np.ndarray:
     return array[..., None] if channels == 1 else array
 
 
-def encode(image_HWC: np.ndarray, extension: str = "png", quality: int = 95) -> bytes:
-    """uint8 [H, W, 1 or 3] -> bytes: png (lossless), webp (lossless) or jpg (``quality``, 4:4:4)."""
+def encode(
+    image_HWC: np.ndarray, extension: str = "png", quality: int = 95, mark: Mark | None = None
+) -> bytes:
+    """uint8 [H, W, 1 or 3] -> bytes: png (lossless), webp (lossless) or jpg (``quality``, 4:4:4).
+
+    Args:
+        mark: what the file says of where the picture came from; its pixels are the same without.
+    """
     image = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
     buffer = io.BytesIO()
     if extension == "png":
-        image.save(buffer, "PNG")
+        image.save(buffer, "PNG", **options(mark, "PNG"))
     elif extension == "webp":
-        image.convert("RGB").save(buffer, "WEBP", lossless=True)
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, **options(mark, "WEBP"))
     elif extension in ("jpg", "jpeg"):
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options(mark, "JPEG"))
     else:
         raise ValueError(f"image format {extension!r}: png, jpg or webp")
     return buffer.getvalue()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,6 +29,8 @@ from noiseweave.engine.recipes import (
 if TYPE_CHECKING:
     from noiseweave.engine.records import Location
 
+FORGOTTEN = "forgotten.json"  # in _run: what `noiseweave forget` named
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecipe:
@@ -37,10 +39,12 @@ class SampleRecipe:
     Args:
         image_format: png and webp are lossless, jpg is quality 95.
         copy_original: also write the input's samples, as original-*.tar beside the new shards.
+        provenance: each new picture's file says in XMP that a model made it, which, and from what.
     """
 
     image_format: Literal["png", "jpg", "webp"] = "png"
     copy_original: bool = False
+    provenance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ class Task:
         model_hash: fingerprint of the model's files.
         hears: what the model is told: words, classes or nothing.
         classes: names of the classes, where the prompts ask for them and the input has them.
+        forgotten: digests of the pictures that `noiseweave forget` named, see ``digest_of``.
     """
 
     config: Config
@@ -135,6 +140,7 @@ class Task:
     model_hash: str
     hears: Hears = "nothing"
     classes: tuple[str, ...] = ()
+    forgotten: frozenset[str] = frozenset()
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
@@ -143,6 +149,11 @@ class Task:
     def key_of(self, shard: str, key: str) -> str:
         """A picture's name in the whole data set."""
         return f"{self.name_of(shard)}#{key}"
+
+    def forgets(self, shard: str, key: str) -> bool:
+        """Whether a picture is no longer to be used."""
+        names = (self.name_of(shard), shard)
+        return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
         """What the model is told of some pictures; None where that is nothing."""
@@ -171,12 +182,19 @@ def run(config: Config) -> int:
     found = [] if config.follow else _find(config)
     task = _task(config, output, found)
     book = ledger.open_run(output, identity(task, found), config.overwrite, augment_report.OWNED)
+    path = book.path(FORGOTTEN)
+    task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
     with session(config.cluster) as s:
         phases = augment_window if config.pairing.scope == "window" else augment_dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not augment_report.failed(outcomes):
             outcomes["copy"] = augment_dataset.copy_original(task, book, s)
         return augment_report.finish(task, book, outcomes, s)
+
+
+def digest_of(shard: str, key: str) -> str:
+    """What a run keeps of a picture that was forgotten, in place of its name."""
+    return hashlib.sha256(f"{shard}#{key}".encode()).hexdigest()
 
 
 def _find(config: Config) -> list[str]:
@@ -246,6 +264,8 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
             del config["fusion"][name]
     if task.config.fusion.region.source == "everywhere":
         del config["fusion"]["region"]
+    if not task.config.samples.provenance:
+        del config["samples"]["provenance"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]

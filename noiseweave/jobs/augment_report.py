@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine import images
+from noiseweave.engine.provenance import MIXED, Mark
 from noiseweave.jobs.augment import Task
 
 OWNED = ("shards", "rejected", "report.json", "quarantine.jsonl", "contact_sheet.png")
@@ -63,14 +64,10 @@ def summary(
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     extra = dict(last.extra) if last else {}
-    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
     embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
     return {
         "noiseweave": __version__, "config": asdict(task.config), "model_hash": task.model_hash,
-        "images": embedded, "pairs": ends // 2, "samples": last.produced if last else 0,
-        "modes": {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:")},
-        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
-        "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        "images": embedded, **figures(last.produced if last else 0, extra),
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
         **_gate(task, extra),
         "quarantined": dict(sorted(quarantined.items())),
@@ -87,6 +84,18 @@ def _gate(task: Task, extra: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
     return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
+
+
+def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
+    """What report.json says of the samples, from the markers' sums."""
+    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
+    modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
+    return {
+        "pairs": ends // 2, "samples": produced, "modes": modes,
+        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
+        "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        **({"forgotten": int(extra["forgotten"])} if "forgotten" in extra else {}),
+    }  # fmt: skip
 
 
 def _ends(extra: Iterable[str]) -> list[str]:
@@ -107,8 +116,16 @@ def _contact_sheet(task: Task) -> str | None:
         return None
     page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
     path = storage.join(task.output, "contact_sheet.png")
-    storage.write(path, collage.png(page))
+    storage.write(path, collage.png(page, _mark(task)))
     return path
+
+
+def _mark(task: Task) -> Mark | None:
+    """What the sheet's file says."""
+    config = task.config
+    if not config.samples.provenance:
+        return None
+    return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
 
 
 def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray], str]]:
@@ -152,6 +169,8 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     table.add_row("images read", str(report["images"]))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     table.add_row("samples written", str(report["samples"]))
+    if report.get("forgotten"):
+        table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")
     if report["pair_ends"]:
         saved = report["inversions_saved"] / report["pair_ends"]
         table.add_row(

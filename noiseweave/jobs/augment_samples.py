@@ -15,6 +15,7 @@ import numpy as np
 from noiseweave import __version__
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
+from noiseweave.engine.provenance import CREATED, Mark
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
 from noiseweave.jobs import augment_gate, augment_masks, feature_cache, shard_pictures
 from noiseweave.jobs.augment import Task
@@ -35,11 +36,13 @@ class Loaded:
 
     Attributes:
         image_BHWC: uint8 [B, size, size, C].
+        hashes: SHA-256 of each picture's file.
         masks: of each picture, for a region's.
     """
 
     group: Group
     image_BHWC: np.ndarray
+    hashes: Sequence[str]
     masks: list[augment_masks.Mask]
     bad: list[Bad]
 
@@ -50,6 +53,7 @@ class Made:
 
     Attributes:
         image_PHWC: uint8 [pairs, size, size, C].
+        hashes: SHA-256 of the file of each picture of the group.
         areas: mean of each pair's region, 1 where there is none.
         cut: texts that the text encoder cuts -> the ends that it does not read.
         checks: of each pair's picture; None without a gate.
@@ -59,6 +63,7 @@ class Made:
 
     group: Group
     image_PHWC: np.ndarray
+    hashes: Sequence[str]
     areas: list[float]
     bad: list[Bad]
     cut: Mapping[str, str]
@@ -93,7 +98,12 @@ def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
 
 def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
-    return shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
+    where, image_NHWC, bad = shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
+    if not task.forgotten:
+        return where, image_NHWC, bad
+    kept = [i for i, p in enumerate(where) if not task.forgets(p.shard, p.key)]
+    bad += [Bad(shard=unit.payload, key="", reason="forgotten")] * (len(where) - len(kept))
+    return [where[i] for i in kept], image_NHWC[kept], bad
 
 
 def make_groups(
@@ -137,15 +147,18 @@ def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
     """
     bad: list[Bad] = []
     found: dict[int, np.ndarray] = {}
+    hashes: dict[int, str] = {}
     for places in augment_masks.by_shard(group.images, range(len(group.images))):
         whole = [group.images[i] for i in places]
-        good, worse = shard_pictures.read(whole, task.size, task.channels, task.config.max_pixels)
+        data = shard_pictures.encoded(whole)
+        good, worse = shard_pictures.decoded(whole, data, task.size, task.channels, task.config.max_pixels)
         found |= {places[n]: picture for n, picture in good.items()}
+        hashes |= {places[n]: hashlib.sha256(data[n]).hexdigest() for n in good}
         bad += worse
     masks = augment_masks.read(task, group.images, found.keys() & set(seconds))
     return Loaded(
         group=without(group, found), image_BHWC=shard_pictures.stacked(found, task.size, task.channels),
-        masks=[masks[i] for i in sorted(found)], bad=bad,
+        hashes=[hashes[i] for i in sorted(found)], masks=[masks[i] for i in sorted(found)], bad=bad,
     )  # fmt: skip
 
 
@@ -166,7 +179,10 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
     image_BHWC, cut = loaded.image_BHWC[used], augmentation.cut_off(backbone, prompts)
     if not group.pairs:
-        return Made(group=group, image_PHWC=image_BHWC[:0], areas=[], bad=loaded.bad + bad, cut=cut)
+        return Made(
+            group=group, image_PHWC=image_BHWC[:0], hashes=[loaded.hashes[i] for i in used], areas=[],
+            bad=loaded.bad + bad, cut=cut,
+        )  # fmt: skip
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
     maps = augmentation.inverted(
         backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
@@ -177,7 +193,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
         partial(augment_gate.redrawn, task, keys), judge and partial(_checks, task, judge, group, image_BHWC),
         config.quality.redraw,
     )  # fmt: skip
-    return _sorted(task, group, done, loaded.bad + bad, cut)
+    return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
 
 
 def _checks(
@@ -191,7 +207,9 @@ def _checks(
     )  # fmt: skip
 
 
-def _sorted(task: Task, group: Group, done: Drawn, bad: list[Bad], cut: Mapping[str, str]) -> Made:
+def _sorted(
+    task: Task, group: Group, hashes: Sequence[str], done: Drawn, bad: list[Bad], cut: Mapping[str, str]
+) -> Made:
     """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
     from noiseweave.engine import gate
 
@@ -204,7 +222,7 @@ def _sorted(task: Task, group: Group, done: Drawn, bad: list[Bad], cut: Mapping[
     def part(places: np.ndarray, **more: Any) -> Made:
         pairs = tuple(done.pairs[i] for i in places)
         return Made(
-            group=replace(group, pairs=pairs), image_PHWC=fused.image_PHWC[places],
+            group=replace(group, pairs=pairs), image_PHWC=fused.image_PHWC[places], hashes=list(hashes),
             areas=[round(fused.areas[i], 4) for i in places], cut=cut,
             checks=None if checks is None else [checks[i] for i in places], **more,
         )  # fmt: skip
@@ -258,8 +276,7 @@ def sample(
 ) -> tuple[str, dict[str, bytes]]:
     """One new sample: its key and its files."""
     first, second = made.group.images[pair.a], made.group.images[pair.b]
-    kind = task.config.samples.image_format
-    files: dict[str, bytes] = {kind: images.encode(picture, kind)}
+    files: dict[str, bytes] = {}
     if first.label is not None and first.label == second.label:
         files["cls"] = str(first.label).encode()
     prompts = task.prompts_of((first, second))
@@ -268,7 +285,7 @@ def sample(
     caption = "; ".join(dict.fromkeys(text for text in texts if text))
     if caption:
         files["txt"] = caption.encode()
-    known = lineage(task, first, second, pair, area)
+    known = lineage(task, first, second, pair, area, (made.hashes[pair.a], made.hashes[pair.b]))
     if prompts and (
         ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
     ):
@@ -276,7 +293,17 @@ def sample(
     if check is not None:
         known["check"] = asdict(augment_gate.rounded(check))
     files["json"] = json.dumps(known, ensure_ascii=False).encode()
-    return key_of(task, first, second, pair.number), files
+    kind, marked = task.config.samples.image_format, mark(known) if task.config.samples.provenance else None
+    return key_of(task, first, second, pair.number), {kind: images.encode(picture, kind, mark=marked)} | files
+
+
+def mark(known: Mapping[str, Any]) -> Mark:
+    """What a fused picture's file says, of its lineage."""
+    return Mark(
+        source=CREATED, model=known["model"], model_hash=known["model_hash"], seed=known["seed"],
+        parents=[parent["sha256"] for parent in known["parents"]],
+        how={name: known[name] for name in ("pair_seed", "mode", "ratio")},
+    )  # fmt: skip
 
 
 def key_of(task: Task, first: Location, second: Location, number: int = 0) -> str:
@@ -286,8 +313,10 @@ def key_of(task: Task, first: Location, second: Location, number: int = 0) -> st
     return "fused-" + hashlib.blake2b("\n".join(ends + several).encode(), digest_size=10).hexdigest()
 
 
-def lineage(task: Task, first: Location, second: Location, pair: Pair, area: float) -> dict[str, Any]:
-    """Where a fused picture came from, enough to make it again.
+def lineage(
+    task: Task, first: Location, second: Location, pair: Pair, area: float, hashes: tuple[str, str]
+) -> dict[str, Any]:
+    """Where a fused picture came from, enough to make it again; hashes are the SHA-256 of its parents' files.
 
     The second's weight, so its share of a soft label, is ratio * area: the mean over the picture of what a
     region's mask lets it have (CutMix, arXiv 1905.04899). Without a region area is 1.
@@ -296,8 +325,8 @@ def lineage(task: Task, first: Location, second: Location, pair: Pair, area: flo
     weights = round(1 - pair.ratio * area, 6), round(pair.ratio * area, 6)
     value: dict[str, Any] = {
         "parents": [
-            {"shard": task.name_of(p.shard), "key": p.key, "label": p.label, "weight": w}
-            for p, w in zip((first, second), weights, strict=True)
+            {"shard": task.name_of(p.shard), "key": p.key, "sha256": h, "label": p.label, "weight": w}
+            for p, w, h in zip((first, second), weights, hashes, strict=True)
         ],
         "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
         "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,

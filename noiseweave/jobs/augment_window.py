@@ -164,8 +164,10 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
     judge = _judge(task, extract, f_ND, loaded) if task.config.gate and where else None
     for group, rows in plan(task, where, f_ND, shared) if where else []:
-        masks = [loaded.masks[r] for r in rows]
-        part = samples.Loaded(group=group, image_BHWC=loaded.image_BHWC[rows], masks=masks, bad=[])
+        masks, hashes = [loaded.masks[r] for r in rows], [loaded.hashes[r] for r in rows]
+        part = samples.Loaded(
+            group=group, image_BHWC=loaded.image_BHWC[rows], hashes=hashes, masks=masks, bad=[]
+        )
         done.append(samples.augment_group(task, backbone, judge, part))
     return done, len(where), bad + [b for made in done for b in made.bad]
 

@@ -24,6 +24,7 @@ JOBS = {
     "lora": "pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
     "evaluate": "pictures -> figures of how good they are: FID and the like, PSNR and the like, reconstruction",
+    "forget": "a picture's key -> all that descends from it, removed from the shards it lies in",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
 }
 

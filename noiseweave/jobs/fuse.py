@@ -48,6 +48,7 @@ class Config:
         cache: folder or URL that keeps noise maps, so that the same pictures with other modes, ratios, edits or
             targets cost only replays; null keeps none.
         cache_mib: MiB of noise maps that the cache may hold; the least recently used leave first.
+        provenance: the files of fused pictures and sheets say in XMP that a model made them, which, and from what.
         seed: the result depends on it and on the bytes of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -67,6 +68,7 @@ class Config:
     region: RegionRecipe = field(default_factory=RegionRecipe)
     cache: str | None = None
     cache_mib: float = 4096
+    provenance: bool = False
     seed: int = 0
     size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -173,10 +175,11 @@ def run(config: Config) -> int:
     fused = augmentation.fuse_pictures(
         model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
     )
-    files = work.encoded(config, image_NHWC, model.decode(fused))
+    model_hash = backbone.fingerprint(config.model.name)
+    files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
     for name, data in files.items():
         storage.write(storage.join(output, name), data)
-    lineage = describe(config, keys, psnr, list(files), backbone.fingerprint(config.model.name), prompts)
+    lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
     storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
     work.tell(model, psnr, image_NHWC)

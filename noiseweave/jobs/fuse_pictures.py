@@ -18,6 +18,7 @@ from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.edits import edit, fresh_noise
 from noiseweave.engine.latent_backbone import LatentBackbone
 from noiseweave.engine.map_cache import MapCache, cached, map_key, size_of
+from noiseweave.engine.provenance import CREATED, EDITED, MIXED, Mark, Source
 from noiseweave.engine.recipes import MODES, Prompts, RegionRecipe, SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.regions import saliency
@@ -166,8 +167,29 @@ def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None
     )
 
 
-def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> dict[str, bytes]:
+def mark(config: Config, source: Source, keys: Sequence[str], model_hash: str) -> Mark | None:
+    """What the file of a fused picture, or of a sheet, says; None where it is not asked for.
+
+    A fusion is a new picture that the model drew. One picture that was told another text, or whose noise was edited,
+    is an edit of it.
+    """
+    if not config.provenance:
+        return None
+    if source == CREATED and (config.edit is not None or len(config.images) == 1):
+        source = EDITED
+    how: dict[str, str | float] = {"mode": config.edit.name if config.edit else config.mode}
+    how |= {"weights": " ".join(f"{share:.6g}" for share in config.shares)}
+    if config.ratio is not None:
+        how["ratio"] = config.ratio
+    name = config.model.name
+    return Mark(source=source, model=name, model_hash=model_hash, parents=keys, seed=config.seed, how=how)
+
+
+def encoded(
+    config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray, keys: Sequence[str], model_hash: str
+) -> dict[str, bytes]:
     """File name -> content of all pictures that the job writes."""
+    one, several = (mark(config, source, keys, model_hash) for source in (CREATED, MIXED))
     tile = max(96, min(image_NHWC.shape[1], 256))
     heads = [*(f"{i}: {w:.2f}" for i, w in enumerate(config.shares)), "fused"]
     recipe = config.inversion
@@ -178,13 +200,14 @@ def encoded(config: Config, image_NHWC: np.ndarray, fused_FHWC: np.ndarray) -> d
     elif config.region.source != "everywhere":
         what += f", region: {config.region.source}"
     text = f"{what}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
-    files = {"fused.png": images.encode(fused_FHWC[0])}
+    files = {"fused.png": images.encode(fused_FHWC[0], mark=one)}
     files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}
-    files["sheet.png"] = collage.png(collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], heads, tile))
+    page = collage.sheet([[*image_NHWC, fused_FHWC[0]]], [text], heads, tile)
+    files["sheet.png"] = collage.png(page, several)
     if config.sweep:
         width = len(config.ratios)
         rows = [list(fused_FHWC[i : i + width]) for i in range(1, len(fused_FHWC), width)]
         files["sweep.png"] = collage.png(
-            collage.sheet(rows, MODES, [f"ratio {r:g}" for r in config.ratios], tile)
+            collage.sheet(rows, MODES, [f"ratio {r:g}" for r in config.ratios], tile), several
         )
     return files

@@ -64,6 +64,8 @@ class Config:
             does for pictures in files and does not for shards.
         collage_spacing_h: pixels between the columns of a collage.
         collage_spacing_v: pixels between its rows.
+        provenance: the files of restored pictures and collages say in XMP that a model painted in them, which, and
+            from what; a bmp has no place for it.
         max_pixels: larger pictures are quarantined unread.
         unit_pictures: pictures in a unit of work, and in an output shard; those of equal size go through the
             model together.
@@ -95,6 +97,7 @@ class Config:
     collage: bool | None = None
     collage_spacing_h: int = 20
     collage_spacing_v: int = 20
+    provenance: bool = False
     max_pixels: int = 64_000_000
     unit_pictures: int = 16
     cache_dir: str | None = None
@@ -114,6 +117,10 @@ class Config:
         check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
         ok = self.input is None or self.output_format != "tif"
         check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
+        ok = not self.provenance or self.output_format != "bmp"
+        check(
+            ok, "output_format", self.output_format, "another format with provenance, which a bmp cannot hold"
+        )
         self._check_loras()
 
     def _check_loras(self) -> None:
@@ -253,6 +260,8 @@ def identity(task: Task, digest: str) -> Mapping[str, Any]:
     config: dict[str, Any] = {"job": "inpaint"} | asdict(task.config)
     for name in ("output", "cluster", "overwrite", "cache_dir", "image", "mask", "images", "masks", "input"):
         del config[name]
+    if not task.config.provenance:  # a run begun before there was a choice goes on
+        del config["provenance"]
     config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     config["lora"] = [file.sha256[:16] for file in task.loras]
     config["lora_weight"] = [file.weight for file in task.loras]

@@ -19,6 +19,8 @@ from noiseweave.cluster import folders, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine import masks
+from noiseweave.engine.collage import png
+from noiseweave.engine.provenance import EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import Bad, Unit, UnitReport
 from noiseweave.jobs import inpaint_pictures as pictures
 from noiseweave.jobs.inpaint import Task
@@ -55,12 +57,18 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
     extension = pictures.extension_of(picture, one.loaded.item.extension, task.config.output_format)
     made = variants(task, picture, shown_HWC, hole_HW, one)
     as_is = not one.loaded.regions and pictures.EXTENSIONS[extension] == picture.kind
-    data = [one.loaded.data if as_is else pictures.encode(image, picture, extension) for image in made]
+    data = [
+        one.loaded.data
+        if as_is
+        else pictures.encode(image, picture, extension, mark(task, one, EDITED, seed))
+        for image, seed in zip(made, task.seeds, strict=True)
+    ]
     page = b""
     if task.config.sheets or task.sheet:
         seen = [pictures.visible(pictures.replaced(picture, image), 3) for image in made]
         gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
-        page = png(collage(pictures.visible(picture, 3), hole_HW, seen, *gaps))
+        sheet = collage(pictures.visible(picture, 3), hole_HW, seen, *gaps)
+        page = png(sheet, mark(task, one, MIXED, task.seed))
     if one.loaded.item.shard:
         return samples(task, one, extension, data, page)
     _write_files(task, one, extension, data, page)
@@ -128,10 +136,14 @@ def collage(
     return Image.fromarray(page)
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def mark(task: Task, one: Painted, source: Source, seed: int) -> Mark | None:
+    """What a restored picture's file says; None where it is not asked for, or where nothing was painted."""
+    if not task.config.provenance or not one.loaded.regions:
+        return None
+    return Mark(
+        source=source, model=task.config.model.name, model_hash=task.model_hash, seed=seed,
+        parents=[hashlib.sha256(one.loaded.data).hexdigest()], how={"mode": task.method},
+    )  # fmt: skip
 
 
 def names(key: str, rows: int) -> list[str]:
@@ -177,10 +189,13 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
     """Where a restored picture came from, enough to make it again."""
     config, loaded = task.config, one.loaded
     single = config.image is not None
+    digest = hashlib.sha256(loaded.data).hexdigest()
+    shard = os.path.basename(loaded.item.shard)
     return {
+        "parents": [{"shard": shard, "key": folders.printable(loaded.item.key), "sha256": digest}],
         "picture": config.image if single else _place(loaded.item, loaded.item.picture),
         "mask": config.mask if single else _place(loaded.item, loaded.item.mask),
-        "picture_sha256": hashlib.sha256(loaded.data).hexdigest(),
+        "picture_sha256": digest,
         "mask_sha256": hashlib.sha256(loaded.mask).hexdigest(),
         "key": folders.printable(loaded.item.key), "seeds": list(task.seeds), "prompt": loaded.prompt,
         "prompt_cut": list(one.cut), "negative_prompt": config.negative_prompt, "mask_mode": config.mask_mode,
@@ -239,7 +254,9 @@ def _write_sheet(task: Task, work: Input) -> None:
     if not task.sheet.lower().endswith(".png"):
         buffer = io.BytesIO()
         kind = pictures.EXTENSIONS[task.sheet.rpartition(".")[2].lower()]
-        Image.open(io.BytesIO(data)).save(buffer, kind, quality=95)
+        picture = Image.open(io.BytesIO(data))
+        xmp = {"xmp": picture.info["xmp"]} if "xmp" in picture.info else {}
+        picture.save(buffer, kind, quality=95, **xmp)
         data = buffer.getvalue()
     storage.write(task.sheet, data)
 

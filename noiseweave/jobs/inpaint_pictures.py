@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from noiseweave.engine import images
+from noiseweave.engine import images, provenance
 from noiseweave.engine.images import Refused
+from noiseweave.engine.provenance import Mark
 
 EXTENSIONS = {
     "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "tiff": "TIFF",
@@ -236,18 +237,21 @@ def _off_key(new: Image.Image, key: Any) -> Image.Image:
     return Image.fromarray(values)
 
 
-def encode(image: Image.Image, picture: Picture, extension: str) -> bytes:
+def encode(image: Image.Image, picture: Picture, extension: str, mark: Mark | None = None) -> bytes:
     """Write ``image`` with the EXIF, ICC profile and resolution of ``picture``.
 
     png, webp, bmp and tif are lossless. A JPEG is encoded again, with the tables of the JPEG that it came from
     where there is one, else at quality 95 without chroma subsampling.
+
+    Args:
+        mark: what the file says of how it was made, beside the rest; a BMP has no place for it.
 
     Raises:
         ValueError: ``"cannot_hold: ..."``: the format has no place for alpha, 16 bits or CMYK.
     """
     kind = EXTENSIONS[extension]
     ready = fitted(image, kind)
-    options: dict[str, Any] = dict(picture.keep)
+    options: dict[str, Any] = dict(picture.keep) | provenance.options(mark, kind)
     if kind == "JPEG":
         options |= picture.jpeg if picture.kind == "JPEG" and ready.mode == picture.image.mode else {
             "quality": 95, "subsampling": 0,
@@ -256,11 +260,22 @@ def encode(image: Image.Image, picture: Picture, extension: str) -> bytes:
         options = {n: v for n, v in options.items() if n != "dpi"} | {"lossless": True, "exact": True}
     elif kind == "TIFF":
         options |= {"compression": "tiff_adobe_deflate"}
+        if own := options.pop("tiffinfo", None):  # Pillow takes either this or exif
+            options["exif"] = _with_tags(picture, own)
     elif kind == "BMP":
         options.pop("exif", None)
     buffer = io.BytesIO()
     ready.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _with_tags(picture: Picture, tags: Mapping[int, bytes]) -> Image.Exif:
+    exif = Image.Exif()
+    if "exif" in picture.keep:
+        exif.load(picture.keep["exif"])
+    for tag, value in tags.items():
+        exif[tag] = value
+    return exif
 
 
 def fitted(image: Image.Image, kind: str) -> Image.Image:

@@ -41,6 +41,7 @@ class Config:
         seed: picture i depends on it and on i alone.
         files: shards writes WebDataset tars; folder writes images/, with a sub-folder for each class.
         image_format: of the pictures.
+        provenance: each picture's file says in XMP that a model made it, and which.
         shard_samples: pictures in a shard, and in a unit of work.
         trajectory: pictures of what the model believed in at so many steps, one strip for each sample, as png
             and animated webp in trajectories/.
@@ -72,6 +73,7 @@ class Config:
     seed: int = 0
     files: Literal["shards", "folder"] = "shards"
     image_format: Literal["png", "jpg", "webp"] = "png"
+    provenance: bool = False
     shard_samples: int = 256
     trajectory: int = 0
     grid: str | None = "auto"
@@ -180,6 +182,8 @@ def identity(task: Task) -> Mapping[str, Any]:
     config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
     for name in ("output", "cluster", "overwrite", "panel", "level", "reconstruct", "walk", "grid"):
         del config[name]
+    if not task.config.provenance:  # a run begun before there was a choice goes on
+        del config["provenance"]
     config["model"] = task.config.model.identity() | {"hash": task.model_hash}
     config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
     if task.words:  # the files that the prompts came from may have changed

@@ -18,6 +18,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine import collage, images
+from noiseweave.engine.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs.sample import Task
 
@@ -141,13 +142,22 @@ def picture_path(task: Task, i: int) -> str:
 def _files(task: Task, result: Result, n: int) -> dict[str, bytes]:
     i, kind = result.first + n, task.config.image_format
     label = task.label(i)
-    files: dict[str, bytes] = {kind: images.encode(result.image_BHWC[n], kind)}
+    files: dict[str, bytes] = {kind: images.encode(result.image_BHWC[n], kind, mark=mark(task, i))}
     if label is not None:
         files["cls"] = str(label).encode()
     if task.words:
         files["txt"] = task.words[i][1].encode()
     files["json"] = json.dumps(lineage(task, i, label, result.calls), ensure_ascii=False).encode()
     return files
+
+
+def mark(task: Task, i: int | None = None, source: Source = CREATED) -> Mark | None:
+    """What a picture's file says, or that of several pictures; None where it is not asked for."""
+    config = task.config
+    if not config.provenance:
+        return None
+    how = {"sampler": task.sampler} | ({} if i is None else {"number": i})
+    return Mark(source=source, model=config.model.name, model_hash=task.model_hash, seed=config.seed, how=how)
 
 
 def lineage(task: Task, i: int, label: int | None, calls: int) -> dict[str, Any]:
@@ -166,11 +176,12 @@ def _write_trajectory(task: Task, result: Result, n: int) -> None:
     assert result.beliefs_KBHWC is not None
     frames = list(result.beliefs_KBHWC[:, n])
     name = storage.join(task.output, "trajectories", key_of(result.first + n))
-    storage.write(f"{name}.png", images.encode(np.concatenate(frames, 1)))
-    storage.write(f"{name}.webp", animation(frames))
+    marked = mark(task, result.first + n)
+    storage.write(f"{name}.png", images.encode(np.concatenate(frames, 1), mark=marked))
+    storage.write(f"{name}.webp", animation(frames, marked))
 
 
-def animation(frames: Sequence[np.ndarray]) -> bytes:
+def animation(frames: Sequence[np.ndarray], marked: Mark | None = None) -> bytes:
     """uint8 [H, W, C] pictures -> an endless lossless webp, small ones enlarged; the last stays longer."""
     grow = max(1, 128 // frames[0].shape[0])
     pictures = [
@@ -180,7 +191,14 @@ def animation(frames: Sequence[np.ndarray]) -> bytes:
     times = [FRAME] * (len(frames) - 1) + [5 * FRAME]
     buffer = io.BytesIO()
     pictures[0].save(
-        buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=times, loop=0, lossless=True
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=times,
+        loop=0,
+        lossless=True,
+        **options(marked, "WEBP"),
     )
     return buffer.getvalue()
 
@@ -189,7 +207,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     """The grid and the report. Returns the exit code: 1 when units failed."""
     if task.config.grid and not outcome.failed:
         page = grid(task)
-        storage.write(storage.join(task.output, "grid.png"), collage.png(page))
+        storage.write(storage.join(task.output, "grid.png"), collage.png(page, mark(task)))
     calls = outcome.extra.get("calls", 0.0) / max(1, outcome.produced)
     report = {
         "noiseweave": __version__, "model": task.config.model.name, "model_hash": task.model_hash,

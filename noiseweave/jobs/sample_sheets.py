@@ -10,9 +10,10 @@ import torch
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import base_models, collage, images, latents, samplers
+from noiseweave.engine.provenance import CREATED, MIXED
 from noiseweave.engine.recipes import check
 from noiseweave.jobs.sample import Task
-from noiseweave.jobs.sample_draw import animation
+from noiseweave.jobs.sample_draw import animation, mark
 
 COLUMNS = 8
 
@@ -36,7 +37,8 @@ def write(task: Task) -> None:
     for name, wanted in pages.items():
         if wanted:
             path = storage.join(task.output, f"{name}.png")
-            storage.write(path, collage.png(makers[name](task, model)))
+            source = CREATED if name == "walk" else MIXED
+            storage.write(path, collage.png(makers[name](task, model), mark(task, source=source)))
             print(f"wrote {path}")
 
 
@@ -70,7 +72,7 @@ def walked(task: Task, model: Any) -> Any:
     ends, _ = samplers.noise_of(model, ["walk-a", "walk-b"], task.config.seed)
     codes = walk(ends[0], ends[1], task.config.walk).to(model.device)
     frames = list(base_models.pictures_of(model, samplers.decoded(model, codes)))
-    storage.write(storage.join(task.output, "walk.webp"), animation([*frames, *frames[-2:0:-1]]))
+    storage.write(storage.join(task.output, "walk.webp"), animation([*frames, *frames[-2:0:-1]], mark(task)))
     rows = [frames[i : i + COLUMNS] for i in range(0, len(frames), COLUMNS)]
     return collage.sheet(rows, tile=max(64, model.size))
 

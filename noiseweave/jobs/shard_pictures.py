@@ -15,11 +15,22 @@ def read(
     places: Sequence[Location], side: int, channels: int, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[dict[int, np.ndarray], list[Bad]]:
     """Pictures of one shard by range reads: position in ``places`` -> uint8 [side, side, channels]; what was bad."""
+    return decoded(places, encoded(places), side, channels, max_pixels)
+
+
+def encoded(places: Sequence[Location]) -> list[bytes]:
+    """The files of pictures of one shard, by range reads."""
+    return storage.read_ranges(places[0].shard, [(p.offset, p.size) for p in places]) if places else []
+
+
+def decoded(
+    places: Sequence[Location], data: Sequence[bytes], side: int, channels: int, max_pixels: int
+) -> tuple[dict[int, np.ndarray], list[Bad]]:
+    """As ``read``, of files that were read."""
     found, bad = {}, []
-    data = storage.read_ranges(places[0].shard, [(p.offset, p.size) for p in places]) if places else []
-    for i, (where, encoded) in enumerate(zip(places, data, strict=True)):
+    for i, (where, content) in enumerate(zip(places, data, strict=True)):
         try:
-            found[i] = images.fit(images.decode(encoded, channels, max_pixels), side)
+            found[i] = images.fit(images.decode(content, channels, max_pixels), side)
         except ValueError as e:
             bad.append(Bad.of(e, shard=where.shard, key=where.key))
     return found, bad
