@@ -24,6 +24,7 @@ JOBS = {
     "lora": "pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
+    "report": "a job's output folder -> report.html, one page that shows it all",
 }
 
 CLUSTER = {"--address": "--cluster.address"}  # short spellings that all jobs on a cluster have
@@ -56,7 +57,7 @@ def parse(job: str, arguments: list[str]):
     arguments = said_out(renamed(arguments, aliases), set(switches(module.Config)))
     arguments = listed(arguments, getattr(module, "LIST_OPTIONS", {}))
     if several:
-        arguments = named(arguments, several)
+        arguments = named(arguments, several, get_type_hints(module.Config)[several] is str)
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
         del values["config"]
@@ -110,8 +111,10 @@ def listed(arguments: list[str], several: dict[str, int]) -> list[str]:
     return out
 
 
-def named(arguments: list[str], several: str) -> list[str]:
+def named(arguments: list[str], several: str, one: bool = False) -> list[str]:
     """The words that are no option's value, as one list ``--several=[..]``, which YAML may give as well.
+
+    With ``one``, there may be one word, and it stands alone.
 
     Not argparse's own positionals: their default would replace a list from a YAML file.
     """
@@ -127,7 +130,9 @@ def named(arguments: list[str], several: str) -> list[str]:
             options.append(word)
             if word not in ("-h", "--help", "--print_config") and "=" not in word:  # all others have a value
                 options += [value for value in [next(rest, None)] if value is not None]
-    return [*options, f"--{several}={json.dumps(words)}"] if words else options
+    if one and len(words) > 1:
+        fail(f"{several}: one is needed, {len(words)} given: {', '.join(words)}")
+    return [*options, f"--{several}={words[0] if one else json.dumps(words)}"] if words else options
 
 
 def fail(message: str) -> NoReturn:
