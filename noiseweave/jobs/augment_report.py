@@ -20,8 +20,9 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine import images
 from noiseweave.jobs.augment import Task
+from noiseweave.jobs.report import finish_page
 
-OWNED = ("shards", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = ("shards", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were cut
 
@@ -37,6 +38,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     storage.write_json(storage.join(task.output, "report.json"), report)
     sheet = _contact_sheet(task)
     _show(task, report, sheet)
+    finish_page(task.output)
     return 1 if report["failed"] else 0
 
 
@@ -66,7 +68,8 @@ def summary(
     inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
     embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
     return {
-        "noiseweave": __version__, "config": asdict(task.config), "model_hash": task.model_hash,
+        "noiseweave": __version__, "config": asdict(task.config), "read_from": {"root": task.root},
+        "model_hash": task.model_hash,
         "images": embedded, "pairs": ends // 2, "samples": last.produced if last else 0,
         "modes": {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:")},
         "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,

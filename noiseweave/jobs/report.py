@@ -1,4 +1,4 @@
-"""``noiseweave report DIR``: an output folder of a job that makes pictures -> report.html, one page that shows it all."""
+"""``noiseweave report DIR``: the output folder of a job that makes pictures -> report.html, one page of it all."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Config:
     Args:
         folder: output folder or URL of augment, inpaint, sample or fuse.
         pictures: samples that the gallery shows, spread evenly over all; figures are always over all.
-        input: where the job's input lies now, if it moved since: of augment the folder of its shards, of inpaint that of
-            its pictures, or its shards. null takes where the job read it.
+        input: where the job's input lies now, if it moved since: of augment the folder of its shards, of inpaint
+            that of its pictures, or its shards. null takes where the job read it.
         serve: also show the page in a browser, until Ctrl-C; nothing else of the folder is served.
         host: address that serve listens at; the default is reached from this machine alone.
         port: of serve; 0 takes any free one.
@@ -68,7 +68,7 @@ def write(folder: str, pictures: int = PICTURES, source: str | None = None) -> b
     return page
 
 
-def after(folder: str) -> None:
+def finish_page(folder: str) -> None:
     """The page at the end of a job; when it cannot be built, that is one line and never the job's failure."""
     try:
         write(folder)

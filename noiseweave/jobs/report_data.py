@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from noiseweave import __version__
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
 from noiseweave.jobs import report_pictures as pictures
 from noiseweave.jobs.report_samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
@@ -23,6 +23,7 @@ ROLES = {
 ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
 THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
 LINES = 500  # of quarantine.jsonl in the page, failed units, workers
+COLUMNS = ("phase", "shard", "key", "reason", "detail")
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
@@ -60,7 +61,8 @@ def gather(output: str, places: int, source: str | None) -> Record:
     stages, workers = _time(output, report, job)
     return {
         "job": job, "name": posixpath.basename(output.rstrip("/")), "noiseweave": __version__,
-        "ended": bool(report), "tiles": list(_tiles(job, report, tally)),
+        "ended": bool(report),
+        "tiles": [*_tiles(job, report, tally), *_work(stages)],
         "parameters": flatten(report["config"]) if "config" in report else config,
         "similarity": _similarity(tally), "uses": _uses(tally, report),
         "counts": [{"title": title, **_most(counts)} for title, counts in (
@@ -122,8 +124,8 @@ def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record
         yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
         yield _inversions(report)
     elif job == "inpaint":
-        copied = report.get("copied")
-        yield {"label": "Pictures read", "value": report.get("pictures"), "note": f"{copied} copied" if copied else ""}  # fmt: skip
+        note = f"{report['copied']} copied" if report.get("copied") else ""
+        yield {"label": "Pictures read", "value": report.get("pictures"), "note": note}
     else:
         calls = report.get("network_evaluations_per_picture")
         yield {"label": "Network calls a picture", "value": calls, "note": str(report.get("sampler", ""))}
@@ -133,6 +135,14 @@ def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record
     failed = len(_failed(report))
     if failed:
         yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
+
+
+def _work(stages: Sequence[Record]) -> Iterator[Record]:
+    """The tile of the seconds that all stages took."""
+    total, computed = sum(s["seconds"] for s in stages), sum(s["spent"].get("compute", 0.0) for s in stages)
+    if total:
+        note = f"{computed / total:.0%} of it computing" if computed else ""
+        yield {"label": "Work of all workers", "value": total, "unit": "seconds", "note": note}
 
 
 def _inversions(report: Mapping[str, Any]) -> Record:
@@ -185,7 +195,8 @@ def _time(output: str, report: Mapping[str, Any], job: str) -> tuple[list[Record
     stages, workers = [], []
     for name in sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)):
         stage, by_worker = _stage(book, name)
-        wall = (report.get("phases") or {}).get(name, {}).get("seconds") or (report.get("seconds") if name == job else None)  # fmt: skip
+        phases = report.get("phases") or {job: report}
+        wall = phases.get(name, {}).get("seconds")
         stages.append(stage | {"name": name, "things": THINGS.get(name, "pictures"), "wall": wall})
         workers += [{"stage": name, "worker": w, **row} for w, row in sorted(by_worker.items())]
     return stages, workers[:LINES]
@@ -223,7 +234,7 @@ def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
                 bad = json.loads(line)
                 reasons[str(bad["reason"])] += 1
                 if len(rows) < LINES:
-                    rows.append({n: str(bad.get(n, ""))[:300] for n in ("phase", "shard", "key", "reason", "detail")})  # fmt: skip
+                    rows.append({name: str(bad.get(name, ""))[:300] for name in COLUMNS})
     return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
 
 
@@ -245,7 +256,9 @@ def _gallery(
     """Cards, and the pictures that they point at by number."""
     made = pictures.embedded(rows, job)
     places = {one: i for i, one in enumerate(made)}
-    cards = [_card(one, [places.get(w) if w else None for w in row]) for one, row in zip(found, rows, strict=True)]  # fmt: skip
+    cards = [
+        _card(one, [places.get(w) if w else None for w in row]) for one, row in zip(found, rows, strict=True)
+    ]
     absent = sum(any(place is None for place in card["pictures"]) for card in cards)
     return {
         "total": tally.total, "roles": ROLES[job], "main": {"augment": 1, "inpaint": 2}.get(job, 0),

@@ -121,7 +121,7 @@
   for (const tile of data.tiles) {
     if (tile.value === null || tile.value === undefined) continue;
     $("tiles").append(make("div", { class: tile.bad ? "tile bad" : "tile" }, make("dt", {}, tile.label),
-      make("dd", { class: "value" }, count(tile.value)), tile.note ? make("dd", { class: "about" }, tile.note) : null));
+      make("dd", { class: "value" }, tile.unit === "seconds" ? seconds(tile.value) : count(tile.value)), tile.note ? make("dd", { class: "about" }, tile.note) : null));
   }
 
   function figures() {
@@ -352,7 +352,7 @@
     }
     for (const [group, rows] of groups) {
       if (!rows.length) continue;
-      const list = rows.flatMap(([n, v]) => [make("dt", {}, n), make("dd", {}, v !== null && typeof v === "object" ? JSON.stringify(v) : show(v))]);
+      const list = rows.flatMap(([n, v]) => [make("dt", {}, n), make("dd", {}, Array.isArray(v) && v.every((x) => typeof x !== "object") ? show(v.join(", ")) : v !== null && typeof v === "object" ? JSON.stringify(v) : show(v))]);
       $("values").append(panel(group || "job", make("dl", {}, ...list)));
     }
     $("parameters").hidden = !$("values").firstChild;

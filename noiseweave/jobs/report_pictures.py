@@ -65,9 +65,7 @@ def of_augment(output: str, root: str | None, found: Sequence[Found]) -> list[Ro
     return rows
 
 
-def _indexed(
-    output: str, root: str | None, wanted: Mapping[str, set[str]]
-) -> dict[tuple[str, str], Source]:
+def _indexed(output: str, root: str | None, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], Source]:
     """Parents by the index that a run in dataset scope keeps: no tar is read for it."""
     folder, there = storage.join(output, "_run", "index"), dict[tuple[str, str], Source]()
     by_base = defaultdict(list)
@@ -165,9 +163,8 @@ def embedded(rows: Iterable[Row], job: str) -> dict[Wanted, str]:
     parts = [many[i : i + CHUNK] for many in by_file.values() for i in range(0, len(many), CHUNK)]
     decode = {"inpaint": _visible, "augment": _square}.get(job, images.decode)
     with ThreadPoolExecutor(THREADS) as pool:
-        done = pool.map(lambda part: [_thumb(one, decode) for one in part], parts)
-        made = {one: uri for part, uris in zip(parts, done, strict=True) for one, uri in zip(part, uris, strict=True)}  # fmt: skip
-    return {one: uri for one, uri in made.items() if uri}
+        done = pool.map(lambda part: [(one, _thumb(one, decode)) for one in part], parts)
+        return {one: uri for part in done for one, uri in part if uri}
 
 
 def _thumb(one: Wanted, decode: Callable[[bytes], np.ndarray]) -> str | None:
