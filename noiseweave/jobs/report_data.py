@@ -20,6 +20,7 @@ ROLES = {
     "inpaint": ["original", "hole", "restored"],
     "sample": ["picture"],
 }
+MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
 ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
 THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
 LINES = 500  # of quarantine.jsonl in the page, failed units, workers
@@ -261,7 +262,7 @@ def _gallery(
     ]
     absent = sum(any(place is None for place in card["pictures"]) for card in cards)
     return {
-        "total": tally.total, "roles": ROLES[job], "main": {"augment": 1, "inpaint": 2}.get(job, 0),
+        "total": tally.total, "roles": ROLES.get(job, []), "main": MAIN.get(job, 0),
         "cards": cards, "pictures": list(made.values()), "absent": absent,
         "read_from": next(iter(read_from.values()), None),
     }  # fmt: skip

@@ -49,7 +49,7 @@
   // a histogram; arrow keys walk over its bars, Enter or a click picks one
 
   function histogram(title, bins, words, pick) {
-    const W = 560, H = 180, left = 44, bottom = 22, top = 12;
+    const W = innerWidth < 560 ? 350 : 560, H = 180, left = 44, bottom = 22, top = 12;
     const most = Math.max(1, ...bins.map((b) => b.n));
     const step = (W - left - 4) / bins.length, tall = H - bottom - top;
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, class: pick ? "chart picks" : "chart", role: "img", tabindex: 0 });
@@ -63,7 +63,7 @@
         svg.append(text);
       }
     }
-    const every = Math.ceil(bins.length / 10);
+    const every = Math.ceil(bins.length / (W > 400 ? 10 : 6));
     let here = -1;
     const groups = bins.map((bin, i) => {
       const group = draw("g", {}), high = bin.n ? Math.max(1.5, (bin.n / most) * tall) : 0;
@@ -152,6 +152,7 @@
 
   let fits = gallery.cards.map((_, i) => i), page = 0;
   const distinct = (list) => [...new Set(list)].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const modes = distinct(gallery.cards.map((c) => c.mode).filter((m) => m !== null));
   const field = (name) => $("filters").elements.namedItem(name);
   const set = (name, value) => { if (field(name)) field(name).value = value; };
 
@@ -163,7 +164,7 @@
 
   function filters() {
     const cards = gallery.cards, form = $("filters");
-    chooser("mode", "Mode", distinct(cards.map((c) => c.mode).filter((m) => m !== null)));
+    chooser("mode", "Mode", modes);
     chooser("class", "Class", distinct(cards.flatMap((c) => c.classes)));
     if (data.similarity) {
       const [low, high] = [data.similarity.bins[0].from, data.similarity.bins.at(-1).to];
@@ -210,7 +211,7 @@
     const strip = make("span", { class: "strip" }, ...c.pictures.map((p, n) => picture(p, gallery.roles[n], n === gallery.main)));
     const says = make("span", { class: "says" });
     const badge = c.verdict === "kept" ? null : make("span", { class: "badge" }, c.verdict);
-    if (c.mode || badge) says.append(make("span", { class: "first" }, make("b", {}, c.mode || ""), badge));
+    says.append(make("span", { class: "first" }, make("b", {}, modes.length > 1 ? show(c.mode) : c.key), badge));
     if (c.ratio !== null) says.append(make("span", {}, `ratio ${c.ratio.toFixed(2)}`));
     if (c.similarity !== null) says.append(make("span", {}, `sim. ${c.similarity.toFixed(3)}`));
     if (c.classes.length) says.append(make("span", {}, `class ${c.classes.join(" + ")}`));
@@ -360,7 +361,7 @@
 
   $("shown").textContent = gallery.cards.length < gallery.total
     ? `${count(gallery.cards.length)} of ${count(gallery.total)} shown, spread evenly over all; rejected ones get a share of their own.`
-    : `${count(gallery.total)} ${gallery.total === 1 ? "sample" : "samples"}. Click one for its lineage; the arrow keys turn pages.`;
+    : gallery.total === 1 ? "One sample: click it for its lineage." : `${count(gallery.total)} samples. Click one for its lineage; the arrow keys turn pages.`;
   if (gallery.absent) {
     const what = data.job === "augment" ? "parents" : "originals";
     $("absent").textContent = `${count(gallery.absent)} of ${count(gallery.cards.length)} samples are shown without their ${what}: they are not where the job read them`

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from typing import Any
+
+SAFE = 2**53 - 1  # largest integer that a script keeps
 
 
 def html(record: Mapping[str, Any]) -> bytes:
@@ -33,8 +36,18 @@ def html(record: Mapping[str, Any]) -> bytes:
 
 def embed(value: Any) -> str:
     """JSON that may stand in a script element: pure ASCII, with nothing that HTML reads as markup."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(exact(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def exact(value: Any) -> Any:
+    """The value with the integers that a script would round, seeds above all, and what is no number as text."""
+    if isinstance(value, Mapping):
+        return {str(name): exact(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [exact(inner) for inner in value]
+    rounded = isinstance(value, int) and abs(value) > SAFE
+    return str(value) if rounded or (isinstance(value, float) and not math.isfinite(value)) else value
 
 
 def _digest(text: str) -> str:
