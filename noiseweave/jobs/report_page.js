@@ -150,7 +150,7 @@
 
   // gallery: one page of cards is in the document at a time
 
-  let fits = gallery.cards.map((_, i) => i), page = 0;
+  let applied = "", fits = gallery.cards.map((_, i) => i), page = 0;
   const distinct = (list) => [...new Set(list)].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const modes = distinct(gallery.cards.map((c) => c.mode).filter((m) => m !== null));
   const field = (name) => $("filters").elements.namedItem(name);
@@ -175,7 +175,7 @@
     chooser("verdict", "Verdict", distinct(cards.map((c) => c.verdict)));
     form.append(make("label", {}, "Key or caption", make("input", { type: "search", name: "text", autocomplete: "off" })));
     form.append(make("button", { type: "reset" }, "Clear"));
-    form.addEventListener("input", filter);
+    for (const event of ["input", "change"]) form.addEventListener(event, filter);
     form.addEventListener("reset", () => setTimeout(filter));
     form.addEventListener("submit", (e) => e.preventDefault());
     form.hidden = cards.length < 2;
@@ -183,6 +183,9 @@
 
   function filter() {
     const value = (name) => (field(name) ? field(name).value : "");
+    const asked = JSON.stringify([...new FormData($("filters"))]);
+    if (asked === applied) return; // a field that loses its focus says "change" once more, in the middle of a click
+    applied = asked;
     const mode = value("mode"), kind = value("class"), verdict = value("verdict");
     const text = value("text").toLowerCase();
     const low = value("low") === "" ? -Infinity : Number(value("low")), high = value("high") === "" ? Infinity : Number(value("high"));

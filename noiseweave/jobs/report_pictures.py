@@ -24,7 +24,7 @@ from noiseweave.jobs import inpaint_pictures
 from noiseweave.jobs.report_samples import Found, Source
 
 SIDE = 128  # longest side of an embedded picture
-EXACT = 64  # pictures of at most this side are embedded pixel by pixel
+EXACT = 32  # pictures of at most this side are embedded pixel by pixel
 QUALITY = 75
 THREADS = 8
 CHUNK = 64  # pictures that one thread reads and holds at a time

@@ -67,7 +67,8 @@ def build(folder: Path, count: int, *, parents: int = 10, rejected: int = 0, siz
     report = {
         "config": {"input": str(folder / "in"), "seed": 2**62, "pairing": {"threshold": 0.7}},
         "read_from": {"root": f"{folder}/in/"}, "images": parents + 2, "pairs": count, "pair_ends": 2 * count,
-        "images_inverted": count, "quarantined": {"no_picture": 3}, "failed": {}, "phases": {"generate": {"seconds": 9}},
+        "images_inverted": count, "quarantined": {"no_picture": 3}, "failed": {},
+        "phases": {"generate": {"seconds": 9}},
     }  # fmt: skip
     storage.write_json(f"{output}/report.json", report)
     return output

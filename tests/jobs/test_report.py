@@ -19,7 +19,7 @@ from PIL import Image
 
 from noiseweave.cluster import storage
 from noiseweave.engine import images
-from noiseweave.jobs import cli, report, report_data, report_page, report_samples
+from noiseweave.jobs import cli, report, report_data, report_page, report_pictures, report_samples
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -112,8 +112,6 @@ def test_large_pictures_are_small_and_square_parents_are_cut_as_the_model_cuts(t
     url = storage.join(str(tmp_path), "wide.png")
     storage.write(url, images.encode(image))
     source = report_samples.Source(url=url)
-    from noiseweave.jobs import report_pictures
-
     assert pixels(report_pictures.embedded([[source]], "augment")[source]).min() > 240
     as_is = pixels(report_pictures.embedded([[source]], "inpaint")[source])
     assert as_is.shape[:2] == (43, 128)
@@ -122,7 +120,8 @@ def test_large_pictures_are_small_and_square_parents_are_cut_as_the_model_cuts(t
 def test_time_of_stages_and_workers_and_of_markers_that_do_not_tell(tmp_path):
     output = reports.build(tmp_path, count=2)
     old = tmp_path / "out/_run/done/embed/000000.json"
-    storage.write_json(str(old), {"id": "000000", "produced": 7, "seconds": 4.0, "quarantined": {}, "extra": {}, "bad": []})  # fmt: skip
+    marker = {"id": "000000", "produced": 7, "seconds": 4.0, "quarantined": {}, "extra": {}, "bad": []}
+    storage.write_json(str(old), marker)
     made = report_data.gather(output, 0, None)
     embed, generate = made["stages"]
     assert (embed["name"], embed["seconds"], embed["spent"]) == ("embed", 4.0, {})
