@@ -319,8 +319,11 @@
         pace(s.produced, s.spent.compute || s.seconds), s.slowest.unit ? `${seconds(s.slowest.seconds)} (${s.slowest.unit})` : "–"];
     });
     if (stages.length) {
+      const heads = [["Stage"], ["Units", "n"], ["Made", "n"], ["Last run", "n"], ["Work", "n"], ["Fetch, compute, commit", "part"], ["Pace", "n"], ["Slowest unit", "n"]];
+      const told = data.stages.some((s) => "compute" in s.spent); // what older versions wrote does not tell
+      const without = (row) => (told ? row : row.filter((_, i) => i !== 5));
       const key = make("p", { class: "key" }, ...["fetch", "compute", "commit"].map((n) => make("span", {}, make("i", { class: n }), n)));
-      $("stages").append(panel("Stages", table([["Stage"], ["Units", "n"], ["Made", "n"], ["Last run", "n"], ["Work", "n"], ["Fetch, compute, commit", "part"], ["Pace", "n"], ["Slowest unit", "n"]], stages), key,
+      $("stages").append(panel("Stages", table(without(heads), stages.map(without)), told ? key : null,
         make("p", { class: "about" }, "Last run: time on the clock of the run that ended last. Work: seconds of all units and workers, earlier runs counted in. Pace: made per second of computing.")));
     }
     if (data.workers.length) {
