@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import platform
 import sys
 import time
 import traceback
@@ -179,13 +180,14 @@ class _Fetch:
         start = time.monotonic()
         unit = self.plan.unit(int(self.left[row["id"]]))
         data, error = _attempt(self.fetch, unit)
-        return {"unit": _Box(unit), "data": _Box(data), "error": error, "seconds": time.monotonic() - start}
+        return {"unit": _Box(unit), "data": _Box(data), "error": error, "fetch": time.monotonic() - start}
 
 
 class _Compute:
     """Holds what ``make_compute`` loaded, one process a GPU."""
 
     def __init__(self, make_compute: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+        self.name = f"{platform.node()}/{os.getpid()}"
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
@@ -197,8 +199,8 @@ class _Compute:
         data, error = batch["data"][0].value, str(batch["error"][0]) or self.broken
         if not error:
             data, error = _attempt(self.compute, data)
-        seconds = float(batch["seconds"][0]) + time.monotonic() - start
-        return {"unit": batch["unit"], "data": [_Box(data)], "error": [error], "seconds": [seconds]}
+        return {"unit": batch["unit"], "data": [_Box(data)], "error": [error], "fetch": batch["fetch"],
+                "compute": [time.monotonic() - start], "worker": [self.name]}  # fmt: skip
 
 
 def _limit(threads: int) -> None:
@@ -220,15 +222,19 @@ class _Commit:
         unit, result, error = row["unit"].value, row["data"].value, row["error"]
         report = UnitReport(id=unit.id, produced=0)
         if not error:
-            done, error = _attempt(self._write, unit, result, row["seconds"], start)
+            done, error = _attempt(self._write, unit, result, row, start)
             report = done or report
         return {"id": unit.id, "error": error, "produced": report.produced,
                 "quarantined": sum(report.quarantined.values())}  # fmt: skip
 
-    def _write(self, unit: Any, result: Any, seconds: float, start: float) -> UnitReport:
+    def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
         report, bad = self.commit(unit, result)
         counts = Counter(b.reason for b in bad)
-        report = replace(report, quarantined=dict(counts), seconds=seconds + time.monotonic() - start)
+        took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}
+        report = replace(
+            report, quarantined=dict(counts), seconds=float(sum(took.values())),
+            spent={name: round(float(seconds), 4) for name, seconds in took.items()}, worker=str(row["worker"]),
+        )  # fmt: skip
         self.ledger.mark(self.name, report, bad)
         return report
 

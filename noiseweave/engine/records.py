@@ -150,6 +150,8 @@ class UnitReport:
         produced: things made (features, pairs, images).
         quarantined: reason -> count.
         seconds: wall time of fetch + compute + commit.
+        spent: seconds of each of the three, by its name.
+        worker: who computed it, as host/process.
         extra: small sums that the job adds up (images inverted, candidates seen, ...).
     """
 
@@ -157,6 +159,8 @@ class UnitReport:
     produced: int
     quarantined: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    worker: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
 
 

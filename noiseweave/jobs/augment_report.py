@@ -21,8 +21,9 @@ from noiseweave.cluster.session import Session
 from noiseweave.engine import images
 from noiseweave.engine.provenance import MIXED, Mark
 from noiseweave.jobs.augment import Task
+from noiseweave.jobs.report import finish_page
 
-OWNED = ("shards", "rejected", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were cut
 
@@ -38,6 +39,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     storage.write_json(storage.join(task.output, "report.json"), report)
     sheet = _contact_sheet(task)
     _show(task, report, sheet)
+    finish_page(task.output)
     return 1 if report["failed"] else 0
 
 
@@ -66,8 +68,8 @@ def summary(
     extra = dict(last.extra) if last else {}
     embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
     return {
-        "noiseweave": __version__, "config": asdict(task.config), "model_hash": task.model_hash,
-        "images": embedded, **figures(last.produced if last else 0, extra),
+        "noiseweave": __version__, "config": asdict(task.config), "read_from": {"root": task.root},
+        "model_hash": task.model_hash, "images": embedded, **figures(last.produced if last else 0, extra),
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
         **_gate(task, extra),
         "quarantined": dict(sorted(quarantined.items())),

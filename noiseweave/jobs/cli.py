@@ -26,6 +26,7 @@ JOBS = {
     "evaluate": "pictures -> figures of how good they are: FID and the like, PSNR and the like, reconstruction",
     "forget": "a picture's key -> all that descends from it, removed from the shards it lies in",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
+    "report": "a job's output folder -> report.html, one page that shows it all",
 }
 
 SECOND = {
@@ -67,7 +68,7 @@ def parse(job: str, arguments: list[str]):
     arguments = said_out(renamed(arguments, aliases), set(switches(module.Config)))
     arguments = listed(arguments, getattr(module, "LIST_OPTIONS", {}))
     if several:
-        arguments = named(arguments, several)
+        arguments = named(arguments, several, get_type_hints(module.Config)[several] is str)
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
         del values["config"]
@@ -129,8 +130,10 @@ def listed(arguments: list[str], several: dict[str, int]) -> list[str]:
     return out
 
 
-def named(arguments: list[str], several: str) -> list[str]:
+def named(arguments: list[str], several: str, one: bool = False) -> list[str]:
     """The words that are no option's value, as one list ``--several=[..]``, which YAML may give as well.
+
+    With ``one``, there may be one word, and it stands alone.
 
     Not argparse's own positionals: their default would replace a list from a YAML file.
     """
@@ -146,7 +149,9 @@ def named(arguments: list[str], several: str) -> list[str]:
             options.append(word)
             if word not in ("-h", "--help", "--print_config") and "=" not in word:  # all others have a value
                 options += [value for value in [next(rest, None)] if value is not None]
-    return [*options, f"--{several}={json.dumps(words)}"] if words else options
+    if one and len(words) > 1:
+        fail(f"{several}: one is needed, {len(words)} given: {', '.join(words)}")
+    return [*options, f"--{several}={words[0] if one else json.dumps(words)}"] if words else options
 
 
 def fail(message: str) -> NoReturn:

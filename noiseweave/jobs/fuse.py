@@ -155,6 +155,7 @@ def run(config: Config) -> int:
     from noiseweave.cluster import storage
     from noiseweave.engine import augmentation, backbone
     from noiseweave.jobs import fuse_pictures as work
+    from noiseweave.jobs.report import finish_page
 
     channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
@@ -183,6 +184,7 @@ def run(config: Config) -> int:
     storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
     work.tell(model, psnr, image_NHWC)
+    finish_page(output)
     return 0
 
 

@@ -25,7 +25,7 @@ ALIASES = {
     "--strength": "--inpaint.strength", "--batch_imgs_dir": "--images", "--batch_masks_dir": "--masks",
     "--output_dir": "--output",
 }  # fmt: skip
-OWNED = ("restored", "collages", "lineage", "shards", "report.json", "quarantine.jsonl")
+OWNED = ("restored", "collages", "lineage", "shards", "report.html", "report.json", "quarantine.jsonl")
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 
 

@@ -26,6 +26,7 @@ from noiseweave.jobs import inpaint_pictures as pictures
 from noiseweave.jobs.inpaint import Task
 from noiseweave.jobs.inpaint_draw import Painted, Result, hole_of, left_out
 from noiseweave.jobs.inpaint_input import Input, Item, Place
+from noiseweave.jobs.report import finish_page
 
 SHOWN = 10  # names that the screen lists; report.json has all
 
@@ -227,6 +228,7 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     if task.sheet and outcome.produced:
         _write_sheet(task, work)
     show(task, report)
+    finish_page(task.output)
     nothing = task.config.image is not None and outcome.produced == 0
     return 1 if outcome.failed or nothing else 0
 
@@ -237,8 +239,11 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         reason: [b.key if not b.shard else f"{b.shard}#{b.key}" for b in work.left_out if b.reason == reason]
         for reason in ("no_mask", "no_picture")
     }
+    read_from = {name: getattr(task.config, name) for name in ("image", "mask", "images", "masks", "input")}
     return {
-        "noiseweave": __version__, "model": task.config.model.name, "model_hash": task.model_hash,
+        "noiseweave": __version__, "config": asdict(task.config),
+        "read_from": {name: storage.absolute(path) for name, path in read_from.items() if path is not None},
+        "model": task.config.model.name, "model_hash": task.model_hash,
         "method": task.method, "lora": [file.told for file in task.loras], "pictures": work.pictures,
         "restored": outcome.produced, "copied": int(outcome.extra.get("copied", 0)), "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed, "quarantined": dict(sorted(quarantined.items())),

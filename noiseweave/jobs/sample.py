@@ -21,7 +21,7 @@ POSITIONAL = "prompts"
 POSITIONAL_HELP = (
     'Prompts need no flag: noiseweave sample "a cat" "a dog" --model.name FOLDER --output out/pets'
 )
-OWNED = ("shards", "images", "trajectories", "report.json", "grid.png")
+OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "grid.png")
 LIST_OPTIONS = {"interpolate": 2}
 
 

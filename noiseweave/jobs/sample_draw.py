@@ -20,6 +20,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.engine import collage, images
 from noiseweave.engine.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+from noiseweave.jobs.report import finish_page
 from noiseweave.jobs.sample import Task
 
 FRAME = 200  # milliseconds of an animation's frame
@@ -210,7 +211,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
         storage.write(storage.join(task.output, "grid.png"), collage.png(page, mark(task)))
     calls = outcome.extra.get("calls", 0.0) / max(1, outcome.produced)
     report = {
-        "noiseweave": __version__, "model": task.config.model.name, "model_hash": task.model_hash,
+        "noiseweave": __version__, "config": asdict(task.config),
+        "model": task.config.model.name, "model_hash": task.model_hash,
         "kind": task.about["kind"], "sampler": task.sampler, "samples": outcome.produced,
         "network_evaluations_per_picture": round(calls, 2), "seconds": round(outcome.seconds, 2),
         "failed": outcome.failed,
@@ -222,6 +224,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
         print(f"longer than the text encoder reads, cut: ...{end[:200]}")
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
+    finish_page(task.output)
     return 1 if outcome.failed else 0
 
 

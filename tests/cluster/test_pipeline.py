@@ -1,6 +1,7 @@
 """The one flow: every unit once, errors counted, killers of workers survived."""
 
 import os
+import platform
 from functools import partial
 
 import pytest
@@ -80,6 +81,12 @@ def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     assert outcome.extra["sum"] == sum(2 * i for i in good)
     assert outcome.quarantined == {"odd": sum(i % 2 for i in good)}
     assert all((tmp_path / f"u{i:03d}.txt").read_text() == str(2 * i) for i in good)
+    records = list(Ledger(output=folder).records("double"))
+    assert all(set(r["spent"]) == {"fetch", "compute", "commit"} for r in records)
+    assert all(abs(sum(r["spent"].values()) - r["seconds"]) < 1e-3 for r in records)
+    host, process = records[0]["worker"].split("/")
+    assert host == platform.node()
+    assert int(process) != os.getpid()
 
 
 def test_what_has_a_marker_is_not_done_again(ours, tmp_path):

@@ -15,7 +15,7 @@ from noiseweave.jobs import cli, fuse
 
 def test_what_it_writes(digits, capsys):
     fused("a.png", "b.png", "--output", "out", "--mode", "linear", "--ratio", "0.3")
-    names = ["fuse.json", "fused.png", "input-0.png", "input-1.png", "sheet.png"]
+    names = ["fuse.json", "fused.png", "input-0.png", "input-1.png", "report.html", "sheet.png"]
     assert storage.names_in("out") == names
     assert all(str(digits / "out" / name) in capsys.readouterr().out for name in names[:1])
     seen = [picture(f"out/input-{i}.png") for i in range(2)]

@@ -16,7 +16,7 @@ from noiseweave.engine.recipes import InversionRecipe, ModelConfig
 @pytest.mark.parametrize("name", ["smooth", "contrast", "style", "variation"])
 def test_an_edit_of_one_picture(digits, name):
     fused("a.png", "--output", "out", "--edit.name", name, "--edit.strength", "0.8")
-    assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "sheet.png"]
+    assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "report.html", "sheet.png"]
     lineage = json.loads((digits / "out/fuse.json").read_text())
     assert lineage["edit"] == {"name": name, "strength": 0.8}
     assert [i["weight"] for i in lineage["inputs"]] == [1.0]

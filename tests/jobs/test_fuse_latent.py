@@ -37,7 +37,7 @@ def test_one_picture_and_a_target_are_an_edit(photos, sd_folder, capsys):
         "--prompt.target",
         "a dog",
     )
-    assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "sheet.png"]
+    assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "report.html", "sheet.png"]
     lineage = json.loads((photos / "out/fuse.json").read_text())
     assert lineage["prompt"] == {
         "source": ["a cat"], "target": ["a dog"], "guidance_source": 3.5, "guidance_target": 15.0,

@@ -46,7 +46,7 @@ def calm(damaged, tmp_path_factory, ray_session):
 def test_what_it_writes(calm, damaged):
     there = {str(p.relative_to(calm)) for p in calm.rglob("*.*") if "_run" not in p.parts}
     keys = ["d0", "d1", "d2", "sub/d3", "sub/d4"]
-    wanted = {"report.json", "quarantine.jsonl"}
+    wanted = {"report.html", "report.json", "quarantine.jsonl"}
     for key in keys:
         wanted |= {f"restored/{key}.png", f"restored/{key}_2.png", f"lineage/{key}.json"}
         wanted |= {f"collages/{key}_collage.png"}

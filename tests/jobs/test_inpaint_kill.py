@@ -26,9 +26,7 @@ def markers(output):
 
 def contents(output):
     """Name -> bytes of what the run wrote, but for the report's times."""
-    files = (
-        p for p in output.rglob("*.*") if p.is_file() and "_run" not in p.parts and p.name != "report.json"
-    )
+    files = (p for p in output.rglob("*.*") if p.is_file() and "_run" not in p.parts and p.stem != "report")
     return {str(p.relative_to(output)): p.read_bytes() for p in files}
 
 

@@ -19,7 +19,8 @@ subsets: 1
 seeds: 2
 size: 8
 classifier: {steps: 15, batch: 16, width: 4}
-generator: {steps: 3, tuning_steps: 3, batch: 8, pseudo: 0.5, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
+generator:
+  {steps: 3, tuning_steps: 3, batch: 8, pseudo: 0.5, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
 methods:
   real: {}
   affine: {classical: [affine]}
