@@ -112,7 +112,8 @@ def page(task: Task, tables: Mapping[int, list[dict[str, Any]]]) -> Iterator[str
     )
     for k, rows in tables.items():
         yield f"\n{k} labelled pictures a class:\n"
-        yield "| Method | Added | Rejected | Accuracy | Gain | Hours | Gain an hour |\n| --- | --- | --- | --- | --- | --- | --- |"
+        yield "| Method | Added | Rejected | Accuracy | Gain | Hours | Gain an hour |"
+        yield "| --- " * 7 + "|"
         for r in sorted(rows, key=lambda r: -r["accuracy"]):
             name = f"**{r['method']}**" if r["reference"] else r["method"]
             why = ", ".join(f"{n} {reason}" for reason, n in r["rejected"].items()) or "-"

@@ -91,7 +91,8 @@ def test_the_same_command_gives_the_same_and_other_settings_are_refused(
 def test_without_fresh_noise_a_ratio_of_one_is_a_copy(monkeypatch, source, tmp_path):
     told, made = through(
         monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, "--gate", "--quality.classifier.steps", "5",
-        "--fusion.ratio_min", "1", "--fusion.ratio_max", "1", "--quality.drift", "1", "--quality.keep_rejected", "false",
+        "--fusion.ratio_min", "1", "--fusion.ratio_max", "1", "--quality.drift", "1",
+        "--quality.keep_rejected", "false",
     )  # fmt: skip
     assert (len(made), told["rejected"], told["drawn_again"]) == (0, {"copy": 24}, 48)
     assert not (tmp_path / "out/rejected").exists()
