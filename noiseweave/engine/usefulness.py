@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from noiseweave.engine import augmentation, classifiers, features, gate, quality, samplers, systems
+from noiseweave.engine import augmentation, classifiers, features, gate, pretrained, quality, samplers, systems
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.classifiers import soft_labels
 from noiseweave.engine.latents import to_pixels
 from noiseweave.engine.objectives import learning_rate, moving_average
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
-from noiseweave.engine.recipes import Prompts, SamplerRecipe
+from noiseweave.engine.recipes import FeatureRecipe, Prompts, SamplerRecipe
 from noiseweave.engine.records import Pair
 from noiseweave.engine.seeding import generator, rng
 from noiseweave.engine.systems import Batch, System
@@ -186,6 +186,7 @@ def made(
     """
     if method.made == "blend":
         return blend(method, few, classes, seed)
+    pretrained.quiet()
     assert weights is not None
     side, channels = few.image_NHWC.shape[2:]
     system = systems.build(blueprint(recipe, classes, side, channels, 0))
@@ -312,7 +313,7 @@ def _gate(
 
 
 def _seen(image_PHWC: np.ndarray) -> np.ndarray:
-    return features.pixels(image_PHWC)
+    return features.similarity(FeatureRecipe(name="pixels"), features.pixels(image_PHWC))
 
 
 # scores
