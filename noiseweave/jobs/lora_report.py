@@ -66,7 +66,7 @@ def warn_of_cut(ends: Sequence[str]) -> None:
     """Say what of the captions has no effect, on standard error."""
     if ends:
         print(
-            f"warning: {len(ends)} captions are longer than the text encoder reads, their ends are cut:",
+            f"warning: captions longer than the text encoder reads, their ends are cut: {len(ends)}",
             *(f"  ...{end[:200]}" for end in ends[:SHOWN]), *(["  ..."] if len(ends) > SHOWN else []),
             sep="\n", file=sys.stderr, flush=True,
         )  # fmt: skip
