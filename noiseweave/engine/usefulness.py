@@ -15,7 +15,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from noiseweave.engine import augmentation, classifiers, features, gate, pretrained, quality, samplers, systems
+from noiseweave.engine import (
+    augmentation,
+    classifiers,
+    features,
+    gate,
+    pretrained,
+    quality,
+    samplers,
+    systems,
+)
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.classifiers import soft_labels
 from noiseweave.engine.latents import to_pixels
@@ -276,12 +285,16 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, see
         told if method.told else None,
     )  # fmt: skip
     check = _gate(method, few, classes, seed, device) if method.gate else None
+
+    def again(pair: Pair, attempt: int) -> Pair:
+        a, b = sorted((pair.a, pair.b))
+        return augmentation.draw_pair(
+            a, b, str(a), str(b), 0.0, method.fusion, seed, number=pair.number, attempt=attempt
+        )
+
     done = gate.drawn(
         pairs, lambda some: augmentation.fused(backbone, maps, some, method.inversion.sampler, method.fusion),
-        lambda p, attempt: augmentation.draw_pair(
-            *sorted((p.a, p.b)), *map(str, sorted((p.a, p.b))), 0.0, method.fusion, seed, number=p.number,
-            attempt=attempt,
-        ), check, method.quality.redraw,
+        again, check, method.quality.redraw,
     )  # fmt: skip
     keep = done.fused.finite_P.copy()
     if done.checks is not None:

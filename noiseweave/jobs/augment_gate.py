@@ -194,5 +194,6 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
 
 def rounded(check: Check) -> Check:
     """Four digits of each figure, as the lineage has them."""
-    few = {n: v if v is None or isinstance(v, str) else round(v, 4) for n, v in vars(check).items()}
-    return replace(check, **few)
+    drift = None if check.drift is None else round(check.drift, 4)
+    nearest, parent, sharpness = (round(v, 4) for v in (check.nearest, check.parent, check.sharpness))
+    return replace(check, nearest=nearest, parent=parent, drift=drift, sharpness=sharpness)

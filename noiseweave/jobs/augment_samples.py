@@ -190,7 +190,8 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     )  # fmt: skip
     done = gate.drawn(
         group.pairs, lambda pairs: augmentation.fused(backbone, maps, pairs, config.inversion.sampler, config.fusion),
-        partial(augment_gate.redrawn, task, keys), judge and partial(_checks, task, judge, group, image_BHWC),
+        partial(augment_gate.redrawn, task, keys),
+        partial(_checks, task, judge, group, image_BHWC) if judge else None,
         config.quality.redraw,
     )  # fmt: skip
     return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
@@ -262,7 +263,7 @@ def write_shard(task: Task, number: str, made: Made) -> None:
 
 def samples_of(task: Task, made: Made) -> list[tuple[str, dict[str, bytes]]]:
     """The samples of a group: key and files."""
-    checks = made.checks or [None] * len(made.group.pairs)
+    checks: Sequence[Check | None] = made.checks or [None] * len(made.group.pairs)
     return [
         sample(task, made, pair, picture, area, check)
         for pair, picture, area, check in zip(

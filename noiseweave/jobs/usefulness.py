@@ -141,7 +141,9 @@ def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, 
     from noiseweave.engine.usefulness import Pictures
     from noiseweave.jobs import shard_pictures
 
-    data, bad, seen = {}, [], {}
+    data: dict[str, Any] = {}
+    bad: list[Bad] = []
+    seen: dict[str, set[bytes]] = {}
     for side, found in sides.items():
         read = [shard_pictures.read_shard(s, config.size, config.channels, config.max_pixels) for s in found]
         places = [p for where, _, _ in read for p in where]
@@ -200,7 +202,8 @@ class Task:
 
 def flows(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
     """Each flow after the one before; none after one that failed."""
-    config, steps = task.config, []
+    config = task.config
+    steps: list[tuple[str, Sequence[tuple]]] = []
     if task.drawing and config.protocol == "prior":
         steps.append(("prior", [("prior",)]))
     places = sorted(task.few)
