@@ -112,6 +112,12 @@ def test_every_command_is_a_job_with_options_and_configs_that_it_has():
     assert all((ROOT / config).is_file() for config in configs)
 
 
+def test_the_example_of_usefulness_is_taken():
+    config = ["--config", str(ROOT / "configs/usefulness-digits.yaml")]
+    _, found = cli.parse("usefulness", [*config, "--input", "a", "--test", "b", "--output", "c"])
+    assert {method.made for method in found.methods.values()} == {"none", "blend", "samples", "fusion"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_job_in_the_text_is_one(name):
     named = re.findall(r"`noiseweave (?:submit )?([a-z]+)", prose(name))
