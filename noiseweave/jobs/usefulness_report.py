@@ -17,7 +17,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine import collage
 from noiseweave.engine.records import Bad
 from noiseweave.engine.usefulness import interval
-from noiseweave.jobs.usefulness import Task, read_made
+from noiseweave.jobs.usefulness_flows import Task, read_made
 
 ROWS, COLUMNS = 4, 10  # of a sheet
 

@@ -90,6 +90,8 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
         (["--per_class", "[99]"], "per_class=99: class 0 has"),
         (["--methods", '{"blend": {"made": "blend"}}'], "at least one without made pictures"),
         (["--protocol", "open"], "protocol"),
+        (["--methods", '{"real": {}, "odd": {"made": "magic"}}'], "methods.odd: "),
+        (["--methods", '{"real": {}, "odd": {"counts": 3}}'], "counts"),
     ],
 )
 def test_what_cannot_be_is_one_line(sides, tmp_path, capsys, more, message):

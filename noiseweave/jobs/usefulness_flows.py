@@ -1,0 +1,187 @@
+"""The flows of ``evaluate usefulness``: prior, tune, make, score. Only score reads the test set."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster import pipeline, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.engine import usefulness
+from noiseweave.engine.quality_recipes import ClassifierRecipe
+from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+from noiseweave.engine.usefulness import Added, Pictures, few_of
+from noiseweave.engine.usefulness_recipes import Method
+from noiseweave.jobs import shard_pictures
+from noiseweave.jobs.usefulness import Config
+
+
+def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
+    """Both sides in memory, with keys; what was bad.
+
+    Raises:
+        ValueError: a side has no labelled picture, or a picture lies on both.
+    """
+    data: dict[str, Any] = {}
+    bad: list[Bad] = []
+    seen: dict[str, set[bytes]] = {}
+    for side, found in sides.items():
+        read = [shard_pictures.read_shard(s, config.size, config.channels, config.max_pixels) for s in found]
+        places = [p for where, _, _ in read for p in where]
+        bad += [b for _, _, worse in read for b in worse]
+        image_NHWC = np.concatenate([x for _, x, _ in read])
+        label_N = np.array([-1 if p.label is None else p.label for p in places], np.int64)
+        if side == "test":
+            image_NHWC, label_N = image_NHWC[label_N >= 0], label_N[label_N >= 0]
+        if not (label_N >= 0).any():
+            raise ValueError(f"{side}: no labelled picture in it")
+        data[side] = Pictures(image_NHWC=image_NHWC, label_N=label_N)
+        data[f"{side}_keys"] = [p.key for p in places]
+        seen[side] = {hashlib.sha256(x.tobytes()).digest() for x in image_NHWC}
+    both = seen["input"] & seen["test"]
+    if both:
+        raise ValueError(f"test: {len(both)} of its pictures are in input too, pixel for pixel")
+    return data, bad
+
+
+def choose(config: Config, data: Mapping[str, Any], per_class: int, subset: int) -> Pictures:
+    """The few of a subset."""
+    pool = data["input"]
+    rows = few_of(pool.label_N, data["input_keys"], per_class, config.seed + subset)
+    return Pictures(image_NHWC=pool.image_NHWC[rows], label_N=pool.label_N[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the flows share.
+
+    Attributes:
+        data: input and test, as Pictures.
+        few: (per_class, subset) -> the labelled pictures.
+        classes: of the input.
+    """
+
+    config: Config
+    data: Mapping[str, Any]
+    few: Mapping[tuple[int, int], Pictures]
+    classes: int
+
+    @property
+    def making(self) -> dict[str, Method]:
+        return {name: m for name, m in self.config.methods.items() if m.made != "none"}
+
+    @property
+    def drawing(self) -> bool:
+        """Whether a generator is needed."""
+        return any(m.made in ("samples", "fusion") for m in self.config.methods.values())
+
+
+# the flows
+
+
+def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Each flow after the one before; none after one that failed."""
+    config = task.config
+    steps: list[tuple[str, Sequence[tuple]]] = []
+    if task.drawing and config.protocol == "prior":
+        steps.append(("prior", [("prior",)]))
+    places = sorted(task.few)
+    if task.drawing:
+        steps.append(("tune", places))
+    steps.append(("make", [(*place, name) for place in places for name in task.making]))
+    steps.append((
+        "score", [(*place, name, seed) for place in places for name in config.methods for seed in range(config.seeds)]
+    ))  # fmt: skip
+    outcomes: dict[str, Outcome] = {}
+    for name, units in steps:
+        if units and not any(o.failed for o in outcomes.values()):
+            outcomes[name] = _flow(name, units, task, book, s)
+    return outcomes
+
+
+def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
+    phase = pipeline.Phase(
+        name=name, fetch=_payload, make_compute=partial(_maker, name, task, book),
+        commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets",
+    )  # fmt: skip
+    return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
+
+
+def _unit(units: Sequence[tuple], i: int) -> Unit:
+    return Unit(index=i, id="-".join(str(part) for part in units[i]), payload=units[i])
+
+
+def _payload(unit: Unit) -> Any:
+    return unit.payload
+
+
+def _maker(name: str, task: Task, book: Ledger) -> Callable[[Any], Any]:
+    import torch
+
+    gpu = torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0
+    return partial(COMPUTE[name], task, book, "cuda" if gpu else "cpu")
+
+
+def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c = task.config
+    data = usefulness.prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
+    return {"prior.safetensors": data}, {}
+
+
+def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c, few = task.config, task.few[unit]
+    pool = task.data["input"] if c.protocol == "prior" else None
+    start = storage.read(book.path("prior.safetensors")) if pool is not None else None
+    data = usefulness.tuned(few, pool, start, c.generator, _judge(c), task.classes, c.seed, c.flip, device)
+    return {f"tuned-{unit[0]}-{unit[1]}.safetensors": data}, {}
+
+
+def _judge(config: Config) -> ClassifierRecipe:
+    """The classifier whose guesses of the pool are told: the classifier with affine augmentation."""
+    return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
+
+
+def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    k, subset, name = unit
+    c, method = task.config, task.config.methods[name]
+    weights = None
+    if method.made != "blend":
+        weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
+    added = usefulness.made(method, task.few[k, subset], weights, c.generator, task.classes, c.seed, device)
+    buffer = io.BytesIO()
+    np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
+    rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}
+    return {f"made/{k}-{subset}-{name}.npz": buffer.getvalue()}, {"made": len(added.p_MK), **rejected}
+
+
+def _score(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    k, subset, name, seed = unit
+    c, method, few = task.config, task.config.methods[name], task.few[k, subset]
+    added = None if method.made == "none" else read_made(book, k, subset, name)
+    right = usefulness.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
+    return {}, {"accuracy": right}
+
+
+def read_made(book: Ledger, per_class: int, subset: int, name: str) -> Any:
+    """What a method added."""
+    data = storage.read(book.path("made", f"{per_class}-{subset}-{name}.npz"))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
+
+
+COMPUTE = {"prior": _prior, "tune": _tune, "make": _make, "score": _score}
+
+
+def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    files, extra = result
+    for file, data in files.items():
+        storage.write(book.path(file), data)
+    return UnitReport(id=unit.id, produced=1, extra=extra), []
