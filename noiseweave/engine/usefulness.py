@@ -15,7 +15,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from noiseweave.engine import augmentation, classifiers, features, gate, pretrained, quality, samplers, systems
+from noiseweave.engine import (
+    augmentation,
+    classifiers,
+    features,
+    gate,
+    pretrained,
+    quality,
+    samplers,
+    systems,
+)
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.classifiers import soft_labels
 from noiseweave.engine.latents import to_pixels

@@ -24,8 +24,8 @@ from noiseweave.engine.records import Bad, Location
 from noiseweave.jobs import augment_dataset, shard_pictures
 from noiseweave.jobs.augment import Task
 
-Name = tuple[str, str]
-"""A picture as a lineage names it: shard and key."""
+Name = tuple[str, str, str | None]
+"""A picture as a lineage names it: shard, key and, where it says so, the SHA-256 of its file."""
 TYPICAL = 64  # pictures of the reference whose sharpness is held against that of samples without parents
 
 
@@ -35,12 +35,12 @@ class Lineage:
 
     Attributes:
         mode: of the fusion; None where it says none.
-        parents: their names -> the SHA-256 of their files, None where it says none.
+        parents: their names.
         labels: the classes that the sample may be of: its parents', or else its own.
     """
 
     mode: str | None
-    parents: Mapping[Name, str | None]
+    parents: tuple[Name, ...]
     labels: set[int | None]
 
 
@@ -77,8 +77,8 @@ def read(task: Task, book: Ledger, url: str) -> Loaded:
     good, worse = shard_pictures.read(places, task.size, task.channels, task.config.max_pixels)
     kept = [found[i] for i in sorted(good)]
     lineages = _lineages(url, kept)
-    wanted = {name: digest for line in lineages for name, digest in line.parents.items()}
-    pictures, differ = _parents(task, locate(task, book, wanted), wanted)
+    wanted = dict.fromkeys(name for line in lineages for name in line.parents)
+    pictures, differ = _parents(task, locate(task, book, wanted))
     order = {name: i for i, name in enumerate(pictures)}
     parents = [tuple(order[name] for name in line.parents if name in order) for line in lineages]
     typical = _typical(task, book) if not all(parents) else {}
@@ -113,13 +113,13 @@ def lineage(data: bytes, own: int | None) -> Lineage:
     known = known if isinstance(known, dict) else {}
     listed = known.get("parents")
     listed = [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
-    parents = {
-        (_text(p.get("shard")) or "", p["key"]): _text(p.get("sha256"))
+    parents = [
+        (_text(p.get("shard")) or "", p["key"], _text(p.get("sha256")))
         for p in listed
         if isinstance(p.get("key"), str)
-    }
+    ]
     labels: set[int | None] = {p["label"] for p in listed if type(p.get("label")) is int and p["label"] >= 0}
-    return Lineage(mode=_text(known.get("mode")), parents=parents, labels=labels or {own})
+    return Lineage(mode=_text(known.get("mode")), parents=tuple(parents), labels=labels or {own})
 
 
 def _text(value: Any) -> str | None:
@@ -156,7 +156,7 @@ def units_of(task: Task, book: Ledger) -> dict[str, str | None]:
 
 def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> list[dict[str, Any]]:
     """Rows of the index of some units with these keys."""
-    keys = pa.array([key for _, key in names], pa.string())
+    keys = pa.array([key for _, key, _ in names], pa.string())
     out: list[dict[str, Any]] = []
     for unit in units:
         path = book.path("index", f"{unit}.parquet")
@@ -166,9 +166,7 @@ def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> l
     return out
 
 
-def _parents(
-    task: Task, located: Mapping[Name, Location], wanted: Mapping[Name, str | None]
-) -> tuple[dict[Name, tuple[str, np.ndarray]], int]:
+def _parents(task: Task, located: Mapping[Name, Location]) -> tuple[dict[Name, tuple[str, np.ndarray]], int]:
     """name -> (shard#key, picture) of the parents that can be read; how many are another file than the lineage's."""
     by_shard: dict[str, list[Name]] = defaultdict(list)
     for name, place in located.items():
@@ -180,7 +178,7 @@ def _parents(
         data = shard_pictures.encoded(places)
         good, _ = shard_pictures.decoded(places, data, task.size, task.channels, task.config.max_pixels)
         for i, picture in good.items():
-            digest = wanted[names[i]]
+            digest = names[i][2]
             if digest is not None and digest != hashlib.sha256(data[i]).hexdigest():
                 differ += 1
             else:
@@ -196,6 +194,8 @@ def _typical(task: Task, book: Ledger) -> dict[int, np.ndarray]:
     pictures = [
         picture
         for places in by_shard.values()
-        for picture in shard_pictures.read(places, task.size, task.channels, task.config.max_pixels)[0].values()
+        for picture in shard_pictures.read(places, task.size, task.channels, task.config.max_pixels)[
+            0
+        ].values()
     ]
     return dict(enumerate(pictures))

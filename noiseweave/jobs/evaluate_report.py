@@ -28,7 +28,11 @@ def device(config: Config) -> str:
 
 
 def write_quarantine(
-    output: str, book: Ledger, phase: str, sets: Iterable[PictureSet], earlier: Mapping[str, str] | None = None
+    output: str,
+    book: Ledger,
+    phase: str,
+    sets: Iterable[PictureSet],
+    earlier: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
     """One line for each piece of input that was left out; the counts by reason.
 

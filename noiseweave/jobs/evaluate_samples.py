@@ -49,7 +49,9 @@ Row = dict[str, Any]
 def run(config: Config) -> int:
     sides = {name: _side(config, name) for name in ("input", "reference")}
     if sides["input"].payloads == sides["reference"].payloads:
-        raise ValueError(f"reference={config.reference!r}: other shards than input's: those that it was made from")
+        raise ValueError(
+            f"reference={config.reference!r}: other shards than input's: those that it was made from"
+        )
     task = judging(config, sides)
     book = ledger.open_run(task.output, identity(config, task, sides), config.overwrite, OWNED)
     storage.write_json(book.path("reference.json"), list(sides["reference"].payloads))
@@ -62,7 +64,9 @@ def _side(config: Config, name: str) -> PictureSet:
     given = getattr(config, name)
     side = evaluate_pictures.find(name, given, config.unit_pictures)
     if side.root:
-        raise ValueError(f"{name}={given!r}: a folder of pictures; mode samples needs shards, which pack makes")
+        raise ValueError(
+            f"{name}={given!r}: a folder of pictures; mode samples needs shards, which pack makes"
+        )
     return side
 
 
@@ -137,9 +141,7 @@ def phases(
         task, book, s, partial(augment_dataset.spread_places, book), partial(augment_dataset.spread_features, book)
     )  # fmt: skip
     if not outcomes["judge"].failed:
-        units = [
-            Unit(index=i, id=f"input-{i:06d}", payload=u) for i, u in enumerate(sides["input"].payloads)
-        ]
+        units = [Unit(index=i, id=f"input-{i:06d}", payload=u) for i, u in enumerate(sides["input"].payloads)]
         phase = Phase(
             name="samples", fetch=partial(_fetch, task, book), make_compute=partial(_make_rows, task, book),
             commit=partial(_commit, book), things="samples",
@@ -187,7 +189,9 @@ def _row(data: Loaded, i: int, found: Any, pool: Sequence[str]) -> Row:
     }  # fmt: skip
 
 
-def _commit(book: Ledger, unit: Unit, result: tuple[list[Row], list[Bad], int]) -> tuple[UnitReport, list[Bad]]:
+def _commit(
+    book: Ledger, unit: Unit, result: tuple[list[Row], list[Bad], int]
+) -> tuple[UnitReport, list[Bad]]:
     rows, bad, differ = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows), extra={"differ": differ}), bad
@@ -265,8 +269,8 @@ def figures(by_mode: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
 def warnings(rows: Sequence[Row], differ: int) -> list[str]:
     """What of the samples could not be looked at."""
     said = {
-        "no lineage names their parents: sharpness is over that of pictures of the reference": [
-            not r["parents"] for r in rows
+        "no parent of them is known: sharpness is over that of pictures of the reference": [
+            not r["found"] for r in rows
         ],
         "a parent that the lineage names is not in the reference": [r["found"] < r["parents"] for r in rows],
         "no drift, as no class is known of them, or of two classes of the reference": [
