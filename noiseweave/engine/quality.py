@@ -58,7 +58,11 @@ def sharpness(image_HWC: np.ndarray) -> float:
 
 
 def nearest(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """The largest cosine of each row to any of N others, block by block: float32 [P], -1 where N is 0; its row, int64 [P]."""
+    """The largest cosine of each row to any of N others, block by block.
+
+    Returns:
+        float32 [P] and the others' rows, int64 [P]; -1 and -1 where N is 0.
+    """
     best_P, row_P = np.full(len(f_PD), -1.0, np.float32), np.full(len(f_PD), -1, np.int64)
     for start in range(0, len(real_ND), block):
         cosine_PN = f_PD @ np.asarray(real_ND[start : start + block]).T

@@ -1,7 +1,7 @@
 """evaluate, mode ``samples``: each generated picture beside its parents and beside all that it was made from.
 
-Three phases, with the same code as ``augment --gate``: the reference's features, the judge that is trained on it, and the
-figures of each shard of samples. The verdicts are made of the figures in the end.
+Three phases, with the code of ``augment --gate``: the reference's features, the judge that is trained on it, and
+the figures of each shard of samples. The verdicts are made of the figures in the end.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def _by_mode(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _verdicts(rows: Sequence[Row]) -> Counter[str]:
-    return Counter({name: 0 for name in VERDICTS}) + Counter(row["verdict"] for row in rows)
+    return Counter(dict.fromkeys(VERDICTS, 0)) + Counter(row["verdict"] for row in rows)
 
 
 def figures(by_mode: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

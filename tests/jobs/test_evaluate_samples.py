@@ -114,7 +114,7 @@ def test_parents_are_found_by_shard_or_key_and_by_their_files_hash(evaluate, sou
         "odd": {"json": b'{"parents": [3, {"key": 5}, {"key": "d03", "label": "?", "shard": 1}]}'},
         "none": {"json": b'[{"parents": 1}]'},
     }
-    given = shard(tmp_path / "in/made.tar", {key: pictures[20] for key in known}, **known)
+    given = shard(tmp_path / "in/made.tar", dict.fromkeys(known, pictures[20]), **known)
     report = evaluate(*CENTROID, "--input", given, "--reference", f"{tmp_path}/{{s-0,sub/s-1}}.tar")
     found = {key: (row["found"], row["parents"]) for key, row in rows(tmp_path / "out").items()}
     assert found == {
