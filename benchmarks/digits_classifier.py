@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from noiseweave.engine import metrics
-from noiseweave.engine.classifier import Classifier, save
+from noiseweave.engine.classifier_features import FeatureClassifier, save
 from noiseweave.engine.seeding import seed_of
 
 SIZE, CLASSES = 16, 10
@@ -63,12 +63,12 @@ def network_input(image_NHWC: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(image_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(digits: Digits, seed: int = 0, epochs: int = 30, batch: int = 64) -> Classifier:
-    """A trained Classifier, the same for the same seed; torch's own random state is left as it was."""
+def train(digits: Digits, seed: int = 0, epochs: int = 30, batch: int = 64) -> FeatureClassifier:
+    """A trained FeatureClassifier, the same for the same seed; torch's own random state is left as it was."""
     x, y = network_input(digits.image_NHWC), torch.from_numpy(digits.label_N)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Classifier()
+        network = FeatureClassifier()
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         steps = epochs * -(-len(x) // batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
@@ -90,13 +90,13 @@ def _shifted(x_NCHW: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def features(network: Classifier, image_NHWC: np.ndarray) -> np.ndarray:
+def features(network: FeatureClassifier, image_NHWC: np.ndarray) -> np.ndarray:
     """float64 [N, D]."""
     return network.features(network_input(image_NHWC)).double().numpy()
 
 
 @torch.inference_mode()
-def accuracy(network: Classifier, image_NHWC: np.ndarray, label_N: np.ndarray) -> float:
+def accuracy(network: FeatureClassifier, image_NHWC: np.ndarray, label_N: np.ndarray) -> float:
     """Share of pictures that the classifier takes for their label."""
     return float((network(network_input(image_NHWC)).argmax(1).numpy() == label_N).mean())
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noiseweave.engine import backbone as backbones
-from noiseweave.engine import classifier, feature_networks
+from noiseweave.engine import classifier_features, feature_networks
 from noiseweave.engine.backbone import Backbone, shape
 from noiseweave.engine.feature_networks import PUBLISHED, Network
 from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
@@ -46,8 +46,8 @@ def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
         return recipe.size
     if recipe.name == "unet":
         return shape(model, size)[1]
-    if folder := classifier.find(recipe.name):
-        return classifier.about(folder)["size"]
+    if folder := classifier_features.find(recipe.name):
+        return classifier_features.about(folder)["size"]
     return 299 if recipe.name == "inception" else 224
 
 
@@ -68,7 +68,7 @@ def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None)
         return about | {"noise_level": recipe.noise_level, "model": files, "precision": precision}
     if name in PUBLISHED:
         return about | {"weights": feature_networks.sha256(feature_networks.weights_of(name, recipe.weights))}
-    folder = classifier.find(name)
+    folder = classifier_features.find(name)
     if folder or Path(name).expanduser().is_dir():
         return about | {"name": Path(name).name, "weights": _digest(folder or Path(name).expanduser())}
     return about
@@ -92,7 +92,7 @@ def label(identity: dict[str, Any]) -> str:
 
 def has_classes(recipe: FeatureRecipe) -> bool:
     """Whether the space gives class probabilities."""
-    return recipe.name in PUBLISHED or classifier.find(recipe.name) is not None
+    return recipe.name in PUBLISHED or classifier_features.find(recipe.name) is not None
 
 
 def load(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = "cpu") -> Extractor:
@@ -124,7 +124,7 @@ def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str =
         return Space(extract=pixels)
     if recipe.name == "unet":
         return Space(extract=unet(backbone(), recipe.noise_level))
-    if folder := classifier.find(recipe.name):
+    if folder := classifier_features.find(recipe.name):
         network = _classifier(folder, device)
     elif recipe.name in PUBLISHED:
         file = feature_networks.weights_of(recipe.name, recipe.weights)
@@ -139,7 +139,7 @@ def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str =
 
 
 def _classifier(folder: Path, device: str) -> Network:
-    network = classifier.load(folder).to(device)
+    network = classifier_features.load(folder).to(device)
 
     def run(x: Tensor) -> Tensor:
         grey = x.mean(1, keepdim=True) if network.channels == 1 else x

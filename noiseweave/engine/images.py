@@ -50,6 +50,19 @@ def decode_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return opened(data, FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
 
 
+def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(channels: 1 for a grey picture, else 3; its short side).
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+
+    def look(image: Image.Image) -> tuple[int, int]:
+        return 1 if _plain(image).mode == "L" else 3, min(image.size)
+
+    return opened(data, FORMATS, max_pixels, look)
+
+
 class Refused(Exception):
     """``"reason: detail"`` of a picture that decodes, but is not taken."""
 

@@ -25,14 +25,14 @@ class Check:
     Attributes:
         verdict: kept, or why it is rejected.
         nearest: cosine to the nearest real picture, its parents among them.
-        parent: cosine to the nearer parent.
+        parent: cosine to the nearer parent; None where no parent is known.
         drift: chance that it is of none of its parents' classes, 0 to 1; None where they have no labels.
-        sharpness: its own over the mean of its parents'.
+        sharpness: its own over the mean of its parents'; without parents, over what is typical.
     """
 
     verdict: Verdict
     nearest: float
-    parent: float
+    parent: float | None
     drift: float | None
     sharpness: float
 
@@ -57,12 +57,19 @@ def sharpness(image_HWC: np.ndarray) -> float:
     return float(ndimage.laplace(image_HWC.astype(np.float32).mean(-1)).var())
 
 
-def nearest(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> np.ndarray:
-    """The largest cosine of each row to any of N others, block by block: float32 [P], -1 where N is 0."""
-    best_P = np.full(len(f_PD), -1.0, np.float32)
+def nearest(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """The largest cosine of each row to any of N others, block by block.
+
+    Returns:
+        float32 [P] and the others' rows, int64 [P]; -1 and -1 where N is 0.
+    """
+    best_P, row_P = np.full(len(f_PD), -1.0, np.float32), np.full(len(f_PD), -1, np.int64)
     for start in range(0, len(real_ND), block):
-        best_P = np.maximum(best_P, (f_PD @ np.asarray(real_ND[start : start + block]).T).max(1))
-    return best_P
+        cosine_PN = f_PD @ np.asarray(real_ND[start : start + block]).T
+        found_P = cosine_PN.max(1)
+        row_P = np.where(found_P > best_P, start + cosine_PN.argmax(1), row_P)
+        best_P = np.maximum(best_P, found_P)
+    return best_P, row_P
 
 
 def centroids(f_ND: np.ndarray, label_N: np.ndarray, classes: int) -> np.ndarray:
@@ -81,6 +88,23 @@ def centroid_chances(f_PD: np.ndarray, mean_KD: np.ndarray, sharpness: float = 2
     return score / score.sum(1, keepdims=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What is measured of a made picture; names as of ``Check``.
+
+    Attributes:
+        row: of ``Judge.real_ND``, the nearest picture; None where a parent is as near.
+        closest: the nearer parent's position in ``parent_BHWC``; None where no parent is known.
+    """
+
+    nearest: float
+    parent: float | None
+    drift: float | None
+    sharpness: float
+    row: int | None = None
+    closest: int | None = None
+
+
 def checks(
     judge: Judge, image_PHWC: np.ndarray, finite_P: np.ndarray, parents: Sequence[tuple[int, int]],
     parent_BHWC: np.ndarray, label_B: Sequence[int | None], recipe: QualityRecipe,
@@ -94,22 +118,51 @@ def checks(
         parent_BHWC: uint8, real, at the model's size.
         label_B: their labels.
     """
+    labels = [{label_B[i] for i in places} for places in parents]
+    return [
+        Check(
+            verdict=verdict(f, bool(finite), recipe), nearest=f.nearest, parent=f.parent, drift=f.drift,
+            sharpness=f.sharpness,
+        )
+        for f, finite in zip(figures(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
+    ]  # fmt: skip
+
+
+def figures(
+    judge: Judge, image_PHWC: np.ndarray, parents: Sequence[Sequence[int]], parent_BHWC: np.ndarray,
+    labels: Sequence[set[int | None]], typical: float = FLAT,
+) -> list[Figures]:  # fmt: skip
+    """What is measured of each of P made pictures.
+
+    Args:
+        image_PHWC: uint8, made.
+        parents: positions in ``parent_BHWC`` of those that each was made of, any number of them.
+        parent_BHWC: uint8, real, at the size of the made ones.
+        labels: the classes that each may be of.
+        typical: sharpness that a picture without parents is held against.
+    """
     if not len(image_PHWC):
         return []
-    f_PD, f_BD = judge.extract(image_PHWC), judge.extract(parent_BHWC)
+    f_PD = judge.extract(image_PHWC)
+    f_BD = judge.extract(parent_BHWC) if len(parent_BHWC) else f_PD[:0]
     sharp_B = [sharpness(x) for x in parent_BHWC]
     chance_PK = judge.chances(image_PHWC, f_PD) if judge.chances else None
-    near_P = nearest(f_PD, judge.real_ND)
+    near_P, row_P = nearest(f_PD, judge.real_ND)
     out = []
-    for i, (a, b) in enumerate(parents):
-        mean = max((sharp_B[a] + sharp_B[b]) / 2, FLAT)
-        parent = float(max(f_PD[i] @ f_BD[a], f_PD[i] @ f_BD[b]))
-        drift = drifted(None if chance_PK is None else chance_PK[i], {label_B[a], label_B[b]})
-        found = {
-            "nearest": max(parent, float(near_P[i])), "parent": parent, "drift": drift,
-            "sharpness": sharpness(image_PHWC[i]) / mean,
-        }  # fmt: skip
-        out.append(Check(verdict=verdict(found, bool(finite_P[i]), recipe), **found))  # type: ignore[arg-type]
+    for i, places in enumerate(parents):
+        cosine = {j: float(f_PD[i] @ f_BD[j]) for j in places}
+        closest = max(cosine, key=cosine.__getitem__, default=None)
+        parent, near = None if closest is None else cosine[closest], float(near_P[i])
+        usual = sum(sharp_B[j] for j in places) / len(places) if places else typical
+        out.append(
+            Figures(
+                nearest=near if parent is None else max(parent, near), parent=parent,
+                drift=drifted(None if chance_PK is None else chance_PK[i], labels[i]),
+                sharpness=sharpness(image_PHWC[i]) / max(usual, FLAT),
+                row=int(row_P[i]) if near > (-1 if parent is None else parent) else None,
+                closest=closest,
+            )
+        )  # fmt: skip
     return out
 
 
@@ -121,14 +174,11 @@ def drifted(chance_K: np.ndarray | None, labels: set[int | None]) -> float | Non
     return max(0.0, 1.0 - float(chance_K[known].sum()))
 
 
-def verdict(found: dict[str, float | None], finite: bool, recipe: QualityRecipe) -> Verdict:
+def verdict(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdict:
     """The first reason to reject a picture, broken before copied before drifted."""
-    sharp, drift = found["sharpness"], found["drift"]
-    assert sharp is not None
-    assert found["nearest"] is not None
     low = recipe.sharpness
-    if not finite or (low and not low <= sharp <= 1 / low):
+    if not finite or (low and not low <= found.sharpness <= 1 / low):
         return "broken"
-    if found["nearest"] > recipe.copy:
+    if found.nearest > recipe.copy:
         return "copy"
-    return "drifted" if drift is not None and drift > recipe.drift else "kept"
+    return "drifted" if found.drift is not None and found.drift > recipe.drift else "kept"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noiseweave.engine import (
     augmentation,
-    classifiers,
+    classifier_training,
     features,
     gate,
     pretrained,
@@ -26,7 +26,7 @@ from noiseweave.engine import (
     systems,
 )
 from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.classifiers import soft_labels
+from noiseweave.engine.classifier_training import soft_labels
 from noiseweave.engine.latents import to_pixels
 from noiseweave.engine.objectives import learning_rate, moving_average
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
@@ -165,8 +165,8 @@ def guessed(
     if sure >= 1:
         return np.full(len(pool.image_NHWC), -1, np.int64)
     p_NK = soft_labels(few.label_N, classes)
-    network = classifiers.train(few.image_NHWC, p_NK, judge, seed, device=device)
-    chance_NK = classifiers.probabilities(network, pool.image_NHWC)
+    network = classifier_training.train(few.image_NHWC, p_NK, judge, seed, device=device)
+    chance_NK = classifier_training.probabilities(network, pool.image_NHWC)
     return np.where(chance_NK.max(1) >= sure, chance_NK.argmax(1), -1).astype(np.int64)
 
 
@@ -255,7 +255,7 @@ def samples(method: Method, system: System, few: Pictures, classes: int, seed: i
     ]
     image_MHWC, keep = np.concatenate(drawn), np.ones(method.count, bool)
     if method.gate:
-        chance_MK = classifiers.probabilities(
+        chance_MK = classifier_training.probabilities(
             judge_of(few, method.quality, classes, seed, device), image_MHWC
         )
         keep = 1 - chance_MK[np.arange(method.count), label_M] <= method.quality.drift
@@ -266,10 +266,10 @@ def samples(method: Method, system: System, few: Pictures, classes: int, seed: i
 
 def judge_of(
     few: Pictures, recipe: QualityRecipe, classes: int, seed: int, device: str
-) -> classifiers.Classifier:
+) -> classifier_training.Classifier:
     """The gate's classifier, of the few alone."""
     p_NK = soft_labels(few.label_N, classes)
-    return classifiers.train(few.image_NHWC, p_NK, recipe.classifier, seed, device=device)
+    return classifier_training.train(few.image_NHWC, p_NK, recipe.classifier, seed, device=device)
 
 
 def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, seed: int, device: str) -> Added:
@@ -312,7 +312,7 @@ def _gate(
     network = judge_of(few, method.quality, classes, seed, device)
     judge = quality.Judge(
         extract=_seen, real_ND=_seen(few.image_NHWC),
-        chances=lambda image_PHWC, _: classifiers.probabilities(network, image_PHWC),
+        chances=lambda image_PHWC, _: classifier_training.probabilities(network, image_PHWC),
     )  # fmt: skip
 
     def check(pairs: Sequence[Pair], fused: augmentation.Fused) -> list[quality.Check]:
@@ -341,8 +341,10 @@ def score(
     if added is not None and len(added.p_MK):
         made = (added.image_MHWC, torch.from_numpy(added.p_MK))
     own = replace(recipe, classical=method.classical)
-    network = classifiers.train(few.image_NHWC, soft_labels(few.label_N, classes), own, seed, made, device)
-    return classifiers.accuracy(network, test.image_NHWC, test.label_N)
+    network = classifier_training.train(
+        few.image_NHWC, soft_labels(few.label_N, classes), own, seed, made, device
+    )
+    return classifier_training.accuracy(network, test.image_NHWC, test.label_N)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
     plan_groups(task, book)
     if task.config.gate:
         outcomes["judge"] = augment_gate.make(
-            task, book, s, partial(_spread_places, book), partial(_spread_features, book)
+            task, book, s, partial(spread_places, book), partial(spread_features, book)
         )
         if outcomes["judge"].failed:
             return outcomes
@@ -264,13 +264,13 @@ def _fetch_group(task: Task, book: Ledger, unit: Unit) -> samples.Loaded:
 def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:
     backbone, judge = samples.load_backbone(task), None
     if task.config.gate:
-        f_ND = _spread_features(book, task.config.quality.pool)
+        f_ND = spread_features(book, task.config.quality.pool)
         learnt = augment_gate.load(task, book, samples.device(task))
         judge = augment_gate.judge(task, samples.load_extractor(task), f_ND, learnt)
     return partial(samples.augment_group, task, backbone, judge)
 
 
-def _spread_features(book: Ledger, most: int) -> np.ndarray:
+def spread_features(book: Ledger, most: int) -> np.ndarray:
     """At most so many rows of the features, evenly spread over the input."""
     rows = rows_of(book)
     places = augment_gate.spread(range(sum(n for _, n in rows)), most)
@@ -282,7 +282,7 @@ def _spread_features(book: Ledger, most: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def _spread_places(book: Ledger, most: int) -> list[Location]:
+def spread_places(book: Ledger, most: int) -> list[Location]:
     """As many of the index."""
     index = _index(book)
     places = np.asarray(augment_gate.spread(range(len(index)), most), np.int64)

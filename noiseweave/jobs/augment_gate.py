@@ -51,7 +51,7 @@ def learn(task: Task, image_NHWC: np.ndarray, f_ND: np.ndarray, label_N: np.ndar
         f_ND: their features; only the means do.
         label_N: int64, -1 where there is none.
     """
-    from noiseweave.engine import classifiers, quality
+    from noiseweave.engine import classifier_training, quality
 
     recipe, known = task.config.quality, label_N >= 0
     if len(np.unique(label_N[known])) < 2:
@@ -59,20 +59,22 @@ def learn(task: Task, image_NHWC: np.ndarray, f_ND: np.ndarray, label_N: np.ndar
     classes = int(label_N.max()) + 1
     if recipe.judge == "centroid":
         return quality.centroids(f_ND, label_N, classes)
-    p_NK = classifiers.soft_labels(label_N[known], classes)
-    return classifiers.train(image_NHWC[known], p_NK, recipe.classifier, task.config.seed, device=device)
+    p_NK = classifier_training.soft_labels(label_N[known], classes)
+    return classifier_training.train(
+        image_NHWC[known], p_NK, recipe.classifier, task.config.seed, device=device
+    )
 
 
 def judge(task: Task, extract: Extract, f_ND: np.ndarray, learnt: Any) -> Judge:
     """The judge, from what ``learn`` gave."""
-    from noiseweave.engine import classifiers, quality
+    from noiseweave.engine import classifier_training, quality
 
     if learnt is None:
         chances = None
     elif isinstance(learnt, np.ndarray):
         chances = lambda image_PHWC, f_PD: quality.centroid_chances(f_PD, learnt)  # noqa: E731
     else:
-        chances = lambda image_PHWC, f_PD: classifiers.probabilities(learnt, image_PHWC)  # noqa: E731
+        chances = lambda image_PHWC, f_PD: classifier_training.probabilities(learnt, image_PHWC)  # noqa: E731
     return quality.Judge(
         extract=extractor(task, extract), real_ND=spread(f_ND, task.config.quality.pool), chances=chances
     )
@@ -155,7 +157,7 @@ def to_bytes(learnt: Any) -> bytes:
 def from_bytes(data: bytes, device: str) -> Any:
     import safetensors.torch
 
-    from noiseweave.engine import classifiers
+    from noiseweave.engine import classifier_training
 
     if not data:
         return None
@@ -165,7 +167,7 @@ def from_bytes(data: bytes, device: str) -> Any:
     header = json.loads(
         data[8 : 8 + int.from_bytes(data[:8], "little")]
     )  # safetensors.torch.load leaves it out
-    network = classifiers.Classifier(**json.loads(header["__metadata__"]["shape"]))
+    network = classifier_training.Classifier(**json.loads(header["__metadata__"]["shape"]))
     network.load_state_dict(weights)
     return network.to(device).eval().requires_grad_(False)
 

@@ -1,7 +1,8 @@
 """The ``evaluate`` job: how good pictures are, beside others.
 
-Three ways, each in its own module evaluate_MODE.py: ``sets`` compares two sets of pictures in a feature space,
-``pairs`` matched pictures, ``reconstruction`` pictures with what inversion and replay make of them.
+Four ways, each in its own module evaluate_MODE.py: ``sets`` compares two sets of pictures in a feature space,
+``pairs`` matched pictures, ``reconstruction`` pictures with what inversion and replay make of them, ``samples`` each
+generated picture with its parents and with all that it was made from.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.quality_recipes import QualityRecipe
 from noiseweave.engine.recipes import FeatureRecipe, InversionRecipe, ModelConfig, SolverName, check
 
 Metric = Literal[
@@ -19,8 +21,8 @@ Metric = Literal[
 OF_TWO_SETS: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "density_coverage")
 OF_SETS: tuple[Metric, ...] = (*OF_TWO_SETS, "inception_score")
 OF_PAIRS: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
-MODES = ("sets", "pairs", "reconstruction")
-OWNED = ("report.json", "quarantine.jsonl", "pairs.jsonl")
+MODES = ("sets", "pairs", "reconstruction", "samples")
+OWNED = ("report.json", "quarantine.jsonl", "pairs.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +32,32 @@ class Config:
     Args:
         input: what is judged: shards (folder, glob, brace pattern, URL), a folder of pictures, or for sets
             statistics (.npz with mu and sigma, as pytorch-fid writes them).
-        output: folder or URL for report.json and quarantine.jsonl; pairs also write pairs.jsonl.
+        output: folder or URL for report.json and quarantine.jsonl; pairs also write pairs.jsonl, samples samples.jsonl.
         reference: what it is compared with, for sets and pairs; of the same kinds. In pairs a picture's
             partner has the same relative path without extension, or else the same file name; in shards the same key.
-        mode: sets, pairs or reconstruction (invert and replay each picture, with model and inversion).
+            For samples the shards that the input was made from.
+        mode: sets, pairs, reconstruction (invert and replay each picture, with model and inversion) or samples
+            (each generated picture: a copy, out of its parents' class, broken, or kept).
         metrics: null takes what fits. For sets: fd (Frechet distance, FID with inception's features), kid (kernel
             distance), precision_recall, density_coverage, inception_score; for pairs: psnr, ssim, lpips.
         save_statistics: for sets, also write the input's n, mu and sigma to this .npz file.
         masks: for pairs, a folder of masks, matched as the reference is: figures inside and outside of them too.
             Samples of shards have theirs as .mask.png.
         mask_mode: the colour that counts as inside; grey counts as white from 128 on.
-        features: the space that sets are compared in.
+        features: the space that sets and samples are compared in.
+        quality: for samples, what a verdict asks for, as of augment's gate; redraw and keep_rejected are augment's.
         model: the diffusion model, for unet features and for reconstruction.
         inversion: the recipe that reconstruction measures.
         compare_steps: for reconstruction, these in place of inversion.num_steps, one recipe each.
         compare_samplers: these in place of inversion.sampler, each with each of compare_steps.
-        size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
+        size: side of the pictures in pixels, for a latent model; null takes what the model was made for. For samples
+            the side that they are looked at in; null takes that of the first.
         neighbours: k of precision_recall and density_coverage.
         max_samples: kid, precision_recall, density_coverage and intervals look at no more pictures of each set, drawn
             by the seed; fd and inception_score take all.
         bootstrap: resamples for the intervals; 0 gives none.
         confidence: of the intervals.
-        seed: of the samples, the resamples and reconstruction's noise.
+        seed: of the samples, the resamples, reconstruction's noise and the training of the judge.
         lpips_weights: AlexNet's weights of torchvision, .pth or .safetensors; null looks in torch hub's folder.
         max_pixels: larger pictures are quarantined unread.
         unit_pictures: pictures in a unit of work, where they are no shards.
@@ -62,12 +68,13 @@ class Config:
     input: str
     output: str
     reference: str | None = None
-    mode: Literal["sets", "pairs", "reconstruction"] = "sets"
+    mode: Literal["sets", "pairs", "reconstruction", "samples"] = "sets"
     metrics: tuple[Metric, ...] | None = None
     save_statistics: str | None = None
     masks: str | None = None
     mask_mode: Literal["black", "white"] = "black"
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
     model: ModelConfig = field(default_factory=ModelConfig)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     compare_steps: tuple[int, ...] = ()
@@ -100,9 +107,10 @@ class Config:
         self._check_mode()
 
     def _check_mode(self) -> None:
-        allowed = {"sets": OF_SETS, "pairs": OF_PAIRS, "reconstruction": OF_PAIRS}[self.mode]
+        of_mode = {"sets": OF_SETS, "pairs": OF_PAIRS, "reconstruction": OF_PAIRS, "samples": ()}
+        allowed = of_mode[self.mode]
         wrong = [m for m in self.metrics or () if m not in allowed]
-        check(not wrong, "metrics", wrong, f"for mode {self.mode}: {', '.join(allowed)}")
+        check(not wrong, "metrics", wrong, f"for mode {self.mode}: {', '.join(allowed) or 'null'}")
         check(self.metrics is None or len(self.metrics) > 0, "metrics", self.metrics, "at least one")
         only = {"save_statistics": "sets", "masks": "pairs"}
         for name, mode in only.items():
@@ -113,8 +121,9 @@ class Config:
             saved is None or saved.endswith(".npz"), "save_statistics", saved, "a file name that ends in .npz"
         )
         with_reference = self.reference is not None
-        if self.mode == "pairs":
-            check(with_reference, "reference", self.reference, "needed for mode pairs")
+        self._check_quality()
+        if self.mode in ("pairs", "samples"):
+            check(with_reference, "reference", self.reference, f"needed for mode {self.mode}")
         elif self.mode == "reconstruction":
             check(
                 not with_reference,
@@ -124,6 +133,14 @@ class Config:
             )
         else:
             self._check_sets()
+
+    def _check_quality(self) -> None:
+        usual = QualityRecipe()
+        samples = self.mode == "samples"
+        check(samples or self.quality == usual, "quality", "given", "for mode samples alone")
+        for name in ("redraw", "keep_rejected"):
+            value = getattr(self.quality, name)
+            check(value == getattr(usual, name), f"quality.{name}", value, "for augment alone")
 
     def _check_sets(self) -> None:
         two = [m for m in self.metrics or () if m in OF_TWO_SETS]
@@ -159,7 +176,7 @@ class Config:
         if self.metrics is not None:
             return tuple(self.metrics)
         if self.mode != "sets":
-            return ("psnr", "ssim")
+            return () if self.mode == "samples" else ("psnr", "ssim")
         if self.reference is None:
             return ()
         statistics = any((side or "").endswith(".npz") for side in (self.input, self.reference))

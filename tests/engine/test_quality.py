@@ -64,8 +64,20 @@ def test_nearest_looks_through_blocks_of_any_size():
     f, real = (unit(rng.integers(0, 255, (n, 8, 8, 1), np.uint8)) for n in (5, 23))
     expected = (f @ real.T).max(1)
     for block in (1, 7, 100):
-        np.testing.assert_allclose(quality.nearest(f, real, block), expected, rtol=1e-6)
-    assert (quality.nearest(f, real[:0]) == -1).all()
+        best, row = quality.nearest(f, real, block)
+        np.testing.assert_allclose(best, expected, rtol=1e-6)
+        assert row.tolist() == (f @ real.T).argmax(1).tolist()
+    assert (np.stack(quality.nearest(f, real[:0])) == -1).all()
+
+
+def test_a_picture_of_no_known_parents_is_held_against_what_is_typical():
+    judge = quality.Judge(extract=unit, real_ND=unit(PARENTS), chances=None)
+    made = np.stack([PARENTS[1], picture(130, seed=9)])
+    alone, child = quality.figures(judge, made, [(), (0,)], PARENTS, [set(), {0}], typical=50.0)
+    assert (alone.row, alone.parent, round(alone.nearest, 4)) == (1, None, 1.0)
+    assert alone.sharpness == pytest.approx(quality.sharpness(PARENTS[1]) / 50)
+    assert child.parent == pytest.approx(float(unit(made)[1] @ unit(PARENTS)[0]))
+    assert child.sharpness == pytest.approx(quality.sharpness(made[1]) / quality.sharpness(PARENTS[0]))
 
 
 def test_centroids_know_their_classes_and_a_place_half_way():

@@ -55,14 +55,14 @@ def hole_folder(kl_folder, tmp_path_factory):
 def evaluate(monkeypatch, tmp_path):
     """(arguments) -> the report of an evaluate run, with the units one after another; no Ray."""
     from noiseweave.cluster import pipeline
-    from noiseweave.jobs import evaluate_pairs, evaluate_reconstruction, evaluate_sets
+    from noiseweave.jobs import evaluate_pairs, evaluate_reconstruction, evaluate_samples, evaluate_sets
 
     @contextlib.contextmanager
     def alone(_config):
         yield SimpleNamespace(workers=1)
 
     monkeypatch.setattr(pipeline, "run", run_here)
-    for module in (evaluate_sets, evaluate_pairs, evaluate_reconstruction):
+    for module in (evaluate_sets, evaluate_pairs, evaluate_reconstruction, evaluate_samples):
         monkeypatch.setattr(module, "session", alone)
 
     def run(*arguments, output=tmp_path / "out"):

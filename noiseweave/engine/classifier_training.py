@@ -1,7 +1,8 @@
 """A small convolutional classifier of square pictures, and how it is trained on few of them.
 
 It is what ``evaluate usefulness`` trains again and again, and what the gate asks whether a picture is still of its
-parents' class. N pictures, K classes, B of a batch, C channels, H height, W width.
+parents' class. classifier_features.py has another, trained beforehand and kept, whose layers its weights fix.
+N pictures, K classes, B of a batch, C channels, H height, W width.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from noiseweave.engine import classifiers
+from noiseweave.engine import classifier_training
 from noiseweave.engine.quality_recipes import ClassifierRecipe
 
 QUICK = ClassifierRecipe(steps=60, batch=32, width=8)
@@ -23,15 +23,15 @@ def digits():
 def trained(digits, seed=0, made=None, **more):
     image, label = (part[:200] for part in digits)
     recipe = replace(QUICK, **more)
-    return classifiers.train(image, classifiers.soft_labels(label, 10), recipe, seed, made)
+    return classifier_training.train(image, classifier_training.soft_labels(label, 10), recipe, seed, made)
 
 
 def test_it_learns_digits_and_the_same_from_the_same_seed(digits):
     before = torch.get_rng_state()
     one, same, other = trained(digits), trained(digits), trained(digits, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert classifiers.accuracy(one, digits[0][200:700], digits[1][200:700]) > 0.75
-    p = [classifiers.probabilities(network, digits[0][:20]) for network in (one, same, other)]
+    assert classifier_training.accuracy(one, digits[0][200:700], digits[1][200:700]) > 0.75
+    p = [classifier_training.probabilities(network, digits[0][:20]) for network in (one, same, other)]
     assert np.array_equal(p[0], p[1])
     assert not np.array_equal(p[0], p[2])
     np.testing.assert_allclose(p[0].sum(1), 1, rtol=1e-5)
@@ -40,8 +40,8 @@ def test_it_learns_digits_and_the_same_from_the_same_seed(digits):
 def test_made_pictures_are_a_share_of_every_batch(digits):
     """With the wrong labels on half of each batch, a classifier is torn between the two."""
     image, label = (part[:200] for part in digits)
-    wrong = (image, classifiers.soft_labels((label + 1) % 10, 10))
-    torn = classifiers.probabilities(trained(digits, made=wrong, steps=150), image)
+    wrong = (image, classifier_training.soft_labels((label + 1) % 10, 10))
+    torn = classifier_training.probabilities(trained(digits, made=wrong, steps=150), image)
     rows = np.arange(len(label))
     assert torn[rows, label].mean() > 0.2
     assert torn[rows, (label + 1) % 10].mean() > 0.2
@@ -49,7 +49,7 @@ def test_made_pictures_are_a_share_of_every_batch(digits):
 
 @pytest.mark.parametrize("side", [8, 16, 32, 64])
 def test_pictures_of_every_size_end_as_four_by_four(side):
-    network = classifiers.Classifier(side=side, channels=3, classes=5, width=4, dropout=0.0)
+    network = classifier_training.Classifier(side=side, channels=3, classes=5, width=4, dropout=0.0)
     assert network(torch.zeros(2, 3, side, side)).shape == (2, 5)
     pools = sum(isinstance(layer, torch.nn.MaxPool2d) for layer in network.features)
     assert side >> pools == 4
@@ -59,7 +59,7 @@ def test_affine_moves_pictures_little_and_each_on_its_own():
     torch.manual_seed(0)
     x = torch.full((64, 1, 16, 16), -1.0)
     x[:, :, 6:10, 6:10] = 1
-    y = classifiers.affine(x)
+    y = classifier_training.affine(x)
     assert y.min() >= -1.0001
     assert y.max() <= 1.0001
     mass = (y + 1).sum((1, 2, 3)) / (x + 1).sum((1, 2, 3))
@@ -70,9 +70,9 @@ def test_affine_moves_pictures_little_and_each_on_its_own():
 @pytest.mark.parametrize("name", ["flip", "affine", "randaugment", "mixup", "cutmix"])
 def test_every_augmentation_keeps_shapes_ranges_and_sums_of_labels(digits, name):
     x = torch.from_numpy(digits[0][:32]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    p = classifiers.soft_labels(digits[1][:32], 10)
+    p = classifier_training.soft_labels(digits[1][:32], 10)
     torch.manual_seed(0)
-    y, q = classifiers.augmented(x, p, replace(QUICK, classical=(name,)))
+    y, q = classifier_training.augmented(x, p, replace(QUICK, classical=(name,)))
     assert y.shape == x.shape
     assert -1.01 <= y.min() < y.max() <= 1.01
     torch.testing.assert_close(q.sum(1), torch.ones(32))

@@ -1,6 +1,8 @@
 """A small classifier of small square pictures, as a feature space: what it makes of a picture before the classes.
 
-A folder holds ``classifier.json`` and ``model.safetensors``; ``digits-classifier`` ships with the package.
+A folder holds ``classifier.json`` and ``model.safetensors``; ``digits-classifier`` ships with the package. The network
+stands apart from that of classifier_training.py, which a run trains for itself and throws away: this one's layers are
+fixed by weights that ship, and it has a narrow last layer to compare pictures in, which that one lacks.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from noiseweave import models
 FILE, WEIGHTS = "classifier.json", "model.safetensors"
 
 
-class Classifier(nn.Module):
+class FeatureClassifier(nn.Module):
     """Three convolutions to a quarter of the side, then ``width`` features after a ReLU, then the classes' logits.
 
     Attributes:
@@ -41,7 +43,7 @@ class Classifier(nn.Module):
         return self.last(self.features(x_NCHW))
 
 
-def save(network: Classifier, folder: Path) -> None:
+def save(network: FeatureClassifier, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def about(folder: Path) -> dict[str, int]:
     return found
 
 
-def load(folder: Path) -> Classifier:
+def load(folder: Path) -> FeatureClassifier:
     """The classifier, ready to run.
 
     Raises:
@@ -81,7 +83,7 @@ def load(folder: Path) -> Classifier:
     """
     from safetensors.torch import load_file
 
-    network = Classifier(**about(folder))
+    network = FeatureClassifier(**about(folder))
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as e:
