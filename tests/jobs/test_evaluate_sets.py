@@ -54,9 +54,12 @@ def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written
 ):  # fmt: skip
     from pytorch_fid import fid_score, inception
 
-    folders = [picture_folder(tmp_path / name, n, seed) for name, n, seed in (("a", 5, 0), ("b", 4, 1))]
+    folders = [picture_folder(tmp_path / name, n, seed) for name, n, seed in (("a", 3, 0), ("b", 3, 1))]
     state = torch.load(inception_file, weights_only=True)
-    with patch.object(inception, "load_state_dict_from_url", lambda *_a, **_k: state):
+    with (
+        patch.object(inception, "load_state_dict_from_url", lambda *_a, **_k: state),
+        patch.object(torch.nn.init, "kaiming_uniform_", lambda w, **_k: w),  # weights that come from the file
+    ):
         network = inception.InceptionV3()
     act = [fid_score.get_activations(sorted(f.iterdir()), network, num_workers=0) for f in folders]
     theirs = [
@@ -78,7 +81,7 @@ def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written
     (name,) = [n for n in report["figures"] if n.startswith("FD")]
     assert name.startswith("FD(inception:")  # these are not the published weights
     assert value(report, name) == pytest.approx(expected, rel=1e-4)
-    assert 1 <= value(report, name.replace("FD", "IS")) <= 5
+    assert 1 <= value(report, name.replace("FD", "IS")) <= 3
 
 
 def test_inception_without_weights_names_the_file(evaluate, tmp_path, monkeypatch, capsys):
