@@ -108,7 +108,7 @@ def _make_rows(config: Config) -> Callable[[Read], Any]:
     from noiseweave.engine import backbone
 
     model = backbone.load(config.model, evaluate_report.device(config), config.size)
-    words = backbone.reads_words(config.model.name, PromptRecipe())
+    words = backbone.hears(config.model.name, PromptRecipe()) == "words"
     score = evaluate_pairs.scorer(config)
 
     def compute(data: Read) -> tuple[list[dict[str, Any]], list[Bad]]:
