@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from noiseweave.cluster import shards, storage
@@ -162,7 +163,7 @@ def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> l
         path = book.path("index", f"{unit}.parquet")
         if unit is not None and storage.exists(path):
             table = pq.read_table(io.BytesIO(storage.read(path)))
-            out += table.filter(pa.compute.is_in(table["key"], keys)).to_pylist()
+            out += table.filter(pc.is_in(table["key"], keys)).to_pylist()
     return out
 
 
