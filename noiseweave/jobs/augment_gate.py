@@ -196,6 +196,11 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
 
 def rounded(check: Check) -> Check:
     """Four digits of each figure, as the lineage has them."""
-    drift = None if check.drift is None else round(check.drift, 4)
-    nearest, parent, sharpness = (round(v, 4) for v in (check.nearest, check.parent, check.sharpness))
-    return replace(check, nearest=nearest, parent=parent, drift=drift, sharpness=sharpness)
+    drift, parent = (None if v is None else round(v, 4) for v in (check.drift, check.parent))
+    return replace(
+        check,
+        nearest=round(check.nearest, 4),
+        parent=parent,
+        drift=drift,
+        sharpness=round(check.sharpness, 4),
+    )

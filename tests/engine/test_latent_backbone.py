@@ -189,13 +189,35 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
         backbone.load(ModelConfig(name=name))
 
 
-def test_latent_flows_and_classes_are_refused(tmp_path):
-    for kind, classes, words in (("flow", 0, "a flow"), ("ddpm", 4, "no class labels")):
-        base_models.save(
-            model_of(kind, classes=classes, channels=3, encoder=tiny_kl()), tmp_path / kind, torch.float32
-        )
-        with pytest.raises(ValueError, match=words):
-            backbone.shape(str(tmp_path / kind))
+def saved(folder, kind, classes=0):
+    base_models.save(model_of(kind, classes=classes, channels=3, encoder=tiny_kl()), folder, torch.float32)
+    return str(folder)
+
+
+def test_latent_flows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a flow"):
+        backbone.shape(saved(tmp_path, "flow"))
+
+
+def test_a_class_conditional_network_is_told_labels_with_guidance(tmp_path):
+    """Against diffusers' own network, which takes numbers of classes: 4 means none here."""
+    name = saved(tmp_path, "ddpm", classes=4)
+    assert backbone.hears(name, PromptRecipe(guidance_target=3.0)) == "classes"
+    model, network = backbone.load(ModelConfig(name=name)), base_models.load(ModelConfig(name=name)).network
+    side = network.config.sample_size
+    x = torch.randn(4, network.config.in_channels, side, side)
+    t, labels = torch.full((4,), 500), [2, None, 0, 99]
+
+    def plain(numbers):
+        with torch.inference_mode():
+            return network(x, t, class_labels=torch.tensor(numbers), return_dict=False)[0]
+
+    told, untold = plain([2, 4, 0, 4]), plain([4, 4, 4, 4])
+    expected = model.noise_of(untold + 3 * (told - untold), x, t)
+    torch.testing.assert_close(model.told(model.labels(labels), 3.0)(x, t), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.epsilon(x, t), model.noise_of(untold, x, t), rtol=1e-4, atol=1e-4)
+    mixed = model.labels([2, 0]).mixed([[(0, 0.25), (1, 0.75)]])
+    assert mixed.told_PK.tolist() == [[0.75, 0, 0.25, 0, 0]]
 
 
 def test_features_of_a_latent_network(sd, images):
