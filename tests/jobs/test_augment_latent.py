@@ -55,7 +55,7 @@ def written(of, pairs):
         pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
     )  # fmt: skip
     assert not bad
-    made = samples.augment_group(of, samples.load_backbone(of), samples.read_group(of, group, range(3)))
+    made = samples.augment_group(of, samples.load_backbone(of), None, samples.read_group(of, group, range(3)))
     rows = zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
     return [samples.sample(of, made, *row)[1] for row in rows], made
 
