@@ -132,7 +132,10 @@ BREAKS = {
         lambda m: change(m / "model_index.json", unet=["diffusers", "UNet2DConditionModel"]),
         "UNet2DConditionModel",
     ),
-    "class labels": (lambda m: change(m / "unet/config.json", num_class_embeds=10), "class labels"),
+    "class times": (
+        lambda m: change(m / "unet/config.json", class_embed_type="timestep"),
+        "class_embed_type",
+    ),
     "channels": (lambda m: change(m / "unet/config.json", in_channels=4), "4 channels"),
     "cut json": (lambda m: (m / "unet/config.json").write_text("{"), "is no JSON"),
     "cut weights": (lambda m: next(m.glob(b.WEIGHTS)).write_bytes(b"12345678{"), "model"),
