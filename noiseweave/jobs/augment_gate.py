@@ -20,7 +20,7 @@ from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Location, Pair, Plan, Unit, UnitReport
-from noiseweave.jobs import shard_pictures
+from noiseweave.jobs import augment_masks, shard_pictures
 from noiseweave.jobs.augment import Task
 
 if TYPE_CHECKING:
@@ -115,11 +115,8 @@ def _only(i: int) -> Unit:
 def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -> Any:
     where = places(LEARNT)
     found: dict[int, np.ndarray] = {}
-    by_shard: dict[str, list[int]] = {}
-    for i, place in enumerate(where):
-        by_shard.setdefault(place.shard, []).append(i)
     if task.config.quality.judge == "classifier":
-        for rows in by_shard.values():
+        for rows in augment_masks.by_shard(where, range(len(where))):
             good, _ = shard_pictures.read(
                 [where[i] for i in rows], task.size, task.channels, task.config.max_pixels
             )
