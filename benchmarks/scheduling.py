@@ -201,7 +201,7 @@ def start(gpus: int) -> Any:
     import ray
 
     ray.init(
-        address="local", num_cpus=4, num_gpus=gpus, include_dashboard=False, object_store_memory=512 << 20,
+        address="local", num_cpus=12, num_gpus=gpus, include_dashboard=False, object_store_memory=2 << 30,
         log_to_driver=False, logging_level="ERROR",
     )  # fmt: skip
     return ray

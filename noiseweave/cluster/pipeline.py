@@ -29,7 +29,7 @@ from noiseweave.cluster.progress import Meter, watch
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Plan, UnitReport
 
-BLOCKS = 4096  # most read tasks that a plan is cut into
+BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
 STALL = 600.0  # seconds without any progress after which a hang becomes an error
 
 
@@ -119,9 +119,21 @@ def _left(plan: Plan, done: set[str]) -> np.ndarray:
     return np.fromiter((i for i in range(plan.length) if plan.unit(i).id not in done), dtype=np.int64)
 
 
+def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
+    """The units of one task each, ever fewer towards the end so that all workers end together (Polychronopoulos and
+    Kuck 1987)."""
+    most, blocks, start = -(-len(left) // BLOCKS), [], 0
+    while start < len(left):
+        size = max(1, min(most, (len(left) - start) // (4 * workers)))
+        blocks.append(left[start : start + size])
+        start += size
+    return blocks
+
+
 def _stream(
     plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, queue: int
 ) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
     import ray.data
     from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
@@ -129,12 +141,13 @@ def _stream(
     _settings()
     workers = min(session.workers, len(left))
     gpu = session.gpus_per_worker
-    source = ray.data.range(len(left), override_num_blocks=min(len(left), BLOCKS))
+    # blocks of numbers: to make a read task of ray.data.range for each takes the driver several times as long
+    source = ray.data.from_blocks([pa.table({"index": part}) for part in _blocks(left, workers)])
     with warnings.catch_warnings():
         # max_task_retries is what ends a unit that kills its worker again and again; Ray has no named parameter yet.
         # The first pass has none: a retry waits for the same worker, and that of a dead node may never come back
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        computed = source.map(_Fetch(plan, left, phase.fetch)).map_batches(
+        computed = source.map(_Fetch(plan, phase.fetch)).map_batches(
             _Compute,
             fn_constructor_args=(phase.make_compute, session.threads),
             batch_size=1,
@@ -171,14 +184,14 @@ def _settings() -> None:
 
 
 class _Fetch:
-    """Row number -> unit and its data."""
+    """Number of a unit -> unit and its data."""
 
-    def __init__(self, plan: Plan, left: np.ndarray, fetch: Callable[[Any], Any]) -> None:
-        self.plan, self.left, self.fetch = plan, left, fetch
+    def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
+        self.plan, self.fetch = plan, fetch
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
-        unit = self.plan.unit(int(self.left[row["id"]]))
+        unit = self.plan.unit(int(row["index"]))
         data, error = _attempt(self.fetch, unit)
         return {"unit": _Box(unit), "data": _Box(data), "error": error, "fetch": time.monotonic() - start}
 

@@ -27,6 +27,7 @@ from noiseweave.engine import (
 )
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.classifier_training import soft_labels
+from noiseweave.engine.images import fit
 from noiseweave.engine.latents import to_pixels
 from noiseweave.engine.objectives import learning_rate, moving_average
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
@@ -35,7 +36,7 @@ from noiseweave.engine.records import Pair
 from noiseweave.engine.seeding import generator, rng
 from noiseweave.engine.systems import Batch, System
 from noiseweave.engine.training_recipes import Blueprint, ModelRecipe
-from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, Method
 
 WARMUP = 100
 
@@ -71,6 +72,59 @@ def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) 
             raise ValueError(f"per_class={per_class}: class {c} has {len(rows)} pictures")
         chosen += rows
     return np.array(chosen, np.int64)
+
+
+def guessed(
+    few: Pictures, image_NHWC: np.ndarray, recipe: GuessRecipe, judge: ClassifierRecipe, classes: int, seed: int,
+    device: str = "cpu",
+) -> Pictures:  # fmt: skip
+    """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure."""
+    p_NK = np.zeros((len(image_NHWC), classes), np.float32)
+    for number in range(recipe.rounds if recipe.sure < 1 else 0):
+        sure = p_NK.max(1) >= recipe.sure
+        more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), classes)) if sure.any() else None
+        if recipe.features is None:
+            own = few.image_NHWC, soft_labels(few.label_N, classes)
+            network = classifier_training.train(*own, judge, seed + number, more, device)
+            p_NK = classifier_training.probabilities(network, image_NHWC)
+        else:
+            p_NK = _regressed(few, image_NHWC, sure, p_NK.argmax(1), recipe.features, classes, device)
+    label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
+    return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
+
+
+def _regressed(
+    few: Pictures, image_NHWC: np.ndarray, sure_N: np.ndarray, guess_N: np.ndarray, recipe: FeatureRecipe,
+    classes: int, device: str,
+) -> np.ndarray:  # fmt: skip
+    """What a logistic regression of the few, and of the guesses that are sure, makes of each picture: [N, K]."""
+    from sklearn.linear_model import LogisticRegression
+
+    f_ND, own_MD = (_features(recipe, x, device) for x in (image_NHWC, few.image_NHWC))
+    known = np.concatenate([few.label_N, guess_N[sure_N]])
+    # unit features are small numbers: a weak penalty lets them speak
+    fitted = LogisticRegression(C=100.0, max_iter=1000).fit(np.concatenate([own_MD, f_ND[sure_N]]), known)
+    p_NK = np.zeros((len(f_ND), classes), np.float32)
+    p_NK[:, fitted.classes_] = fitted.predict_proba(f_ND)
+    return p_NK
+
+
+def _features(recipe: FeatureRecipe, image_NHWC: np.ndarray, device: str) -> np.ndarray:
+    """Unit features of square pictures of any size and of one or three channels."""
+    extract = features.load(recipe, _no_backbone, device)
+    side = features.side(recipe, "")
+    rgb_NHWC = np.broadcast_to(image_NHWC, (*image_NHWC.shape[:3], 3))
+    parts = []
+    for i in range(0, len(rgb_NHWC), recipe.batch):
+        part = rgb_NHWC[i : i + recipe.batch]
+        parts.append(
+            extract(part if features.takes_whole(recipe) else np.stack([fit(x, side) for x in part]))
+        )
+    return np.concatenate(parts)
+
+
+def _no_backbone() -> Backbone:
+    raise AssertionError("the recipe does not allow features of the diffusion model")
 
 
 # the generator
@@ -135,15 +189,14 @@ def _batch(
 
 
 def tuned(
-    few: Pictures, pool: Pictures | None, start: bytes | None, recipe: GeneratorRecipe,
-    judge: ClassifierRecipe, classes: int, seed: int, flip: bool = False, device: str = "cpu",
+    few: Pictures, pool: Pictures | None, start: bytes | None, recipe: GeneratorRecipe, classes: int, seed: int,
+    flip: bool = False, device: str = "cpu",
 ) -> bytes:  # fmt: skip
     """A generator that knows the labels of the few, as safetensors.
 
     Args:
-        pool: what it may see without labels; None is the closed protocol.
+        pool: what it may see beside them, each with what it was guessed to be or -1; None is the closed protocol.
         start: the prior that it goes on from; None starts anew.
-        judge: trains the classifier whose guesses of the pool are told, with ``recipe.pseudo`` below 1.
     """
     side, channels = few.image_NHWC.shape[2:]
     system = systems.build(blueprint(recipe, classes, side, channels, seed))
@@ -151,23 +204,9 @@ def tuned(
         system.networks["unet"].load_state_dict(safetensors.torch.load(start))
     parts = [(few, 1.0)]
     if pool is not None:
-        label_N = guessed(few, pool, recipe.pseudo, judge, classes, seed, device)
-        told = Pictures(image_NHWC=pool.image_NHWC, label_N=label_N)
-        parts = [(few, recipe.labelled), (told, 1 - recipe.labelled)]
+        parts = [(few, recipe.labelled), (pool, 1 - recipe.labelled)]
     learn(system, parts, recipe, recipe.tuning_steps, seed, flip, device)
     return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
-
-
-def guessed(
-    few: Pictures, pool: Pictures, sure: float, judge: ClassifierRecipe, classes: int, seed: int, device: str
-) -> np.ndarray:
-    """The labels that a classifier of the few gives the pool where it is sure, else -1; the pool's own are unseen."""
-    if sure >= 1:
-        return np.full(len(pool.image_NHWC), -1, np.int64)
-    p_NK = soft_labels(few.label_N, classes)
-    network = classifier_training.train(few.image_NHWC, p_NK, judge, seed, device=device)
-    chance_NK = classifier_training.probabilities(network, pool.image_NHWC)
-    return np.where(chance_NK.max(1) >= sure, chance_NK.argmax(1), -1).astype(np.int64)
 
 
 def prior(
@@ -185,18 +224,11 @@ def prior(
 
 
 def made(
-    method: Method, few: Pictures, weights: bytes | None, recipe: GeneratorRecipe, classes: int, seed: int,
+    method: Method, few: Pictures, weights: bytes, recipe: GeneratorRecipe, classes: int, seed: int,
     device: str = "cpu",
 ) -> Added:  # fmt: skip
-    """The pictures that a method adds to the few.
-
-    Args:
-        weights: of the generator; None for a blend.
-    """
-    if method.made == "blend":
-        return blend(method, few, classes, seed)
+    """The pictures that the generator adds to the few, by a method whose ``drawn`` is true."""
     pretrained.quiet()
-    assert weights is not None
     side, channels = few.image_NHWC.shape[2:]
     system = systems.build(blueprint(recipe, classes, side, channels, 0))
     system.networks["unet"].load_state_dict(safetensors.torch.load(weights))
@@ -239,6 +271,13 @@ def blend(method: Method, few: Pictures, classes: int, seed: int) -> Added:
     a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(np.float32) for end in "ab")
     image_MHWC = ((1 - ratio) * a + ratio * b).round().astype(np.uint8)
     return Added(image_MHWC=image_MHWC, p_MK=shares(pairs, few, classes, method.hard_labels), rejected={})
+
+
+def pseudo_labels(pool: Pictures, classes: int) -> Added:
+    """The pool's pictures themselves, where there is a guess."""
+    sure = pool.label_N >= 0
+    p_MK = np.eye(classes, dtype=np.float32)[pool.label_N[sure]]
+    return Added(image_MHWC=pool.image_NHWC[sure], p_MK=p_MK, rejected={})
 
 
 def samples(method: Method, system: System, few: Pictures, classes: int, seed: int, device: str) -> Added:
@@ -340,7 +379,7 @@ def score(
     made = None
     if added is not None and len(added.p_MK):
         made = (added.image_MHWC, torch.from_numpy(added.p_MK))
-    own = replace(recipe, classical=method.classical)
+    own = replace(recipe, classical=method.classical, share=method.share or recipe.share)
     network = classifier_training.train(
         few.image_NHWC, soft_labels(few.label_N, classes), own, seed, made, device
     )

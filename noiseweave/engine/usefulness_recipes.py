@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from noiseweave.engine.quality_recipes import Classical, QualityRecipe
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, check
+from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe, check
 from noiseweave.engine.training_recipes import ObjectiveRecipe, ScheduleRecipe, UnetRecipe
 
 Protocol = Literal["closed", "prior"]
@@ -25,8 +25,6 @@ class GeneratorRecipe:
         tuning_steps: with the labels of the few; in the closed protocol these are all there are.
         batch: pictures in a step.
         labelled: share of labelled pictures in a batch while the labels are learnt, in the prior protocol.
-        pseudo: in the prior protocol, the pool's pictures that a classifier of the few is at least so sure of are
-            told as its guess (You et al., arXiv 2302.10586); 1 tells no guess.
         lr: highest learning rate.
         label_dropout: share of labels hidden, for guidance.
         ema: decay of the moving average of the weights.
@@ -36,7 +34,6 @@ class GeneratorRecipe:
     tuning_steps: int = 600
     batch: int = 64
     labelled: float = 0.5
-    pseudo: float = 1.0
     lr: float = 1e-3
     label_dropout: float = 0.1
     ema: float = 0.995
@@ -49,10 +46,34 @@ class GeneratorRecipe:
         for name in ("tuning_steps", "batch"):
             check(getattr(self, name) >= 1, f"generator.{name}", getattr(self, name), "1 or more")
         check(0 < self.labelled <= 1, "generator.labelled", self.labelled, "above 0, at most 1")
-        check(0 < self.pseudo <= 1, "generator.pseudo", self.pseudo, "above 0, at most 1 (off)")
         check(0 < self.lr < math.inf, "generator.lr", self.lr, "above 0")
         check(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "0 to below 1")
         check(0 <= self.ema < 1, "generator.ema", self.ema, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuessRecipe:
+    """What the pool's pictures are taken for, in the prior protocol: pseudo-labels (Lee 2013).
+
+    A classifier of the few makes them. The generator is told them (You et al., arXiv 2302.10586), and the method ``pseudo_labels`` adds these pictures.
+
+    Args:
+        sure: a guess counts when it is at least so probable; 1 makes no guess.
+        rounds: of self-training (Xie et al., arXiv 1911.04252): from the second on, the classifier also learns from
+            what the one before was sure of.
+        features: a logistic regression on these features in place of the classifier, null for the classifier. What
+            such a network was trained on comes in beside the pool: the protocol is no longer the data's alone.
+    """
+
+    sure: float = 1.0
+    rounds: int = 1
+    features: FeatureRecipe | None = None
+
+    def __post_init__(self) -> None:
+        check(0 < self.sure <= 1, "guess.sure", self.sure, "above 0, at most 1 (off)")
+        check(self.rounds >= 1, "guess.rounds", self.rounds, "1 or more")
+        unet = self.features is not None and self.features.name == "unet"
+        check(not unet, "guess.features.name", "unet", "features that need no diffusion model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +83,9 @@ class Method:
     Args:
         classical: augmentations of every batch.
         made: added pictures: none; blend (pixels of the same pairs, mixed); samples (drawn from the class-conditional
-            model); fusion (of pairs, in noise space).
-        count: added pictures.
+            model); fusion (of pairs, in noise space); pseudo_labels (the pool's own pictures with their guesses).
+        count: added pictures; of pseudo_labels, all with a guess.
+        share: of added pictures in a batch; None is classifier.share.
         pairs: of the same class, or of any two, with soft labels.
         hard_labels: a picture of two classes is given the label of the larger share.
         inversion, fusion: of fusion; blend takes the ratios of fusion.
@@ -74,8 +96,9 @@ class Method:
     """
 
     classical: tuple[Classical, ...] = ()
-    made: Literal["none", "blend", "samples", "fusion"] = "none"
+    made: Literal["none", "blend", "samples", "fusion", "pseudo_labels"] = "none"
     count: int = 1000
+    share: float | None = None
     pairs: Literal["same_class", "any"] = "same_class"
     hard_labels: bool = False
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
@@ -87,4 +110,10 @@ class Method:
 
     def __post_init__(self) -> None:
         check(self.count >= 1, "methods.count", self.count, "1 or more")
+        check(self.share is None or 0 < self.share < 1, "methods.share", self.share, "above 0, below 1")
         check(0 <= self.guidance <= 100, "methods.guidance", self.guidance, "0 to 100")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its pictures come from the generator."""
+        return self.made in ("samples", "fusion")

@@ -1,7 +1,8 @@
 """``noiseweave evaluate usefulness``: do the made pictures help a classifier of few labelled ones?
 
-Four flows: prior (the generator on the unlabelled pool), tune (it learns the labels of the few), make (what each method
-adds), score (classifiers, each trained on one worker). Only score ever reads the test set.
+Five flows: prior (the generator on the unlabelled pool), guess (what the pool's pictures may be), tune (the generator
+learns the labels of the few), make (what each method adds), score (classifiers, each trained on one worker). Only score
+ever reads the test set.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.quality_recipes import ClassifierRecipe
 from noiseweave.engine.recipes import check
-from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method, Protocol
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
 
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
 
@@ -39,9 +40,10 @@ class Config:
         flip: mirrored pictures are pictures as well: the generator sees them too.
         classifier: what is trained again and again; its classical augmentations are those of each method.
         generator: the diffusion model.
-        methods: name -> what it adds: classical, made (none, blend, samples, fusion), count, pairs, hard_labels,
-            inversion, fusion, guidance, told, gate, quality. Names may not have a "/". The reference of all is the
-            best method without made pictures.
+        guess: pseudo-labels for the pool, in the prior protocol.
+        methods: name -> what it adds: classical, made (none, blend, samples, fusion, pseudo_labels), count, share,
+            pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not have a "/". The
+            reference of all is the best method without made pictures.
         seed: every random choice comes from it.
         max_pixels: larger pictures are left out unread.
         cluster: where the work runs.
@@ -60,6 +62,7 @@ class Config:
     flip: bool = False
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
+    guess: GuessRecipe = field(default_factory=GuessRecipe)
     methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()})
     seed: int = 0
     max_pixels: int = 64_000_000
@@ -81,6 +84,9 @@ class Config:
         object.__setattr__(self, "methods", {name: method_of(name, m) for name, m in self.methods.items()})
         plain = any(m.made == "none" for m in self.methods.values())
         check(plain, "methods", list(self.methods), "at least one without made pictures, to compare with")
+        for name, m in self.methods.items():
+            leak = self.protocol == "closed" and m.made == "pseudo_labels"
+            check(not leak, f"methods.{name}.made", m.made, "in the prior protocol only: closed sees no pool")
 
 
 def method_of(name: str, value: Any) -> Method:
@@ -142,13 +148,17 @@ def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> Mapping[str,
     from noiseweave.cluster import storage
 
     known: dict[str, Any] = {"job": "usefulness"} | asdict(config)
-    for name in ("output", "cluster", "overwrite", "input", "test"):
+    # more of these are more units, which carry them in their names: a run can be gone on with for another method
+    units = ("per_class", "subsets", "seeds", "methods")
+    for name in ("output", "cluster", "overwrite", "input", "test", *units):
         del known[name]
     for name, found in sides.items():
         listing = "".join(f"{s.rsplit('/', 1)[-1]} {storage.size_of(s)}\n" for s in found)
         known[name] = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    known["methods"] = {
-        name: hashlib.sha256(json.dumps(m, sort_keys=True).encode()).hexdigest()[:16]
-        for name, m in known["methods"].items()
-    }
     return known
+
+
+def tag(config: Config, name: str) -> str:
+    """A method's name and what it does: another recipe of the same name is another method."""
+    recipe = json.dumps(asdict(config.methods[name]), sort_keys=True)
+    return f"{name}@{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""The flows of ``evaluate usefulness``: prior, tune, make, score. Only score reads the test set."""
+"""The flows of ``evaluate usefulness``: prior, guess, tune, make, score. Only score reads the test set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.engine.usefulness import Added, Pictures, few_of
 from noiseweave.engine.usefulness_recipes import Method
 from noiseweave.jobs import shard_pictures
-from noiseweave.jobs.usefulness import Config
+from noiseweave.jobs.usefulness import Config, tag
 
 
 def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
@@ -78,10 +78,19 @@ class Task:
     def making(self) -> dict[str, Method]:
         return {name: m for name, m in self.config.methods.items() if m.made != "none"}
 
+    def method(self, tagged: str) -> Method:
+        return self.config.methods[tagged.rpartition("@")[0]]
+
     @property
     def drawing(self) -> bool:
         """Whether a generator is needed."""
-        return any(m.made in ("samples", "fusion") for m in self.config.methods.values())
+        return any(m.drawn for m in self.config.methods.values())
+
+    @property
+    def guessing(self) -> bool:
+        """Whether the pool's pictures are guessed."""
+        wanted = self.drawing or any(m.made == "pseudo_labels" for m in self.config.methods.values())
+        return wanted and self.config.protocol == "prior"
 
 
 # the flows
@@ -94,11 +103,14 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
     if task.drawing and config.protocol == "prior":
         steps.append(("prior", [("prior",)]))
     places = sorted(task.few)
+    if task.guessing:
+        steps.append(("guess", places))
     if task.drawing:
         steps.append(("tune", places))
-    steps.append(("make", [(*place, name) for place in places for name in task.making]))
+    steps.append(("make", [(*place, tag(config, name)) for place in places for name in task.making]))
     steps.append((
-        "score", [(*place, name, seed) for place in places for name in config.methods for seed in range(config.seeds)]
+        "score", [(*place, tag(config, name), seed)
+                  for place in places for name in config.methods for seed in range(config.seeds)]
     ))  # fmt: skip
     outcomes: dict[str, Outcome] = {}
     for name, units in steps:
@@ -136,48 +148,69 @@ def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
     return {"prior.safetensors": data}, {}
 
 
+def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c, few, pool = task.config, task.few[unit], task.data["input"]
+    told = usefulness.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device)
+    right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
+    counts = {"guessed": int((told.label_N >= 0).sum()), "right": int(right.sum())}
+    buffer = io.BytesIO()
+    np.save(buffer, told.label_N, allow_pickle=False)
+    return {f"guess-{unit[0]}-{unit[1]}.npy": buffer.getvalue()}, counts
+
+
+def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
+    """The pool with its guesses."""
+    data = storage.read(book.path(f"guess-{place[0]}-{place[1]}.npy"))
+    label_N = np.load(io.BytesIO(data), allow_pickle=False)
+    return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
+
+
 def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     c, few = task.config, task.few[unit]
-    pool = task.data["input"] if c.protocol == "prior" else None
-    start = storage.read(book.path("prior.safetensors")) if pool is not None else None
-    data = usefulness.tuned(few, pool, start, c.generator, _judge(c), task.classes, c.seed, c.flip, device)
+    pool, start = None, None
+    if c.protocol == "prior":
+        pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
+    data = usefulness.tuned(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
     return {f"tuned-{unit[0]}-{unit[1]}.safetensors": data}, {}
 
 
 def _judge(config: Config) -> ClassifierRecipe:
-    """The classifier whose guesses of the pool are told: the classifier with affine augmentation."""
+    """The classifier that guesses: that of the methods, with affine augmentation."""
     return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
 
 
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
-    k, subset, name = unit
-    c, method = task.config, task.config.methods[name]
-    weights = None
-    if method.made != "blend":
+    k, subset, tagged = unit
+    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    if method.made == "blend":
+        added = usefulness.blend(method, few, task.classes, c.seed)
+    elif method.made == "pseudo_labels":
+        added = usefulness.pseudo_labels(_told(task, book, (k, subset)), task.classes)
+    else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-    added = usefulness.made(method, task.few[k, subset], weights, c.generator, task.classes, c.seed, device)
+        added = usefulness.made(method, few, weights, c.generator, task.classes, c.seed, device)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}
-    return {f"made/{k}-{subset}-{name}.npz": buffer.getvalue()}, {"made": len(added.p_MK), **rejected}
+    return {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}, {"made": len(added.p_MK), **rejected}
 
 
 def _score(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
-    k, subset, name, seed = unit
-    c, method, few = task.config, task.config.methods[name], task.few[k, subset]
-    added = None if method.made == "none" else read_made(book, k, subset, name)
+    k, subset, tagged, seed = unit
+    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    added = None if method.made == "none" else read_made(book, k, subset, tagged)
     right = usefulness.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
     return {}, {"accuracy": right}
 
 
-def read_made(book: Ledger, per_class: int, subset: int, name: str) -> Any:
+def read_made(book: Ledger, per_class: int, subset: int, tagged: str) -> Any:
     """What a method added."""
-    data = storage.read(book.path("made", f"{per_class}-{subset}-{name}.npz"))
+    data = storage.read(book.path("made", f"{per_class}-{subset}-{tagged}.npz"))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
 
 
-COMPUTE = {"prior": _prior, "tune": _tune, "make": _make, "score": _score}
+COMPUTE = {"prior": _prior, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
 
 
 def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:

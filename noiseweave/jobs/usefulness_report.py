@@ -17,6 +17,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine import collage
 from noiseweave.engine.records import Bad
 from noiseweave.engine.usefulness import interval
+from noiseweave.jobs.usefulness import tag
 from noiseweave.jobs.usefulness_flows import Task, read_made
 
 ROWS, COLUMNS = 4, 10  # of a sheet
@@ -35,12 +36,13 @@ def finish(
     if failed:
         return
     tables = {k: table(task, book, k) for k in task.config.per_class}
+    guesses = {k: _guessed(book, k) for k in task.config.per_class}
     figures = {
         "noiseweave": __version__, "config": asdict(task.config), "quarantined": len(bad),
         "seconds": {name: round(o.seconds, 1) for name, o in outcomes.items()}, "tables": tables,
     }  # fmt: skip
     storage.write_json(storage.join(output, "usefulness.json"), figures)
-    text = "\n".join(page(task, tables))
+    text = "\n".join(page(task, tables, guesses))
     storage.write(storage.join(output, "usefulness.md"), text.encode())
     storage.write(storage.join(output, "usefulness.png"), plot(tables))
     _sheets(task, book, output)
@@ -76,7 +78,11 @@ def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[floa
     found = {r["id"]: r["extra"]["accuracy"] for r in book.records("score")}
     c = task.config
     return {
-        name: [found[f"{per_class}-{n}-{name}-{seed}"] for n in range(c.subsets) for seed in range(c.seeds)]
+        name: [
+            found[f"{per_class}-{n}-{tag(c, name)}-{seed}"]
+            for n in range(c.subsets)
+            for seed in range(c.seeds)
+        ]
         for name in c.methods
     }
 
@@ -86,23 +92,28 @@ def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
     method = task.config.methods[name]
     ids = [f"{per_class}-{n}" for n in range(task.config.subsets)]
     made = {r["id"]: r["seconds"] for r in book.records("make")}
-    tuned = (
-        {r["id"]: r["seconds"] for r in book.records("tune")} if method.made in ("samples", "fusion") else {}
-    )
-    return sum(made.get(f"{i}-{name}", 0.0) + tuned.get(i, 0.0) for i in ids)
+    tuned = {r["id"]: r["seconds"] for r in book.records("tune")} if method.drawn else {}
+    return sum(made.get(f"{i}-{tag(task.config, name)}", 0.0) + tuned.get(i, 0.0) for i in ids)
+
+
+def _guessed(book: Ledger, per_class: int) -> str:
+    """What the guesses of the pool came to, of all choices of the few; empty without any."""
+    found = [r["extra"] for r in book.records("guess") if r["id"].startswith(f"{per_class}-")]
+    told, right = (int(sum(e[n] for e in found)) for n in ("guessed", "right"))
+    return f" Guesses of the pool's labels: {told}, {100 * right / told:.1f} % of them right." if told else ""
 
 
 def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
     """Pictures added and rejected, of the first subset."""
     for record in book.records("make"):
-        if record["id"] == f"{per_class}-0-{name}":
+        if record["id"] == f"{per_class}-0-{tag(task.config, name)}":
             extra = record["extra"]
             out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
             return {"added": int(extra["made"]), "rejected": out}
     return {"added": 0, "rejected": {}}
 
 
-def page(task: Task, tables: Mapping[int, list[dict[str, Any]]]) -> Iterator[str]:
+def page(task: Task, tables: Mapping[int, list[dict[str, Any]]], guesses: Mapping[int, str]) -> Iterator[str]:
     """The tables as Markdown."""
     c = task.config
     yield (
@@ -111,7 +122,7 @@ def page(task: Task, tables: Mapping[int, list[dict[str, Any]]]) -> Iterator[str
         "with 95 % intervals; gain is paired, over the best method without made pictures (bold)."
     )
     for k, rows in tables.items():
-        yield f"\n{k} labelled pictures a class:\n"
+        yield f"\n{k} labelled pictures a class.{guesses[k]}\n"
         yield "| Method | Added | Rejected | Accuracy | Gain | Hours | Gain an hour |"
         yield "| --- " * 7 + "|"
         for r in sorted(rows, key=lambda r: -r["accuracy"]):
@@ -154,7 +165,7 @@ def _sheets(task: Task, book: Ledger, output: str) -> None:
     """Some of what each method added, of the first subset: sheets/<per_class>-<method>.png."""
     for k in task.config.per_class:
         for name in task.making:
-            image_MHWC = read_made(book, k, 0, name).image_MHWC
+            image_MHWC = read_made(book, k, 0, tag(task.config, name)).image_MHWC
             if not len(image_MHWC):
                 continue
             places = (

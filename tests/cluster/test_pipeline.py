@@ -4,6 +4,7 @@ import os
 import platform
 from functools import partial
 
+import numpy as np
 import pytest
 
 from noiseweave.cluster import pipeline, storage
@@ -165,3 +166,15 @@ def test_what_another_job_or_a_person_put_there_is_never_written_over(tmp_path):
             with pytest.raises(ValueError, match="which no augment run wrote"):
                 open_run(str(folder), {"job": "augment"}, overwrite, ("shards",))
     assert (packed / "shards" / "shard-000000.tar").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("units", "workers"), [(1, 1), (7, 3), (5000, 1), (20_000, 64), (1_000_000, 64)])
+def test_the_blocks_hold_each_unit_once_and_shrink_towards_the_end(units, workers):
+    left = np.arange(3, 3 + 2 * units, 2)
+    blocks = pipeline._blocks(left, workers)
+    np.testing.assert_array_equal(np.concatenate(blocks), left)
+    sizes = [len(b) for b in blocks]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == -(-units // 4096)
+    assert sizes[-min(workers, units) :] == [1] * min(workers, units)
+    assert len(blocks) < 2 * 4096

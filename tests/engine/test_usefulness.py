@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from noiseweave.engine import usefulness
+from noiseweave.engine import classifier_training, usefulness
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe
+from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe
 from noiseweave.engine.training_recipes import UnetRecipe
 from noiseweave.engine.usefulness import Pictures
-from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, Method
 
 TINY = GeneratorRecipe(
     steps=4, tuning_steps=4, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
@@ -28,6 +28,10 @@ def pool():
     return Pictures(image_NHWC=image, label_N=data.target[:120].astype(np.int64))
 
 
+def hidden(pool):
+    return replace(pool, label_N=np.full(120, -1, np.int64))
+
+
 @pytest.fixture(scope="module")
 def few(pool):
     rows = usefulness.few_of(pool.label_N, [str(i) for i in range(120)], 4, 0)
@@ -37,7 +41,7 @@ def few(pool):
 @pytest.fixture(scope="module")
 def weights(few, pool):
     start = usefulness.prior(pool, TINY, 3, 0)
-    return usefulness.tuned(few, pool, start, TINY, QUICK, 3, 0)
+    return usefulness.tuned(few, hidden(pool), start, TINY, 3, 0)
 
 
 def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
@@ -51,19 +55,57 @@ def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
         usefulness.few_of(pool.label_N, keys, 99, 0)
 
 
-def test_the_pools_labels_change_no_prior_and_no_tuning(few, pool):
+def test_the_pools_labels_change_no_prior(pool):
     other = replace(pool, label_N=(pool.label_N + 1) % 3)
     assert usefulness.prior(pool, TINY, 3, 0) == usefulness.prior(other, TINY, 3, 0)
-    guesses = replace(TINY, pseudo=0.4)
-    made = [usefulness.tuned(few, p, None, guesses, QUICK, 3, 0) for p in (pool, other)]
-    assert made[0] == made[1]
 
 
 def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
     seen = []
     monkeypatch.setattr(usefulness, "learn", lambda system, parts, *rest: seen.extend(parts))
-    usefulness.tuned(few, None, None, TINY, QUICK, 3, 0)
+    usefulness.tuned(few, None, None, TINY, 3, 0)
     assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
+
+
+def test_guesses_are_sure_and_mostly_right(few, pool):
+    none, some, fewer = (
+        usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
+        for sure in (1.0, 0.5, 0.9)
+    )
+    assert (none == -1).all()
+    assert (some >= 0).sum() > (fewer >= 0).sum() > 0
+    assert (some == pool.label_N)[some >= 0].mean() > 0.8
+
+
+def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatch):
+    given = []
+    train = classifier_training.train
+    monkeypatch.setattr(
+        classifier_training, "train", lambda *a: given.append(a[4]) or train(*a)
+    )  # a[4] is what is added
+    told = usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
+    assert given[0] is None
+    image_MHWC, p_MK = given[1]
+    first = usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
+    np.testing.assert_array_equal(image_MHWC, pool.image_NHWC[first.label_N >= 0])
+    np.testing.assert_array_equal(p_MK.argmax(1), first.label_N[first.label_N >= 0])
+    assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.8
+
+
+def test_guesses_by_features(few, pool):
+    recipe = GuessRecipe(sure=0.6, features=FeatureRecipe(name="pixels", size=8))
+    told = usefulness.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0)
+    assert (told.label_N >= 0).sum() > 60
+    assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.9
+    with pytest.raises(ValueError, match=r"guess\.features\.name"):
+        GuessRecipe(features=FeatureRecipe(name="unet"))
+
+
+def test_pseudo_labels_are_the_pictures_with_a_guess(pool):
+    told = replace(pool, label_N=np.where(np.arange(120) < 100, -1, pool.label_N))
+    added = usefulness.pseudo_labels(told, 3)
+    np.testing.assert_array_equal(added.image_MHWC, pool.image_NHWC[100:])
+    np.testing.assert_array_equal(added.p_MK.argmax(1), pool.label_N[100:])
 
 
 def test_a_blend_is_the_mixture_of_its_parents(few):
@@ -110,7 +152,7 @@ def test_a_score_is_an_accuracy_that_made_pictures_move(few, pool):
         image_MHWC=few.image_NHWC, p_MK=np.eye(3, dtype=np.float32)[(few.label_N + 1) % 3], rejected={}
     )
     plain = usefulness.score(Method(), few, None, pool, QUICK, 3, 0)
-    spoilt = usefulness.score(Method(), few, wrong, pool, replace(QUICK, share=0.9), 3, 0)
+    spoilt = usefulness.score(Method(share=0.9), few, wrong, pool, QUICK, 3, 0)
     assert plain > 0.8 > spoilt
 
 

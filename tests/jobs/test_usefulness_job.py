@@ -1,6 +1,7 @@
 """noiseweave evaluate usefulness from the command to its table, on few digits and a tiny generator."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.images import encode
-from noiseweave.jobs import cli
+from noiseweave.engine.quality_recipes import ClassifierRecipe
+from noiseweave.engine.training_recipes import UnetRecipe
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe
+from noiseweave.jobs import cli, usefulness, usefulness_flows
 
 SMALL = """
 protocol: prior
@@ -20,11 +25,13 @@ seeds: 2
 size: 8
 classifier: {steps: 15, batch: 16, width: 4}
 generator:
-  {steps: 3, tuning_steps: 3, batch: 8, pseudo: 0.5, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
+  {steps: 3, tuning_steps: 3, batch: 8, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
+guess: {sure: 0.2, rounds: 2}
 methods:
   real: {}
   affine: {classical: [affine]}
   blend: {made: blend, count: 10}
+  pool: {made: pseudo_labels}
   fused: {made: fusion, count: 6, inversion: {num_steps: 3, skip: 1}}
 cluster: {gpus_per_worker: 0}
 """
@@ -62,26 +69,68 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
     assert figures["quarantined"] == 1
     assert figures["tables"].keys() == {"3", "5"}
     for rows in figures["tables"].values():
-        assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
+        assert [r["method"] for r in rows] == ["real", "affine", "blend", "pool", "fused"]
         assert all(0 <= r["accuracy"] <= 100 for r in rows)
         [best] = [r for r in rows if r["reference"]]
         assert best["accuracy"] == max(r["accuracy"] for r in rows[:2])
-        assert [r["added"] for r in rows] == [0, 0, 10, 6]
+        added = {r["method"]: r["added"] for r in rows}
+        assert 0 < added.pop("pool") <= 59
+        assert added == {"real": 0, "affine": 0, "blend": 10, "fused": 6}
         gains = {r["method"]: r["gain"] for r in rows}
         blend = next(r for r in rows if r["method"] == "blend")
         assert gains["blend"] == pytest.approx(blend["accuracy"] - best["accuracy"], abs=0.011)
     assert "3 labelled pictures a class" in (output / "usefulness.md").read_text()
     assert Image.open(output / "usefulness.png").width > 500
-    assert {p.name for p in (output / "sheets").iterdir()} == {
-        "3-blend.png",
-        "3-fused.png",
-        "5-blend.png",
-        "5-fused.png",
-    }
+    sheets = {f"{k}-{name}.png" for k in (3, 5) for name in ("blend", "pool", "fused")}
+    assert {p.name for p in (output / "sheets").iterdir()} == sheets
     assert (output / "quarantine.jsonl").read_text().count("not_an_image") == 1
     before = (output / "usefulness.md").read_text()
+    assert "% of them right" in before
     assert cli.main(command(sides, output)) == 0  # all units are done
     assert (output / "usefulness.md").read_text() == before
+
+
+def test_a_run_goes_on_with_another_method(monkeypatch, sides, tmp_path, ray_session):
+    done = []
+
+    def follow(plan, phase, *rest):
+        done.append((phase.name, plan.length))
+        return run_here(plan, phase, *rest)
+
+    monkeypatch.setattr(pipeline, "run", follow)
+    output, words = tmp_path / "out", ["--per_class", "[3]", "--seeds", "1"]
+    assert cli.main(command(sides, output, *words, "--methods", '{"real": {}}')) == 0
+    assert done == [("score", 1)]
+    more = '{"real": {}, "pool": {"made": "pseudo_labels"}}'
+    assert cli.main(command(sides, output, *words, "--methods", more)) == 0
+    assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
+
+
+def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
+    found = {side: shards.find(f"{sides}/{side}") for side in ("input", "test")}
+    settings = usefulness.Config(
+        input="", test="", output=str(tmp_path), per_class=(3,), size=8, guess=GuessRecipe(sure=0.3),
+        classifier=ClassifierRecipe(steps=15, batch=16, width=4),
+        generator=GeneratorRecipe(
+            steps=2, tuning_steps=2, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
+        ),
+    )  # fmt: skip
+    data, _ = usefulness_flows.load(settings, found)
+    few = {(3, 0): usefulness_flows.choose(settings, data, 3, 0)}
+    made = []
+    for shift in (0, 1):
+        pool = replace(data["input"], label_N=(data["input"].label_N + shift) % 3)
+        task = usefulness_flows.Task(config=settings, data=data | {"input": pool}, few=few, classes=3)
+        book = Ledger(output=str(tmp_path / str(shift)))
+        files = {}
+        for name, unit in (("prior", ("prior",)), ("guess", (3, 0)), ("tune", (3, 0))):
+            wrote, _ = usefulness_flows.COMPUTE[name](task, book, "cpu", unit)
+            files |= wrote
+            for file, content in wrote.items():
+                storage.write(book.path(file), content)
+        made.append(files)
+    assert len(made[0]) == 3
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +139,7 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
         (["--per_class", "[99]"], "per_class=99: class 0 has"),
         (["--methods", '{"blend": {"made": "blend"}}'], "at least one without made pictures"),
         (["--protocol", "open"], "protocol"),
+        (["--protocol", "closed"], "methods.pool.made='pseudo_labels'"),
         (["--methods", '{"real": {}, "odd": {"made": "magic"}}'], "methods.odd: "),
         (["--methods", '{"real": {}, "odd": {"counts": 3}}'], "counts"),
     ],
