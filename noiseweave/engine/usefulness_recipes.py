@@ -55,7 +55,8 @@ class GeneratorRecipe:
 class GuessRecipe:
     """What the pool's pictures are taken for, in the prior protocol: pseudo-labels (Lee 2013).
 
-    A classifier of the few makes them. The generator is told them (You et al., arXiv 2302.10586), and the method ``pseudo_labels`` adds these pictures.
+    A classifier of the few makes them. The generator is told them (You et al., arXiv 2302.10586), and the method
+    ``pseudo_labels`` adds these pictures.
 
     Args:
         sure: a guess counts when it is at least so probable; 1 makes no guess.

@@ -152,7 +152,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
     c, few, pool = task.config, task.few[unit], task.data["input"]
     told = usefulness.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
-    counts = {"guessed": int((told.label_N >= 0).sum()), "right": int(right.sum())}
+    counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
     buffer = io.BytesIO()
     np.save(buffer, told.label_N, allow_pickle=False)
     return {f"guess-{unit[0]}-{unit[1]}.npy": buffer.getvalue()}, counts
