@@ -71,7 +71,7 @@ def summary(
         "noiseweave": __version__, "config": asdict(task.config), "read_from": {"root": task.root},
         "model_hash": task.model_hash, "images": embedded, **figures(last.produced if last else 0, extra),
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
-        **_gate(task, extra),
+        **(rejections(extra) if task.config.gate else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -80,10 +80,8 @@ def summary(
     }  # fmt: skip
 
 
-def _gate(task: Task, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate did: reasons of what stayed rejected, and pictures drawn again; {} without one."""
-    if not task.config.gate:
-        return {}
+def rejections(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gate did: reasons of what stayed rejected, and pictures drawn again."""
     why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
     return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
 

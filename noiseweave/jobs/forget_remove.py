@@ -35,7 +35,7 @@ SHOWING = (
     "report.html",
 )  # may show what was removed; the jobs that wrote them do it again
 SHOWN = 20  # shards that the screen lists
-UNIT = re.compile(r"(augmented|original|inpainted)-(\d+)(-\d+)?\.tar")
+UNIT = re.compile(r"(augmented|rejected|original|inpainted)-(\d+)(-\d+)?\.tar")
 Files = list[tuple[str, bytes | None]]
 """path -> new content, None to delete it."""
 
@@ -156,8 +156,8 @@ def tidy(config: Config, plan: dict[str, Any], folders: Sequence[str]) -> None:
         _write_report(config, plan, folder, hits, digest)
         if not hits:
             continue
-        for phase, unit, modes in _units(hits):
-            _correct_marker(book.path("done", phase, f"{unit}.json"), modes, digest)
+        for phase, unit, counted in _units(hits):
+            _correct_marker(book.path("done", phase, f"{unit}.json"), counted, digest)
         if job is not None:
             _correct_report(book, job)
         for name in SHOWING:
@@ -181,19 +181,19 @@ def _remember(book: Ledger, targets: dict[str, list[list[str]]]) -> None:
 
 
 def _units(hits: dict[str, dict[str, str | None]]) -> Iterator[tuple[str, str, list[str | None]]]:
-    """(phase, unit, modes of the samples that went) of each unit that wrote a shard with hits."""
+    """(phase, unit, what the samples that went were counted in) of each unit that wrote a shard with hits."""
     gone: dict[tuple[str, str], list[str | None]] = defaultdict(list)
     for url, keys in hits.items():
         name = UNIT.fullmatch(url.rpartition("/")[2])
         if name is not None:
             made = "window" if name[3] else "generate"
-            phase = {"augmented": made, "original": "copy", "inpainted": "inpaint"}[name[1]]
+            phase = {"augmented": made, "rejected": made, "original": "copy", "inpainted": "inpaint"}[name[1]]
             gone[phase, name[2]] += keys.values()
-    for (phase, unit), modes in gone.items():
-        yield phase, unit, modes
+    for (phase, unit), counted in gone.items():
+        yield phase, unit, counted
 
 
-def _correct_marker(path: str, modes: list[str | None], digest: str) -> None:
+def _correct_marker(path: str, counted: list[str | None], digest: str) -> None:
     """A finished unit counts what is left of its samples; its marker stays, so that nothing is made again."""
     if not storage.exists(path):
         return
@@ -201,12 +201,13 @@ def _correct_marker(path: str, modes: list[str | None], digest: str) -> None:
     if digest in record.get("forgets", ()):
         return
     record["forgets"] = [*record.get("forgets", ()), digest]
-    record["produced"] -= len(modes)
+    record["produced"] -= sum(not (name or "").startswith("rejected:") for name in counted)
     extra = Counter(record["extra"])
-    extra["forgotten"] += len(modes)
-    for name in (f"mode:{mode}" for mode in modes):
+    extra["forgotten"] += len(counted)
+    for name in counted:
         if name in extra:
             extra[name] -= 1
+    extra = Counter({name: n for name, n in extra.items() if n or not name.startswith("rejected:")})
     storage.write_json(path, record | {"extra": dict(extra)})
 
 
@@ -217,10 +218,12 @@ def _correct_report(book: Ledger, job: str) -> None:
     report = storage.read_json(path)
     sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "inpaint")}
     if job == "augment":
-        from noiseweave.jobs.augment_report import figures
+        from noiseweave.jobs.augment_report import figures, rejections
 
         made = sums["window"] if sums["window"].units else sums["generate"]
         report |= figures(made.produced, made.extra)
+        if "rejected" in report:
+            report |= rejections(made.extra)
         for phase, counted in report.get("phases", {}).items():
             if phase in sums:
                 counted["produced"] = sums[phase].produced

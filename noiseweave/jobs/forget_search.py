@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -53,14 +53,15 @@ class Record:
     Attributes:
         url: of its shard.
         source: of the shard that it was copied from, or None.
-        mode: how its parents were fused, or None.
+        counted: the sum of its unit's marker that it is in, mode:linear or rejected:drifted; None
+            for none.
     """
 
     url: str
     source: str | None
     key: str
     parents: tuple[Parent, ...]
-    mode: str | None
+    counted: str | None
 
 
 def pieces(folders: Sequence[str]) -> list[Piece]:
@@ -154,9 +155,16 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
                 known = {}
             parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
             if parents or entry.key == key:
-                mode = known.get("mode")
-                out.append([entry.key, parents, mode if isinstance(mode, str) else None])
+                out.append([entry.key, parents, _counted(known)])
     return out, bad
+
+
+def _counted(known: Mapping[str, Any]) -> str | None:
+    check, mode = known.get("check"), known.get("mode")
+    verdict = check.get("verdict") if isinstance(check, Mapping) else None
+    if isinstance(verdict, str) and verdict != "kept":
+        return f"rejected:{verdict}"
+    return f"mode:{mode}" if isinstance(mode, str) else None
 
 
 def _lineage(data: bytes | None) -> dict[str, Any]:
@@ -198,9 +206,9 @@ def records(work: Sequence[Piece], book: Ledger) -> Iterator[Record]:
         if piece.kind != "shard":
             continue
         found = storage.read_json(_path(book, i))
-        for key, parents, mode in found["samples"]:
+        for key, parents, counted in found["samples"]:
             known = tuple(Parent(shard=s, key=k, sha256=h) for s, k, h in parents)
-            yield Record(url=found["url"], source=found["source"], key=key, parents=known, mode=mode)
+            yield Record(url=found["url"], source=found["source"], key=key, parents=known, counted=counted)
 
 
 def indexed(work: Sequence[Piece], book: Ledger) -> set[str]:

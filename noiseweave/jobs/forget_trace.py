@@ -48,7 +48,7 @@ def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome
     source.check_found(config, [*known, *first], mine, named, count)
     targets, hits = Targets(), Hits()
     for record in first:
-        hits.setdefault(record.url, {})[record.key] = record.mode
+        hits.setdefault(record.url, {})[record.key] = record.counted
     for places in [known] if known else map(source.places, first):
         targets.add(config.key, places)
     direct, all_of_them = _follow(targets, hits, work, book)
@@ -84,7 +84,7 @@ def _follow(targets: Targets, hits: Hits, work: Sequence[Piece], book: Ledger) -
         for record in records(work, book):
             if record.key in hits.get(record.url, ()) or not targets.bears(record):
                 continue
-            hits.setdefault(record.url, {})[record.key] = record.mode
+            hits.setdefault(record.url, {})[record.key] = record.counted
             targets.add(record.key, source.places(record))
             direct, total, grown = direct + first.bears(record), total + 1, True
     return direct, total

@@ -1,6 +1,7 @@
 """augment --gate on digits, and class-conditional models: what is kept, rejected, drawn again, told."""
 
 import json
+from collections import Counter
 
 import pytest
 from augments import through
@@ -86,6 +87,34 @@ def test_the_same_command_gives_the_same_and_other_settings_are_refused(
         cli.main(command)
     assert stop.value.code == 2
     assert "quality.drift 0.5 -> 0.1" in capsys.readouterr().err
+
+
+def test_what_is_forgotten_is_no_longer_counted_as_rejected(monkeypatch, source, tmp_path, ray_session):
+    output = tmp_path / "out"
+    through(
+        monkeypatch,
+        output,
+        *BASE[1:],
+        "--input",
+        source,
+        *GATE,
+        "--quality.drift",
+        "0.3",
+        "--quality.redraw",
+        "0",
+    )
+    key = rejected(output)[0]["parents"][0]["key"]
+    gone = [line for line in rejected(output) if key in {p["key"] for p in line["parents"]}]
+    before = report(output)
+    assert cli.main(["forget", "--input", str(output), "--key", key]) == 0
+    left, after = rejected(output), report(output)
+    assert len(left) == sum(before["rejected"].values()) - len(gone) > 0
+    assert after["rejected"] == dict(Counter(line["check"]["verdict"] for line in left))
+    assert (
+        after["samples"]
+        == sum(after["modes"].values())
+        == sum(len(shards.index(str(shard))[0]) for shard in output.glob("shards/augmented*.tar"))
+    )
 
 
 def test_without_fresh_noise_a_ratio_of_one_is_a_copy(monkeypatch, source, tmp_path):
