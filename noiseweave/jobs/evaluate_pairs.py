@@ -93,7 +93,7 @@ def gather(config: Config) -> tuple[list[Matched], list[Bad], str]:
         ValueError: nothing is there, or nothing has a partner.
     """
     assert config.reference is not None
-    tars = [_has_tars(side) for side in (config.input, config.reference)]
+    tars = [_has_tars(name, getattr(config, name)) for name in ("input", "reference")]
     if tars[0] != tars[1]:
         kinds = ["shards" if t else "a folder of pictures" for t in tars]
         raise ValueError(f"input is {kinds[0]} and reference {kinds[1]}: pairs need two of one kind")
@@ -113,9 +113,13 @@ def gather(config: Config) -> tuple[list[Matched], list[Bad], str]:
     return pairs, left_out, inpaint_input.digest_of(listing)
 
 
-def _has_tars(given: str) -> bool:
+def _has_tars(name: str, given: str) -> bool:
     url = storage.absolute(given)
-    return not storage.is_folder(url) or any(n.endswith(".tar") for n in storage.names_in(url))
+    if storage.is_folder(url):
+        return any(n.endswith(".tar") for n in storage.names_in(url))
+    if not url.endswith(".tar") and not set(given) & set("{*?["):
+        raise ValueError(f"{name} {given!r}: no such folder, and no pattern of .tar shards")
+    return True
 
 
 def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
