@@ -30,7 +30,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Plan, UnitReport
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
-STALL = 600.0  # seconds without any progress after which a hang becomes an error
+STALL = 3600.0  # seconds without the end of any unit after which a hang is assumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Phase:
         make_compute: () -> (data -> result); called once in each actor, it loads the model.
         commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
         things: what a report's ``produced`` counts, for the progress display.
+        patience: seconds without the end of any unit after which a hang is assumed; None is ``STALL``.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Phase:
     make_compute: Callable[[], Callable[[Any], Any]]
     commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
     things: str = "images"
+    patience: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -138,7 +140,7 @@ def _stream(
     from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
 
-    _settings()
+    _settings(phase.patience or STALL)
     workers = min(session.workers, len(left))
     gpu = session.gpus_per_worker
     # blocks of numbers: to make a read task of ray.data.range for each takes the driver several times as long
@@ -170,7 +172,7 @@ def _stream(
         )
 
 
-def _settings() -> None:
+def _settings(patience: float) -> None:
     from ray.data import DataContext
 
     # INFO is a line a pipeline, ERROR a traceback for each block of a lost worker, which the second pass makes good
@@ -180,7 +182,7 @@ def _settings() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # dropped blocks are found again by their missing markers
-    context.execution_no_progress_timeout_s = STALL
+    context.execution_no_progress_timeout_s = patience
 
 
 class _Fetch:

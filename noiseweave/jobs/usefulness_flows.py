@@ -23,6 +23,8 @@ from noiseweave.engine.usefulness_recipes import Method
 from noiseweave.jobs import shard_pictures
 from noiseweave.jobs.usefulness import Config, tag
 
+DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
+
 
 def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
     """Both sides in memory, with keys; what was bad.
@@ -122,7 +124,7 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
 def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
     phase = pipeline.Phase(
         name=name, fetch=_payload, make_compute=partial(_maker, name, task, book),
-        commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets",
+        commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets", patience=DAY,
     )  # fmt: skip
     return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -117,15 +118,16 @@ def test_what_a_stalled_first_pass_leaves_the_second_does(ours, tmp_path, monkey
     passes, rows = [], ray.data.Dataset.iter_rows
 
     def stalls_once(dataset):
-        passes.append(dataset)
+        passes.append(dataset.context.execution_no_progress_timeout_s)
         if len(passes) == 1:
             raise ExecutionTimeoutError("no progress for 600s\nmore")  # as Ray's guard does; no RayError
         return rows(dataset)
 
     monkeypatch.setattr(ray.data.Dataset, "iter_rows", stalls_once)
     plan, folder = Plan(length=2, unit=unit), str(tmp_path)
-    outcome = pipeline.run(plan, phase(folder), Ledger(output=folder), ours)
-    assert (outcome.produced, outcome.failed, len(passes)) == (2, {}, 2)
+    patient = replace(phase(folder), patience=77.0)
+    outcome = pipeline.run(plan, patient, Ledger(output=folder), ours)
+    assert (outcome.produced, outcome.failed, passes) == (2, {}, [77.0, 77.0])
     assert "double: pipeline broke off: no progress for 600s\n" in capsys.readouterr().err
 
 
