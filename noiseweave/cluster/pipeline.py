@@ -30,6 +30,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Plan, UnitReport
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
+SHORT = 8  # units a worker up to which a plan is short
 STALL = 3600.0  # seconds without the end of any unit after which a hang is assumed
 
 
@@ -92,14 +93,13 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         earlier=plan.length - len(left),
     )  # fmt: skip
     with watch(meter) as display:
-        # a worker that dies takes the unit queued behind the killer along: the second pass queues none, and retries
-        for queue in (2, 1):
+        for again in (False, True):
             if len(left) == 0:
                 break
-            if queue == 1:
+            if again:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
-            for row in _stream(plan, left, phase, ledger, session, queue):
+            for row in _stream(plan, left, phase, ledger, session, again):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                 else:
@@ -133,7 +133,7 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
 
 
 def _stream(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, queue: int
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool
 ) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import ray.data
@@ -142,6 +142,9 @@ def _stream(
 
     _settings(phase.patience or STALL)
     workers = min(session.workers, len(left))
+    # A unit queued behind another is lost with its killer, so the second pass queues none; nor does a short plan, of
+    # which the first workers that are up would take two each and leave none to the last
+    queue = 1 if again or len(left) <= SHORT * workers else 2
     gpu = session.gpus_per_worker
     # blocks of numbers: to make a read task of ray.data.range for each takes the driver several times as long
     source = ray.data.from_blocks([pa.table({"index": part}) for part in _blocks(left, workers)])
@@ -159,7 +162,7 @@ def _stream(
             ),
             num_gpus=gpu or None,
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
-            max_task_retries=session.retries if queue == 1 else 0,
+            max_task_retries=session.retries if again else 0,
             **session.place,
         )
     rows = computed.map(_Commit(phase.name, phase.commit, ledger))

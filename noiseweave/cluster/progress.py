@@ -85,6 +85,7 @@ def watch(meter: Meter) -> Iterator[Display]:
             display.live = live
             yield display
         return
-    display.update()  # the first unit may take its time
+    if meter.units:
+        display.update()  # the first unit may take its time
     yield display
     print(meter.line(), file=sys.stderr, flush=True)

@@ -181,7 +181,7 @@ def fused(
             varied(
                 _fused([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread,
                        mask_of.get(p.b)),
-                s, fusion.variation, p.seed,
+                s, fusion.variation or 0.0, p.seed,
             )
             for p in some
         ]  # fmt: skip

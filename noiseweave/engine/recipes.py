@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
@@ -223,7 +223,8 @@ class FusionRecipe:
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
             that are alike, in place of a draw from ratio_min to ratio_max.
         variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
-            pictures that vary, and may leave their class; see gate.
+            pictures that vary, and may leave their class; see gate. null is 1 where the model is told the pictures'
+            classes and so keeps to them, else 0.
         per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
         region: where the second picture shows.
     """
@@ -233,7 +234,7 @@ class FusionRecipe:
     ratio_max: float = 0.7
     keep_spread: bool = True
     adaptive: bool = False
-    variation: float = 0.0
+    variation: float | None = None
     per_pair: int = 1
     region: RegionRecipe = field(default_factory=RegionRecipe)
 
@@ -241,8 +242,13 @@ class FusionRecipe:
         check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")
         check(0 <= self.ratio_min <= 1, "fusion.ratio_min", self.ratio_min, "0 to 1")
         check(self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1")
-        check(0 <= self.variation <= 1, "fusion.variation", self.variation, "0 to 1")
+        share = self.variation
+        check(share is None or 0 <= share <= 1, "fusion.variation", share, "0 to 1, or null")
         check(1 <= self.per_pair <= 1000, "fusion.per_pair", self.per_pair, "1 to 1000")
+
+    def settled(self, told: bool) -> FusionRecipe:
+        """With the share of fresh noise that null stands for; ``told``: the model is told the classes."""
+        return replace(self, variation=float(told)) if self.variation is None else self
 
 
 @dataclass(frozen=True, kw_only=True)

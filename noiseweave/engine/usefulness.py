@@ -313,6 +313,7 @@ def judge_of(
 
 def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, seed: int, device: str) -> Added:
     """Fused in noise space, as ``augment`` does it."""
+    method = replace(method, fusion=method.fusion.settled(method.told))
     pairs = pairs_of(method, few, seed)
     labels: list[int | None] = few.label_N.tolist()
     told = Prompts(

@@ -210,6 +210,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     channels, size = backbone.shape(config.model.name, config.size)
     backbone.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
     hears = backbone.hears(config.model.name, config.prompt)
+    config = replace(config, fusion=config.fusion.settled(hears == "classes"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config, output=output, channels=channels, size=size, root=root,
@@ -258,7 +259,7 @@ def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
         del config["gate"], config["quality"]
     if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
         del config["inversion"]["sampler"]
-    defaults = FusionRecipe()
+    defaults = FusionRecipe(variation=0.0)
     for name in ("adaptive", "variation", "per_pair"):
         if getattr(task.config.fusion, name) == getattr(defaults, name):
             del config["fusion"][name]

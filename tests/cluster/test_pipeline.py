@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -40,6 +41,19 @@ def make_double(folder):
     return double
 
 
+def make_meeting(folder):
+    def meet(x):  # ends when the other unit has begun too
+        open(os.path.join(folder, f"begun-{x}"), "w").close()
+        end = time.monotonic() + 60
+        while not all(os.path.exists(os.path.join(folder, f"begun-{i}")) for i in (0, 1)):
+            if time.monotonic() > end:
+                raise TimeoutError("the other unit waits behind this one")
+            time.sleep(0.05)
+        return x
+
+    return meet
+
+
 def make_broken():
     raise ValueError("model 'nothing': no such folder")
 
@@ -72,9 +86,9 @@ def ours(ray_session):
 
 def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     folder = str(tmp_path)
-    outcome = pipeline.run(Plan(length=12, unit=unit), phase(folder), Ledger(output=folder), ours)
-    good = [i for i in range(12) if i not in (3, 5, 7)]
-    assert outcome.units == 12
+    outcome = pipeline.run(Plan(length=20, unit=unit), phase(folder), Ledger(output=folder), ours)
+    good = [i for i in range(20) if i not in (3, 5, 7)]
+    assert outcome.units == 20
     assert sorted(outcome.failed) == ["u003", "u005", "u007"]
     assert "no such shard" in outcome.failed["u003"]
     assert "cannot compute 5" in outcome.failed["u005"]
@@ -89,6 +103,14 @@ def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     host, process = records[0]["worker"].split("/")
     assert host == platform.node()
     assert int(process) != os.getpid()
+
+
+def test_no_unit_of_a_short_plan_waits_behind_another_while_a_worker_starts(ours, tmp_path):
+    folder = str(tmp_path)
+    meeting = phase(folder, partial(make_meeting, folder))
+    outcome = pipeline.run(Plan(length=2, unit=unit), meeting, Ledger(output=folder), ours)
+    assert (outcome.produced, outcome.failed) == (2, {})
+    assert len({r["worker"] for r in Ledger(output=folder).records("double")}) == 2
 
 
 def test_what_has_a_marker_is_not_done_again(ours, tmp_path):

@@ -140,6 +140,11 @@ def test_several_pictures_of_a_pair_differ(monkeypatch, source, tmp_path):
     assert {line.get("number", 0) for line in lines} == {0, 1, 2}
 
 
+def test_a_model_that_is_told_nothing_gets_no_fresh_noise_unasked(monkeypatch, source, tmp_path):
+    made = through(monkeypatch, tmp_path / "out", *BASE[1:], "--input", source)[1]
+    assert all("variation" not in json.loads(files["json"]) for files in made.values())
+
+
 def test_a_class_conditional_model_is_told_the_labels(monkeypatch, source, tmp_path, classes_model):
     more = [*BASE[1:], "--input", source, "--model.name", classes_model]
     plain, strong = (
@@ -147,6 +152,9 @@ def test_a_class_conditional_model_is_told_the_labels(monkeypatch, source, tmp_p
     )
     assert plain.keys() == strong.keys()
     assert plain != strong
+    kept = through(monkeypatch, tmp_path / "kept", *more, "--fusion.variation", "0")[1]
+    fresh = [[json.loads(f["json"]).get("variation") for f in made.values()] for made in (plain, kept)]
+    assert fresh == [[1.0] * len(plain), [None] * len(kept)]
     for files in strong.values():
         line = json.loads(files["json"])
         labels = [p["label"] for p in line["parents"]]
