@@ -106,6 +106,25 @@ def test_a_run_goes_on_with_another_method(monkeypatch, sides, tmp_path, ray_ses
     assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
 
 
+def test_the_closed_protocol_leaves_out_what_needs_the_pool(
+    monkeypatch, sides, tmp_path, capsys, ray_session
+):
+    done = []
+
+    def follow(plan, phase, *rest):
+        done.append((phase.name, plan.length))
+        return run_here(plan, phase, *rest)
+
+    monkeypatch.setattr(pipeline, "run", follow)
+    output = tmp_path / "out"
+    words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
+    assert cli.main(command(sides, output, *words)) == 0
+    assert done == [("tune", 1), ("make", 2), ("score", 4)]
+    assert "left out pool" in capsys.readouterr().out
+    rows = json.loads((output / "usefulness.json").read_text())["tables"]["3"]
+    assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
+
+
 def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
     found = {side: shards.find(f"{sides}/{side}") for side in ("input", "test")}
     settings = usefulness.Config(
@@ -139,7 +158,6 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         (["--per_class", "[99]"], "per_class=99: class 0 has"),
         (["--methods", '{"blend": {"made": "blend"}}'], "at least one without made pictures"),
         (["--protocol", "open"], "protocol"),
-        (["--protocol", "closed"], "methods.pool.made='pseudo_labels'"),
         (["--methods", '{"real": {}, "odd": {"made": "magic"}}'], "methods.odd: "),
         (["--methods", '{"real": {}, "odd": {"counts": 3}}'], "counts"),
     ],
