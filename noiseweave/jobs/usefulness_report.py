@@ -21,6 +21,7 @@ from noiseweave.jobs.usefulness import tag
 from noiseweave.jobs.usefulness_flows import Task, read_made
 
 ROWS, COLUMNS = 4, 10  # of a sheet
+INSTANT = 2.0  # seconds below which pictures cost nothing that a gain could be divided by
 
 
 def finish(
@@ -64,7 +65,7 @@ def table(task: Task, book: Ledger, per_class: int) -> list[dict[str, Any]]:
             "method": name, "accuracy": round(mean, 2), "half": _number(half), "gain": round(gain, 2),
             "gain_half": _number(gain_half), "reference": name == best, **_counts(task, book, per_class, name),
             "hours": round(seconds / 3600, 4),
-            "gain_per_hour": None if seconds == 0 else round(gain / (seconds / 3600), 1),
+            "gain_per_hour": None if seconds < INSTANT else round(gain / (seconds / 3600), 1),
         })  # fmt: skip
     return rows
 
@@ -88,12 +89,16 @@ def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[floa
 
 
 def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
-    """Worker time that a method's pictures cost, the labels' learning included and the prior not, of all subsets."""
+    """Worker time that a method's pictures cost, of all subsets: guesses and the labels' learning in, the prior not."""
     method = task.config.methods[name]
-    ids = [f"{per_class}-{n}" for n in range(task.config.subsets)]
-    made = {r["id"]: r["seconds"] for r in book.records("make")}
-    tuned = {r["id"]: r["seconds"] for r in book.records("tune")} if method.drawn else {}
-    return sum(made.get(f"{i}-{tag(task.config, name)}", 0.0) + tuned.get(i, 0.0) for i in ids)
+    phases = ["guess", "tune"] if method.drawn else ["guess"] if method.made == "pseudo_labels" else []
+    spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
+    total = 0.0
+    for n in range(task.config.subsets):
+        place = f"{per_class}-{n}"
+        total += spent["make"].get(f"{place}-{tag(task.config, name)}", 0.0)
+        total += sum(spent[phase].get(place, 0.0) for phase in phases)
+    return total
 
 
 def _guessed(book: Ledger, per_class: int) -> str:
