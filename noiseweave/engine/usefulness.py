@@ -80,28 +80,38 @@ def guessed(
 ) -> Pictures:  # fmt: skip
     """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure."""
     p_NK = np.zeros((len(image_NHWC), classes), np.float32)
-    for number in range(recipe.rounds if recipe.sure < 1 else 0):
+    rounds = recipe.rounds if recipe.sure < 1 else 0
+    seen = None
+    if recipe.features is not None and rounds:
+        seen = (
+            _features(recipe.features, few.image_NHWC, device),
+            _features(recipe.features, image_NHWC, device),
+        )
+    for number in range(rounds):
         sure = p_NK.max(1) >= recipe.sure
         more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), classes)) if sure.any() else None
-        if recipe.features is None:
+        if seen is None:
             own = few.image_NHWC, soft_labels(few.label_N, classes)
             network = classifier_training.train(*own, judge, seed + number, more, device)
             p_NK = classifier_training.probabilities(network, image_NHWC)
         else:
-            p_NK = _regressed(few, image_NHWC, sure, p_NK.argmax(1), recipe.features, classes, device)
+            p_NK = _regressed(*seen, few.label_N, sure, p_NK.argmax(1), classes)
     label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
     return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
 
 
 def _regressed(
-    few: Pictures, image_NHWC: np.ndarray, sure_N: np.ndarray, guess_N: np.ndarray, recipe: FeatureRecipe,
-    classes: int, device: str,
-) -> np.ndarray:  # fmt: skip
+    own_MD: np.ndarray,
+    f_ND: np.ndarray,
+    label_M: np.ndarray,
+    sure_N: np.ndarray,
+    guess_N: np.ndarray,
+    classes: int,
+) -> np.ndarray:
     """What a logistic regression of the few, and of the guesses that are sure, makes of each picture: [N, K]."""
     from sklearn.linear_model import LogisticRegression
 
-    f_ND, own_MD = (_features(recipe, x, device) for x in (image_NHWC, few.image_NHWC))
-    known = np.concatenate([few.label_N, guess_N[sure_N]])
+    known = np.concatenate([label_M, guess_N[sure_N]])
     # unit features are small numbers: a weak penalty lets them speak
     fitted = LogisticRegression(C=100.0, max_iter=1000).fit(np.concatenate([own_MD, f_ND[sure_N]]), known)
     p_NK = np.zeros((len(f_ND), classes), np.float32)
@@ -276,7 +286,7 @@ def blend(method: Method, few: Pictures, classes: int, seed: int) -> Added:
 def pseudo_labels(pool: Pictures, classes: int) -> Added:
     """The pool's pictures themselves, where there is a guess."""
     sure = pool.label_N >= 0
-    p_MK = np.eye(classes, dtype=np.float32)[pool.label_N[sure]]
+    p_MK = soft_labels(pool.label_N[sure], classes).numpy()
     return Added(image_MHWC=pool.image_NHWC[sure], p_MK=p_MK, rejected={})
 
 

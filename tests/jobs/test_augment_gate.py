@@ -92,17 +92,8 @@ def test_the_same_command_gives_the_same_and_other_settings_are_refused(
 def test_what_is_forgotten_is_no_longer_counted_as_rejected(monkeypatch, source, tmp_path, ray_session):
     output = tmp_path / "out"
     through(
-        monkeypatch,
-        output,
-        *BASE[1:],
-        "--input",
-        source,
-        *GATE,
-        "--quality.drift",
-        "0.3",
-        "--quality.redraw",
-        "0",
-    )
+        monkeypatch, output, *BASE[1:], "--input", source, *GATE, "--quality.drift", "0.3", "--quality.redraw", "0"
+    )  # fmt: skip
     key = rejected(output)[0]["parents"][0]["key"]
     gone = [line for line in rejected(output) if key in {p["key"] for p in line["parents"]}]
     before = report(output)

@@ -90,14 +90,20 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
     assert (output / "usefulness.md").read_text() == before
 
 
-def test_a_run_goes_on_with_another_method(monkeypatch, sides, tmp_path, ray_session):
-    done = []
+@pytest.fixture
+def done(monkeypatch, ray_session):
+    """(phase, units) of each flow that runs, here in this process."""
+    flows = []
 
     def follow(plan, phase, *rest):
-        done.append((phase.name, plan.length))
+        flows.append((phase.name, plan.length))
         return run_here(plan, phase, *rest)
 
     monkeypatch.setattr(pipeline, "run", follow)
+    return flows
+
+
+def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
     output, words = tmp_path / "out", ["--per_class", "[3]", "--seeds", "1"]
     assert cli.main(command(sides, output, *words, "--methods", '{"real": {}}')) == 0
     assert done == [("score", 1)]
@@ -106,16 +112,7 @@ def test_a_run_goes_on_with_another_method(monkeypatch, sides, tmp_path, ray_ses
     assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
 
 
-def test_the_closed_protocol_leaves_out_what_needs_the_pool(
-    monkeypatch, sides, tmp_path, capsys, ray_session
-):
-    done = []
-
-    def follow(plan, phase, *rest):
-        done.append((phase.name, plan.length))
-        return run_here(plan, phase, *rest)
-
-    monkeypatch.setattr(pipeline, "run", follow)
+def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
     output = tmp_path / "out"
     words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
     assert cli.main(command(sides, output, *words)) == 0
