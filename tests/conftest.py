@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,17 @@ from noiseweave.cluster.session import SETTINGS
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small networks gain nothing from threads, and lose much where other processes want the cores too."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # whatever the test, or what it ran, has set
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +66,9 @@ def xl_folder(tmp_path_factory):
 def taught_folder(sd_folder, tmp_path_factory):
     """sd_folder that learned what a red wall is, and a blue one."""
     import small_pipeline
-    import torch
 
     if not small_pipeline.TAESD.is_dir():
         pytest.skip("no TAESD here: a random VAE has no colours")
-    torch.set_num_threads(1)
     folder = shutil.copytree(sd_folder, tmp_path_factory.mktemp("taught") / "small")
     small_pipeline.teach(folder, {"a red wall": (220, 30, 30), "a blue wall": (30, 30, 220)}, 80)
     return folder

@@ -8,12 +8,15 @@ What is left of a run is its planned units minus its done-markers, after any cra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.engine.records import Bad, UnitReport
+
+READ = 1000  # markers asked for at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,9 @@ class Ledger:
 
     def records(self, phase: str) -> Iterator[dict[str, Any]]:
         """The markers of a phase, sorted by id."""
-        for unit in sorted(self.done(phase)):
-            yield storage.read_json(self.path("done", phase, f"{unit}.json"))
+        paths = [self.path("done", phase, f"{unit}.json") for unit in sorted(self.done(phase))]
+        for start in range(0, len(paths), READ):
+            yield from map(json.loads, storage.read_all(paths[start : start + READ]))
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

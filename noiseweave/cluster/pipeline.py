@@ -122,11 +122,12 @@ def _left(plan: Plan, done: set[str]) -> np.ndarray:
 
 
 def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
-    """The units of one task each, ever fewer towards the end so that all workers end together (Polychronopoulos and
-    Kuck 1987)."""
+    """The units of one task each, fewer towards the end so that all workers end together (Hummel et al. 1992); not
+    single ones, of which a long plan on many workers would end in more a second than Ray can start."""
     most, blocks, start = -(-len(left) // BLOCKS), [], 0
+    least = -(-most // 2)
     while start < len(left):
-        size = max(1, min(most, (len(left) - start) // (4 * workers)))
+        size = max(least, min(most, (len(left) - start) // (2 * workers)))
         blocks.append(left[start : start + size])
         start += size
     return blocks

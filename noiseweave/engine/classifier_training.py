@@ -103,9 +103,9 @@ def batches(
 
 def augmented(x_BCHW: Tensor, p_BK: Tensor, recipe: ClassifierRecipe) -> tuple[Tensor, Tensor]:
     """A batch through the classical augmentations, those of single pictures first."""
-    for name in ("flip", "affine", "randaugment"):
+    for name, change in (("flip", flip), ("crop", crop), ("affine", affine), ("randaugment", randaugment)):
         if name in recipe.classical:
-            x_BCHW = {"flip": flip, "affine": affine, "randaugment": randaugment}[name](x_BCHW)
+            x_BCHW = change(x_BCHW)
     if not {"mixup", "cutmix"} & set(recipe.classical):
         return x_BCHW, p_BK
     from torchvision.transforms import v2
@@ -122,6 +122,15 @@ def flip(x_BCHW: Tensor) -> Tensor:
     """Half of the pictures mirrored left to right."""
     chosen_B = torch.rand(len(x_BCHW)) < 0.5
     return torch.where(chosen_B.view(-1, 1, 1, 1).to(x_BCHW.device), x_BCHW.flip(-1), x_BCHW)
+
+
+def crop(x_BCHW: Tensor) -> Tensor:
+    """Each picture cut out of itself with an eighth of its side reflected around it."""
+    side, edge = x_BCHW.shape[-1], x_BCHW.shape[-1] // 8
+    wide_BCHW = F.pad(x_BCHW, [edge] * 4, mode="reflect")
+    corners = torch.randint(2 * edge + 1, (len(x_BCHW), 2)).tolist()
+    cut = [x[:, top : top + side, left : left + side] for x, (top, left) in zip(wide_BCHW, corners, strict=True)]
+    return torch.stack(cut)
 
 
 def affine(x_BCHW: Tensor) -> Tensor:

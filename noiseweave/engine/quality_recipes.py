@@ -8,8 +8,7 @@ from typing import Literal
 
 from noiseweave.engine.recipes import check
 
-Classical = Literal["flip", "affine", "randaugment", "mixup", "cutmix"]
-CLASSICAL: tuple[Classical, ...] = ("flip", "affine", "randaugment", "mixup", "cutmix")
+Classical = Literal["flip", "crop", "affine", "randaugment", "mixup", "cutmix"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +23,8 @@ class ClassifierRecipe:
         weight_decay: of AdamW.
         dropout: before the last layer.
         share: of made pictures in a batch, where there are any.
-        classical: augmentations of every batch: flip, affine (up to 15 degrees, 10 % shift and 15 % scale),
-            randaugment (arXiv 1909.13719), mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899).
+        classical: augmentations of every batch: flip, crop (moved by up to an eighth of the side, reflected at the
+            edge), affine (up to 15 degrees, 10 % shift and 15 % scale, black outside), randaugment (arXiv 1909.13719), mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899).
     """
 
     steps: int = 500

@@ -234,10 +234,14 @@ def prior(
 
 
 def made(
-    method: Method, few: Pictures, weights: bytes, recipe: GeneratorRecipe, classes: int, seed: int,
-    device: str = "cpu",
+    method: Method, few: Pictures, parents: Pictures, weights: bytes, recipe: GeneratorRecipe, classes: int,
+    seed: int, device: str = "cpu",
 ) -> Added:  # fmt: skip
-    """The pictures that the generator adds to the few, by a method whose ``drawn`` is true."""
+    """The pictures that the generator adds to the few, by a method whose ``drawn`` is true.
+
+    Args:
+        parents: what pairs are of, ``parents_of`` the method.
+    """
     pretrained.quiet()
     side, channels = few.image_NHWC.shape[2:]
     system = systems.build(blueprint(recipe, classes, side, channels, 0))
@@ -248,16 +252,28 @@ def made(
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(system.model.scheduler.config)
-    return fusions(method, Backbone(network, scheduler, device), few, classes, seed, device)
+    return fusions(method, Backbone(network, scheduler, device), few, parents, classes, seed, device)
 
 
-def pairs_of(method: Method, few: Pictures, seed: int) -> list[Pair]:
+def parents_of(method: Method, few: Pictures, told: Pictures | None) -> Pictures:
+    """The few; with ``parents: guessed`` also what has a guess of ``told``, the pool."""
+    if method.parents == "few":
+        return few
+    assert told is not None
+    sure = told.label_N >= 0
+    return Pictures(
+        image_NHWC=np.concatenate([few.image_NHWC, told.image_NHWC[sure]]),
+        label_N=np.concatenate([few.label_N, told.label_N[sure]]),
+    )
+
+
+def pairs_of(method: Method, parents: Pictures, seed: int) -> list[Pair]:
     """``count`` draws of pairs, every pair as often as the others or once more; in an order of chance."""
-    label_N = few.label_N.tolist()
+    label_N = parents.label_N.tolist()
     same = method.pairs == "same_class"
     every = [(a, b) for a, b in combinations(range(len(label_N)), 2) if not same or label_N[a] == label_N[b]]
     if not every:
-        raise ValueError(f"methods.pairs={method.pairs!r}: no two of the labelled pictures are a pair")
+        raise ValueError(f"methods.pairs={method.pairs!r}: no two of the parents are a pair")
     rng(seed, "pairs").shuffle(every)
     rounds = (n // len(every) for n in range(method.count))
     return [
@@ -266,21 +282,22 @@ def pairs_of(method: Method, few: Pictures, seed: int) -> list[Pair]:
     ]
 
 
-def shares(pairs: Sequence[Pair], few: Pictures, classes: int, hard: bool) -> np.ndarray:
+def shares(pairs: Sequence[Pair], parents: Pictures, classes: int, hard: bool) -> np.ndarray:
     """float32 [M, K]: the parents' labels by their weights, or the larger alone."""
-    one_NK = np.eye(classes, dtype=np.float32)[few.label_N]
+    one_NK = np.eye(classes, dtype=np.float32)[parents.label_N]
     ratio = np.array([p.ratio for p in pairs], np.float32)[:, None]
     p_MK = (1 - ratio) * one_NK[[p.a for p in pairs]] + ratio * one_NK[[p.b for p in pairs]]
     return np.eye(classes, dtype=np.float32)[p_MK.argmax(1)] if hard else p_MK
 
 
-def blend(method: Method, few: Pictures, classes: int, seed: int) -> Added:
+def blend(method: Method, parents: Pictures, classes: int, seed: int) -> Added:
     """Pixels of the pairs, mixed."""
-    pairs = pairs_of(method, few, seed)
+    pairs = pairs_of(method, parents, seed)
     ratio = np.array([p.ratio for p in pairs], np.float32).reshape(-1, 1, 1, 1)
-    a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(np.float32) for end in "ab")
+    a, b = (parents.image_NHWC[[getattr(p, end) for p in pairs]].astype(np.float32) for end in "ab")
     image_MHWC = ((1 - ratio) * a + ratio * b).round().astype(np.uint8)
-    return Added(image_MHWC=image_MHWC, p_MK=shares(pairs, few, classes, method.hard_labels), rejected={})
+    p_MK = shares(pairs, parents, classes, method.hard_labels)
+    return Added(image_MHWC=image_MHWC, p_MK=p_MK, rejected={})
 
 
 def pseudo_labels(pool: Pictures, classes: int) -> Added:
@@ -321,20 +338,22 @@ def judge_of(
     return classifier_training.train(few.image_NHWC, p_NK, recipe.classifier, seed, device=device)
 
 
-def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, seed: int, device: str) -> Added:
+def fusions(
+    method: Method, backbone: Backbone, few: Pictures, parents: Pictures, classes: int, seed: int, device: str
+) -> Added:
     """Fused in noise space, as ``augment`` does it."""
     method = replace(method, fusion=method.fusion.settled(method.told))
-    pairs = pairs_of(method, few, seed)
-    labels: list[int | None] = few.label_N.tolist()
+    pairs = pairs_of(method, parents, seed)
+    labels: list[int | None] = parents.label_N.tolist()
     told = Prompts(
         source=tuple(labels), target=tuple(labels), guidance_source=1.0, guidance_target=method.guidance
     )
     keys = [str(i) for i in range(len(labels))]
     maps = augmentation.inverted(
-        backbone, few.image_NHWC, keys, {p.b for p in pairs}, method.inversion, method.fusion, seed,
+        backbone, parents.image_NHWC, keys, {p.b for p in pairs}, method.inversion, method.fusion, seed,
         told if method.told else None,
     )  # fmt: skip
-    check = _gate(method, few, classes, seed, device) if method.gate else None
+    check = _gate(method, few, parents, classes, seed, device) if method.gate else None
 
     def again(pair: Pair, attempt: int) -> Pair:
         a, b = sorted((pair.a, pair.b))
@@ -352,24 +371,24 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, classes: int, see
     why = {
         n.removeprefix("rejected:"): int(v) for n, v in gate.counts(done).items() if n.startswith("rejected:")
     }
-    p_MK = shares(done.pairs, few, classes, method.hard_labels)
+    p_MK = shares(done.pairs, parents, classes, method.hard_labels)
     return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=why)
 
 
 def _gate(
-    method: Method, few: Pictures, classes: int, seed: int, device: str
+    method: Method, few: Pictures, parents: Pictures, classes: int, seed: int, device: str
 ) -> Callable[..., list[quality.Check]]:
     network = judge_of(few, method.quality, classes, seed, device)
     judge = quality.Judge(
-        extract=_seen, real_ND=_seen(few.image_NHWC),
+        extract=_seen, real_ND=_seen(parents.image_NHWC),
         chances=lambda image_PHWC, _: classifier_training.probabilities(network, image_PHWC),
     )  # fmt: skip
 
     def check(pairs: Sequence[Pair], fused: augmentation.Fused) -> list[quality.Check]:
         ends = [(p.a, p.b) for p in pairs]
-        labels = few.label_N.tolist()
+        labels = parents.label_N.tolist()
         return quality.checks(
-            judge, fused.image_PHWC, fused.finite_P, ends, few.image_NHWC, labels, method.quality
+            judge, fused.image_PHWC, fused.finite_P, ends, parents.image_NHWC, labels, method.quality
         )
 
     return check

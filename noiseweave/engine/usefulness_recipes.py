@@ -87,6 +87,8 @@ class Method:
             model); fusion (of pairs, in noise space); pseudo_labels (the pool's own pictures with their guesses).
         count: added pictures; of pseudo_labels, all with a guess.
         share: of added pictures in a batch; None is classifier.share.
+        parents: of fusion and blend: the few, or those and the pool's pictures with a guess (guessed), which is taken
+            for their label.
         pairs: of the same class, or of any two, with soft labels.
         hard_labels: a picture of two classes is given the label of the larger share.
         inversion, fusion: of fusion; blend takes the ratios of fusion.
@@ -100,6 +102,7 @@ class Method:
     made: Literal["none", "blend", "samples", "fusion", "pseudo_labels"] = "none"
     count: int = 1000
     share: float | None = None
+    parents: Literal["few", "guessed"] = "few"
     pairs: Literal["same_class", "any"] = "same_class"
     hard_labels: bool = False
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
@@ -113,8 +116,15 @@ class Method:
         check(self.count >= 1, "methods.count", self.count, "1 or more")
         check(self.share is None or 0 < self.share < 1, "methods.share", self.share, "above 0, below 1")
         check(0 <= self.guidance <= 100, "methods.guidance", self.guidance, "0 to 100")
+        paired = self.made in ("fusion", "blend")
+        check(paired or self.parents == "few", "methods.parents", self.parents, "of fusion and blend alone")
 
     @property
     def drawn(self) -> bool:
         """Whether its pictures come from the generator."""
         return self.made in ("samples", "fusion")
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it adds what was guessed, which no closed protocol has."""
+        return self.made == "pseudo_labels" or self.parents == "guessed"

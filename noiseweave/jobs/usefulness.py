@@ -42,7 +42,7 @@ class Config:
         generator: the diffusion model.
         guess: pseudo-labels for the pool, in the prior protocol.
         methods: name -> what it adds: classical, made (none, blend, samples, fusion, pseudo_labels), count, share,
-            pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not have a "/". The
+            parents, pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not have a "/". The
             reference of all is the best method without made pictures.
         seed: every random choice comes from it.
         max_pixels: larger pictures are left out unread.
@@ -144,7 +144,7 @@ def run(config: Config) -> int:
 
 def without_pool(config: Config) -> Config:
     """Without the methods that need the pool, which are named."""
-    needs = [name for name, m in config.methods.items() if m.made == "pseudo_labels"]
+    needs = [name for name, m in config.methods.items() if m.guesses]
     if needs:
         print(f"closed protocol, which sees no pool: left out {', '.join(needs)}")
     return replace(config, methods={name: m for name, m in config.methods.items() if name not in needs})

@@ -91,7 +91,7 @@ class Task:
     @property
     def guessing(self) -> bool:
         """Whether the pool's pictures are guessed."""
-        wanted = self.drawing or any(m.made == "pseudo_labels" for m in self.config.methods.values())
+        wanted = self.drawing or any(m.guesses for m in self.config.methods.values())
         return wanted and self.config.protocol == "prior"
 
 
@@ -184,13 +184,16 @@ def _judge(config: Config) -> ClassifierRecipe:
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     k, subset, tagged = unit
     c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    told = _told(task, book, (k, subset)) if method.guesses else None
+    parents = usefulness.parents_of(method, few, told)
     if method.made == "blend":
-        added = usefulness.blend(method, few, task.classes, c.seed)
+        added = usefulness.blend(method, parents, task.classes, c.seed)
     elif method.made == "pseudo_labels":
-        added = usefulness.pseudo_labels(_told(task, book, (k, subset)), task.classes)
+        assert told is not None
+        added = usefulness.pseudo_labels(told, task.classes)
     else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-        added = usefulness.made(method, few, weights, c.generator, task.classes, c.seed, device)
+        added = usefulness.made(method, few, parents, weights, c.generator, task.classes, c.seed, device)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}

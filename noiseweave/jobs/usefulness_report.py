@@ -91,7 +91,7 @@ def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[floa
 def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
     """Worker time that a method's pictures cost, of all subsets: guesses and the labels' learning in, the prior not."""
     method = task.config.methods[name]
-    phases = ["guess", "tune"] if method.drawn else ["guess"] if method.made == "pseudo_labels" else []
+    phases = ["guess", "tune"] if method.drawn else ["guess"] if method.guesses else []
     spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
     total = 0.0
     for n in range(task.config.subsets):

@@ -42,6 +42,17 @@ def test_read_ranges_in_any_order(folder):
     assert storage.read_ranges(path, iter([])) == []
 
 
+def test_read_all_in_the_order_asked(folder):
+    names = ["b*[1].json", "a.json", "c d+e@f.json"]  # nothing in a name is a pattern
+    for name in names:
+        storage.write(storage.join(folder, name), name.encode())
+    paths = [storage.join(folder, name) for name in names]
+    assert storage.read_all(paths) == [name.encode() for name in names]
+    assert storage.read_all([]) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read_all([*paths, storage.join(folder, "none")])
+
+
 def test_a_missing_file_is_an_error_everywhere(folder):
     path = storage.join(folder, "none")
     for call in (

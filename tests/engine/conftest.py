@@ -8,17 +8,6 @@ from PIL import Image
 from noiseweave.engine.recipes import ModelConfig
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small networks gain nothing from threads, and lose much where other processes want the cores too."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def digits_model():
     """ModelConfig -> the shipped model's Backbone, loaded afresh."""

@@ -67,7 +67,18 @@ def test_affine_moves_pictures_little_and_each_on_its_own():
     assert len({tuple(p.flatten().tolist()) for p in y}) == 64
 
 
-@pytest.mark.parametrize("name", ["flip", "affine", "randaugment", "mixup", "cutmix"])
+def test_a_crop_is_a_shift_with_reflected_edges():
+    torch.manual_seed(0)
+    x = torch.arange(256.0).reshape(1, 1, 16, 16).expand(200, 1, 16, 16)
+    y = classifier_training.crop(x)
+    shifts = {(int(p[0, 8, 8]) // 16 - 8, int(p[0, 8, 8]) % 16 - 8) for p in y}
+    assert shifts == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+    moved = next(p[0] for p in y if p[0, 8, 8] == 10 * 16 + 8)  # the picture two up: its last rows come back
+    torch.testing.assert_close(moved[:14], x[0, 0, 2:])
+    torch.testing.assert_close(moved[14:], x[0, 0, [14, 13]])
+
+
+@pytest.mark.parametrize("name", ["flip", "crop", "affine", "randaugment", "mixup", "cutmix"])
 def test_every_augmentation_keeps_shapes_ranges_and_sums_of_labels(digits, name):
     x = torch.from_numpy(digits[0][:32]).permute(0, 3, 1, 2).float() / 127.5 - 1
     p = classifier_training.soft_labels(digits[1][:32], 10)

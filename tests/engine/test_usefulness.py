@@ -130,20 +130,35 @@ def test_labels_of_two_classes_are_shared_or_the_larger(few):
 
 
 def test_fusions_are_made_told_and_gated(few, weights):
-    plain = usefulness.made(FUSED, few, weights, TINY, 3, 0)
+    plain = usefulness.made(FUSED, few, few, weights, TINY, 3, 0)
     assert plain.image_MHWC.shape == (12, 8, 8, 1)
     assert (plain.p_MK.max(1) == 1).all()
-    untold = usefulness.made(replace(FUSED, told=False), few, weights, TINY, 3, 0)
+    untold = usefulness.made(replace(FUSED, told=False), few, few, weights, TINY, 3, 0)
     assert not np.array_equal(untold.image_MHWC, plain.image_MHWC)
     strict = QualityRecipe(drift=0.0, copy=1.0, sharpness=0.0, redraw=1, classifier=QUICK)
-    gated = usefulness.made(replace(FUSED, gate=True, quality=strict), few, weights, TINY, 3, 0)
+    gated = usefulness.made(replace(FUSED, gate=True, quality=strict), few, few, weights, TINY, 3, 0)
     assert len(gated.p_MK) + gated.rejected.get("drifted", 0) == 12
     assert gated.rejected["drifted"] > 0
 
 
+def test_parents_may_be_guessed_pictures_too(few, pool, weights):
+    told = replace(pool, label_N=np.where(np.arange(120) < 100, -1, (pool.label_N + 1) % 3))
+    method = replace(FUSED, parents="guessed", count=40)
+    parents = usefulness.parents_of(method, few, told)
+    assert len(parents.label_N) == 12 + 20
+    np.testing.assert_array_equal(parents.image_NHWC[12:], pool.image_NHWC[100:])
+    ends = {end for p in usefulness.pairs_of(method, parents, 0) for end in (p.a, p.b)}
+    assert max(ends) > 12 > min(ends)
+    added = usefulness.made(method, few, parents, weights, TINY, 3, 0)
+    assert (len(added.p_MK), set(added.p_MK.max(1).tolist())) == (40, {1.0})
+    assert usefulness.parents_of(FUSED, few, told) is few
+    with pytest.raises(ValueError, match=r"methods\.parents"):
+        Method(made="samples", parents="guessed")
+
+
 def test_samples_are_balanced_over_the_classes(few, weights):
     method = Method(made="samples", count=9, inversion=InversionRecipe(num_steps=3, skip=0))
-    added = usefulness.made(method, few, weights, TINY, 3, 0)
+    added = usefulness.made(method, few, few, weights, TINY, 3, 0)
     assert added.p_MK.sum(0).tolist() == [3, 3, 3]
 
 

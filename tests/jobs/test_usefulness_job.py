@@ -32,6 +32,7 @@ methods:
   affine: {classical: [affine]}
   blend: {made: blend, count: 10}
   pool: {made: pseudo_labels}
+  pool blend: {made: blend, parents: guessed, count: 8}
   fused: {made: fusion, count: 6, inversion: {num_steps: 3, skip: 1}}
 cluster: {gpus_per_worker: 0}
 """
@@ -69,19 +70,19 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
     assert figures["quarantined"] == 1
     assert figures["tables"].keys() == {"3", "5"}
     for rows in figures["tables"].values():
-        assert [r["method"] for r in rows] == ["real", "affine", "blend", "pool", "fused"]
+        assert [r["method"] for r in rows] == ["real", "affine", "blend", "pool", "pool blend", "fused"]
         assert all(0 <= r["accuracy"] <= 100 for r in rows)
         [best] = [r for r in rows if r["reference"]]
         assert best["accuracy"] == max(r["accuracy"] for r in rows[:2])
         added = {r["method"]: r["added"] for r in rows}
         assert 0 < added.pop("pool") <= 59
-        assert added == {"real": 0, "affine": 0, "blend": 10, "fused": 6}
+        assert added == {"real": 0, "affine": 0, "blend": 10, "pool blend": 8, "fused": 6}
         gains = {r["method"]: r["gain"] for r in rows}
         blend = next(r for r in rows if r["method"] == "blend")
         assert gains["blend"] == pytest.approx(blend["accuracy"] - best["accuracy"], abs=0.011)
     assert "3 labelled pictures a class" in (output / "usefulness.md").read_text()
     assert Image.open(output / "usefulness.png").width > 500
-    sheets = {f"{k}-{name}.png" for k in (3, 5) for name in ("blend", "pool", "fused")}
+    sheets = {f"{k}-{name}.png" for k in (3, 5) for name in ("blend", "pool", "pool blend", "fused")}
     assert {p.name for p in (output / "sheets").iterdir()} == sheets
     assert (output / "quarantine.jsonl").read_text().count("not_an_image") == 1
     before = (output / "usefulness.md").read_text()
@@ -117,7 +118,7 @@ def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_pat
     words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
     assert cli.main(command(sides, output, *words)) == 0
     assert done == [("tune", 1), ("make", 2), ("score", 4)]
-    assert "left out pool" in capsys.readouterr().out
+    assert "left out pool, pool blend" in capsys.readouterr().out
     rows = json.loads((output / "usefulness.json").read_text())["tables"]["3"]
     assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
 
