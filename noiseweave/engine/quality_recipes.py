@@ -24,7 +24,8 @@ class ClassifierRecipe:
         dropout: before the last layer.
         share: of made pictures in a batch, where there are any.
         classical: augmentations of every batch: flip, crop (moved by up to an eighth of the side, reflected at the
-            edge), affine (up to 15 degrees, 10 % shift and 15 % scale, black outside), randaugment (arXiv 1909.13719), mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899).
+            edge), affine (up to 15 degrees, 10 % shift and 15 % scale, black outside), randaugment
+            (arXiv 1909.13719), mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899).
     """
 
     steps: int = 500
