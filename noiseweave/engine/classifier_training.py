@@ -129,7 +129,9 @@ def crop(x_BCHW: Tensor) -> Tensor:
     side, edge = x_BCHW.shape[-1], x_BCHW.shape[-1] // 8
     wide_BCHW = F.pad(x_BCHW, [edge] * 4, mode="reflect")
     corners = torch.randint(2 * edge + 1, (len(x_BCHW), 2)).tolist()
-    cut = [x[:, top : top + side, left : left + side] for x, (top, left) in zip(wide_BCHW, corners, strict=True)]
+    cut = [
+        x[:, top : top + side, left : left + side] for x, (top, left) in zip(wide_BCHW, corners, strict=True)
+    ]
     return torch.stack(cut)
 
 

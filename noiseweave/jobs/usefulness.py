@@ -21,6 +21,16 @@ from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, M
 
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
 
+MADE_FROM: dict[str, tuple[str, ...]] = {
+    "pseudo_labels": (),
+    "blend": ("count", "parents", "pairs", "hard_labels", "fusion"),
+    "samples": ("count", "inversion", "guidance", "gate", "quality"),
+    "fusion": (
+        "count", "parents", "pairs", "hard_labels", "fusion", "inversion", "guidance", "told", "gate", "quality",
+    ),
+}  # fmt: skip
+"""What of a method its pictures depend on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -167,5 +177,14 @@ def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> Mapping[str,
 
 def tag(config: Config, name: str) -> str:
     """A method's name and what it does: another recipe of the same name is another method."""
-    recipe = json.dumps(asdict(config.methods[name]), sort_keys=True)
-    return f"{name}@{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    return f"{name}@{_hash(asdict(config.methods[name]))}"
+
+
+def made_tag(method: Method) -> str:
+    """What a method makes and of what; methods that differ in the training alone have the same pictures."""
+    recipe = asdict(method)
+    return f"{method.made}@{_hash({name: recipe[name] for name in MADE_FROM[method.made]})}"
+
+
+def _hash(recipe: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]

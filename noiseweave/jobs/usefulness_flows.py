@@ -21,7 +21,7 @@ from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.engine.usefulness import Added, Pictures, few_of
 from noiseweave.engine.usefulness_recipes import Method
 from noiseweave.jobs import shard_pictures
-from noiseweave.jobs.usefulness import Config, tag
+from noiseweave.jobs.usefulness import Config, made_tag, tag
 
 DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
 
@@ -78,7 +78,8 @@ class Task:
 
     @property
     def making(self) -> dict[str, Method]:
-        return {name: m for name, m in self.config.methods.items() if m.made != "none"}
+        """What is made: ``made_tag`` -> a method that makes it."""
+        return {made_tag(m): m for m in self.config.methods.values() if m.made != "none"}
 
     def method(self, tagged: str) -> Method:
         return self.config.methods[tagged.rpartition("@")[0]]
@@ -109,7 +110,7 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
         steps.append(("guess", places))
     if task.drawing:
         steps.append(("tune", places))
-    steps.append(("make", [(*place, tag(config, name)) for place in places for name in task.making]))
+    steps.append(("make", [(*place, tagged) for place in places for tagged in task.making]))
     steps.append((
         "score", [(*place, tag(config, name), seed)
                   for place in places for name in config.methods for seed in range(config.seeds)]
@@ -183,7 +184,7 @@ def _judge(config: Config) -> ClassifierRecipe:
 
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     k, subset, tagged = unit
-    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    c, method, few = task.config, task.making[tagged], task.few[k, subset]
     told = _told(task, book, (k, subset)) if method.guesses else None
     parents = usefulness.parents_of(method, few, told)
     if method.made == "blend":
@@ -203,14 +204,14 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str,
 def _score(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     k, subset, tagged, seed = unit
     c, method, few = task.config, task.method(tagged), task.few[k, subset]
-    added = None if method.made == "none" else read_made(book, k, subset, tagged)
+    added = None if method.made == "none" else read_made(book, k, subset, method)
     right = usefulness.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
     return {}, {"accuracy": right}
 
 
-def read_made(book: Ledger, per_class: int, subset: int, tagged: str) -> Any:
+def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
     """What a method added."""
-    data = storage.read(book.path("made", f"{per_class}-{subset}-{tagged}.npz"))
+    data = storage.read(book.path("made", f"{per_class}-{subset}-{made_tag(method)}.npz"))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
 

@@ -17,7 +17,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine import collage
 from noiseweave.engine.records import Bad
 from noiseweave.engine.usefulness import interval
-from noiseweave.jobs.usefulness import tag
+from noiseweave.jobs.usefulness import made_tag, tag
 from noiseweave.jobs.usefulness_flows import Task, read_made
 
 ROWS, COLUMNS = 4, 10  # of a sheet
@@ -91,12 +91,14 @@ def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[floa
 def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
     """Worker time that a method's pictures cost, of all subsets: guesses and the labels' learning in, the prior not."""
     method = task.config.methods[name]
+    if method.made == "none":
+        return 0.0
     phases = ["guess", "tune"] if method.drawn else ["guess"] if method.guesses else []
     spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
     total = 0.0
     for n in range(task.config.subsets):
         place = f"{per_class}-{n}"
-        total += spent["make"].get(f"{place}-{tag(task.config, name)}", 0.0)
+        total += spent["make"].get(f"{place}-{made_tag(method)}", 0.0)
         total += sum(spent[phase].get(place, 0.0) for phase in phases)
     return total
 
@@ -110,8 +112,9 @@ def _guessed(book: Ledger, per_class: int) -> str:
 
 def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
     """Pictures added and rejected, of the first subset."""
+    method = task.config.methods[name]
     for record in book.records("make"):
-        if record["id"] == f"{per_class}-0-{tag(task.config, name)}":
+        if method.made != "none" and record["id"] == f"{per_class}-0-{made_tag(method)}":
             extra = record["extra"]
             out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
             return {"added": int(extra["made"]), "rejected": out}
@@ -169,8 +172,10 @@ def plot(tables: Mapping[int, list[dict[str, Any]]]) -> bytes:
 def _sheets(task: Task, book: Ledger, output: str) -> None:
     """Some of what each method added, of the first subset: sheets/<per_class>-<method>.png."""
     for k in task.config.per_class:
-        for name in task.making:
-            image_MHWC = read_made(book, k, 0, tag(task.config, name)).image_MHWC
+        for name, method in task.config.methods.items():
+            if method.made == "none":
+                continue
+            image_MHWC = read_made(book, k, 0, method).image_MHWC
             if not len(image_MHWC):
                 continue
             places = (

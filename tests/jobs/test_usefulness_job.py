@@ -111,6 +111,9 @@ def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
     more = '{"real": {}, "pool": {"made": "pseudo_labels"}}'
     assert cli.main(command(sides, output, *words, "--methods", more)) == 0
     assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
+    top = '"top": {"made": "pseudo_labels", "classical": ["flip"]}'
+    assert cli.main(command(sides, output, *words, "--methods", f"{more[:-1]}, {top}}}")) == 0
+    assert done[4:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
 
 
 def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
