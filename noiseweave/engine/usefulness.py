@@ -76,26 +76,28 @@ def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) 
 
 def guessed(
     few: Pictures, image_NHWC: np.ndarray, recipe: GuessRecipe, judge: ClassifierRecipe, classes: int, seed: int,
-    device: str = "cpu",
+    device: str = "cpu", seen_ND: np.ndarray | None = None,
 ) -> Pictures:  # fmt: skip
-    """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure."""
+    """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure.
+
+    Args:
+        seen_ND: ``seen`` of the pool by ``recipe.features``, where there are any.
+    """
     p_NK = np.zeros((len(image_NHWC), classes), np.float32)
     rounds = recipe.rounds if recipe.sure < 1 else 0
-    seen = None
+    own_ND = None
     if recipe.features is not None and rounds:
-        seen = (
-            _features(recipe.features, few.image_NHWC, device),
-            _features(recipe.features, image_NHWC, device),
-        )
+        own_ND = seen(recipe.features, few.image_NHWC, device)
     for number in range(rounds):
         sure = p_NK.max(1) >= recipe.sure
         more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), classes)) if sure.any() else None
-        if seen is None:
+        if own_ND is None:
             own = few.image_NHWC, soft_labels(few.label_N, classes)
             network = classifier_training.train(*own, judge, seed + number, more, device)
             p_NK = classifier_training.probabilities(network, image_NHWC)
         else:
-            p_NK = _regressed(*seen, few.label_N, sure, p_NK.argmax(1), classes)
+            assert seen_ND is not None
+            p_NK = _regressed(own_ND, seen_ND, few.label_N, sure, p_NK.argmax(1), classes)
     label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
     return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
 
@@ -119,7 +121,7 @@ def _regressed(
     return p_NK
 
 
-def _features(recipe: FeatureRecipe, image_NHWC: np.ndarray, device: str) -> np.ndarray:
+def seen(recipe: FeatureRecipe, image_NHWC: np.ndarray, device: str) -> np.ndarray:
     """Unit features of square pictures of any size and of one or three channels."""
     extract = features.load(recipe, _no_backbone, device)
     side = features.side(recipe, "")

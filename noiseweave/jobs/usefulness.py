@@ -1,8 +1,8 @@
 """``noiseweave evaluate usefulness``: do the made pictures help a classifier of few labelled ones?
 
-Five flows: prior (the generator on the unlabelled pool), guess (what the pool's pictures may be), tune (the generator
-learns the labels of the few), make (what each method adds), score (classifiers, each trained on one worker). Only score
-ever reads the test set.
+Six flows: prior (the generator on the unlabelled pool), see (features of the pool's pictures, where they are guessed by
+them), guess (what they may be), tune (the generator learns the labels of the few), make (what each method adds), score
+(classifiers, each trained on one worker). Only score ever reads the test set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The flows of ``evaluate usefulness``: prior, guess, tune, make, score. Only score reads the test set."""
+"""The flows of ``evaluate usefulness``: prior, see, guess, tune, make, score. Only score reads the test set."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from noiseweave.engine.usefulness_recipes import Method
 from noiseweave.jobs import shard_pictures
 from noiseweave.jobs.usefulness import Config, made_tag, tag
 
+SEEN = 512  # pictures of the pool that one unit takes features of
 DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
 
 
@@ -107,6 +108,8 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
         steps.append(("prior", [("prior",)]))
     places = sorted(task.few)
     if task.guessing:
+        if config.guess.features is not None:
+            steps.append(("see", [(start,) for start in _starts(task)]))
         steps.append(("guess", places))
     if task.drawing:
         steps.append(("tune", places))
@@ -151,9 +154,29 @@ def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
     return {"prior.safetensors": data}, {}
 
 
+def _starts(task: Task) -> range:
+    return range(0, len(task.data["input"].image_NHWC), SEEN)
+
+
+def _see(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    recipe = task.config.guess.features
+    assert recipe is not None
+    f_ND = usefulness.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
+    buffer = io.BytesIO()
+    np.save(buffer, f_ND, allow_pickle=False)
+    return {f"seen-{unit[0]}.npy": buffer.getvalue()}, {}
+
+
+def _array(path: str) -> np.ndarray:
+    return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+
+
 def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     c, few, pool = task.config, task.few[unit], task.data["input"]
-    told = usefulness.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device)
+    seen_ND = None
+    if c.guess.features is not None:
+        seen_ND = np.concatenate([_array(book.path(f"seen-{start}.npy")) for start in _starts(task)])
+    told = usefulness.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
     buffer = io.BytesIO()
@@ -163,8 +186,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
 
 def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
     """The pool with its guesses."""
-    data = storage.read(book.path(f"guess-{place[0]}-{place[1]}.npy"))
-    label_N = np.load(io.BytesIO(data), allow_pickle=False)
+    label_N = _array(book.path(f"guess-{place[0]}-{place[1]}.npy"))
     return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
 
 
@@ -216,7 +238,7 @@ def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
         return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
 
 
-COMPUTE = {"prior": _prior, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
+COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
 
 
 def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:

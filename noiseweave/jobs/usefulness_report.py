@@ -89,13 +89,14 @@ def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[floa
 
 
 def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
-    """Worker time that a method's pictures cost, of all subsets: guesses and the labels' learning in, the prior not."""
+    """Worker time that a method's pictures cost, of all subsets: guesses (with the features that they were made by,
+    in full) and the labels' learning in, the prior not."""
     method = task.config.methods[name]
     if method.made == "none":
         return 0.0
     phases = ["guess", "tune"] if method.drawn else ["guess"] if method.guesses else []
     spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
-    total = 0.0
+    total = sum(r["seconds"] for r in book.records("see")) if phases else 0.0
     for n in range(task.config.subsets):
         place = f"{per_class}-{n}"
         total += spent["make"].get(f"{place}-{made_tag(method)}", 0.0)
@@ -136,13 +137,17 @@ def page(task: Task, tables: Mapping[int, list[dict[str, Any]]], guesses: Mappin
         for r in sorted(rows, key=lambda r: -r["accuracy"]):
             name = f"**{r['method']}**" if r["reference"] else r["method"]
             why = ", ".join(f"{n} {reason}" for reason, n in r["rejected"].items()) or "-"
-            gain = "-" if r["reference"] else f"{r['gain']:+.2f} +- {r['gain_half']}"
+            gain = "-" if r["reference"] else f"{r['gain']:+.2f}{_within(r['gain_half'])}"
             hour = "-" if r["gain_per_hour"] is None else f"{r['gain_per_hour']:+.1f}"
             yield (
-                f"| {name} | {r['added'] or '-'} | {why} | {r['accuracy']:.2f} +- {r['half']} | {gain} | "
+                f"| {name} | {r['added'] or '-'} | {why} | {r['accuracy']:.2f}{_within(r['half'])} | {gain} | "
                 f"{r['hours'] or '-'} | {hour} |"
             )
     yield ""
+
+
+def _within(half: float | None) -> str:
+    return "" if half is None else f" +- {half:.2f}"
 
 
 def plot(tables: Mapping[int, list[dict[str, Any]]]) -> bytes:

@@ -94,7 +94,8 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
 
 def test_guesses_by_features(few, pool):
     recipe = GuessRecipe(sure=0.6, features=FeatureRecipe(name="pixels", size=8))
-    told = usefulness.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0)
+    seen_ND = usefulness.seen(recipe.features, pool.image_NHWC, "cpu")
+    told = usefulness.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
     assert (told.label_N >= 0).sum() > 60
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.9
     with pytest.raises(ValueError, match=r"guess\.features\.name"):

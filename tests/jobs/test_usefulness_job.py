@@ -116,6 +116,26 @@ def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
     assert done[4:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
 
 
+def test_features_to_guess_by_are_taken_once_in_parts(done, sides, tmp_path, monkeypatch):
+    monkeypatch.setattr(usefulness_flows, "SEEN", 25)
+    output = tmp_path / "out"
+    words = [
+        "--guess.features.name",
+        "pixels",
+        "--guess.features.size",
+        "8",
+        "--guess.rounds",
+        "1",
+        "--seeds",
+        "1",
+    ]
+    methods = ["--methods", '{"real": {}, "pool": {"made": "pseudo_labels"}}']
+    assert cli.main(command(sides, output, *words, *methods)) == 0
+    assert done[:2] == [("see", 3), ("guess", 2)]  # 59 pictures, two numbers of the few
+    parts = [np.load(output / "_run" / f"seen-{start}.npy") for start in (0, 25, 50)]
+    assert np.concatenate(parts).shape == (59, 3 * 8 * 8)
+
+
 def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
     output = tmp_path / "out"
     words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
