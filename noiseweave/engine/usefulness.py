@@ -309,6 +309,15 @@ def pseudo_labels(pool: Pictures, classes: int) -> Added:
     return Added(image_MHWC=pool.image_NHWC[sure], p_MK=p_MK, rejected={})
 
 
+def joined(one: Added, other: Added) -> Added:
+    """The pictures of both."""
+    return Added(
+        image_MHWC=np.concatenate([one.image_MHWC, other.image_MHWC]),
+        p_MK=np.concatenate([one.p_MK, other.p_MK]),
+        rejected={**one.rejected, **other.rejected},
+    )
+
+
 def samples(method: Method, system: System, few: Pictures, classes: int, seed: int, device: str) -> Added:
     """Drawn from the class-conditional model, every class alike; with a gate, those of another class are left out."""
     known = np.unique(few.label_N)

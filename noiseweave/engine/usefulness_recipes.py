@@ -89,6 +89,7 @@ class Method:
         share: of added pictures in a batch; None is classifier.share.
         parents: of fusion and blend: the few, or those and the pool's pictures with a guess (guessed), which is taken
             for their label.
+        keep_parents: with ``parents: guessed``, the guessed pictures themselves are added as well.
         pairs: of the same class, or of any two, with soft labels.
         hard_labels: a picture of two classes is given the label of the larger share.
         inversion, fusion: of fusion; blend takes the ratios of fusion.
@@ -103,6 +104,7 @@ class Method:
     count: int = 1000
     share: float | None = None
     parents: Literal["few", "guessed"] = "few"
+    keep_parents: bool = False
     pairs: Literal["same_class", "any"] = "same_class"
     hard_labels: bool = False
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
@@ -118,6 +120,8 @@ class Method:
         check(0 <= self.guidance <= 100, "methods.guidance", self.guidance, "0 to 100")
         paired = self.made in ("fusion", "blend")
         check(paired or self.parents == "few", "methods.parents", self.parents, "of fusion and blend alone")
+        kept = self.keep_parents and self.parents != "guessed"
+        check(not kept, "methods.keep_parents", self.keep_parents, "with parents: guessed alone")
 
     @property
     def drawn(self) -> bool:

@@ -23,10 +23,11 @@ OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl
 
 MADE_FROM: dict[str, tuple[str, ...]] = {
     "pseudo_labels": (),
-    "blend": ("count", "parents", "pairs", "hard_labels", "fusion"),
+    "blend": ("count", "parents", "keep_parents", "pairs", "hard_labels", "fusion"),
     "samples": ("count", "inversion", "guidance", "gate", "quality"),
     "fusion": (
-        "count", "parents", "pairs", "hard_labels", "fusion", "inversion", "guidance", "told", "gate", "quality",
+        "count", "parents", "keep_parents", "pairs", "hard_labels", "fusion", "inversion", "guidance", "told", "gate",
+        "quality",
     ),
 }  # fmt: skip
 """What of a method its pictures depend on."""
@@ -52,8 +53,8 @@ class Config:
         generator: the diffusion model.
         guess: pseudo-labels for the pool, in the prior protocol.
         methods: name -> what it adds: classical, made (none, blend, samples, fusion, pseudo_labels), count, share,
-            parents, pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not have a "/". The
-            reference of all is the best method without made pictures.
+            parents, keep_parents, pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not
+            have a "/". The reference of all is the best method without made pictures.
         seed: every random choice comes from it.
         max_pixels: larger pictures are left out unread.
         cluster: where the work runs.

@@ -217,6 +217,9 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str,
     else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
         added = usefulness.made(method, few, parents, weights, c.generator, task.classes, c.seed, device)
+    if method.keep_parents:
+        assert told is not None
+        added = usefulness.joined(usefulness.pseudo_labels(told, task.classes), added)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}

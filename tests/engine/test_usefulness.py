@@ -155,6 +155,8 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
     assert usefulness.parents_of(FUSED, few, told) is few
     with pytest.raises(ValueError, match=r"methods\.parents"):
         Method(made="samples", parents="guessed")
+    with pytest.raises(ValueError, match=r"methods\.keep_parents"):
+        Method(made="fusion", keep_parents=True)
 
 
 def test_samples_are_balanced_over_the_classes(few, weights):
