@@ -42,7 +42,7 @@ cluster-demo: $(VENV)/.installed
 	$(BIN)/python scripts/cluster_demo.py $(OUT)/cluster-demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
