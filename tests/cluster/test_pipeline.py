@@ -44,7 +44,7 @@ def make_double(folder):
 def make_meeting(folder):
     def meet(x):  # ends when the other unit has begun too
         open(os.path.join(folder, f"begun-{x}"), "w").close()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not all(os.path.exists(os.path.join(folder, f"begun-{i}")) for i in (0, 1)):
             if time.monotonic() > end:
                 raise TimeoutError("the other unit waits behind this one")

@@ -9,7 +9,7 @@ import time
 import pytest
 from inpaints import block_pairs, folders_of, report
 
-PATIENCE = 240
+PATIENCE = 600
 
 
 def start(folder, output, *more):
@@ -31,7 +31,6 @@ def contents(output):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_kill_changes_nothing(tmp_path):
     block_pairs(tmp_path, 24)
     broken = tmp_path / "broken"

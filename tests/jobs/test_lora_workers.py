@@ -98,7 +98,7 @@ def test_a_killed_driver_goes_on_to_the_adapter_of_an_undisturbed_run(
         [sys.executable, "-m", "noiseweave", *command, "--cluster.address", "local"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not training.checkpoints(str(output / "_run" / "checkpoints")):
         assert driver.poll() is None
         assert time.monotonic() < until

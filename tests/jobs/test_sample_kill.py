@@ -8,7 +8,7 @@ import time
 import pytest
 from sampling import read, report
 
-PATIENCE = 240
+PATIENCE = 600
 
 
 def start(output):
@@ -36,7 +36,6 @@ def kill_after(output, more):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_kill_changes_nothing(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     calm = start(whole)

@@ -15,7 +15,7 @@ import pytest
 from noiseweave.cluster import shards, submit
 from noiseweave.jobs import cli
 
-PATIENCE = 120
+PATIENCE = 600
 RAY = Path(sys.executable).with_name("ray")
 
 

@@ -83,7 +83,7 @@ def test_a_killed_driver_resumes_on_two_workers_to_the_same_weights(ray_session,
     output, whole = tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "noiseweave", "train", *arguments(shards, output)]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 180
+    until = time.monotonic() + 600
     while not training.checkpoints(str(output / "_run" / "checkpoints")):
         assert driver.poll() is None
         assert time.monotonic() < until
