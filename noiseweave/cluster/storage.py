@@ -113,9 +113,11 @@ def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
 
 def read_all(paths: Sequence[str]) -> list[bytes]:
     """Whole files of one file system; an object store is asked for many at a time."""
-    if not paths or isinstance(system(paths[0])[0], LocalFileSystem):
-        return [read(path) for path in paths]
+    if not paths:
+        return []
     fs, _ = system(paths[0])
+    if isinstance(fs, LocalFileSystem):
+        return [read(path) for path in paths]
     names = [system(path)[1] for path in paths]
     none = [None] * len(names)
     return [bytes(b) for b in fs.cat_ranges(names, none, none, on_error="raise")]

@@ -27,7 +27,6 @@ from noiseweave.engine import (
 )
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.classifier_training import soft_labels
-from noiseweave.engine.images import fit
 from noiseweave.engine.latents import to_pixels
 from noiseweave.engine.objectives import learning_rate, moving_average
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
@@ -36,7 +35,7 @@ from noiseweave.engine.records import Pair
 from noiseweave.engine.seeding import generator, rng
 from noiseweave.engine.systems import Batch, System
 from noiseweave.engine.training_recipes import Blueprint, ModelRecipe
-from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, Method
+from noiseweave.engine.usefulness_recipes import GeneratorRecipe, Method
 
 WARMUP = 100
 
@@ -72,71 +71,6 @@ def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) 
             raise ValueError(f"per_class={per_class}: class {c} has {len(rows)} pictures")
         chosen += rows
     return np.array(chosen, np.int64)
-
-
-def guessed(
-    few: Pictures, image_NHWC: np.ndarray, recipe: GuessRecipe, judge: ClassifierRecipe, classes: int, seed: int,
-    device: str = "cpu", seen_ND: np.ndarray | None = None,
-) -> Pictures:  # fmt: skip
-    """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure.
-
-    Args:
-        seen_ND: ``seen`` of the pool by ``recipe.features``, where there are any.
-    """
-    p_NK = np.zeros((len(image_NHWC), classes), np.float32)
-    rounds = recipe.rounds if recipe.sure < 1 else 0
-    own_ND = None
-    if recipe.features is not None and rounds:
-        own_ND = seen(recipe.features, few.image_NHWC, device)
-    for number in range(rounds):
-        sure = p_NK.max(1) >= recipe.sure
-        more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), classes)) if sure.any() else None
-        if own_ND is None:
-            own = few.image_NHWC, soft_labels(few.label_N, classes)
-            network = classifier_training.train(*own, judge, seed + number, more, device)
-            p_NK = classifier_training.probabilities(network, image_NHWC)
-        else:
-            assert seen_ND is not None
-            p_NK = _regressed(own_ND, seen_ND, few.label_N, sure, p_NK.argmax(1), classes)
-    label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
-    return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
-
-
-def _regressed(
-    own_MD: np.ndarray,
-    f_ND: np.ndarray,
-    label_M: np.ndarray,
-    sure_N: np.ndarray,
-    guess_N: np.ndarray,
-    classes: int,
-) -> np.ndarray:
-    """What a logistic regression of the few, and of the guesses that are sure, makes of each picture: [N, K]."""
-    from sklearn.linear_model import LogisticRegression
-
-    known = np.concatenate([label_M, guess_N[sure_N]])
-    # unit features are small numbers: a weak penalty lets them speak
-    fitted = LogisticRegression(C=100.0, max_iter=1000).fit(np.concatenate([own_MD, f_ND[sure_N]]), known)
-    p_NK = np.zeros((len(f_ND), classes), np.float32)
-    p_NK[:, fitted.classes_] = fitted.predict_proba(f_ND)
-    return p_NK
-
-
-def seen(recipe: FeatureRecipe, image_NHWC: np.ndarray, device: str) -> np.ndarray:
-    """Unit features of square pictures of any size and of one or three channels."""
-    extract = features.load(recipe, _no_backbone, device)
-    side = features.side(recipe, "")
-    rgb_NHWC = np.broadcast_to(image_NHWC, (*image_NHWC.shape[:3], 3))
-    parts = []
-    for i in range(0, len(rgb_NHWC), recipe.batch):
-        part = rgb_NHWC[i : i + recipe.batch]
-        parts.append(
-            extract(part if features.takes_whole(recipe) else np.stack([fit(x, side) for x in part]))
-        )
-    return np.concatenate(parts)
-
-
-def _no_backbone() -> Backbone:
-    raise AssertionError("the recipe does not allow features of the diffusion model")
 
 
 # the generator
@@ -257,15 +191,21 @@ def made(
     return fusions(method, Backbone(network, scheduler, device), few, parents, classes, seed, device)
 
 
+def sure_of(told: Pictures) -> Pictures:
+    """What of the pool has a guess."""
+    sure = told.label_N >= 0
+    return Pictures(image_NHWC=told.image_NHWC[sure], label_N=told.label_N[sure])
+
+
 def parents_of(method: Method, few: Pictures, told: Pictures | None) -> Pictures:
     """The few; with ``parents: guessed`` also what has a guess of ``told``, the pool."""
     if method.parents == "few":
         return few
     assert told is not None
-    sure = told.label_N >= 0
+    more = sure_of(told)
     return Pictures(
-        image_NHWC=np.concatenate([few.image_NHWC, told.image_NHWC[sure]]),
-        label_N=np.concatenate([few.label_N, told.label_N[sure]]),
+        image_NHWC=np.concatenate([few.image_NHWC, more.image_NHWC]),
+        label_N=np.concatenate([few.label_N, more.label_N]),
     )
 
 
@@ -304,9 +244,8 @@ def blend(method: Method, parents: Pictures, classes: int, seed: int) -> Added:
 
 def pseudo_labels(pool: Pictures, classes: int) -> Added:
     """The pool's pictures themselves, where there is a guess."""
-    sure = pool.label_N >= 0
-    p_MK = soft_labels(pool.label_N[sure], classes).numpy()
-    return Added(image_MHWC=pool.image_NHWC[sure], p_MK=p_MK, rejected={})
+    sure = sure_of(pool)
+    return Added(image_MHWC=sure.image_NHWC, p_MK=soft_labels(sure.label_N, classes).numpy(), rejected={})
 
 
 def joined(one: Added, other: Added) -> Added:

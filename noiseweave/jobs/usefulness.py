@@ -22,6 +22,7 @@ from noiseweave.engine.usefulness_recipes import GeneratorRecipe, GuessRecipe, M
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
 
 MADE_FROM: dict[str, tuple[str, ...]] = {
+    "none": (),
     "pseudo_labels": (),
     "blend": ("count", "parents", "keep_parents", "pairs", "hard_labels", "fusion"),
     "samples": ("count", "inversion", "guidance", "gate", "quality"),

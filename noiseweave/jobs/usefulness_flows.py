@@ -15,7 +15,7 @@ from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.engine import usefulness
+from noiseweave.engine import guesses, usefulness
 from noiseweave.engine.quality_recipes import ClassifierRecipe
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.engine.usefulness import Added, Pictures, few_of
@@ -161,10 +161,14 @@ def _starts(task: Task) -> range:
 def _see(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     recipe = task.config.guess.features
     assert recipe is not None
-    f_ND = usefulness.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
+    f_ND = guesses.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
+    return {f"seen-{unit[0]}.npy": _npy(f_ND)}, {}
+
+
+def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, f_ND, allow_pickle=False)
-    return {f"seen-{unit[0]}.npy": buffer.getvalue()}, {}
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _array(path: str) -> np.ndarray:
@@ -176,12 +180,10 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
     seen_ND = None
     if c.guess.features is not None:
         seen_ND = np.concatenate([_array(book.path(f"seen-{start}.npy")) for start in _starts(task)])
-    told = usefulness.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
+    told = guesses.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
-    buffer = io.BytesIO()
-    np.save(buffer, told.label_N, allow_pickle=False)
-    return {f"guess-{unit[0]}-{unit[1]}.npy": buffer.getvalue()}, counts
+    return {f"guess-{unit[0]}-{unit[1]}.npy": _npy(told.label_N)}, counts
 
 
 def _told(task: Task, book: Ledger, place: tuple) -> Pictures:

@@ -92,8 +92,6 @@ def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
     """Worker time that a method's pictures cost, of all subsets: guesses (with the features that they were made by,
     in full) and the labels' learning in, the prior not."""
     method = task.config.methods[name]
-    if method.made == "none":
-        return 0.0
     phases = ["guess", "tune"] if method.drawn else ["guess"] if method.guesses else []
     spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
     total = sum(r["seconds"] for r in book.records("see")) if phases else 0.0
@@ -113,9 +111,8 @@ def _guessed(book: Ledger, per_class: int) -> str:
 
 def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
     """Pictures added and rejected, of the first subset."""
-    method = task.config.methods[name]
     for record in book.records("make"):
-        if method.made != "none" and record["id"] == f"{per_class}-0-{made_tag(method)}":
+        if record["id"] == f"{per_class}-0-{made_tag(task.config.methods[name])}":
             extra = record["extra"]
             out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
             return {"added": int(extra["made"]), "rejected": out}

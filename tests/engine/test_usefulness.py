@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from noiseweave.engine import classifier_training, usefulness
+from noiseweave.engine import classifier_training, guesses, usefulness
 from noiseweave.engine.quality_recipes import ClassifierRecipe, QualityRecipe
 from noiseweave.engine.recipes import FeatureRecipe, FusionRecipe, InversionRecipe
 from noiseweave.engine.training_recipes import UnetRecipe
@@ -69,7 +69,7 @@ def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
 
 def test_guesses_are_sure_and_mostly_right(few, pool):
     none, some, fewer = (
-        usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
+        guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
         for sure in (1.0, 0.5, 0.9)
     )
     assert (none == -1).all()
@@ -83,10 +83,10 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
     monkeypatch.setattr(
         classifier_training, "train", lambda *a: given.append(a[4]) or train(*a)
     )  # a[4] is what is added
-    told = usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
+    told = guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
     assert given[0] is None
     image_MHWC, p_MK = given[1]
-    first = usefulness.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
+    first = guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
     np.testing.assert_array_equal(image_MHWC, pool.image_NHWC[first.label_N >= 0])
     np.testing.assert_array_equal(p_MK.argmax(1), first.label_N[first.label_N >= 0])
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.8
@@ -94,8 +94,8 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
 
 def test_guesses_by_features(few, pool):
     recipe = GuessRecipe(sure=0.6, features=FeatureRecipe(name="pixels", size=8))
-    seen_ND = usefulness.seen(recipe.features, pool.image_NHWC, "cpu")
-    told = usefulness.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
+    seen_ND = guesses.seen(recipe.features, pool.image_NHWC, "cpu")
+    told = guesses.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
     assert (told.label_N >= 0).sum() > 60
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.9
     with pytest.raises(ValueError, match=r"guess\.features\.name"):
