@@ -20,8 +20,9 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
-from noiseweave.jobs import augment_gate, feature_cache
+from noiseweave.jobs import augment_gate
 from noiseweave.jobs import augment_samples as samples
+from noiseweave.jobs.arrays import load_npy, npy
 from noiseweave.jobs.augment import Task
 
 CHUNK = 16  # groups in one file of the plan
@@ -95,8 +96,8 @@ def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, li
     locations, f_ND, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
-    storage.write(book.path("features", f"{unit.id}.label.npy"), feature_cache.npy(labels))
-    storage.write(book.path("features", f"{unit.id}.npy"), feature_cache.npy(f_ND))
+    storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
+    storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
     return UnitReport(id=unit.id, produced=len(locations)), bad
 
 
@@ -104,13 +105,6 @@ def _parquet(locations: list[Location]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([asdict(p) for p in locations], schema=INDEX), buffer)
     return buffer.getvalue()
-
-
-def load_npy(path: str) -> np.ndarray:
-    """An array without pickle; a local file is mapped, not read."""
-    if "://" not in path:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
 
 
 def rows_of(book: Ledger) -> list[tuple[str, int]]:
@@ -186,7 +180,7 @@ def columns(book: Ledger, rows: list[tuple[str, int]], block: int, first: int = 
 def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
     table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
-    storage.write(book.path("pairs", f"{unit.id}.npy"), feature_cache.npy(table))
+    storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
     return UnitReport(id=unit.id, produced=len(table)), []
 
 

@@ -12,7 +12,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine import metrics
 from noiseweave.engine.metrics import Gaussian, Moments, Score
 from noiseweave.engine.seeding import seed_of
-from noiseweave.jobs.augment_dataset import load_npy
+from noiseweave.jobs.arrays import load_npy
 
 if TYPE_CHECKING:
     from noiseweave.jobs.evaluate_sets import Task

@@ -21,6 +21,7 @@ from noiseweave.jobs import (
     evaluate_statistics,
     feature_cache,
 )
+from noiseweave.jobs.arrays import npy
 from noiseweave.jobs.evaluate import OWNED, Config
 from noiseweave.jobs.evaluate_pictures import PictureSet, Read
 from noiseweave.jobs.evaluate_statistics import Statistics
@@ -148,8 +149,8 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
 def _commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
     f_ND, p_NC, colour, bad = result
     if p_NC is not None:
-        storage.write(book.path("probabilities", f"{unit.id}.npy"), feature_cache.npy(p_NC))
-    storage.write(book.path("features", f"{unit.id}.npy"), feature_cache.npy(f_ND))
+        storage.write(book.path("probabilities", f"{unit.id}.npy"), npy(p_NC))
+    storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
     return UnitReport(id=unit.id, produced=len(f_ND), extra={"colour": colour}), bad
 
 

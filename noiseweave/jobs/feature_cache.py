@@ -9,7 +9,6 @@ rule. So a shard may move or be encoded anew; one that gained a picture is compu
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noiseweave.cluster import storage
+from noiseweave.jobs.arrays import array, npy
 
 if TYPE_CHECKING:
     from noiseweave.engine.features import Extractor, Space
@@ -38,7 +38,7 @@ def extractor(
     def extract(image_BHWC: np.ndarray) -> np.ndarray:
         path = storage.join(folder, f"{content(image_BHWC)}.npy")
         if storage.exists(path):
-            return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+            return array(storage.read(path))
         if not loaded:
             loaded.append(load())
         f_BD = loaded[0].extract(image_BHWC)
@@ -53,9 +53,3 @@ def content(image_BHWC: np.ndarray) -> str:
     h = hashlib.blake2b(repr(image_BHWC.shape).encode(), digest_size=16)
     h.update(np.ascontiguousarray(image_BHWC).data)
     return h.hexdigest()
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

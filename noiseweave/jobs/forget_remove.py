@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
+from noiseweave.jobs.arrays import array, npy
 from noiseweave.jobs.augment import FORGOTTEN, digest_of
 from noiseweave.jobs.forget import Config
 from noiseweave.jobs.forget_search import index_files, nothing
@@ -131,11 +130,9 @@ def _index(path: str, targets: Targets) -> Files:
     stem = path.removesuffix(".parquet").replace("/_run/index/", "/_run/features/")
     for name, value in ((f"{stem}.npy", 0), (f"{stem}.label.npy", -1)):
         if storage.exists(name):
-            array = np.load(io.BytesIO(storage.read(name)), allow_pickle=False)
-            array[gone] = value
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            files.append((name, buffer.getvalue()))
+            held = array(storage.read(name))
+            held[gone] = value
+            files.append((name, npy(held)))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), buffer)
     return [*files, (path, buffer.getvalue())]

@@ -11,7 +11,6 @@ encoded anew, what has not is found, whatever run wrote it. V views, as in lora_
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+from noiseweave.jobs.arrays import npy
 from noiseweave.jobs.inpaint_input import Place
 from noiseweave.jobs.lora import Config, state
 from noiseweave.jobs.lora_input import Item, Source, unseen
@@ -250,12 +250,6 @@ def cut_off(config: Config, source: Source) -> tuple[str, ...]:
 
 def _half(x: Any) -> np.ndarray:
     return x.cpu().half().numpy()
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:

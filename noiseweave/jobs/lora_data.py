@@ -6,7 +6,6 @@ V views of a picture: crop 0, crop 0 mirrored, crop 1, ... without the mirrored 
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.objectives import draw
 from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.seeding import generator
+from noiseweave.jobs.arrays import array
 from noiseweave.jobs.inpaint_input import Place
 from noiseweave.jobs.lora import Config
 from noiseweave.jobs.lora_input import Item, Source
@@ -53,10 +53,6 @@ def pixels(config: Config, item: Item, which: Sequence[int]) -> tuple[np.ndarray
         if hole is not None:
             holes.append(crops.cut_hole(hole, where, item.bucket)[:, ::step])
     return np.stack(shown), None if hole is None else np.stack(holes)
-
-
-def array(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def unpacked(data: np.ndarray, width: int) -> np.ndarray:

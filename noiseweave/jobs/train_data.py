@@ -6,7 +6,6 @@ worker r of n holds the r-th of n runs of streams: its places are neighbours, wh
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from noiseweave.cluster import streams
 from noiseweave.engine import images
 from noiseweave.engine.objectives import draw
 from noiseweave.engine.systems import Batch
+from noiseweave.jobs.arrays import array
 from noiseweave.jobs.train import Config
 from noiseweave.jobs.train_input import LATENT, Source
 
@@ -40,7 +40,7 @@ def decoder(config: Config, source: Source) -> Callable[[streams.Raw], np.ndarra
 def latent(raw: streams.Raw) -> np.ndarray:
     """float16 [views, C, H, W] of a sample of a latents' shard."""
     try:
-        return np.load(io.BytesIO(raw.data), allow_pickle=False)
+        return array(raw.data)
     except (ValueError, EOFError, OSError) as e:
         raise ValueError(f"bad_latent: {e}") from None
 

@@ -21,6 +21,7 @@ from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.engine.usefulness import Added, Pictures, few_of
 from noiseweave.engine.usefulness_recipes import Method
 from noiseweave.jobs import shard_pictures
+from noiseweave.jobs.arrays import array, npy
 from noiseweave.jobs.usefulness import Config, made_tag, tag
 
 SEEN = 512  # pictures of the pool that one unit takes features of
@@ -162,33 +163,25 @@ def _see(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, 
     recipe = task.config.guess.features
     assert recipe is not None
     f_ND = guesses.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
-    return {f"seen-{unit[0]}.npy": _npy(f_ND)}, {}
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _array(path: str) -> np.ndarray:
-    return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+    return {f"seen-{unit[0]}.npy": npy(f_ND)}, {}
 
 
 def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
     c, few, pool = task.config, task.few[unit], task.data["input"]
     seen_ND = None
     if c.guess.features is not None:
-        seen_ND = np.concatenate([_array(book.path(f"seen-{start}.npy")) for start in _starts(task)])
+        seen_ND = np.concatenate(
+            [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
+        )
     told = guesses.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
-    return {f"guess-{unit[0]}-{unit[1]}.npy": _npy(told.label_N)}, counts
+    return {f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, counts
 
 
 def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
     """The pool with its guesses."""
-    label_N = _array(book.path(f"guess-{place[0]}-{place[1]}.npy"))
+    label_N = array(storage.read(book.path(f"guess-{place[0]}-{place[1]}.npy")))
     return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
 
 

@@ -11,7 +11,8 @@ from loras import config_of, filled, make, picture, write
 
 from noiseweave.engine.images import encode
 from noiseweave.jobs import lora_cache, lora_input, lora_report
-from noiseweave.jobs.lora_data import Encoders, Reader, array, pixels
+from noiseweave.jobs.arrays import array
+from noiseweave.jobs.lora_data import Encoders, Reader, pixels
 
 
 @pytest.fixture
