@@ -1,9 +1,9 @@
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+import shared_data
 
 from noiseweave.cluster.session import SETTINGS
 
@@ -11,11 +11,11 @@ for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
-SHARED = Path(__file__).parents[2] / "shared"
-
-
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: else they would be the last, one after another on one of the workers."""
+    for item in items:
+        if item.get_closest_marker("shared") and not shared_data.DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"no {shared_data.DATA}: the project's own photos and weights"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -42,15 +42,6 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def flowers():
-    """Real photos in class folders; skips where there are none."""
-    folder = SHARED / "data/flowers/train"
-    if not folder.is_dir():
-        pytest.skip("no flower photos here")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory):
     """A small Stable Diffusion pipeline for pictures of 32 x 32. Not to be changed: copy it."""
     return _pipeline(tmp_path_factory, "sd")
@@ -73,8 +64,6 @@ def taught_folder(sd_folder, tmp_path_factory):
     """sd_folder that learned what a red wall is, and a blue one."""
     import small_pipeline
 
-    if not small_pipeline.TAESD.is_dir():
-        pytest.skip("no TAESD here: a random VAE has no colours")
     folder = shutil.copytree(sd_folder, tmp_path_factory.mktemp("taught") / "small")
     small_pipeline.teach(folder, {"a red wall": (220, 30, 30), "a blue wall": (30, 30, 220)}, 80)
     return folder

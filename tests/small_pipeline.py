@@ -1,4 +1,4 @@
-"""Small text-to-image pipelines of real architecture: CLIP's own vocabulary, the pretrained TAESD, small rest."""
+"""Small text-to-image pipelines of real architecture: CLIP's own vocabulary, the TAESD that ships, small rest."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-WEIGHTS = Path(__file__).parents[2] / "shared/data/weights"
-MERGES = WEIGHTS / "clip_tokenizer/bpe_simple_vocab_16e6.txt.gz"
-TAESD = WEIGHTS / "taesd"
+from noiseweave.models import SHIPPED
+
+MERGES = Path(__file__).parent / "data/clip/bpe_simple_vocab_16e6.txt.gz"
 WIDTH = 32  # of the text encoder's states
 
 # Stable Diffusion 2.1's; PNDM's config has no clip_sample
@@ -56,8 +56,8 @@ def alphabet() -> list[str]:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer, 49408 entries; without ../shared one with the same bytes and no merges."""
-    lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n") if MERGES.is_file() else []
+    """CLIP's tokenizer, 49408 entries."""
+    lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     words = alphabet()
     words += [w + "</w>" for w in words] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
@@ -87,8 +87,8 @@ def unet(size: int, xl: bool) -> UNet2DConditionModel:
 
 
 def autoencoder(name: Literal["taesd"] | None) -> AutoencoderTiny | AutoencoderKL:
-    if name == "taesd" and TAESD.is_dir():
-        return AutoencoderTiny.from_pretrained(TAESD, dtype=torch.float32)
+    if name == "taesd":
+        return AutoencoderTiny.from_pretrained(SHIPPED / "taesd", dtype=torch.float32)
     return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
         up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, force_upcast=False,
@@ -102,7 +102,7 @@ def build(
 
     Args:
         size: side of the pictures that it is made for, in pixels.
-        vae: taesd, which falls back to a small random AutoencoderKL without ../shared; or None for that.
+        vae: taesd, or None for a small random AutoencoderKL.
         xl: Stable Diffusion XL's layout: two text encoders, pooled embeddings, picture sizes as a condition.
     """
     with torch.random.fork_rng(devices=[]):

