@@ -11,11 +11,14 @@ for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: else they would be the last, one after another on one of the workers."""
     for item in items:
         if item.get_closest_marker("shared") and not shared_data.DATA.is_dir():
-            item.add_marker(pytest.mark.skip(reason=f"no {shared_data.DATA}: the project's own photos and weights"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"no {shared_data.DATA}: the project's own photos and weights")
+            )
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

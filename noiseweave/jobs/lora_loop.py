@@ -64,7 +64,7 @@ def loop(task: Task, link: Link) -> None:
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
     # every worker looks for itself, and all hear of the first that lacks something
     if lacks := [said for said in gather_object([lacking(task)]) if said]:
-        trainer.accelerator.end_training()
+        trainer.end()
         return link.fail(lacks[0])
     reader = Reader(config, task.source, Encoders(pipeline))
     ready = batches(reader, link.rank, link.world, trainer.step, task.threads)
@@ -72,7 +72,7 @@ def loop(task: Task, link: Link) -> None:
         steps(trainer, ready, Validation(task, trainer, reader), lambda: None)
     finally:
         ready.close()
-        trainer.accelerator.end_training()
+        trainer.end()
 
 
 def lacking(task: Task) -> str | None:

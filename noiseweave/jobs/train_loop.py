@@ -69,7 +69,7 @@ def loop(task: Task, link: Link) -> None:
     finally:
         ready.close()
         quarantine.write()
-        trainer.accelerator.end_training()
+        trainer.end()
 
 
 class Preview:

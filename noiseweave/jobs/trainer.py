@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
@@ -150,6 +151,12 @@ class Trainer:
             "rows.json": json.dumps(list(self.rows)).encode(),
             **products,
         }
+
+    def end(self) -> None:
+        """Close the log, and leave nothing to the next training in this process: accelerate keeps one state in each."""
+        self.accelerator.end_training()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
     def lr(self, step: int) -> float:
         r = self.regime.optimizer
