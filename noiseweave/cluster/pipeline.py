@@ -10,6 +10,7 @@ alone, and units without a marker are run once more before they are reported as 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -28,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.progress import Meter, watch
+from noiseweave.cluster.progress import Channel, Meter, Tell, Word, watch
 from noiseweave.cluster.session import Session
+from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, UnitReport
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
@@ -47,6 +49,7 @@ class Phase:
         make_compute: () -> (data -> result); called once in each actor, it loads the model.
         commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
         things: what a report's ``produced`` counts, for the progress display.
+        size: data, as fetched -> how many things will be made of it, for the same; None where that is not known.
         patience: seconds without the end of any unit after which a hang is assumed; None is ``STALL``.
     """
 
@@ -55,7 +58,13 @@ class Phase:
     make_compute: Callable[[], Callable[[Any], Any]]
     commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
     things: str = "images"
+    size: Callable[[Any], int] | None = None
     patience: float | None = None
+
+
+def length_of_first(data: Sequence[Any]) -> int:
+    """A ``Phase.size``: of data whose first part holds what things are made of."""
+    return len(data[0])
 
 
 @dataclass(kw_only=True)
@@ -95,18 +104,20 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         stage=phase.name, units=len(left), workers=session.workers, things=phase.things,
         earlier=plan.length - len(left),
     )  # fmt: skip
-    with watch(meter) as display:
+    channel = None if session.inline or not len(left) else Channel()
+    with _closing(channel), watch(meter, channel.look if channel else None) as display:
+        tell = channel.tell if channel else meter.hear
         for again in (False, True):
             if len(left) == 0:
                 break
             if again:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
-            for row in _rows(plan, left, phase, ledger, session, again):
+            for row in _rows(plan, left, phase, ledger, session, again, tell):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                 else:
-                    meter.add(row["produced"], row["quarantined"])
+                    meter.add(row["id"], row["produced"], row["quarantined"])
                 display.update()
             left = _left(plan, ledger.done(phase.name))
     for record in ledger.records(phase.name):
@@ -116,6 +127,15 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         outcome.failed[unit] = errors.get(unit, "its worker died or gave no answer")
     outcome.seconds = time.monotonic() - start
     return outcome
+
+
+@contextlib.contextmanager
+def _closing(channel: Channel | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if channel:
+            channel.close()
 
 
 def _left(plan: Plan, done: set[str]) -> np.ndarray:
@@ -137,20 +157,20 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
 
 
 def _rows(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
 ) -> Iterator[dict[str, Any]]:
     """What became of each unit, as ``_Commit`` says it, in the order in which they end."""
     if session.inline:
-        return _inline(plan, left, phase, ledger, session)
-    return _stream(plan, left, phase, ledger, session, again)
+        return _inline(plan, left, phase, ledger, session, tell)
+    return _stream(plan, left, phase, ledger, session, again, tell)
 
 
 def _inline(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, tell: Tell
 ) -> Iterator[dict[str, Any]]:
     """In this process, one unit after another; the next is fetched while one is computed."""
     fetch, commit = _Fetch(plan, phase.fetch), _Commit(phase.name, phase.commit, ledger)
-    compute = _Compute(phase.make_compute, session.threads)
+    compute = _Compute(phase.make_compute, session.threads, phase.size, tell)
     for row in _ahead(fetch, [{"index": i} for i in left.tolist()]):
         yield commit(compute.row(row))
 
@@ -176,7 +196,7 @@ def _ahead(fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dic
 
 
 def _stream(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
 ) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import ray.data
@@ -197,7 +217,7 @@ def _stream(
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         computed = source.map(_Fetch(plan, phase.fetch)).map_batches(
             _Compute,
-            fn_constructor_args=(phase.make_compute, session.threads),
+            fn_constructor_args=(phase.make_compute, session.threads, phase.size, tell),
             batch_size=1,
             batch_format="numpy",
             compute=ActorPoolStrategy(
@@ -247,7 +267,11 @@ class _Fetch:
 class _Compute:
     """Holds what ``make_compute`` loaded, one process a GPU."""
 
-    def __init__(self, make_compute: Callable[[], Callable[[Any], Any]], threads: int) -> None:
+    def __init__(
+        self, make_compute: Callable[[], Callable[[Any], Any]], threads: int,
+        size: Callable[[Any], int] | None, tell: Tell,
+    ) -> None:  # fmt: skip
+        self.size, self.tell = size, tell
         self.name = f"{platform.node()}/{os.getpid()}"
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
@@ -263,9 +287,19 @@ class _Compute:
         start = time.monotonic()
         data, error = row["data"].value, str(row["error"]) or self.broken
         if not error:
-            data, error = _attempt(self.compute, data)
+            with self._telling(row["unit"].value.id, data):
+                data, error = _attempt(self.compute, data)
         return {"unit": row["unit"], "data": _Box(data), "error": error, "fetch": row["fetch"],
                 "compute": time.monotonic() - start, "worker": self.name}  # fmt: skip
+
+    @contextlib.contextmanager
+    def _telling(self, unit: str, data: Any) -> Iterator[None]:
+        """While the block computes a unit, say how far it is."""
+        size = self.size(data) if self.size else None
+        self.tell(self.name, Word(unit=unit, share=0.0, size=size))
+        with spans.heard(lambda share: self.tell(self.name, Word(unit=unit, share=share, size=size))):
+            yield
+        self.tell(self.name, None)
 
 
 def _limit(threads: int) -> None:

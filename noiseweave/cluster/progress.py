@@ -1,18 +1,47 @@
-"""What a person watches while a job runs: stage, units done, images/s, time left, workers."""
+"""What a person watches while a job runs: stage, units and pictures done, pictures/s, time left, workers.
+
+Pictures inside a unit count as they are made: workers say how far they are, a word every half second at most, and
+none of a unit that is shorter than that.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 EVERY = 5.0  # seconds between lines where there is no terminal
+LOOK = 1.0  # seconds between two looks at what workers say
+QUIET = 0.5  # seconds between two words of a worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """What a worker says of the unit that it computes.
+
+    Attributes:
+        unit: its id.
+        share: of it that is done, 0 to 1.
+        size: things that it makes; None where that is not known before.
+    """
+
+    unit: str
+    share: float
+    size: int | None
+
+
+Tell = Callable[[str, Word | None], None]
+"""(worker, word): what a worker is at; None says that it has computed its unit."""
 
 
 @dataclass
@@ -28,21 +57,33 @@ class Meter:
     quarantined: int = 0
     earlier: int = 0
     start: float = field(default_factory=time.monotonic)
+    running: Mapping[str, Word] = field(default_factory=dict)
+    shown: int = 0
+    ended: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
 
-    def add(self, produced: int, quarantined: int) -> None:
+    def add(self, unit: str, produced: int, quarantined: int) -> None:
+        """A unit is done."""
         self.done += 1
         self.produced += produced
         self.quarantined += quarantined
+        self.ended.append(unit)
+
+    def hear(self, worker: str, word: Word | None) -> None:
+        """What a worker of this process is at."""
+        self.running = {} if word is None else {worker: word}
 
     def line(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-6)
-        left = (self.units - self.done) * seconds / self.done if self.done else None
-        share = self.done / self.units if self.units else 1.0
+        made, share = self._reach()
+        self.shown = max(
+            self.shown, int(made)
+        )  # a unit that is computed and not yet written is not taken back
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         parts = [
             f"{self.stage:<9}{bar} {self.done}/{self.units} units",
-            f"{self.produced / seconds:.1f} {self.things}/s",
-            f"ETA {clock(left)}",
+            f"{self.shown} {self.things}",
+            f"{self.shown / seconds:.1f}/s",
+            f"ETA {clock(seconds * (1 - share) / share if share else None)}",
             f"{self.workers} worker{'s' * (self.workers != 1)}",
         ]
         if self.quarantined:
@@ -50,6 +91,18 @@ class Meter:
         if self.earlier:
             parts.append(f"{self.earlier} done before")
         return "  ".join(parts)
+
+    def _reach(self) -> tuple[float, float]:
+        """Things made so far, those of running units included, and the share of all work that is done."""
+        now = [word for word in self.running.values() if word.unit not in self.ended]
+        sizes = [word.size for word in now if word.size is not None]
+        made = self.produced + sum(word.share * (word.size or 0) for word in now)
+        begun = self.done + len(now)
+        if len(sizes) == len(now) and self.produced + sum(sizes) and begun:
+            # units that have not begun are taken to be like those that have
+            return made, made / ((self.produced + sum(sizes)) * max(self.units, begun) / begun)
+        share = (self.done + sum(word.share for word in now)) / self.units if self.units else 1.0
+        return made, min(share, 1.0)
 
 
 def clock(seconds: float | None) -> str:
@@ -76,16 +129,82 @@ class Display:
             print(self.meter.line(), file=sys.stderr, flush=True)
 
 
-@contextmanager
-def watch(meter: Meter) -> Iterator[Display]:
+@contextlib.contextmanager
+def watch(meter: Meter, look: Callable[[], Mapping[str, Word]] | None = None) -> Iterator[Display]:
+    """Draw the meter while the block runs.
+
+    Args:
+        look: what workers of other processes say; called now and then, on a thread of its own.
+    """
     console = Console(stderr=True)
     display = Display(meter, None)
     if console.is_terminal:
-        with Live(display, console=console, refresh_per_second=4) as live:
+        with Live(display, console=console, refresh_per_second=4) as live, _looking(display, look):
             display.live = live
             yield display
         return
     if meter.units:
         display.update()  # the first unit may take its time
-    yield display
+    with _looking(display, look):
+        yield display
     print(meter.line(), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _looking(display: Display, look: Callable[[], Mapping[str, Word]] | None) -> Iterator[None]:
+    """A thread that brings the display up to date while units run."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(LOOK):
+            with contextlib.suppress(Exception):  # a display that fails fails no job
+                if look is not None:
+                    display.meter.running = look()
+                display.update()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(LOOK)
+
+
+class Channel:
+    """Words from Ray's workers to the driver, by way of Ray's key-value store: no process, no port of their own.
+
+    It travels to the workers; each leaves one value, which replaces its last one.
+    """
+
+    def __init__(self) -> None:
+        self.prefix = f"noiseweave-{uuid.uuid4().hex}/"
+        self.begun, self.said = 0.0, False
+
+    def tell(self, worker: str, word: Word | None) -> None:
+        """The worker's side. Says nothing of a unit's first half second, and seldom after that."""
+        now = time.monotonic()
+        if word is not None and word.share == 0:
+            self.begun = now
+        if (word is None and not self.said) or (word is not None and now - self.begun < QUIET):
+            return
+        self.begun, self.said = now, word is not None
+        with contextlib.suppress(Exception):  # a lost word costs nothing
+            from ray.experimental.internal_kv import _internal_kv_put
+
+            value = b"" if word is None else json.dumps(asdict(word)).encode()
+            _internal_kv_put(self.prefix + worker, value, overwrite=True)
+
+    def look(self) -> dict[str, Word]:
+        """The driver's side: worker -> its word, of those that are at something."""
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+        found = {key.decode(): _internal_kv_get(key) for key in _internal_kv_list(self.prefix)}
+        return {key: Word(**json.loads(value)) for key, value in found.items() if value}
+
+    def close(self) -> None:
+        """Take all words out of the store."""
+        with contextlib.suppress(Exception):
+            from ray.experimental.internal_kv import _internal_kv_del
+
+            _internal_kv_del(self.prefix, del_by_prefix=True)

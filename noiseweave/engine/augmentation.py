@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import solver, text_to_image
+from noiseweave.engine import solver, spans, text_to_image
 from noiseweave.engine.backbone import Backbone
 from noiseweave.engine.conditioning import Classes, Words
 from noiseweave.engine.edit_recipes import adaptive_ratio
@@ -101,11 +101,13 @@ def invert_pictures(
         prompts: of the B pictures, for a model that reads words; None tells it nothing.
     """
     s = schedule_of(backbone, recipe)
-    x_0_BCHW = backbone.encode(image_BHWC)
+    with spans.span(0, 1 / (len(s) + 1)):
+        x_0_BCHW = backbone.encode(image_BHWC)
     noise = [draw_noise(recipe, len(s), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
     noise_TBCHW = torch.stack(noise, 1).to(backbone.device)
     invert, _ = solver.SOLVERS[recipe.sampler]
-    return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
+    with spans.span(1 / (len(s) + 1), 1):
+        return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,8 @@ def inverted(
         masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
             it shows.
     """
-    s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
+    with spans.span(0, 1):
+        s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
     mask_of = _regions(fusion.region, maps, seconds, masks)
     return Inverted(schedule=s, maps=maps, mask_of=mask_of, prompts=prompts)
 
@@ -175,7 +178,7 @@ def fused(
     epsilon_of, (_, replay) = target_denoisers(backbone, group.prompts), solver.SOLVERS[sampler]
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
-    for start in range(0, len(pairs), step):
+    for start in spans.steps(range(0, len(pairs), step)):
         some = pairs[start : start + step]
         mixed = [
             varied(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noiseweave.engine import spans
 from noiseweave.engine.latents import to_pixels
 from noiseweave.engine.quality_recipes import ClassifierRecipe
 from noiseweave.engine.seeding import seed_of
@@ -94,7 +95,7 @@ def batches(
     parts: list[tuple[Tensor, Tensor]], counts: list[int], recipe: ClassifierRecipe
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """``recipe.steps`` batches: so many pictures of each part, drawn with replacement, augmented."""
-    for _ in range(recipe.steps):
+    for _ in spans.steps(range(recipe.steps)):
         rows = [torch.randint(len(x), (n,)) for (x, _), n in zip(parts, counts, strict=True)]
         x_BCHW = torch.cat([x[r] for (x, _), r in zip(parts, rows, strict=True)])
         p_BK = torch.cat([p[r] for (_, p), r in zip(parts, rows, strict=True)])

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noiseweave.engine import backbone as backbones
-from noiseweave.engine import classifier_features, feature_networks
+from noiseweave.engine import classifier_features, feature_networks, spans
 from noiseweave.engine.backbone import Backbone, shape
 from noiseweave.engine.feature_networks import PUBLISHED, Network
 from noiseweave.engine.recipes import FeatureRecipe, ModelConfig
@@ -182,7 +182,9 @@ def unet(backbone: Backbone, noise_level: float) -> Extractor:
 
     def extract(image_BHWC: np.ndarray) -> np.ndarray:
         x = image_BHWC.mean(-1, keepdims=True).round() if backbone.channels == 1 else image_BHWC
-        f_BD = activations(backbone.encode(x.astype(np.uint8))) - empty_1D
+        x_0_BCHW = backbone.encode(x.astype(np.uint8))
+        with spans.span(0, 1):
+            f_BD = activations(x_0_BCHW) - empty_1D
         return (f_BD * (f_BD.norm(dim=1, keepdim=True) > nothing)).cpu().numpy()
 
     return extract
@@ -209,5 +211,5 @@ def _in_batches(
 ) -> np.ndarray:
     x_BCHW = torch.from_numpy(image_BHWC).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        parts = [network(x.to(device).float() / 255).float().cpu() for x in x_BCHW.split(batch)]
+        parts = [network(x.to(device).float() / 255).float().cpu() for x in spans.steps(x_BCHW.split(batch))]
     return torch.cat(parts).numpy()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import latents, masks, text_to_image
+from noiseweave.engine import latents, masks, spans, text_to_image
 from noiseweave.engine.conditioning import Condition, words_of
 from noiseweave.engine.inpaint_models import About, InpaintModel, describe, fingerprint, load
 from noiseweave.engine.inpaint_recipes import InpaintRecipe, walk
@@ -154,7 +154,7 @@ def _conditioned(
         x = scheduler.add_noise(_encode(model, image_BHWC), noise, t_T[:1])
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if "generator" in takes else {}
-    for t in t_T:
+    for t in spans.steps(t_T):
         seen = torch.cat([scheduler.scale_model_input(x, t), mask, around], 1)
         x = scheduler.step(told(seen, t), t, x, return_dict=False, **extra)[0]
     return x

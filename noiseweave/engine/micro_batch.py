@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noiseweave.engine import spans
+
 
 class MicroBatch:
     """``network(*tensors)`` in parts of at most ``size`` rows; halved for good when a call runs out of memory.
@@ -33,7 +35,8 @@ class MicroBatch:
         while start < total:
             part = slice(start, start + self.size)
             try:
-                done.append(self.network(*(r if r is None else r[part] for r in rows)))
+                with spans.part(part.start, part.stop, total):
+                    done.append(self.network(*(r if r is None else r[part] for r in rows)))
                 start = part.stop
                 continue
             except torch.OutOfMemoryError:

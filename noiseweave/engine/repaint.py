@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from noiseweave.engine import spans
 from noiseweave.engine.schedule import Schedule
 
 Draw = Callable[[], Tensor]
@@ -49,7 +50,7 @@ def repaint(
         return (a_to / a).sqrt() * x + (1 - a_to / a).sqrt() * draw()
 
     x = noised(torch.where(hole, inside, known), a_L[0], a_L[-1])
-    for level, to in pairwise(levels):
+    for level, to in spans.steps(list(pairwise(levels))):
         a, a_to = a_L[level], a_L[to]
         if to > level:  # line 10: a jump back
             x = noised(x, a, a_to)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from noiseweave.engine import spans
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.schedule import Denoiser, Schedule, mean
 
@@ -19,7 +20,7 @@ def replay(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
         ValueError: maps of other time steps than the schedule's.
     """
     x_BCHW = first(s, maps)
-    for i, t in enumerate(s.t_T.tolist()):
+    for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
         t_B = torch.full((len(maps),), t, device=x_BCHW.device)
         r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
         a, a_prev = s.a_T[i].to(x_BCHW.device), s.a_prev_T[i].to(x_BCHW.device)

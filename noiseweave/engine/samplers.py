@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import latents
+from noiseweave.engine import latents, spans
 from noiseweave.engine.base_models import BaseModel, pictures_of
 from noiseweave.engine.conditioning import guided
 from noiseweave.engine.micro_batch import MicroBatch
@@ -166,7 +166,7 @@ def diffusion(
         # guided pictures of many steps drift away (docs/base_models.md)
         extra = {"eta": recipe.eta, "use_clipped_model_output": True}
     x = x * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
+    for t in spans.steps(scheduler.timesteps):
         step = scheduler.step(predict(x, t), t, x, generator=generators, **extra)
         # DPM-Solver++ keeps its predictions of x_0 to itself
         told = "pred_original_sample" in step
@@ -200,7 +200,8 @@ def flow(
     from torchdiffeq import odeint
 
     def field(t: Tensor, x: Tensor) -> Tensor:
-        v = velocity(x, 1 - t)
+        with spans.span(float(t), float(t)):
+            v = velocity(x, 1 - t)
         beliefs.add(x - (1 - t) * v)
         return -v
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noiseweave.engine import inversion, replay
+from noiseweave.engine import inversion, replay, spans
 from noiseweave.engine.recipes import SolverName
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.schedule import Denoiser, Schedule, kept, mean
@@ -96,7 +96,7 @@ def replay_maps(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor
     """Noise maps -> pictures; arguments, result and errors as those of ``replay.replay``."""
     x_BCHW = replay.first(s, maps)
     weight_T, before_BCHW = slope_weights(s), torch.zeros_like(x_BCHW)
-    for i, t in enumerate(s.t_T.tolist()):
+    for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
         t_B = torch.full((len(maps),), t, device=x_BCHW.device)
         r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
         a, a_prev, weight = (v[i].to(x_BCHW.device) for v in (s.a_T, s.a_prev_T, weight_T))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import pretrained, tuning
+from noiseweave.engine import pretrained, spans, tuning
 from noiseweave.engine.micro_batch import MicroBatch
 from noiseweave.engine.prompts import Prompt, TextRecipe
 from noiseweave.engine.recipes import ModelConfig, check_steps
@@ -302,7 +302,7 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     out = pipe(
         **embeddings(pipe, prompts, recipe.guidance > 1), latents=z.to(pipe.unet.dtype), height=height,
         width=width, num_inference_steps=recipe.steps, guidance_scale=recipe.guidance, eta=recipe.eta,
-        generator=generators, output_type="np",
+        generator=generators, output_type="np", callback_on_step_end=_counted,
     )  # fmt: skip
     spread = np.linspace(0, len(beliefs) - 1, min(kept, len(beliefs))).round().astype(int)
     seen = np.stack([*(_decoded(pipe, beliefs[i]) for i in spread), out.images], axis=1)
@@ -314,6 +314,12 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
             f"prompt {prompts[0].text!r}: the model gave no finite picture; try another precision"
         )
     return torch.from_numpy((seen * 255).round().astype(np.uint8))
+
+
+def _counted(pipe: Any, step: int, t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+    """Called by the pipeline after each step."""
+    with spans.part(step, step + 1, pipe.num_timesteps):
+        return kept
 
 
 def _recorded(scheduler: Any) -> list[Tensor]:

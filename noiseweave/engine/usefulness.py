@@ -23,6 +23,7 @@ from noiseweave.engine import (
     pretrained,
     quality,
     samplers,
+    spans,
     systems,
 )
 from noiseweave.engine.backbone import Backbone
@@ -100,7 +101,7 @@ def learn(
     loaded = [(to_pixels(p.image_NHWC, torch.device("cpu")), torch.from_numpy(p.label_N)) for p, _ in parts]
     counts = _counts([share for _, share in parts], recipe.batch)
     g = generator(seed, "generator")
-    for step in range(steps):
+    for step in spans.steps(range(steps)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, peak=recipe.lr, steps=steps, warmup=WARMUP, decay="cosine")
         batch = _batch(loaded, counts, g, flip, device)

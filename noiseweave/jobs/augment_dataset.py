@@ -74,6 +74,7 @@ def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
         fetch=partial(samples.read_shard, task, task.feature_side),
         make_compute=partial(_make_embed, task),
         commit=partial(_commit_embed, book),
+        size=pipeline.length_of_first,
     )
     return pipeline.run(plan, phase, book, s)
 
@@ -135,14 +136,15 @@ def _block_unit(total: int, block: int, i: int) -> Unit:
 
 
 def _make_pair(task: Task, book: Ledger, rows: list[tuple[str, int]]) -> Callable[[Any], Any]:
-    from noiseweave.engine import pairing
+    from noiseweave.engine import pairing, spans
 
     def compute(span: tuple[int, int]) -> Any:
         first, end = span
         blocks = list(columns(book, rows, task.config.pairing.block, first, end))
         f_RD = np.concatenate([f for _, f, _ in blocks])
         label_R = np.concatenate([label for _, _, label in blocks])
-        every = columns(book, rows, task.config.pairing.block)
+        blocks_in_all = math.ceil(sum(n for _, n in rows) / task.config.pairing.block)
+        every = spans.steps(columns(book, rows, task.config.pairing.block), blocks_in_all)
         return pairing.nearest(first, f_RD, label_R, every, task.config.pairing, samples.device(task))
 
     return compute
@@ -240,7 +242,7 @@ def read_group(book: Ledger, number: int) -> Group:
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
         name="generate", fetch=partial(_fetch_group, task, book), make_compute=partial(_make_generate, task, book),
-        commit=partial(_commit_group, task),
+        commit=partial(_commit_group, task), size=_pairs,
     )  # fmt: skip
     plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
     return pipeline.run(plan, phase, book, s)
@@ -253,6 +255,10 @@ def _group_unit(i: int) -> Unit:
 def _fetch_group(task: Task, book: Ledger, unit: Unit) -> samples.Loaded:
     group = read_group(book, unit.payload)
     return samples.read_group(task, group, {p.b for p in group.pairs})
+
+
+def _pairs(loaded: samples.Loaded) -> int:
+    return len(loaded.group.pairs)
 
 
 def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:

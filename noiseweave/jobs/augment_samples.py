@@ -14,7 +14,7 @@ import numpy as np
 
 from noiseweave import __version__
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import images
+from noiseweave.engine import images, spans
 from noiseweave.engine.provenance import CREATED, Mark
 from noiseweave.engine.records import Bad, Group, Location, Pair, Unit
 from noiseweave.jobs import augment_gate, augment_masks, feature_cache, shard_pictures
@@ -184,16 +184,20 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
             bad=loaded.bad + bad, cut=cut,
         )  # fmt: skip
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
-    maps = augmentation.inverted(
-        backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
-        prompts, masks,
-    )  # fmt: skip
-    done = gate.drawn(
-        group.pairs, lambda pairs: augmentation.fused(backbone, maps, pairs, config.inversion.sampler, config.fusion),
-        partial(augment_gate.redrawn, task, keys),
-        partial(_checks, task, judge, group, image_BHWC) if judge else None,
-        config.quality.redraw,
-    )  # fmt: skip
+    rows = len(image_BHWC) + len(group.pairs)  # each step has one of each
+    with spans.span(0, len(image_BHWC) / rows):
+        maps = augmentation.inverted(
+            backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
+            prompts, masks,
+        )  # fmt: skip
+    fuse = partial(augmentation.fused, backbone, maps, sampler=config.inversion.sampler, fusion=config.fusion)
+    with spans.span(len(image_BHWC) / rows, 1):
+        done = gate.drawn(
+            group.pairs, fuse,
+            partial(augment_gate.redrawn, task, keys),
+            partial(_checks, task, judge, group, image_BHWC) if judge else None,
+            config.quality.redraw,
+        )  # fmt: skip
     return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
 
 

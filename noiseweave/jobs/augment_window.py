@@ -18,6 +18,7 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
+from noiseweave.engine import spans
 from noiseweave.engine.recipes import PairingRecipe
 from noiseweave.engine.records import Bad, Group, Location, Plan, Unit, UnitReport
 from noiseweave.jobs import augment_gate
@@ -163,7 +164,7 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     where, done = loaded.group.images, []
     f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
     judge = _judge(task, extract, f_ND, loaded) if task.config.gate and where else None
-    for group, rows in plan(task, where, f_ND, shared) if where else []:
+    for group, rows in spans.steps(plan(task, where, f_ND, shared) if where else []):
         masks, hashes = [loaded.masks[r] for r in rows], [loaded.hashes[r] for r in rows]
         part = samples.Loaded(
             group=group, image_BHWC=loaded.image_BHWC[rows], hashes=hashes, masks=masks, bad=[]

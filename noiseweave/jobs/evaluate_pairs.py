@@ -16,6 +16,7 @@ from noiseweave.cluster import ledger, pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import session
+from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs import evaluate_pictures, evaluate_report, inpaint_input, inpaint_pictures
 from noiseweave.jobs.evaluate import OWNED, Config
@@ -62,7 +63,7 @@ def run(config: Config) -> int:
     units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
     phase = Phase(
         name="pairs", fetch=partial(_fetch, config), make_compute=partial(_make_scores, config),
-        commit=partial(commit, book), things="pairs",
+        commit=partial(commit, book), things="pairs", size=pipeline.length_of_first,
     )  # fmt: skip
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
@@ -258,7 +259,7 @@ def scorer(config: Config) -> Callable[[list[Trio]], Scored]:
 
     def score(trios: list[Trio]) -> Scored:
         rows, bad = [], []
-        for trio in trios:
+        for trio in spans.steps(trios):
             try:
                 rows.append({"key": trio.key} | scores(config, trio, lpips))
             except ValueError as e:

@@ -17,6 +17,7 @@ import numpy as np
 from noiseweave.cluster import ledger, pipeline, storage
 from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import session
+from noiseweave.engine import spans
 from noiseweave.engine.recipes import InversionRecipe, PromptRecipe
 from noiseweave.engine.records import Bad, Plan, Unit
 from noiseweave.jobs import evaluate_pairs, evaluate_pictures, evaluate_report
@@ -60,6 +61,7 @@ def run(config: Config) -> int:
     phase = Phase(
         name="reconstruction", fetch=partial(_fetch, config, side, channels),
         make_compute=partial(_make_rows, config), commit=partial(evaluate_pairs.commit, book),
+        size=partial(_rows, config),
     )  # fmt: skip
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
@@ -104,6 +106,10 @@ def _fetch(config: Config, side: int, channels: int, unit: Unit) -> Read:
     return evaluate_pictures.read(root, payload, side, config.max_pixels, channels)
 
 
+def _rows(config: Config, data: Read) -> int:
+    return len(data.keys) * len(recipes(config))
+
+
 def _make_rows(config: Config) -> Callable[[Read], Any]:
     from noiseweave.engine import backbone
 
@@ -114,10 +120,10 @@ def _make_rows(config: Config) -> Callable[[Read], Any]:
     def compute(data: Read) -> tuple[list[dict[str, Any]], list[Bad]]:
         rows: list[dict[str, Any]] = []
         bad = list(data.bad)
-        for places, image_NHWC in data.groups:
-            for start in range(0, len(places), TOGETHER):
+        for places, image_NHWC in spans.steps(data.groups):
+            for start in spans.steps(range(0, len(places), TOGETHER)):
                 keys = [data.keys[i] for i in places[start : start + TOGETHER]]
-                for recipe in recipes(config):
+                for recipe in spans.steps(recipes(config)):
                     trios, decibels = reconstructed(
                         model, image_NHWC[start : start + TOGETHER], keys, recipe, config.seed, words
                     )

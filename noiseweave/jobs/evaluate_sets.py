@@ -13,6 +13,7 @@ from noiseweave.cluster import ledger, pipeline, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import session
+from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs import (
     evaluate_figures,
@@ -112,8 +113,12 @@ def _units(side: PictureSet) -> list[Unit]:
 def phase(task: Task, book: Ledger) -> Phase:
     return Phase(
         name="features", fetch=partial(_fetch, task.side, task.config.max_pixels),
-        make_compute=partial(_make_extract, task), commit=partial(_commit, book),
+        make_compute=partial(_make_extract, task), commit=partial(_commit, book), size=_good,
     )  # fmt: skip
+
+
+def _good(data: Read) -> int:
+    return len(data.keys)
 
 
 def _fetch(side: int | None, max_pixels: int, unit: Unit) -> Read:
@@ -132,7 +137,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     classify = load().classify if task.classes else None
 
     def compute(data: Read) -> Any:
-        parts = [(places, extract(image_NHWC)) for places, image_NHWC in data.groups]
+        parts = [(places, extract(image_NHWC)) for places, image_NHWC in spans.steps(data.groups)]
         f_ND = np.zeros((len(data.keys), parts[0][1].shape[1] if parts else 0), np.float32)
         for places, part in parts:
             f_ND[places] = part

@@ -20,7 +20,7 @@ from noiseweave.cluster import folders, pipeline, shards
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome, Phase
 from noiseweave.cluster.session import Session
-from noiseweave.engine import masks
+from noiseweave.engine import masks, spans
 from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.recipes import check, check_steps
 from noiseweave.engine.records import Bad, Unit
@@ -137,7 +137,7 @@ def phase(task: Task, gpu: bool) -> Phase:
 
     return Phase(
         name="inpaint", fetch=partial(_fetch, task), make_compute=partial(_make_paint, task, gpu),
-        commit=partial(inpaint_output.commit, task),
+        commit=partial(inpaint_output.commit, task), size=pipeline.length_of_first,
     )  # fmt: skip
 
 
@@ -302,9 +302,11 @@ class Painter:
             for i, region in enumerate(one.regions):
                 buckets[region.hole_HW.shape].append((n, i))
         out: dict[tuple[int, int], tuple[list[np.ndarray], str] | None] = {}
+        total = sum(map(len, buckets.values()))
         for places in buckets.values():
             parts = [(loaded[n], loaded[n].regions[i], i) for n, i in places]
-            out |= dict(zip(places, self._bucket(parts), strict=True))
+            with spans.span(len(out) / total, (len(out) + len(places)) / total):
+                out |= dict(zip(places, self._bucket(parts), strict=True))
         return out
 
     def _bucket(self, parts: list[tuple[Loaded, Region, int]]) -> list[tuple[list[np.ndarray], str] | None]:
@@ -346,7 +348,7 @@ class Painter:
         ]
         variants = [
             inpainting.inpaint(model, image_BHWC, hole_BHW, prompts, config.inpaint, seed)
-            for seed in self.task.seeds
+            for seed in spans.steps(self.task.seeds)
         ]
         return [[variant[b] for variant in variants] for b in range(len(parts))]
 

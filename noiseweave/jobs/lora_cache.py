@@ -24,6 +24,7 @@ import numpy as np
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
+from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs.arrays import npy
 from noiseweave.jobs.inpaint_input import Place
@@ -162,7 +163,7 @@ def _latents(
         phase = pipeline.Phase(
             name="latents", fetch=partial(_fetch, config, source.folders),
             make_compute=partial(_make_encode, config.model.name, s.gpus_per_worker > 0),
-            commit=partial(_commit, where, config),
+            commit=partial(_commit, where, config), things="latents", size=pipeline.length_of_first,
         )  # fmt: skip
         _fill(where, "latents", runs, phase, s)
         known = there(where)
@@ -212,7 +213,7 @@ def _make_encode(name: str, gpu: bool) -> Callable[[Any], Any]:
     def compute(data: Any) -> Any:
         good, bad = data
         made = []
-        for item, image_VHWC, hole_VHW in good:
+        for item, image_VHWC, hole_VHW in spans.steps(good):
             arrays = {"z": _half(encoders.latents(image_VHWC))}
             if hole_VHW is not None:
                 arrays["around"] = _half(encoders.around(image_VHWC, hole_VHW))
@@ -278,7 +279,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
     if missing:
         parts = [tuple(missing[i : i + TEXTS]) for i in range(0, len(missing), TEXTS)]
         phase = pipeline.Phase(
-            name="words", fetch=_payload, things="captions", commit=partial(_commit_words, where),
+            name="words", fetch=_payload, things="captions", size=len, commit=partial(_commit_words, where),
             make_compute=partial(_make_say, config.model.name, s.gpus_per_worker > 0),
         )  # fmt: skip
         _fill(where, "words", [(_hash(part), part) for part in parts], phase, s)
@@ -294,7 +295,9 @@ def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
     from noiseweave.jobs.lora_data import Encoders
 
     encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet"))
-    return lambda texts: [(_hash(t), {n: _half(x) for n, x in encoders.said(t).items()}) for t in texts]
+    return lambda texts: [
+        (_hash(t), {n: _half(x) for n, x in encoders.said(t).items()}) for t in spans.steps(texts)
+    ]
 
 
 def _commit_words(where: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:

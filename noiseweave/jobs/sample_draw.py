@@ -56,7 +56,7 @@ def units(task: Task) -> Plan:
 def phase(task: Task, gpu: bool) -> Phase:
     return Phase(
         name="sample", fetch=partial(_numbers, task), make_compute=partial(_make_draw, task, gpu),
-        commit=partial(_commit, task),
+        commit=partial(_commit, task), size=len,
     )  # fmt: skip
 
 

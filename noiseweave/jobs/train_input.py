@@ -159,6 +159,7 @@ def latents(config: Config, source: Source, s: Session) -> Source:
         make_compute=partial(_make_encode, config, s.gpus_per_worker > 0),
         commit=partial(_commit, config),
         things="latents",
+        size=pipeline.length_of_first,
     )
     plan = Plan(length=len(source.shards), unit=partial(_unit, source.shards))
     outcome = pipeline.run(plan, phase, book, s)
@@ -189,7 +190,7 @@ def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list
 def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     import torch
 
-    from noiseweave.engine import base_models
+    from noiseweave.engine import base_models, spans
     from noiseweave.engine.latents import encode, to_pixels
     from noiseweave.engine.micro_batch import MicroBatch
 
@@ -203,7 +204,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
             return locations, np.zeros(0, np.float16), bad
         x = to_pixels(image_NHWC)
         views = [x, x.flip(3)] if config.data.flip else [x]
-        z_NVCHW = torch.stack([parts(view).cpu() for view in views], 1)
+        z_NVCHW = torch.stack([parts(view).cpu() for view in spans.steps(views)], 1)
         return locations, z_NVCHW.half().numpy(), bad
 
     return compute

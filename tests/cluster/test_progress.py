@@ -1,0 +1,106 @@
+"""The line that a person watches: pictures inside units, time left, and words between processes."""
+
+import time
+
+from noiseweave.cluster import progress
+from noiseweave.cluster.progress import Channel, Meter, Word
+
+
+def meter(**more):
+    return Meter(stage="embed", workers=1, start=time.monotonic() - 10, **{"units": 4} | more)
+
+
+def fields(m):
+    """stage, units, pictures, rate, ETA of the line."""
+    return [part.strip() for part in m.line().split("  ") if part.strip()]
+
+
+def test_pictures_of_a_running_unit_count_and_time_is_judged_by_them():
+    m = meter()
+    m.add("u0", 100, 0)
+    m.running = {"w": Word(unit="u1", share=0.5, size=100)}
+    _, units, pictures, rate, eta, workers = fields(m)
+    assert units.endswith("1/4 units")
+    assert (pictures, rate, workers) == ("150 images", "15.0/s", "1 worker")
+    assert eta == "ETA 0:17", "150 of 400 in 10 s"
+
+
+def test_a_short_last_unit_is_worth_what_it_holds():
+    m = meter(units=2)
+    m.add("u0", 100, 0)
+    m.running = {"w": Word(unit="u1", share=0.5, size=10)}
+    assert fields(m)[4] == "ETA 0:00", "105 of 110"
+    m.running = {"w": Word(unit="u1", share=0.5, size=None)}
+    assert fields(m)[4] == "ETA 0:03", "1.5 of 2 units, where nobody knows what they hold"
+
+
+def test_before_anything_is_known():
+    assert "0/4 units  0 images  0.0/s  ETA --:--" in meter().line()
+    assert "0/0 units" in meter(units=0).line()
+
+
+def test_what_was_shown_is_not_taken_back():
+    m = meter()
+    m.hear("w", Word(unit="u0", share=0.9, size=100))
+    assert fields(m)[2] == "90 images"
+    m.hear("w", None)  # computed, not yet written
+    assert fields(m)[2] == "90 images"
+    m.add("u0", 100, 0)
+    m.running = {"w": Word(unit="u0", share=1.0, size=100)}  # a word that came late
+    assert fields(m)[2] == "100 images"
+
+
+def test_the_line_comes_while_a_unit_runs(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOOK", 0.01)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    words, seen = {"w": Word(unit="u0", share=0.25, size=8)}, ""
+    with progress.watch(meter(units=1), lambda: words):
+        end = time.monotonic() + 60
+        while "2 images" not in seen and time.monotonic() < end:
+            time.sleep(0.01)
+            seen += capsys.readouterr().err
+    assert "0/1 units  2 images" in seen
+
+
+def test_a_look_that_fails_ends_nothing(monkeypatch):
+    monkeypatch.setattr(progress, "LOOK", 0.01)
+    looks = []
+
+    def look():
+        looks.append(1)
+        raise ConnectionError
+
+    with progress.watch(meter(), look):
+        end = time.monotonic() + 60
+        while len(looks) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert len(looks) >= 3
+
+
+def test_words_travel_through_ray(ray_session):
+    channel, other = Channel(), Channel()
+
+    @ray_session.remote
+    def work(channel, share):
+        channel.tell("host/1", Word(unit="u3", share=0.0, size=20))
+        channel.begun -= 1  # a second later
+        channel.tell("host/1", Word(unit="u3", share=share, size=20))
+
+    ray_session.get(work.remote(channel, 0.5))
+    assert list(channel.look().values()) == [Word(unit="u3", share=0.5, size=20)]
+    assert other.look() == {}
+    channel.said = True  # as it is in the worker that has said something
+    channel.tell("host/1", None)
+    assert channel.look() == {}
+    ray_session.get(work.remote(channel, 0.75))
+    channel.close()
+    assert channel.look() == {}
+
+
+def test_short_units_say_nothing(monkeypatch):
+    channel, put = Channel(), []
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_put", lambda *a, **k: put.append(a))
+    for share in (0.0, 0.5, 1.0):
+        channel.tell("w", Word(unit="u", share=share, size=1))
+    channel.tell("w", None)
+    assert put == []
