@@ -15,6 +15,7 @@ from itertools import islice, zip_longest
 from typing import NoReturn, cast, get_type_hints
 
 from noiseweave import __version__
+from noiseweave.cluster import threads
 
 JOBS = {
     "pack": "pictures (folders, LMDB, image folders, shards, digits) -> labelled WebDataset shards",
@@ -168,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"noiseweave {__version__}")
         return 0
+    os.environ.update(threads.passive())  # before any job imports torch
     job, *rest = arguments
     if rest and rest[0] in SECOND.get(job, {}):
         job, *rest = rest

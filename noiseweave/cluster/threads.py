@@ -1,0 +1,18 @@
+"""Threads of numerical libraries on a machine that does other things too."""
+
+from __future__ import annotations
+
+import os
+
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def passive() -> dict[str, str]:
+    """The environment in which OpenMP threads that wait sleep; {} where the user's own says how they wait.
+
+    They spin by default, and each of an operation's threads waits for the last: one that has lost its core to another
+    process holds up all, which burn theirs until it gets it back (docs/speed.md has what that costs). OpenMP reads
+    its environment once, so this belongs into a process's before torch is imported.
+    """
+    return {} if any(name in os.environ for name in OWN) else dict(PASSIVE)
