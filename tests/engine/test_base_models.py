@@ -161,6 +161,17 @@ def test_a_vae_is_found_in_a_pipelines_folder_too_and_is_frozen(tmp_path):
     assert not any(w.requires_grad for w in vae.parameters())
 
 
+def test_the_vae_that_ships_gives_a_photo_back():
+    from sklearn.datasets import load_sample_image
+
+    photo = load_sample_image("flower.jpg")[None, :256, :256]
+    vae = base_models.load_encoder("taesd")
+    z = latents.encode(vae, latents.to_pixels(photo))
+    assert z.shape == (1, 4, 32, 32)
+    back = latents.to_uint8(latents.decode(vae, z)).astype(int)
+    assert np.square(back - photo).mean() < 80  # 29 dB
+
+
 def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
     unet = UNet2DModel(
         sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8,), norm_num_groups=4,
