@@ -80,12 +80,12 @@ def _init(options: dict[str, Any]) -> Any:
 @contextlib.contextmanager
 def _clean_on_failure() -> Iterator[None]:
     """Kill what Ray has started and forgets when it gives up on one of its processes."""
-    before = psutil.Process().children()
+    before = psutil.Process().children(recursive=True)
     try:
         yield
     except BaseException:
-        for process in psutil.Process().children():
-            if process not in before:
+        for process in set(psutil.Process().children(recursive=True)) - set(before):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         raise
 
@@ -161,5 +161,5 @@ def _on_sigterm() -> Iterator[None]:
 
 def _terminate(number: int, frame: Any) -> NoReturn:
     signal.signal(number, signal.SIG_IGN)  # a second one must not break off the cleaning up
-    print(TERMINATED, file=sys.stderr, flush=True)
+    os.write(2, f"{TERMINATED}\n".encode())  # print may be in the middle of a line of its own
     raise SystemExit(128 + number)

@@ -39,9 +39,8 @@ def _leave() -> NoReturn:
     """Say that Ray ended and end this process as it is: its main thread may hang in a call that never comes back."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    clear = (
-        "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
-    )  # the progress display's line, and its hidden cursor
+    # the progress display's line, and the cursor that it hides
+    clear = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
     os.write(2, f"{clear}{ENDED}\n".encode())
     os._exit(1)
 
