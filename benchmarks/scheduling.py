@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from noiseweave.cluster import pipeline
+from noiseweave.cluster import local_ray, pipeline
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import Session, settle
@@ -196,15 +196,9 @@ def first(plan: Plan, left: Any, ledger: Ledger, count: int) -> int:
     return done
 
 
-def start(gpus: int) -> Any:
+def started(gpus: int) -> contextlib.AbstractContextManager[None]:
     settle()
-    import ray
-
-    ray.init(
-        address="local", num_cpus=12, num_gpus=gpus, include_dashboard=False, object_store_memory=2 << 30,
-        log_to_driver=False, logging_level="ERROR",
-    )  # fmt: skip
-    return ray
+    return local_ray.started(num_cpus=12, num_gpus=gpus, object_store_memory=2 << 30)
 
 
 def fits(gpus: int) -> bool:
@@ -233,17 +227,15 @@ def main() -> None:
     kept = json.loads(args.out.read_text()) if args.out.is_file() else {}
     result: dict[str, Any] = {"runs": {}} | kept | {"hardware": hardware(), "seconds_a_unit": args.seconds}
     for gpus in filter(fits, args.gpus):
-        ray = start(gpus)
-        found = measure(gpus, args.each, args.seconds) | {"load_average": round(os.getloadavg()[0], 1)}
+        with started(gpus):
+            found = measure(gpus, args.each, args.seconds) | {"load_average": round(os.getloadavg()[0], 1)}
         result["runs"][str(gpus)] = found
         print(json.dumps(found), flush=True)
-        ray.shutdown()
     if args.plan:
-        ray = start(1)
-        measure(1, 2, 0.0)  # what Ray itself loads is no part of the growth
-        result["driver"] = memory(args.plan, args.markers, args.running)
+        with started(1):
+            measure(1, 2, 0.0)  # what Ray itself loads is no part of the growth
+            result["driver"] = memory(args.plan, args.markers, args.running)
         print(json.dumps(result["driver"], indent=1))
-        ray.shutdown()
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

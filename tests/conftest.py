@@ -33,13 +33,19 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One Ray for all tests of a process: 4 logical CPUs and 4 logical GPUs, whatever the machine has."""
+    """One Ray for all tests of a process: 4 logical CPUs and 4 logical GPUs, whatever the machine has.
+
+    Not local_ray's: its settings must not reach the processes that tests start. No token, so, but only on 127.0.0.1.
+    """
     import ray
 
-    ray.init(
-        address="local", num_cpus=4, num_gpus=4, include_dashboard=False,
-        object_store_memory=256 << 20, log_to_driver=False, logging_level="ERROR",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
+        ray.init(
+            address="local", num_cpus=4, num_gpus=4, include_dashboard=False,
+            object_store_memory=256 << 20, log_to_driver=False, logging_level="ERROR",
+        )  # fmt: skip
     yield ray
     ray.shutdown()
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import sys
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from noiseweave.cluster import resources
+from noiseweave.cluster import joined_ray, local_ray, resources
 from noiseweave.cluster.resources import Node
 
 SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -27,8 +24,6 @@ SETTINGS = {
 WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = re.compile(rf"(?:{WORD}/)?{WORD}")
 SELECTOR = re.compile(rf"!?{WORD}|!?in\({WORD}(?:, ?{WORD})*\)")
-PATIENCE = 5.0
-"""Seconds until an address counts as out of reach; Ray itself would try for minutes."""
 NEWS = 30.0
 """Seconds between two lines about what is waited for."""
 
@@ -138,14 +133,8 @@ def session(config: ClusterConfig) -> Iterator[Session]:
     settle()
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        _start(ray, config)
-    try:
+    with contextlib.nullcontext() if ray.is_initialized() else _connected(config):
         yield _found(config)
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _inline(config: ClusterConfig) -> Session:
@@ -164,70 +153,18 @@ def _inline(config: ClusterConfig) -> Session:
     )
 
 
-def _start(ray: Any, config: ClusterConfig) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    address = running() if config.address == "auto" else config.address
+def _connected(config: ClusterConfig) -> contextlib.AbstractContextManager[None]:
+    address = joined_ray.running() if config.address == "auto" else config.address
     if address is not None and address != "local":
-        _join(ray, address, quiet)
-        return
+        return joined_ray.joined(address)
     spare = 2  # fetch and commit tasks run beside the workers that hold the models
-    cpus = max(os.cpu_count() or 1, config.workers + spare, 1 + spare)
-    with _hushed():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-
-
-def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:
-    """Join a Ray that runs; the code travels, unless the job came by Ray's job server and brought it along."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        quiet["runtime_env"] = {"py_modules": [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]}
-    try:
-        _knock(address)
-        with _hushed():
-            ray.init(address=address, **quiet)
-    except Exception as e:
-        why = " ".join(str(e).split())[:200]
-        raise ValueError(f"cluster.address={address!r}: no Ray answers ({type(e).__name__}: {why})") from None
-
-
-def _knock(address: str) -> None:
-    """OSError where nothing listens at host:port or ray://host:port; other spellings are left to Ray."""
-    parts = urllib.parse.urlsplit(address if "://" in address else f"//{address}")
-    if parts.hostname and parts.port and parts.scheme in ("", "ray"):
-        socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE).close()
+    return local_ray.started(num_cpus=max(os.cpu_count() or 1, config.workers + spare, 1 + spare))
 
 
 def settle() -> None:
     """Ray's settings, before it is first imported; what the environment says already stays."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-
-
-def running() -> str | None:
-    """The Ray that this process belongs to, as in a submitted job, or that `ray start` runs on this machine."""
-    from ray._private.utils import read_ray_address
-
-    if given := os.environ.get("RAY_ADDRESS"):
-        return given
-    found = read_ray_address()  # Ray's own joining rule would take any other job's private Ray as well
-    host, _, port = str(found or "").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):  # left behind by a Ray that is gone
-        return None
-    return found
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Drop what Ray's C++ part writes to standard error while it starts; its exceptions still come through."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
 
 
 def _found(config: ClusterConfig) -> Session:

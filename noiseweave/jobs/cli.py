@@ -1,6 +1,6 @@
 """``noiseweave JOB --config FILE --section.field VALUE``: the one command.
 
-Exit codes: 0 all done, 1 some units failed, 2 wrong usage or config.
+Exit codes: 0 all done, 1 some units failed or Ray died, 2 wrong usage or config, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""What holds for any Ray, started or joined: it is kept quiet, and its end is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+ENDED = "Ray ended; the same command goes on from what is done"
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+"""Options of ``ray.init``."""
+
+
+@contextlib.contextmanager
+def watched(dead: Callable[[], bool], every: float) -> Iterator[None]:
+    """End this process with one line when ``dead`` says so: asked every so many seconds, and after the block."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(every):
+            if dead():
+                _leave()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        if dead():  # what the job says of it, an error of some kind, came before the look
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """Say that Ray ended and end this process as it is: its main thread may hang in a call that never comes back."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    # the progress display's line, and the cursor that it hides
+    clear = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{clear}{ENDED}\n".encode())
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what Ray's C++ part writes to standard error while it starts; its exceptions still come through."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
