@@ -131,6 +131,7 @@ def test_errors_are_reported_and_the_rest_is_done(either, tmp_path, capsys):
     assert (int(process) == os.getpid()) == either.inline
 
 
+@pytest.mark.slow
 def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     folder = str(tmp_path)
     outcome = pipeline.run(Plan(length=20, unit=unit), phase(folder), Ledger(output=folder), ours)

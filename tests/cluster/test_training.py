@@ -74,6 +74,7 @@ def fit(folder, loop, task, workers=1, inline=False):
     return failure, rows
 
 
+@pytest.mark.slow
 def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session, tmp_path):
     task = {"steps": 4, "die_at": 2, "dead": str(tmp_path / "dead")}
     failure, rows = fit(tmp_path, adder, task, workers=2)
@@ -98,23 +99,31 @@ def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session,
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_loop_that_raises_goes_on_from_its_last_checkpoint_as_often_as_allowed(inline, tmp_path):
+def test_a_loop_that_raises_goes_on_from_its_last_checkpoint(inline, tmp_path):
     (tmp_path / "raised").mkdir()
-    task = {"steps": 5, "raise_at": 2, "times": 1, "raised": str(tmp_path / "raised")}
+    task = {"steps": 5, "raise_at": 2, "times": 1, "raised": str(tmp_path / "raised"), "give_up": "no more"}
     failure, rows = fit(tmp_path, counter, task, inline=inline)
-    assert failure is None
     told = {"rank": 0, "world": 1, "gpu": False}
-    assert rows == [{"start": 0, **told}, {"start": 2, **told}, {"end": 5}]
+    assert rows == [{"start": 0, **told}, {"start": 2, **told}]
+    assert failure == "no more", "and it was not tried again"
     assert steps_in(tmp_path / "checkpoints") == [4, 5]
-    with pytest.raises(RuntimeError) as error:  # it raises at 6 and, gone on from there, at 7
-        fit(tmp_path, counter, task | {"steps": 9, "raise_at": 6, "times": 3}, inline=inline)
-    assert "no luck" in str(error.value) or "at all" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert sorted(os.listdir(tmp_path / "raised")) == ["2", "6", "7"]
-    failure, rows = fit(tmp_path, counter, {"steps": 8, "give_up": "no more"}, inline=inline)
-    assert (failure, rows) == ("no more", [{"start": 7, **told}])
-    assert steps_in(tmp_path / "checkpoints") == [7, 8]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("inline", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_loop_that_raises_again_and_again_is_one_line_and_goes_on_later(inline, request, tmp_path):
+    if not inline:
+        request.getfixturevalue("ray_session")
+    (tmp_path / "raised").mkdir()
+    task = {"steps": 9, "raise_at": 6, "times": 3, "raised": str(tmp_path / "raised")}
+    with pytest.raises(RuntimeError, match=r"no luck|at all") as error:  # at 6 and, gone on from there, at 7
+        fit(tmp_path, counter, task, inline=inline)
+    assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path / "raised")) == ["6", "7"]
+    failure, rows = fit(tmp_path, counter, {"steps": 8}, inline=inline)
+    assert failure is None
+    assert [row.get("start", row.get("end")) for row in rows] == [7, 8]
+    assert steps_in(tmp_path / "checkpoints") == [7, 8]
 
 
 KILLED = """
@@ -132,7 +141,10 @@ KILLED = """
 """
 
 
-def test_a_killed_process_goes_on_from_its_last_checkpoint_on_either_executor(inline, tmp_path):
+@pytest.mark.parametrize("inline", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_killed_process_goes_on_from_its_last_checkpoint_on_either_executor(inline, request, tmp_path):
+    if not inline:
+        request.getfixturevalue("ray_session")
     code = textwrap.dedent(KILLED).replace("FOLDER", repr(str(tmp_path)))
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert steps_in(tmp_path / "checkpoints") == [2, 3]

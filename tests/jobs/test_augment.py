@@ -128,6 +128,7 @@ def test_originals_are_copied_byte_for_byte(calm, source):
     assert copied[first.key]["png"] == storage.read(str(source / "s-0.tar"), where.offset, where.size)
 
 
+@pytest.mark.slow
 def test_more_workers_and_another_batch_give_the_same(calm, source, tmp_path, ray_session):
     four = ["--cluster.workers", "4", "--cluster.gpus_per_worker", "1"]
     assert augment(source, tmp_path / "o", *four, "--model.micro_batch", "1", run=on_ray) == 0

@@ -103,7 +103,7 @@ def test_a_killed_driver_goes_on_to_the_adapter_of_an_undisturbed_run(ray_sessio
     driver.wait()
     assert not (output / "report.json").exists()
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert main(command) == 0
+        assert main([*command, "--cluster.address", "auto"]) == 0
     assert "finished already" not in said.getvalue()
     config = config_of(data, hole_folder, tmp_path / "whole", *more, "--cache", output / "_run" / "cache")
     # as many threads as a driver's worker has: sums in another order part by more than 1e-5 in the end

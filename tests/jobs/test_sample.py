@@ -58,13 +58,18 @@ def test_count_pictures_in_shards_with_their_lineage(calm):
     assert report(calm)["failed"] == {}
 
 
-def test_more_workers_other_units_and_another_batch_give_the_same_pictures(calm, tmp_path, ray_session):
+@pytest.mark.slow
+def test_more_workers_give_the_same_pictures(calm, tmp_path, ray_session):
     """To 1/255: each of two workers has half of the cores, and sums in another order."""
     name = ["--sampler.name", "ddpm", "--count", 9]
     two = ["--cluster.workers", 2]
     assert on_ray("sample", *DIGITS, *name, "--shard_samples", 4, *two, "--output", tmp_path / "two") == 0
     assert lines(tmp_path / "two") == lines(calm)
     assert np.abs(pixels(tmp_path / "two") - pixels(calm)).max() <= 1
+
+
+def test_other_units_and_another_batch_give_the_same_pictures(calm, tmp_path):
+    name = ["--sampler.name", "ddpm", "--count", 9]
     assert drawn(tmp_path / "odd", *DIGITS, *name, "--shard_samples", 5, "--model.micro_batch", 2) == 0
     assert np.abs(pixels(tmp_path / "odd") - pixels(calm)).max() <= 1
     assert drawn(tmp_path / "few", *DIGITS, "--sampler.name", "ddpm", "--count", 2) == 0
