@@ -1,7 +1,8 @@
 # make demo   install into .venv and augment the digits with the model that ships (no GPU, no download of data)
 # make demo-inpaint   holes in digits, repaired by the same model
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
-# make test   the tests; make lint: ruff, mypy, import-linter; make bench: the quick measurements
+# make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
+# make lint   ruff, mypy, import-linter; make bench: the quick measurements
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
@@ -9,9 +10,10 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-inpaint cluster-demo test lint bench demo-model base-models wheel clean
+.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint bench demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -42,7 +44,17 @@ cluster-demo: $(VENV)/.installed
 	$(BIN)/python scripts/cluster_demo.py $(OUT)/cluster-demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) $(PYTEST_ARGS)
+
+# the parts of test-all that .ci/run does one after another; test-shared needs photos that no user has
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m "slow and not shared" $(PYTEST_ARGS)
+
+test-shared: $(VENV)/.installed-dev
+	$(PYTEST) -m shared $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -42,7 +42,6 @@ from noiseweave.jobs.lora_loop import Task, learner, regime
 from noiseweave.jobs.trainer import Trainer
 
 sys.path.append(str(pipelines.ROOT / "tests/jobs"))
-from flows import run_here
 from training import Alone, fresh
 
 # not smaller: below this PyTorch's own overhead for each layer hides what the layers cost
@@ -204,8 +203,8 @@ def fill(config: lora.Config, source: lora_input.Source) -> lora_input.Source:
     """The cache, its units in this process."""
     from noiseweave.cluster.session import Session
 
-    lora_cache.pipeline.run = lambda plan, phase, book, s: run_here(plan, phase, book)  # type: ignore[assignment]
-    return lora_cache.filled(config, source, Session(workers=1, gpus_per_worker=0, threads=1, retries=0))
+    here = Session(workers=1, gpus_per_worker=0, threads=1, retries=0, inline=True)
+    return lora_cache.filled(config, source, here)
 
 
 if __name__ == "__main__":

@@ -321,6 +321,7 @@ def test_what_any_photo_teaches_is_no_part_of_what_the_subject_did(modules):
 # scheduling
 
 
+@pytest.mark.slow
 def test_the_cost_of_scheduling_is_measured_on_every_worker(modules, ray_session):
     import scheduling
     from ray import cloudpickle

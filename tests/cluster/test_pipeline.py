@@ -1,7 +1,12 @@
-"""The one flow: every unit once, errors counted, killers of workers survived."""
+"""The one flow, on either executor: every unit once, errors counted; on Ray, killers of workers survived."""
 
 import os
 import platform
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -76,14 +81,57 @@ def phase(folder, make=None):
 @pytest.fixture
 def ours(ray_session):
     """Functions of this file travel by value: workers cannot import it."""
-    import sys
-
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     return Session(workers=2, gpus_per_worker=1, threads=1, retries=1)
 
 
+HERE = Session(workers=1, gpus_per_worker=0, threads=1, retries=1, inline=True)
+
+
+@pytest.fixture(params=["inline", "ray"])
+def either(request):
+    """Each executor."""
+    return HERE if request.param == "inline" else request.getfixturevalue("ours")
+
+
+def make_flaky(folder):
+    def double(x):
+        if x == 5:
+            raise RuntimeError("cannot compute 5")
+        flag = os.path.join(folder, f"tried-{x}")
+        if x == 9 and not os.path.exists(flag):  # once only
+            open(flag, "w").close()
+            raise OSError("not now")
+        return 2 * x
+
+    return double
+
+
+def test_errors_are_reported_and_the_rest_is_done(either, tmp_path, capsys):
+    folder = str(tmp_path)
+    flaky = phase(folder, partial(make_flaky, folder))
+    outcome = pipeline.run(Plan(length=12, unit=unit), flaky, Ledger(output=folder), either)
+    good = [i for i in range(12) if i not in (3, 5)]
+    assert outcome.units == 12
+    assert sorted(outcome.failed) == ["u003", "u005"]
+    assert outcome.failed["u003"].startswith("OSError: no such shard (test_pipeline.py:")
+    assert outcome.failed["u005"].startswith("RuntimeError: cannot compute 5 (test_pipeline.py:")
+    assert outcome.produced == len(good)
+    assert outcome.extra["sum"] == sum(2 * i for i in good)
+    assert outcome.quarantined == {"odd": sum(i % 2 for i in good)}
+    assert all((tmp_path / f"u{i:03d}.txt").read_text() == str(2 * i) for i in good)
+    assert sorted((tmp_path / "writes").read_text().split()) == [f"u{i:03d}" for i in good], "each once"
+    assert "double: 3 units without a result are run once more" in capsys.readouterr().err
+    records = list(Ledger(output=folder).records("double"))
+    assert all(set(r["spent"]) == {"fetch", "compute", "commit"} for r in records)
+    host, process = records[0]["worker"].split("/")
+    assert host == platform.node()
+    assert (int(process) == os.getpid()) == either.inline
+
+
+@pytest.mark.slow
 def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     folder = str(tmp_path)
     outcome = pipeline.run(Plan(length=20, unit=unit), phase(folder), Ledger(output=folder), ours)
@@ -113,22 +161,23 @@ def test_no_unit_of_a_short_plan_waits_behind_another_while_a_worker_starts(ours
     assert len({r["worker"] for r in Ledger(output=folder).records("double")}) == 2
 
 
-def test_what_has_a_marker_is_not_done_again(ours, tmp_path):
+def test_what_has_a_marker_is_not_done_again(either, tmp_path):
     folder = str(tmp_path)
     book = Ledger(output=folder)
     book.mark("double", UnitReport(id="u000", produced=1, extra={"sum": 100}), [])
     plan = Plan(length=2, unit=unit)
-    outcome = pipeline.run(plan, phase(folder), book, ours)
+    outcome = pipeline.run(plan, phase(folder), book, either)
     assert (tmp_path / "writes").read_text().split() == ["u001"]
     assert outcome.extra["sum"] == 102
-    again = pipeline.run(plan, phase(folder), book, ours)
+    again = pipeline.run(plan, phase(folder), book, either)
     assert (tmp_path / "writes").read_text().split() == ["u001"]
     assert again.produced == 2
 
 
-def test_a_model_that_cannot_be_loaded_is_each_units_error(ours, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_each_units_error(either, tmp_path):
     folder = str(tmp_path)
-    outcome = pipeline.run(Plan(length=2, unit=unit), phase(folder, make_broken), Ledger(output=folder), ours)
+    broken = phase(folder, make_broken)
+    outcome = pipeline.run(Plan(length=2, unit=unit), broken, Ledger(output=folder), either)
     assert sorted(outcome.failed) == ["u000", "u001"]
     assert "no such folder" in outcome.failed["u000"]
 
@@ -154,11 +203,90 @@ def test_what_a_stalled_first_pass_leaves_the_second_does(ours, tmp_path, monkey
 
 
 def test_an_empty_plan_needs_no_pipeline(tmp_path):
-    session = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
-    outcome = pipeline.run(
-        Plan(length=0, unit=unit), phase(str(tmp_path)), Ledger(output=str(tmp_path)), session
-    )
-    assert outcome.units == outcome.produced == 0
+    for inline in (False, True):
+        session = Session(workers=1, gpus_per_worker=0, threads=1, retries=0, inline=inline)
+        outcome = pipeline.run(
+            Plan(length=0, unit=unit), phase(str(tmp_path)), Ledger(output=str(tmp_path)), session
+        )
+        assert outcome.units == outcome.produced == 0
+
+
+# inline alone
+
+
+def test_the_next_unit_is_fetched_while_one_is_computed_and_no_other(tmp_path):
+    count, threads, fetched = 4, set(), [threading.Event() for _ in range(6)]
+
+    def fetch(u):
+        threads.add(threading.get_ident())
+        fetched[u.payload].set()
+        return u.payload
+
+    def compute(x):
+        assert x == count - 1 or fetched[x + 1].wait(60), "the next unit waits until this one is done"
+        assert not fetched[x + 2].is_set()
+        threads.discard(threading.get_ident())
+        return x
+
+    here = replace(phase(str(tmp_path), lambda: compute), fetch=fetch)
+    outcome = pipeline.run(Plan(length=count, unit=unit), here, Ledger(output=str(tmp_path)), HERE)
+    assert (outcome.produced, outcome.failed) == (count, {})
+    assert (tmp_path / "writes").read_text().split() == ["u000", "u001", "u002", "u003"], "in their order"
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_ctrl_c_in_a_unit_ends_the_run_though_the_next_fetch_hangs(tmp_path):
+    hangs, for_ever = threading.Event(), threading.Event()
+
+    def fetch(u):
+        if u.payload == 1:
+            hangs.set()
+            for_ever.wait()
+        return u.payload
+
+    def compute(x):
+        hangs.wait(60)
+        raise KeyboardInterrupt
+
+    here = replace(phase(str(tmp_path), lambda: compute), fetch=fetch)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(Plan(length=3, unit=unit), here, Ledger(output=str(tmp_path)), HERE)
+    finally:
+        for_ever.set()
+    assert Ledger(output=str(tmp_path)).done("double") == set()
+
+
+HANGS = """
+    import threading
+    from noiseweave.cluster import pipeline
+    from noiseweave.cluster.ledger import Ledger
+    from noiseweave.cluster.session import ClusterConfig, session
+    from noiseweave.engine.records import Plan, Unit
+    def fetch(u):
+        print("hangs", flush=True)
+        threading.Event().wait()
+    plan = Plan(length=1, unit=lambda i: Unit(index=i, id="u", payload=i))
+    phase = pipeline.Phase(name="p", fetch=fetch, make_compute=lambda: id, commit=id)
+    with session(ClusterConfig(address="inline", gpus_per_worker=0)) as s:
+        pipeline.run(plan, phase, Ledger(output=OUTPUT), s)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_ends_the_process_though_a_fetch_hangs(tmp_path):
+    code = textwrap.dedent(HANGS).replace("OUTPUT", repr(str(tmp_path)))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as job:
+        assert job.stdout.readline() == b"hangs\n"
+        job.send_signal(signal.SIGINT)
+        assert job.stderr.read().endswith(b"KeyboardInterrupt\n")
+    assert job.returncode == -signal.SIGINT
+
+
+# the ledger
 
 
 def test_another_config_is_refused_and_names_the_fields(tmp_path):

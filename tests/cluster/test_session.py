@@ -1,5 +1,6 @@
 """What a cluster offers and what a job asks: pure arithmetic, one line where it cannot be, workers on their nodes."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -136,6 +137,46 @@ def test_without_an_autoscaler_there_is_no_waiting(monkeypatch):
     with pytest.raises(Lacking):
         session._found(ClusterConfig(gpus_per_worker=1))
     assert (there.looks, there.asked) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"workers": 2}, "cluster.workers=2: cluster.address=inline is one process"),
+        ({"gpus_per_worker": 2}, "cluster.gpus_per_worker=2: cluster.address=inline is one process, with one GPU"),
+        ({"accelerator": "T4"}, "cluster.accelerator='T4': cluster.address=inline is one process"),
+        ({"labels": {"zone": "b"}}, "cluster.labels={'zone': 'b'}: cluster.address=inline is one process"),
+    ],
+)  # fmt: skip
+def test_what_one_process_cannot_be_is_one_line(config, words):
+    with pytest.raises(ValueError) as told:  # noqa: PT011
+        ClusterConfig(address="inline", **config)
+    assert str(told.value).startswith(words)
+    assert "\n" not in str(told.value)
+
+
+def test_inline_uses_the_gpu_that_is_there_and_refuses_to_wait_for_one(monkeypatch):
+    import torch
+
+    def found(**config):
+        with session.session(ClusterConfig(address="inline", **config)) as s:
+            assert (s.workers, s.inline, s.retries) == (1, True, 2)
+            return s.gpus_per_worker
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert found() == found(gpus_per_worker=0) == 0
+    with pytest.raises(Lacking, match=r"^cluster.gpus_per_worker=1: this machine has no GPU$"):
+        found(gpus_per_worker=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert found() == found(gpus_per_worker=1) == found(gpus_per_worker=0.5) == 1
+    assert found(gpus_per_worker=0) == 0
+
+
+def test_inline_takes_the_threads_that_the_environment_says(monkeypatch):
+    for given, threads in (("3", 3), ("0", os.cpu_count()), ("", os.cpu_count()), ("many", os.cpu_count())):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        with session.session(ClusterConfig(address="inline", gpus_per_worker=0)) as s:
+            assert s.threads == threads
 
 
 @pytest.mark.timeout(60)

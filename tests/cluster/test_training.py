@@ -1,10 +1,13 @@
-"""Ray Train around a loop: workers, checkpoints, kills. The loops here need no model."""
+"""A train loop on Ray Train, or in this process: workers, checkpoints, kills. The loops here need no model."""
 
 import json
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 
+import pytest
 from ray import cloudpickle
 from ray.train import WorkerGroupError
 
@@ -16,8 +19,14 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def session(workers):
-    return Session(workers=workers, gpus_per_worker=0, threads=1, retries=1)
+def session(workers, inline=False):
+    return Session(workers=workers, gpus_per_worker=0, threads=1, retries=1, inline=inline)
+
+
+@pytest.fixture(params=["inline", "ray"])
+def inline(request):
+    """Whether the loop runs in this process; Ray is there where not."""
+    return request.param == "inline" or not request.getfixturevalue("ray_session")
 
 
 def adder(task, link):
@@ -40,15 +49,32 @@ def adder(task, link):
         link.fail(task["give_up"])
 
 
-def fit(folder, loop, task, workers=1):
+def counter(task, link):
+    """Counts, with a checkpoint at each step; from ``raise_at`` on it raises, so many times."""
+    step = json.loads(link.load("state.json")) if link.resume else 0
+    link.post({"start": step, "rank": link.rank, "world": link.world, "gpu": link.gpu})
+    while step < task["steps"]:
+        step += 1
+        link.save(step, {"state.json": json.dumps(step).encode()}, {"step": step})
+        if step >= task.get("raise_at", 99) and len(os.listdir(task["raised"])) < task["times"]:
+            open(os.path.join(task["raised"], str(step)), "w").close()
+            raise ValueError("no luck\nat all")
+    if "give_up" in task:
+        link.fail(task["give_up"])
+    else:
+        link.post({"end": step})
+
+
+def fit(folder, loop, task, workers=1, inline=False):
     rows = []
     failure = training.run_training(
-        loop, task, name="checkpoints", storage_path=str(folder), session=session(workers),
+        loop, task, name="checkpoints", storage_path=str(folder), session=session(workers, inline),
         max_failures=1, keep=2, watch=rows.append,
     )  # fmt: skip
     return failure, rows
 
 
+@pytest.mark.slow
 def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session, tmp_path):
     task = {"steps": 4, "die_at": 2, "dead": str(tmp_path / "dead")}
     failure, rows = fit(tmp_path, adder, task, workers=2)
@@ -71,6 +97,74 @@ def test_a_killed_worker_a_torn_checkpoint_and_a_loop_that_gives_up(ray_session,
     assert failure == "no more", "and it was not tried again"
     assert steps_in(folder) == [5, 6]
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_loop_that_raises_goes_on_from_its_last_checkpoint(inline, tmp_path):
+    (tmp_path / "raised").mkdir()
+    task = {"steps": 5, "raise_at": 2, "times": 1, "raised": str(tmp_path / "raised"), "give_up": "no more"}
+    failure, rows = fit(tmp_path, counter, task, inline=inline)
+    told = {"rank": 0, "world": 1, "gpu": False}
+    assert rows == [{"start": 0, **told}, {"start": 2, **told}]
+    assert failure == "no more", "and it was not tried again"
+    assert steps_in(tmp_path / "checkpoints") == [4, 5]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("inline", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_loop_that_raises_again_and_again_is_one_line_and_goes_on_later(inline, request, tmp_path):
+    if not inline:
+        request.getfixturevalue("ray_session")
+    (tmp_path / "raised").mkdir()
+    task = {"steps": 9, "raise_at": 6, "times": 3, "raised": str(tmp_path / "raised")}
+    with pytest.raises(RuntimeError, match=r"no luck|at all") as error:  # at 6 and, gone on from there, at 7
+        fit(tmp_path, counter, task, inline=inline)
+    assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path / "raised")) == ["6", "7"]
+    failure, rows = fit(tmp_path, counter, {"steps": 8}, inline=inline)
+    assert failure is None
+    assert [row.get("start", row.get("end")) for row in rows] == [7, 8]
+    assert steps_in(tmp_path / "checkpoints") == [7, 8]
+
+
+KILLED = """
+    import os, signal
+    from noiseweave.cluster import training
+    from noiseweave.cluster.session import Session
+    def loop(task, link):
+        for step in (1, 2, 3):
+            link.save(step, {"state.json": b"%d" % step}, {})
+        os.kill(os.getpid(), signal.SIGKILL)
+    training.run_training(
+        loop, None, name="checkpoints", storage_path=FOLDER, max_failures=1, keep=2,
+        session=Session(workers=1, gpus_per_worker=0, threads=1, retries=1, inline=True),
+    )
+"""
+
+
+@pytest.mark.parametrize("inline", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["inline", "ray"])
+def test_a_killed_process_goes_on_from_its_last_checkpoint_on_either_executor(inline, request, tmp_path):
+    if not inline:
+        request.getfixturevalue("ray_session")
+    code = textwrap.dedent(KILLED).replace("FOLDER", repr(str(tmp_path)))
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert steps_in(tmp_path / "checkpoints") == [2, 3]
+    failure, rows = fit(tmp_path, counter, {"steps": 4}, inline=inline)
+    assert failure is None
+    assert [row.get("start", row.get("end")) for row in rows] == [3, 4]
+
+
+def test_ctrl_c_is_no_failure_to_try_again(tmp_path):
+    def stopped(task, link):
+        link.save(1, {"state.json": b"1"}, {})
+        raise KeyboardInterrupt
+
+    rows = []
+    with pytest.raises(KeyboardInterrupt):
+        training.run_training(
+            stopped, None, name="c", storage_path=str(tmp_path), session=session(1, inline=True),
+            max_failures=3, keep=1, watch=rows.append,
+        )  # fmt: skip
+    assert steps_in(tmp_path / "c") == [1]
 
 
 def test_a_failed_run_is_one_line():

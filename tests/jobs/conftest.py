@@ -1,18 +1,14 @@
-import contextlib
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import small_pipeline
-from flows import run_here
+from flows import inline
 from fusing import png
 from inpaints import block, digit, pair
 from PIL import Image
 from sklearn.datasets import load_digits
-
-from noiseweave.jobs import cli
 
 
 @pytest.fixture
@@ -52,21 +48,11 @@ def hole_folder(kl_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(monkeypatch, tmp_path):
-    """(arguments) -> the report of an evaluate run, with the units one after another; no Ray."""
-    from noiseweave.cluster import pipeline
-    from noiseweave.jobs import evaluate_pairs, evaluate_reconstruction, evaluate_samples, evaluate_sets
-
-    @contextlib.contextmanager
-    def alone(_config):
-        yield SimpleNamespace(workers=1)
-
-    monkeypatch.setattr(pipeline, "run", run_here)
-    for module in (evaluate_sets, evaluate_pairs, evaluate_reconstruction, evaluate_samples):
-        monkeypatch.setattr(module, "session", alone)
+def evaluate(tmp_path):
+    """(arguments) -> the report of an evaluate run in this process."""
 
     def run(*arguments, output=tmp_path / "out"):
-        assert cli.main(["evaluate", "--output", str(output), *map(str, arguments)]) == 0
+        assert inline("evaluate", "--output", output, *arguments) == 0
         return json.loads((output / "report.json").read_text())
 
     return run

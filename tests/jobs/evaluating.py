@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flows import error_line
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
@@ -15,10 +16,8 @@ def refused(capsys, evaluate, *arguments: object) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         evaluate(*arguments)
-    error = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
-    assert len(error) == 1
-    return error[0]
+    return error_line(capsys.readouterr().err)
 
 
 def shard(path: Path, pictures: dict[str, np.ndarray | bytes], **more: dict[str, bytes]) -> Path:

@@ -1,20 +1,22 @@
-"""A batch job's flow in this process, where Ray adds nothing to what is tested."""
+"""A job's command in the test's own process: all of its flow in this process, or through Ray."""
 
-from collections import Counter
-from dataclasses import replace
+from noiseweave.jobs import cli
 
-from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
-from noiseweave.engine.records import Plan
+CPU = ("--cluster.gpus_per_worker", "0")
 
 
-def run_here(plan: Plan, phase: Phase, book: Ledger, _session: object = None) -> Outcome:
-    """As ``pipeline.run``, with the units one after another; an error is raised."""
-    compute, outcome = phase.make_compute(), Outcome(units=plan.length)
-    for unit in map(plan.unit, range(plan.length)):
-        report, bad = phase.commit(unit, compute(phase.fetch(unit)))
-        counts = dict(Counter(b.reason for b in bad))
-        book.mark(phase.name, replace(report, quarantined=counts), bad)
-    for record in book.records(phase.name):
-        outcome.add(record)
-    return outcome
+def inline(job: str, *arguments: object) -> int:
+    """The exit code of a job without Ray; the arguments come last, so they may say otherwise."""
+    return cli.main([*job.split(), "--cluster.address", "inline", *CPU, *map(str, arguments)])
+
+
+def on_ray(job: str, *arguments: object) -> int:
+    """The exit code of a job on the Ray that runs (the fixture ``ray_session``), whatever its config file says."""
+    return cli.main([*job.split(), *CPU, *map(str, arguments), "--cluster.address", "auto"])
+
+
+def error_line(error: str) -> str:
+    """The one line that a refused command wrote to standard error, after those that showed how far it was."""
+    (line,) = (line for line in error.splitlines() if " units  " not in line)
+    assert line.startswith("error: ")
+    return line

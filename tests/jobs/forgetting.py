@@ -1,40 +1,16 @@
-"""augment and forget in this process, and what lies in their folders."""
+"""augment and forget, and what lies in their folders."""
 
-import contextlib
 import hashlib
 import json
-from types import SimpleNamespace
 
-import flows
 import pyarrow.parquet as pq
+from flows import inline
 
-from noiseweave.cluster import pipeline, session, shards, storage
-from noiseweave.jobs import cli
-
-
-def without_ray(monkeypatch):
-    """Jobs run their units one after another; those with a marker are left out, as Ray's flow does."""
-
-    @contextlib.contextmanager
-    def nobody(_config):
-        yield SimpleNamespace(workers=1)
-
-    def run_here(plan, phase, book, s):
-        done = book.done(phase.name)
-        left = [unit for unit in map(plan.unit, range(plan.length)) if unit.id not in done]
-        part = SimpleNamespace(length=len(left), unit=lambda i: left[i])
-        outcome = flows.run_here(part, phase, book, s) if left else pipeline.Outcome(units=plan.length)
-        if not left:
-            for record in book.records(phase.name):
-                outcome.add(record)
-        return outcome
-
-    monkeypatch.setattr(session, "session", nobody)
-    monkeypatch.setattr(pipeline, "run", run_here)
+from noiseweave.cluster import shards, storage
 
 
 def job(name, *arguments):
-    return cli.main([name, *map(str, arguments)])
+    return inline(name, *arguments)
 
 
 def files(folder):

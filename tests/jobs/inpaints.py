@@ -1,4 +1,4 @@
-"""The inpaint job on small files: through Ray, or its flow alone where Ray adds nothing; files of every kind."""
+"""The inpaint job on small files, in this process; files of every kind."""
 
 import io
 import json
@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flows import run_here
+from flows import inline
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import ledger, storage
-from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input, inpaint_output
+from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input
 
-CPU = ["--cluster.gpus_per_worker", "0"]
 FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
 HARD = [*FAST, "--feather", "0"]
 SAVED = {
@@ -22,8 +21,8 @@ SAVED = {
 }  # fmt: skip
 
 
-def through_ray(output: Path, *arguments: object) -> int:
-    return cli.main(["inpaint", *CPU, "--output", str(output), *map(str, arguments)])
+def drawn(output: Path, *arguments: object) -> int:
+    return inline("inpaint", "--output", output, *arguments)
 
 
 def started(output: Path, *arguments: object):
@@ -36,18 +35,11 @@ def started(output: Path, *arguments: object):
     return task, work, book
 
 
-def drawn(output: Path, *arguments: object) -> int:
-    """As ``through_ray``, with the units one after another in this process."""
-    task, work, book = started(output, *arguments)
-    outcome = run_here(work.plan, inpaint_draw.phase(task, gpu=False), book)
-    return inpaint_output.finish(task, work, book, outcome)
-
-
 def refused(capsys, output: Path, *arguments: object) -> str:
     """The one line on standard error, of a command that ends with exit code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        through_ray(output, *arguments)
+        drawn(output, *arguments)
     error = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert error[-1].startswith("error: ")

@@ -1,4 +1,4 @@
-"""Small pictures with masks and captions, and the lora job without Ray, for its tests."""
+"""Small pictures with masks and captions, and the lora job in this process, for its tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
-from flows import run_here
 from fusing import png
 from PIL import Image
 from training import Alone, fresh
@@ -18,9 +17,9 @@ from noiseweave.jobs.lora_loop import Task, loop
 
 SMALL = [
     "--size", "32", "--rank", "2", "--steps", "6", "--batch", "2", "--accum", "1", "--lr", "1e-2",
-    "--log_every", "1", "--cluster.gpus_per_worker", "0", "--cluster.workers", "1",
+    "--log_every", "1", "--cluster.gpus_per_worker", "0", "--cluster.address", "inline",
 ]  # fmt: skip
-HERE = Session(workers=1, gpus_per_worker=0, threads=1, retries=0)
+HERE = Session(workers=1, gpus_per_worker=0, threads=1, retries=0, inline=True)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 40)) -> np.ndarray:
@@ -52,9 +51,8 @@ def config_of(data: Path, model: Path, output: Path, *more: object) -> lora.Conf
     return lora.located(parse("lora", list(map(str, words)))[1])
 
 
-def filled(config: lora.Config, monkeypatch) -> lora_input.Source:
-    """The source with its cache, whose units run in this process."""
-    monkeypatch.setattr(lora_cache.pipeline, "run", lambda plan, phase, book, s: run_here(plan, phase, book))
+def filled(config: lora.Config) -> lora_input.Source:
+    """The source with its cache."""
     return lora_cache.filled(config, lora_input.gather(config), HERE)
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with their first weights, and the sample job: through Ray, or its flow alone where Ray adds nothing."""
+"""Tiny models with their first weights, and the sample job in this process."""
 
 import io
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flows import inline
 from PIL import Image
 
-from noiseweave.cluster import ledger, shards, storage
-from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster import shards, storage
 from noiseweave.engine import base_models, images, systems
 from noiseweave.engine.training_recipes import (
     Blueprint,
@@ -20,9 +20,6 @@ from noiseweave.engine.training_recipes import (
     ScheduleRecipe,
     UnetRecipe,
 )
-from noiseweave.jobs import cli, sample, sample_draw, sample_plan
-
-CPU = ["--cluster.gpus_per_worker", "0"]
 
 
 def tiny(folder: Path, kind: str, classes: int = 0, channels: int = 1, size: int = 16) -> str:
@@ -38,22 +35,8 @@ def tiny(folder: Path, kind: str, classes: int = 0, channels: int = 1, size: int
     return str(folder)
 
 
-def through_ray(output: Path, *arguments: object) -> int:
-    return cli.main(["sample", *CPU, "--output", str(output), *map(str, arguments)])
-
-
 def drawn(output: Path, *arguments: object) -> int:
-    """As ``through_ray``, with the units one after another in this process."""
-    _, config = cli.parse("sample", [*map(str, arguments), "--output", str(output)])
-    task = sample_plan.plan(config, str(output))
-    book = ledger.open_run(str(output), sample.identity(task), config.overwrite, sample.OWNED)
-    plan, phase = sample_draw.units(task), sample_draw.phase(task, gpu=False)
-    compute, outcome = phase.make_compute(), Outcome(units=plan.length)
-    for unit in map(plan.unit, range(plan.length)):
-        book.mark("sample", *phase.commit(unit, compute(phase.fetch(unit))))
-    for record in book.records("sample"):
-        outcome.add(record)
-    return sample_draw.finish(task, book, outcome)
+    return inline("sample", "--output", output, *arguments)
 
 
 def read(output: Path) -> dict[str, dict[str, bytes]]:
@@ -89,7 +72,7 @@ def refused(capsys, output: Path, *arguments: object) -> str:
     """The one line on standard error, of a command that ends with exit code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        through_ray(output, *arguments)
+        drawn(output, *arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith("error: ")

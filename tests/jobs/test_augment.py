@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from augments import through
+from flows import inline, on_ray
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
 from noiseweave.engine.edit_recipes import adaptive_ratio
-from noiseweave.jobs import cli
 
 BASE = [
-    "augment", "--inversion.num_steps", "6", "--inversion.skip", "1", "--pairing.upper", "0.97",
-    "--pairing.max_pairs", "24", "--pairing.group_images", "8", "--cluster.gpus_per_worker", "0",
+    "--inversion.num_steps", "6", "--inversion.skip", "1", "--pairing.upper", "0.97", "--pairing.max_pairs", "24",
+    "--pairing.group_images", "8",
 ]  # fmt: skip
 
 
@@ -51,14 +51,13 @@ def source(tmp_path_factory):
     return folder
 
 
-def augment(source, output, *more):
-    return cli.main([*BASE, "--input", str(source), "--output", str(output), *more])
+def augment(source, output, *more, run=inline):
+    return run("augment", *BASE, "--input", source, "--output", output, *more)
 
 
-def without_ray(monkeypatch, source, output, *more):
-    """The samples of the same command in this process."""
-    _, made = through(monkeypatch, output, *BASE[1:], "--input", source, *more)
-    return made
+def augmented(source, output, *more):
+    """The samples of the same command."""
+    return through(output, *BASE, "--input", source, *more)[1]
 
 
 def read_all(output, prefix="augmented"):
@@ -81,7 +80,7 @@ def report(output):
 
 
 @pytest.fixture(scope="module")
-def calm(source, tmp_path_factory, ray_session):
+def calm(source, tmp_path_factory):
     output = tmp_path_factory.mktemp("calm") / "out"
     assert augment(source, output, "--samples.copy_original", "true") == 0
     return output
@@ -129,9 +128,10 @@ def test_originals_are_copied_byte_for_byte(calm, source):
     assert copied[first.key]["png"] == storage.read(str(source / "s-0.tar"), where.offset, where.size)
 
 
-def test_more_workers_and_another_batch_give_the_same(calm, source, tmp_path):
+@pytest.mark.slow
+def test_more_workers_and_another_batch_give_the_same(calm, source, tmp_path, ray_session):
     four = ["--cluster.workers", "4", "--cluster.gpus_per_worker", "1"]
-    assert augment(source, tmp_path / "o", *four, "--model.micro_batch", "1") == 0
+    assert augment(source, tmp_path / "o", *four, "--model.micro_batch", "1", run=on_ray) == 0
     one, other = read_all(calm), read_all(tmp_path / "o")
     assert one.keys() == other.keys()
     for key in one:
@@ -154,11 +154,9 @@ def test_a_finished_run_is_not_done_again_and_another_config_is_refused(calm, so
     assert error.count("\n") == 1
 
 
-def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(
-    calm, source, tmp_path, capsys, monkeypatch
-):
+def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(calm, source, tmp_path, capsys):
     more = ["--fusion.adaptive", "true", "--inversion.sampler", "sde-dpm-solver++"]
-    drawn, made = read_all(calm), without_ray(monkeypatch, source, tmp_path / "o", *more)
+    drawn, made = read_all(calm), augmented(source, tmp_path / "o", *more)
     assert drawn.keys() == made.keys()
     for key, files in made.items():
         line = json.loads(files["json"])
@@ -171,7 +169,7 @@ def test_adaptive_ratios_and_the_other_sampler_are_in_the_lineage(
     assert "inversion.sampler" in capsys.readouterr().err
 
 
-def test_window_scope_pairs_each_two_images_once(source, tmp_path, monkeypatch):
+def test_window_scope_pairs_each_two_images_once(source, tmp_path):
     wide = [
         "--pairing.max_pairs",
         "1000",
@@ -183,8 +181,8 @@ def test_window_scope_pairs_each_two_images_once(source, tmp_path, monkeypatch):
         "0.8",
     ]
     window = ["--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "1"]
-    made = without_ray(monkeypatch, source, tmp_path / "w", *wide, *window)
-    every = without_ray(monkeypatch, source, tmp_path / "d", *wide)
+    made = augmented(source, tmp_path / "w", *wide, *window)
+    every = augmented(source, tmp_path / "d", *wide)
 
     def apart(files):
         a, b = (int(p["shard"][2]) for p in json.loads(files["json"])["parents"])
@@ -196,7 +194,7 @@ def test_window_scope_pairs_each_two_images_once(source, tmp_path, monkeypatch):
     assert all(np.abs(pixels(made[k]) - pixels(every[k])).max() <= 1 for k in made)
 
 
-def test_a_growing_folder_is_followed_to_its_marker(source, tmp_path, ray_session):
+def test_a_growing_folder_is_followed_to_its_marker(source, tmp_path):
     grows = tmp_path / "in"
     grows.mkdir()
     window = ["--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "1"]
@@ -283,7 +281,7 @@ def tar_of(members):
     return buffer.getvalue()
 
 
-def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, monkeypatch):
+def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for k in range(3):
@@ -300,7 +298,7 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, monkeyp
     names = ["a.png", "a.png", "../out.png", "/etc/abs.png", "a/../../b.png"]
     (folder / "x-keys.tar").write_bytes(tar_of([(n, tile) for n in names]))
 
-    made = without_ray(monkeypatch, folder, tmp_path / "o")
+    made = augmented(folder, tmp_path / "o")
     lines = [json.loads(s) for s in (tmp_path / "o" / "quarantine.jsonl").read_text().splitlines()]
     found = {(x["shard"], x["key"]): x["reason"] for x in lines}
     for key, (_, _, _, reason) in BAD.items():
@@ -327,21 +325,36 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path, monkeyp
         (["--pairing.threshold", "1.5"], "pairing.threshold=1.5"),
         (["--pairing.nonsense", "1"], "pairing.nonsense"),
         (["--fusion.modes", "[blur]"], "fusion.modes"),
-        (["--cluster.workers", "99", "--cluster.gpus_per_worker", "1"], "at most 4 fit"),
-        (["--cluster.gpus_per_worker", "9"], "no node has so many GPUs"),
+        (["--cluster.workers", "2"], "cluster.address=inline is one process"),
         (["--follow"], "pairing.scope=window"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(change, message, source, tmp_path, capsys, ray_session):
+def test_wrong_usage_is_one_clear_line(change, message, source, tmp_path, capsys):
+    assert message in refused(capsys, source, tmp_path / "o", *change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--cluster.workers", "99", "--cluster.gpus_per_worker", "1"], "at most 4 fit"),
+        (["--cluster.gpus_per_worker", "9"], "no node has so many GPUs"),
+    ],
+)
+def test_more_than_the_cluster_has_is_one_clear_line(change, message, source, tmp_path, capsys, ray_session):
+    assert message in refused(capsys, source, tmp_path / "o", *change, run=on_ray)
+
+
+def refused(capsys, source, output, *change, run=inline):
+    """The one line on standard error."""
     with pytest.raises(SystemExit) as stop:
-        augment(source, tmp_path / "o", *change)
+        augment(source, output, *change, run=run)
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert message in error
     assert error.count("\n") == 1
+    return error
 
 
-def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys, ray_session):
+def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys):
     from noiseweave import models
 
     broken = tmp_path / "model"
@@ -349,9 +362,5 @@ def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys, ra
         target = broken / path.relative_to(models.resolve("digits-ddpm"))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    with pytest.raises(SystemExit) as stop:
-        augment(source, tmp_path / "o", "--model.name", str(broken))
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
+    error = refused(capsys, source, tmp_path / "o", "--model.name", broken)
     assert "diffusion_pytorch_model.safetensors is missing" in error
-    assert error.count("\n") == 1

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from augments import through
+from flows import inline
 from test_augment import BASE, digits, report, write_shard
 
 from noiseweave.cluster import shards, storage
@@ -16,7 +17,6 @@ from noiseweave.engine.training_recipes import (
     ScheduleRecipe,
     UnetRecipe,
 )
-from noiseweave.jobs import cli
 
 GATE = [
     "--gate", "true", "--quality.classifier.steps", "60", "--quality.classifier.width", "8",
@@ -58,9 +58,8 @@ def rejected(output):
 
 
 @pytest.mark.parametrize("scope", ["dataset", "window"])
-def test_what_the_gate_rejects_is_drawn_again_then_set_aside(monkeypatch, source, tmp_path, scope):
-    told, made = through(
-        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, *GATE, "--pairing.scope", scope,
+def test_what_the_gate_rejects_is_drawn_again_then_set_aside(source, tmp_path, scope):
+    told, made = through(tmp_path / "out", *BASE, "--input", source, *GATE, "--pairing.scope", scope,
         "--quality.drift", "0.3", "--quality.redraw", "1",
     )  # fmt: skip
     out = rejected(tmp_path / "out")
@@ -76,28 +75,24 @@ def test_what_the_gate_rejects_is_drawn_again_then_set_aside(monkeypatch, source
     assert all(line["attempt"] == 1 for line in out)
 
 
-def test_the_same_command_gives_the_same_and_other_settings_are_refused(
-    monkeypatch, source, tmp_path, capsys
-):
-    more = [*BASE[1:], "--input", source, *GATE, "--quality.judge", "centroid"]
-    one, other = (through(monkeypatch, tmp_path / name, *more)[1] for name in "ab")
+def test_the_same_command_gives_the_same_and_other_settings_are_refused(source, tmp_path, capsys):
+    more = [*BASE, "--input", source, *GATE, "--quality.judge", "centroid"]
+    one, other = (through(tmp_path / name, *more)[1] for name in "ab")
     assert one == other
-    command = ["augment", *map(str, more), "--output", str(tmp_path / "a"), "--quality.drift", "0.1"]
     with pytest.raises(SystemExit) as stop:
-        cli.main(command)
+        inline("augment", *more, "--output", tmp_path / "a", "--quality.drift", "0.1")
     assert stop.value.code == 2
     assert "quality.drift 0.5 -> 0.1" in capsys.readouterr().err
 
 
-def test_what_is_forgotten_is_no_longer_counted_as_rejected(monkeypatch, source, tmp_path, ray_session):
+def test_what_is_forgotten_is_no_longer_counted_as_rejected(source, tmp_path):
     output = tmp_path / "out"
-    through(
-        monkeypatch, output, *BASE[1:], "--input", source, *GATE, "--quality.drift", "0.3", "--quality.redraw", "0"
+    through(output, *BASE, "--input", source, *GATE, "--quality.drift", "0.3", "--quality.redraw", "0"
     )  # fmt: skip
     key = rejected(output)[0]["parents"][0]["key"]
     gone = [line for line in rejected(output) if key in {p["key"] for p in line["parents"]}]
     before = report(output)
-    assert cli.main(["forget", "--input", str(output), "--key", key]) == 0
+    assert inline("forget", "--input", output, "--key", key) == 0
     left, after = rejected(output), report(output)
     assert len(left) == sum(before["rejected"].values()) - len(gone) > 0
     assert after["rejected"] == dict(Counter(line["check"]["verdict"] for line in left))
@@ -108,9 +103,8 @@ def test_what_is_forgotten_is_no_longer_counted_as_rejected(monkeypatch, source,
     )
 
 
-def test_without_fresh_noise_a_ratio_of_one_is_a_copy(monkeypatch, source, tmp_path):
-    told, made = through(
-        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, "--gate", "--quality.classifier.steps", "5",
+def test_without_fresh_noise_a_ratio_of_one_is_a_copy(source, tmp_path):
+    told, made = through(tmp_path / "out", *BASE, "--input", source, "--gate", "--quality.classifier.steps", "5",
         "--fusion.ratio_min", "1", "--fusion.ratio_max", "1", "--quality.drift", "1",
         "--quality.keep_rejected", "false",
     )  # fmt: skip
@@ -118,9 +112,8 @@ def test_without_fresh_noise_a_ratio_of_one_is_a_copy(monkeypatch, source, tmp_p
     assert not (tmp_path / "out/rejected").exists()
 
 
-def test_several_pictures_of_a_pair_differ(monkeypatch, source, tmp_path):
-    told, made = through(
-        monkeypatch, tmp_path / "out", *BASE[1:], "--input", source, "--fusion.per_pair", "3",
+def test_several_pictures_of_a_pair_differ(source, tmp_path):
+    told, made = through(tmp_path / "out", *BASE, "--input", source, "--fusion.per_pair", "3",
         "--fusion.variation", "0.5", "--pairing.max_pairs", "5",
     )  # fmt: skip
     assert told["samples"] == len(made) == 15
@@ -131,19 +124,17 @@ def test_several_pictures_of_a_pair_differ(monkeypatch, source, tmp_path):
     assert {line.get("number", 0) for line in lines} == {0, 1, 2}
 
 
-def test_a_model_that_is_told_nothing_gets_no_fresh_noise_unasked(monkeypatch, source, tmp_path):
-    made = through(monkeypatch, tmp_path / "out", *BASE[1:], "--input", source)[1]
+def test_a_model_that_is_told_nothing_gets_no_fresh_noise_unasked(source, tmp_path):
+    made = through(tmp_path / "out", *BASE, "--input", source)[1]
     assert all("variation" not in json.loads(files["json"]) for files in made.values())
 
 
-def test_a_class_conditional_model_is_told_the_labels(monkeypatch, source, tmp_path, classes_model):
-    more = [*BASE[1:], "--input", source, "--model.name", classes_model]
-    plain, strong = (
-        through(monkeypatch, tmp_path / str(g), *more, "--prompt.guidance_target", g)[1] for g in (1, 4)
-    )
+def test_a_class_conditional_model_is_told_the_labels(source, tmp_path, classes_model):
+    more = [*BASE, "--input", source, "--model.name", classes_model]
+    plain, strong = (through(tmp_path / str(g), *more, "--prompt.guidance_target", g)[1] for g in (1, 4))
     assert plain.keys() == strong.keys()
     assert plain != strong
-    kept = through(monkeypatch, tmp_path / "kept", *more, "--fusion.variation", "0")[1]
+    kept = through(tmp_path / "kept", *more, "--fusion.variation", "0")[1]
     fresh = [[json.loads(f["json"]).get("variation") for f in made.values()] for made in (plain, kept)]
     assert fresh == [[1.0] * len(plain), [None] * len(kept)]
     for files in strong.values():
@@ -158,27 +149,15 @@ def test_a_class_conditional_model_is_told_the_labels(monkeypatch, source, tmp_p
 
 
 def test_words_are_refused_for_a_class_conditional_model(source, tmp_path, classes_model, capsys):
-    command = [
-        *BASE,
-        "--input",
-        str(source),
-        "--output",
-        str(tmp_path / "out"),
-        "--model.name",
-        classes_model,
-    ]
+    command = [*BASE, "--input", source, "--output", tmp_path / "out", "--model.name", classes_model]
     with pytest.raises(SystemExit) as stop:
-        cli.main([*command, "--prompt.target", "a seven"])
+        inline("augment", *command, "--prompt.target", "a seven")
     assert stop.value.code == 2
     assert "reads no words" in capsys.readouterr().err
 
 
-def test_through_ray_the_judge_travels(source, tmp_path, ray_session):
-    output = tmp_path / "out"
-    assert (
-        cli.main([*BASE, "--input", str(source), "--output", str(output), *GATE, "--pairing.max_pairs", "8"])
-        == 0
-    )
-    numbers = report(output)
+def test_the_judge_sees_every_picture(source, tmp_path):
+    numbers, made = through(tmp_path / "out", *BASE, "--input", source, *GATE, "--pairing.max_pairs", "8")
+    assert numbers["samples"] == len(made)
     assert numbers["samples"] + sum(numbers["rejected"].values()) == 8
     assert numbers["phases"]["judge"]["produced"] == 90

@@ -118,7 +118,7 @@ def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
     assert pixels.prompts_of([]) is None
 
 
-def test_the_config_of_words_holds(source, tmp_path, model, monkeypatch):
+def test_the_config_of_words_holds(source, tmp_path, model):
     config = Path(__file__).parents[2] / "configs/augment-text.yaml"
     quick = [
         "--model.name",
@@ -130,7 +130,7 @@ def test_the_config_of_words_holds(source, tmp_path, model, monkeypatch):
         "--pairing.upper",
         1,
     ]
-    report, made = through(monkeypatch, tmp_path / "o", "--config", config, *quick, "--input", source)
+    report, made = through(tmp_path / "o", "--config", config, *quick, "--input", source)
     assert report["samples"] == len(made) == 1  # of one class
     line = json.loads(next(iter(made.values()))["json"])
     assert line["prompt"]["source"] == ["a photo of a rose"] * 2

@@ -49,13 +49,13 @@ def source(tmp_path_factory):
     return folder
 
 
-def augmented(monkeypatch, source, output, *more):
-    return through(monkeypatch, output, *QUICK, "--input", source, *more)
+def augmented(source, output, *more):
+    return through(output, *QUICK, "--input", source, *more)
 
 
-def test_masks_travel_with_the_second_picture(monkeypatch, source, tmp_path):
+def test_masks_travel_with_the_second_picture(source, tmp_path):
     how = ["--fusion.region.source", "file", "--fusion.ratio_min", "1", "--fusion.ratio_max", "1"]
-    report, made = augmented(monkeypatch, source, tmp_path / "o", *how, "--pairing.max_uses", "15")
+    report, made = augmented(source, tmp_path / "o", *how, "--pairing.max_uses", "15")
     left_out = [json.loads(s) for s in (tmp_path / "o/quarantine.jsonl").read_text().splitlines()]
     assert {(b["key"], b["reason"]) for b in left_out} <= {(k, why) for k, (_, why) in BAD_MASKS.items()}
     assert {b["reason"] for b in left_out} == {why for _, why in BAD_MASKS.values()}
@@ -75,8 +75,8 @@ def test_masks_travel_with_the_second_picture(monkeypatch, source, tmp_path):
     assert mixed
 
 
-def test_saliency_weighs_the_label(monkeypatch, source, tmp_path):
-    _, made = augmented(monkeypatch, source, tmp_path / "o", "--fusion.region.source", "saliency")
+def test_saliency_weighs_the_label(source, tmp_path):
+    _, made = augmented(source, tmp_path / "o", "--fusion.region.source", "saliency")
     soft = 0
     for files in made.values():
         line = json.loads(files["json"])
@@ -110,12 +110,12 @@ def assert_the_engines(output, files):
     assert area == pytest.approx(line["region"]["area"], abs=2e-4)
 
 
-def test_pairs_without_a_finite_picture_are_quarantined(monkeypatch, source, tmp_path):
+def test_pairs_without_a_finite_picture_are_quarantined(source, tmp_path):
     whole = backbone.load(ModelConfig())
     folder = shutil.copytree(backbone.locate("digits-ddpm"), tmp_path / "m")
     whole.unet.conv_out.bias.data[:] = torch.nan
     whole.unet.save_pretrained(folder / "unet")
-    report, made = augmented(monkeypatch, source, tmp_path / "o", "--model.name", folder)
+    report, made = augmented(source, tmp_path / "o", "--model.name", folder)
     assert not made
     assert list(report["quarantined"]) == ["not_finite"]
     assert report["quarantined"]["not_finite"] > 5
@@ -124,10 +124,10 @@ def test_pairs_without_a_finite_picture_are_quarantined(monkeypatch, source, tmp
     assert "gave no finite picture of it with d" in line["detail"]
 
 
-def test_windows_see_the_same_masks(monkeypatch, source, tmp_path):
+def test_windows_see_the_same_masks(source, tmp_path):
     wide = ["--fusion.region.source", "file", "--pairing.scope", "window", "--pairing.window", "2"]
-    report, made = augmented(monkeypatch, source, tmp_path / "w", *wide)
-    whole, same = augmented(monkeypatch, source, tmp_path / "d", *wide[:2])
+    report, made = augmented(source, tmp_path / "w", *wide)
+    whole, same = augmented(source, tmp_path / "d", *wide[:2])
     assert made.keys() == same.keys()
     for key in made:
         assert json.loads(made[key]["json"]) == json.loads(same[key]["json"])
@@ -172,9 +172,3 @@ def test_a_mask_file_is_for_fuse(source, tmp_path, capsys):
     assert stop.value.code == 2
     assert "fusion.region.mask='m.png': null for augment" in error
     assert error.count("\n") == 1
-
-
-def test_saliency_through_ray(source, tmp_path, ray_session):
-    arguments = ["--input", str(source), "--output", str(tmp_path / "o"), "--pairing.max_pairs", "4"]
-    assert cli.main(["augment", *QUICK, *arguments, "--fusion.region.source", "saliency"]) == 0
-    assert json.loads((tmp_path / "o/report.json").read_text())["samples"] == 4

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from augments import through
 from evaluating import quarantine, refused, shard
+from flows import inline
 from test_augment import BASE, digits
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import images
-from noiseweave.jobs import cli
 
 JUDGE = ("--quality.classifier.steps", "40", "--quality.classifier.width", "8", "--quality.drift", "0.3")
 CENTROID = ("--mode", "samples", "--quality.judge", "centroid")
@@ -33,11 +33,10 @@ def source(tmp_path_factory):
 def gated(source, tmp_path_factory):
     """Made of them by augment with its gate: shards and rejected."""
     output = tmp_path_factory.mktemp("gated") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        through(
-            patch, output, *BASE[1:], "--input", source, "--gate", "true", *JUDGE, "--quality.redraw", "0",
-            "--fusion.variation", "0.8", "--inversion.skip", "0",
-        )  # fmt: skip
+    through(
+        output, *BASE, "--input", source, "--gate", "true", *JUDGE, "--quality.redraw", "0",
+        "--fusion.variation", "0.8", "--inversion.skip", "0",
+    )  # fmt: skip
     return output
 
 
@@ -124,21 +123,18 @@ def test_parents_are_found_by_shard_or_key_and_by_their_files_hash(evaluate, sou
     assert sum("other files" in w or "is not in the reference" in w for w in report["warnings"]) == 2
 
 
-def test_a_run_goes_on_and_other_limits_need_no_figure_again(source, gated, tmp_path, ray_session):
+def test_a_run_goes_on_and_other_limits_need_no_figure_again(source, gated, tmp_path):
     output = tmp_path / "out"
-    command = [
-        "evaluate", *CENTROID, "--input", str(gated / "shards"), "--reference", str(source), "--output",
-        str(output), "--cluster.workers", "1", "--cluster.gpus_per_worker", "0",
-    ]  # fmt: skip
-    assert cli.main(command) == 0
+    command = ["evaluate", *CENTROID, "--input", gated / "shards", "--reference", source, "--output", output]
+    assert inline(*command) == 0
     first = (output / "samples.jsonl").read_bytes()
     marks = sorted((output / "_run/done/samples").iterdir())
     marks[0].unlink()
     kept = [path.stat().st_mtime_ns for path in marks[1:]]
-    assert cli.main(command) == 0
+    assert inline(*command) == 0
     assert (output / "samples.jsonl").read_bytes() == first
     assert [path.stat().st_mtime_ns for path in marks[1:]] == kept
-    assert cli.main([*command, "--quality.copy", "0.5"]) == 0
+    assert inline(*command, "--quality.copy", "0.5") == 0
     assert {row["verdict"] for row in rows(output).values()} == {"copy"}
 
 

@@ -239,6 +239,7 @@ def test_the_cache_is_asked_before_the_network_and_shared_by_spaces_alone(tmp_pa
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_figures_of_one_process(
     evaluate, monkeypatch, ray_session, tmp_path, digit_shards
 ):

@@ -1,4 +1,4 @@
-"""The inpaint job on small pictures: the same through Ray, resumed, and from one picture or shards."""
+"""The inpaint job on small pictures: the same however it is split, resumed, and from one picture or shards."""
 
 import io
 import itertools
@@ -21,7 +21,6 @@ from inpaints import (
     saved,
     started,
     stored,
-    through_ray,
 )
 from PIL import Image
 from sampling import read
@@ -34,13 +33,13 @@ from noiseweave.engine.recipes import ModelConfig
 
 
 @pytest.fixture(scope="module")
-def calm(damaged, tmp_path_factory, ray_session):
+def calm(damaged, tmp_path_factory):
     output = tmp_path_factory.mktemp("calm") / "out"
-    assert through_ray(output, *folders_of(damaged), *HARD, "--rows", 2, "--unit_pictures", 2) == 0
+    assert drawn(output, *folders_of(damaged), *HARD, "--rows", 2, "--unit_pictures", 2) == 0
     return output
 
 
-# the flow through Ray
+# the flow
 
 
 def test_what_it_writes(calm, damaged):
@@ -96,7 +95,7 @@ def test_a_finished_run_stays_and_another_config_is_refused(calm, damaged, tmp_p
     output = shutil.copytree(calm, tmp_path / "o")
     same = [*folders_of(damaged), *HARD, "--unit_pictures", 2]
     before = {p: p.stat().st_mtime_ns for p in (output / "restored").rglob("*.png")}
-    assert through_ray(output, *same, "--rows", 2) == 0
+    assert drawn(output, *same, "--rows", 2) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (output / "restored").rglob("*.png")}
     assert "rows 2 -> 1" in refused(capsys, output, *same)
     assert drawn(output, *same, "--overwrite") == 0

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from inpaints import drawn, folders_of, hole, noise, pair, refused, report, started, stored, through_ray
+from inpaints import drawn, folders_of, hole, noise, pair, refused, report, started, stored
 from safetensors.torch import save
 
 from noiseweave.cluster import storage
@@ -33,12 +33,12 @@ def lineage(output):
     return json.loads((output / "lineage/a.json").read_text())
 
 
-def test_it_paints_otherwise_and_is_written_down(kl_folder, picture, tmp_path, capsys, ray_session):
+def test_it_paints_otherwise_and_is_written_down(kl_folder, picture, tmp_path, capsys):
     (tmp_path / "a.safetensors").write_bytes(lora())
     arguments = [*picture, "--model", kl_folder, *FAST]
     files = ["--lora", tmp_path / "a.safetensors"]
     assert drawn(tmp_path / "without", *arguments) == 0
-    assert through_ray(tmp_path / "o", *arguments, *files) == 0
+    assert drawn(tmp_path / "o", *arguments, *files) == 0
     where = hole((32, 32))
     other = stored(tmp_path / "o/restored/a.png") != stored(tmp_path / "without/restored/a.png")
     assert other[where].mean() > 0.5

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import small_pipeline
-from inpaints import drawn, folders_of, hole, noise, pair, report, stored, through_ray
+from inpaints import drawn, folders_of, hole, noise, pair, report, stored
 
 from noiseweave.cluster import storage
 from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input
@@ -34,11 +34,11 @@ def loaded(folder, output, *arguments):
     return task, [inpaint_draw.load(task, item) for item in items]
 
 
-def test_a_model_made_for_it(made_for_it, tmp_path, capsys, ray_session):
+def test_a_model_made_for_it(made_for_it, tmp_path, capsys):
     for name in ("a.png", "b.jpg"):
         pair(tmp_path, name, noise("RGB", (40, 30)), hole((40, 30)))
     arguments = [*folders_of(tmp_path), "--model", made_for_it, *FAST, "--prompt", "a horse", "--rows", 2]
-    assert through_ray(tmp_path / "o", *arguments) == 0
+    assert drawn(tmp_path / "o", *arguments) == 0
     assert report(tmp_path / "o")["method"] == "inpaint"
     assert "RePaint" not in capsys.readouterr().err
     assert lineage(tmp_path / "o", "a")["worked_at"] == [[24, 32]]

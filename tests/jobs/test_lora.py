@@ -1,4 +1,4 @@
-"""The lora job from the command to its files, through Ray."""
+"""The lora job from the command to its files."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from noiseweave.cluster import storage
 from noiseweave.jobs import lora_report
 from noiseweave.jobs.cli import main
 
-MORE = ["--validation.share", "0.2", "--validation.every", "3", "--cluster.address", "auto"]
+MORE = ["--validation.share", "0.2", "--validation.every", "3"]
 
 
 def words(data, model, output, *more):
@@ -20,7 +20,7 @@ def words(data, model, output, *more):
 
 
 @pytest.fixture(scope="module")
-def whole(ray_session, hole_folder, tmp_path_factory):
+def whole(hole_folder, tmp_path_factory):
     """A run of six steps on pictures one of which is broken: (folder, its command)."""
     folder = tmp_path_factory.mktemp("lora")
     data = make(folder / "data")

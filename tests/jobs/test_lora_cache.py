@@ -16,9 +16,9 @@ from noiseweave.jobs.lora_data import Encoders, Reader, pixels
 
 
 @pytest.fixture
-def source(hole_folder, tmp_path, monkeypatch):
+def source(hole_folder, tmp_path):
     config = config_of(make(tmp_path / "data"), hole_folder, tmp_path / "out", "--cache", tmp_path / "cache")
-    return config, filled(config, monkeypatch)
+    return config, filled(config)
 
 
 def shards_in(folder):
@@ -63,10 +63,10 @@ def test_a_mirrored_view_is_of_the_mirrored_picture_and_hole(source):
     torch.testing.assert_close(z, mirrored, atol=2e-3, rtol=2e-3)
 
 
-def test_crops_are_cached_each_and_chosen_by_the_step(hole_folder, tmp_path, monkeypatch):
+def test_crops_are_cached_each_and_chosen_by_the_step(hole_folder, tmp_path):
     more = ("--data.crops", "3", "--data.zoom", "2", "--data.flip", "false")
     config = config_of(make(tmp_path / "data"), hole_folder, tmp_path / "out", *more)
-    cached = filled(config, monkeypatch)
+    cached = filled(config)
     reader = Reader(config, cached, Encoders(lora_cache.opened(config.model.name, "cpu", "unet")))
     views = array(cached.encoded["p0"]["z"].read())
     assert views.shape == (3, 4, 4, 4)
@@ -77,26 +77,26 @@ def test_crops_are_cached_each_and_chosen_by_the_step(hole_folder, tmp_path, mon
     assert seen == {0, 1, 2}
 
 
-def test_a_second_run_encodes_nothing_and_a_changed_picture_alone_is_encoded_anew(source, monkeypatch):
+def test_a_second_run_encodes_nothing_and_a_changed_picture_alone_is_encoded_anew(source):
     config, _ = source
     before = shards_in(Path(config.cache))
-    filled(config, monkeypatch)
+    filled(config)
     assert shards_in(Path(config.cache)) == before
     write(Path(config.input) / "imgs" / "p0.png", picture(77))
-    again = filled(config, monkeypatch)
+    again = filled(config)
     new = shards_in(Path(config.cache)).keys() - before.keys()
     assert {p.path for p in again.encoded["p0"].values()} == {str(p) for p in new}
     assert again.encoded["p1"]["z"].path not in {str(p) for p in new}
 
 
-def test_another_encoder_or_another_flip_reads_nothing_of_it(source, monkeypatch):
+def test_another_encoder_or_another_flip_reads_nothing_of_it(source):
     config, cached = source
     paths = {p.path for places in cached.encoded.values() for p in places.values()}
     other = lora_input.gather(config)
     other = dataclasses.replace(other, model=dataclasses.replace(other.model, encoder="another"))
     assert lora_cache._space(config, other) != lora_cache._space(config, cached)
     still = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=False))
-    unmirrored = filled(still, monkeypatch)
+    unmirrored = filled(still)
     assert not paths & {p.path for places in unmirrored.encoded.values() for p in places.values()}
 
 
@@ -108,18 +108,18 @@ def broken_off(data, number):
 
 
 @pytest.mark.parametrize("cache", ["", "off"])
-def test_a_picture_that_breaks_off_is_left_out_and_named(cache, hole_folder, tmp_path, monkeypatch):
+def test_a_picture_that_breaks_off_is_left_out_and_named(cache, hole_folder, tmp_path):
     data = make(tmp_path / "data")
     broken_off(data, 0)
     write(data / "masks" / "p1.png", np.zeros((40, 80), np.uint8))
     config = config_of(data, hole_folder, tmp_path / "out", *(["--cache", cache] if cache else []))
     for _ in range(2):  # the second time from the cache's own records
-        source = filled(config, monkeypatch)
+        source = filled(config)
         assert {b.key: b.reason for b in source.bad} == {"p0": "truncated_image", "p1": "mask_does_not_fit"}
         assert [i.key for i in source.items] == ["p2", "p3", "p4", "p5"]
 
 
-def test_a_folder_that_a_worker_cannot_see_is_one_line_with_the_node(source, monkeypatch):
+def test_a_folder_that_a_worker_cannot_see_is_one_line_with_the_node(source):
     _, cached = source
     with pytest.raises(ValueError, match="not to be seen on node") as error:
         lora_cache.check_seen(["/no/such/folder"])
@@ -127,13 +127,13 @@ def test_a_folder_that_a_worker_cannot_see_is_one_line_with_the_node(source, mon
     assert lora_cache.check_seen(cached.folders) is None
 
 
-def test_nothing_that_can_be_read_is_one_line(hole_folder, tmp_path, monkeypatch):
+def test_nothing_that_can_be_read_is_one_line(hole_folder, tmp_path):
     data = make(tmp_path / "data", count=2)
     broken_off(data, 0)
     broken_off(data, 1)
     config = config_of(data, hole_folder, tmp_path / "out")
     with pytest.raises(ValueError, match="no picture that can be read is left; the first: p0: truncated"):
-        filled(config, monkeypatch)
+        filled(config)
 
 
 def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, capsys):

@@ -13,13 +13,13 @@ from noiseweave.jobs import lora_input
 
 
 @pytest.fixture
-def trained(hole_folder, tmp_path, monkeypatch):
+def trained(hole_folder, tmp_path):
     """(more options, checkpoint) -> the link of a loop on pictures with masks."""
     data = make(tmp_path / "data")
 
     def run(*more, checkpoint=None, model=hole_folder, data=data):
         config = config_of(data, model, tmp_path / "out", "--cache", tmp_path / "cache", *more)
-        return alone(config, filled(config, monkeypatch), checkpoint)
+        return alone(config, filled(config), checkpoint)
 
     return run
 

@@ -28,7 +28,7 @@ def sha256(data):
 
 
 @pytest.mark.parametrize("window", [[], ["--pairing.scope", "window"]])
-def test_augment(tmp_path, monkeypatch, window):
+def test_augment(tmp_path, window):
     data = load_digits()
     grey = np.rint(data.images[:40] / 16 * 255).astype(np.uint8)[..., None]
     rows = {
@@ -37,8 +37,8 @@ def test_augment(tmp_path, monkeypatch, window):
     }
     storage.write(str(tmp_path / "in/a.tar"), shards.pack(list(rows.items())))
     common = ["--input", tmp_path / "in", *QUICK, *window]
-    _, bare = augments.through(monkeypatch, tmp_path / "bare", *common)
-    _, made = augments.through(monkeypatch, tmp_path / "marked", *common, "--samples.provenance", "true")
+    _, bare = augments.through(tmp_path / "bare", *common)
+    _, made = augments.through(tmp_path / "marked", *common, "--samples.provenance", "true")
     assert len(made) == 3
     for key, files in made.items():
         known = json.loads(files["json"])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flows import on_ray
 from PIL import Image
-from sampling import drawn, labels, lines, pixels, png, read, refused, report, shard, through_ray, tiny
+from sampling import drawn, labels, lines, pixels, png, read, refused, report, shard, tiny
 
 from noiseweave import models
 from noiseweave.cluster import shards, storage
@@ -26,14 +27,14 @@ def told(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, ray_session):
+def calm(tmp_path_factory):
     """Nine digits in units of four, ancestral: later noise matters too."""
     output = tmp_path_factory.mktemp("calm") / "out"
-    assert through_ray(output, *DIGITS, "--sampler.name", "ddpm", "--count", 9, "--shard_samples", 4) == 0
+    assert drawn(output, *DIGITS, "--sampler.name", "ddpm", "--count", 9, "--shard_samples", 4) == 0
     return output
 
 
-# the flow through Ray
+# the flow
 
 
 def test_count_pictures_in_shards_with_their_lineage(calm):
@@ -57,13 +58,18 @@ def test_count_pictures_in_shards_with_their_lineage(calm):
     assert report(calm)["failed"] == {}
 
 
-def test_more_workers_other_units_and_another_batch_give_the_same_pictures(calm, tmp_path):
+@pytest.mark.slow
+def test_more_workers_give_the_same_pictures(calm, tmp_path, ray_session):
     """To 1/255: each of two workers has half of the cores, and sums in another order."""
     name = ["--sampler.name", "ddpm", "--count", 9]
     two = ["--cluster.workers", 2]
-    assert through_ray(tmp_path / "two", *DIGITS, *name, "--shard_samples", 4, *two) == 0
+    assert on_ray("sample", *DIGITS, *name, "--shard_samples", 4, *two, "--output", tmp_path / "two") == 0
     assert lines(tmp_path / "two") == lines(calm)
     assert np.abs(pixels(tmp_path / "two") - pixels(calm)).max() <= 1
+
+
+def test_other_units_and_another_batch_give_the_same_pictures(calm, tmp_path):
+    name = ["--sampler.name", "ddpm", "--count", 9]
     assert drawn(tmp_path / "odd", *DIGITS, *name, "--shard_samples", 5, "--model.micro_batch", 2) == 0
     assert np.abs(pixels(tmp_path / "odd") - pixels(calm)).max() <= 1
     assert drawn(tmp_path / "few", *DIGITS, "--sampler.name", "ddpm", "--count", 2) == 0
@@ -76,7 +82,7 @@ def test_a_finished_run_stays_another_config_is_refused_and_overwrite_starts_ane
     output = shutil.copytree(calm, tmp_path / "o")
     same = [*DIGITS, "--sampler.name", "ddpm", "--shard_samples", 4]
     before = {p: p.stat().st_mtime_ns for p in (output / "shards").iterdir()}
-    assert through_ray(output, *same, "--count", 9, "--grid", "2x3") == 0
+    assert drawn(output, *same, "--count", 9, "--grid", "2x3") == 0
     assert before == {p: p.stat().st_mtime_ns for p in (output / "shards").iterdir()}
     error = refused(capsys, output, *same, "--count", 5, "--seed", 3)
     assert "count 9 -> 5" in error
@@ -245,7 +251,7 @@ def test_a_panel_is_truth_noisy_restored(tmp_path, capsys):
     base = ["--model.name", model, "--panel", tmp_path / "t.png"]
     shown = {}
     for level in ("0", "0.5", "1"):
-        assert through_ray(tmp_path / level, *base, "--level", level) == 0
+        assert drawn(tmp_path / level, *base, "--level", level) == 0
         shown[level] = tiles(tmp_path / level / "panel.png", 128, 1, 3, top=20)
         assert (shown[level][0] == truth).all()
         assert not (tmp_path / level / "shards").exists()
@@ -255,7 +261,7 @@ def test_a_panel_is_truth_noisy_restored(tmp_path, capsys):
     assert np.abs(half - (truth + noise.astype(float)) / 2)[inside].max() <= 1
     assert (shown["0.5"][2] != half).any()
     assert "panel.png" in capsys.readouterr().out
-    assert through_ray(tmp_path / "1", *base, "--level", "0") == 0  # a panel alone is drawn anew each time
+    assert drawn(tmp_path / "1", *base, "--level", "0") == 0  # a panel alone is drawn anew each time
     assert (tiles(tmp_path / "1/panel.png", 128, 1, 3, top=20)[1] == truth).all()
 
 
@@ -267,7 +273,7 @@ def test_a_vaes_reconstructions_and_walk(tmp_path, channels):
     rows = [(f"k{i}", {"png": images.encode(p)}) for i, p in enumerate(truth)]
     storage.write(str(tmp_path / "in/a.tar"), shards.pack(rows))
     base = ["--model.name", model, "--reconstruct", tmp_path / "in", "--walk", 5]
-    assert through_ray(tmp_path / "o", *base) == 0
+    assert drawn(tmp_path / "o", *base) == 0
     found = tiles(tmp_path / "o/reconstructions.png", 64, 4, 8)
     assert all((found[n] == truth[n][..., 0]).all() for n in range(8))
     assert all((found[16 + n] == truth[8 + n][..., 0]).all() for n in range(2))
@@ -278,9 +284,9 @@ def test_a_vaes_reconstructions_and_walk(tmp_path, channels):
     assert not (tmp_path / "o/shards").exists()
 
 
-def test_sheets_and_samples_together(tmp_path, ray_session):
+def test_sheets_and_samples_together(tmp_path):
     model = tiny(tmp_path / "m", "vae")
-    assert through_ray(tmp_path / "o", "--model.name", model, "--walk", 2, "--count", 3) == 0
+    assert drawn(tmp_path / "o", "--model.name", model, "--walk", 2, "--count", 3) == 0
     assert Image.open(tmp_path / "o/walk.webp").n_frames == 2
     assert len(read(tmp_path / "o")) == 3
 
@@ -362,10 +368,19 @@ def place(tmp_path_factory):
         (["--interpolate", "a"], "--interpolate: 2 words are needed, 1 given"),
         (["--interpolate", "a", "--frames", "3"], "--interpolate: 2 words are needed, 1 given"),
         (["--negative_prompt", "blur"], "negative_prompt: for a text-to-image model"),
-        (["--cluster.workers", "99", "--count", "1"], "cluster.workers=99"),
+        (["--cluster.workers", "2", "--count", "1"], "cluster.workers=2: cluster.address=inline is one process"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_clear_line(change, message, place, tmp_path, capsys, ray_session):
+def test_wrong_usage_is_one_clear_line(change, message, place, tmp_path, capsys):
     assert message in refused(capsys, tmp_path / "o", *DIGITS, *(c.format(d=place) for c in change))
     assert (place / "mine/panel.png").read_bytes() == b"mine"
     assert not (tmp_path / "o/shards").exists()
+
+
+def test_more_workers_than_the_cluster_has_room_for(tmp_path, capsys, ray_session):
+    with pytest.raises(SystemExit) as stop:
+        on_ray("sample", *DIGITS, "--cluster.workers", 99, "--count", 1, "--output", tmp_path / "o")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "cluster.workers=99" in error
+    assert error.count("\n") == 1

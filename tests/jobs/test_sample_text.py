@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from sampling import drawn, lines, pixels, read, refused, report, shard, through_ray
+from sampling import drawn, lines, pixels, read, refused, report, shard
 
 FAST = ["--text.steps", "2"]
 
@@ -23,8 +23,8 @@ def same(a, b):
     return np.abs(a - b).max() <= 1
 
 
-def test_words_on_the_command_line_become_captioned_pictures(base, tmp_path, capsys, ray_session):
-    assert through_ray(tmp_path, "a cat", *base, "a dog", "--count", 2) == 0
+def test_words_on_the_command_line_become_captioned_pictures(base, tmp_path, capsys):
+    assert drawn(tmp_path, "a cat", *base, "a dog", "--count", 2) == 0
     assert words(tmp_path) == ["a cat", "a cat", "a dog", "a dog"]
     pictures = pixels(tmp_path, 3)
     assert pictures.shape == (4, 32, 32, 3)

@@ -37,7 +37,7 @@ def bad_shards(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(bad_shards, ray_session, tmp_path_factory):
+def whole(bad_shards, tmp_path_factory):
     """An undisturbed run with one worker, and what it printed."""
     output = tmp_path_factory.mktemp("whole") / "model"
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -114,7 +114,7 @@ def test_a_finished_run_says_so_and_a_changed_config_is_refused_by_name(bad_shar
     again = arguments(bad_shards, whole, *SHEETS)
     assert main(["train", *again]) == 0
     assert "finished already" in capsys.readouterr().out
-    assert main(["train", *again, "--cluster.workers", "3"]) == 0
+    assert main(["train", *again, "--cluster.address", "auto", "--cluster.workers", "3"]) == 0
     capsys.readouterr()
     with pytest.raises(SystemExit) as e:
         main(["train", *again, "--optimizer.lr", "0.5", "--seed", "3"])

@@ -1,4 +1,4 @@
-"""Each kind of base model learns digits, in this process: no Ray but for the latents."""
+"""Each kind of base model learns digits, in this process."""
 
 import dataclasses
 import io
@@ -153,7 +153,7 @@ def vae(tmp_path_factory):
 LATENT = ("--data.channels", "3", "--data.size", "16", "--data.flip", "true", "--model.classes", "-1")
 
 
-def test_a_latent_model_trains_on_latents_made_once(digits, vae, ray_session, tmp_path):
+def test_a_latent_model_trains_on_latents_made_once(digits, vae, tmp_path):
     config = config_of(digits, tmp_path / "out", *LATENT, "--model.vae", vae, *QUICK)
     source = train_input.survey(config)
     with session(config.cluster) as s:

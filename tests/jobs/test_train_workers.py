@@ -23,6 +23,8 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
 cloudpickle.register_pickle_by_value(helper)
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "ddpm": ["--accumulate", "2"],
     "flow": ["--model.kind", "flow", "--objective.coupling", "optimal_transport", "--model.classes", "10"],
@@ -81,7 +83,8 @@ def test_a_dcgan_trains_on_two_workers(both):
 def test_a_killed_driver_resumes_on_two_workers_to_the_same_weights(ray_session, tmp_path):
     shards = make_shards(tmp_path / "shards")
     output, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-m", "noiseweave", "train", *arguments(shards, output)]
+    words = arguments(shards, output, "--cluster.address", "local")
+    command = [sys.executable, "-m", "noiseweave", "train", *words]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 600
     while not training.checkpoints(str(output / "_run" / "checkpoints")):
@@ -92,7 +95,10 @@ def test_a_killed_driver_resumes_on_two_workers_to_the_same_weights(ray_session,
     driver.wait()
     assert not (output / "model_index.json").exists()
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert main(["train", *arguments(shards, output, "--cluster.workers", "2")]) == 0
+        assert (
+            main(["train", *arguments(shards, output), "--cluster.address", "auto", "--cluster.workers", "2"])
+            == 0
+        )
     assert "finished already" not in said.getvalue()
     link = alone(config_of(shards, whole))
     helper.published(config_of(shards, whole), link, tmp_path / "last")

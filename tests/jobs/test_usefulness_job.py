@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flows import run_here
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -34,7 +33,7 @@ methods:
   pool: {made: pseudo_labels}
   pool blend: {made: blend, parents: guessed, keep_parents: true, count: 8}
   fused: {made: fusion, count: 6, inversion: {num_steps: 3, skip: 1}}
-cluster: {gpus_per_worker: 0}
+cluster: {address: inline, gpus_per_worker: 0}
 """
 
 
@@ -62,8 +61,7 @@ def command(sides, output, *more):
     ]  # fmt: skip
 
 
-def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_session):
-    monkeypatch.setattr(pipeline, "run", run_here)
+def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
     output = tmp_path / "out"
     assert cli.main(command(sides, output)) == 0
     figures = json.loads((output / "usefulness.json").read_text())
@@ -93,13 +91,13 @@ def test_a_table_a_plot_and_sheets(monkeypatch, sides, tmp_path, capsys, ray_ses
 
 
 @pytest.fixture
-def done(monkeypatch, ray_session):
-    """(phase, units) of each flow that runs, here in this process."""
-    flows = []
+def done(monkeypatch):
+    """(phase, units) of each flow that runs."""
+    flows, run = [], pipeline.run
 
     def follow(plan, phase, *rest):
         flows.append((phase.name, plan.length))
-        return run_here(plan, phase, *rest)
+        return run(plan, phase, *rest)
 
     monkeypatch.setattr(pipeline, "run", follow)
     return flows

@@ -1,4 +1,4 @@
-"""Small shards, the train loop without Ray, and what it leaves, for the tests of the train job."""
+"""Small shards, the train loop alone, and what it leaves, for the tests of the train job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ unet: {channels: [8, 16], layers: 1, attention: [], head: 8, groups: 4}
 optimizer: {lr: 2.0e-3, warmup: 5}
 checkpoint: {every: 5, keep: 2}
 preview: {every: 0, count: 4, sampler: {steps: 2}}
-cluster: {workers: 1, gpus_per_worker: 0}
+cluster: {address: inline, gpus_per_worker: 0}
 """
 
 
