@@ -9,7 +9,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 
-from noiseweave.cluster import ray_end
+from noiseweave.cluster import ray_end, threads
 
 PATIENCE = 5.0
 """Seconds until an address counts as out of reach; Ray itself would try for minutes."""
@@ -63,12 +63,15 @@ def joined(address: str) -> Iterator[None]:
 
 
 def _join(address: str) -> None:
-    """Join; the code travels, unless the job came by Ray's job server and brought it along."""
+    """Join; the code travels and how threads wait, unless the job came by Ray's job server and brought both along."""
     import ray
 
     options = dict(ray_end.QUIET)
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        options["runtime_env"] = {"py_modules": [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]}
+        options["runtime_env"] = {
+            "py_modules": [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))],
+            "env_vars": {name: os.environ[name] for name in threads.OWN if name in os.environ},
+        }
     try:
         _knock(address)
         with ray_end.hushed():

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import noiseweave
+from noiseweave.cluster import threads
 from noiseweave.cluster.session import settle
 
 LIMIT = 100 << 20
@@ -209,7 +210,7 @@ def send(
         ValueError: the cluster refuses it.
     """
     command = shlex.join(["python", "-m", "noiseweave", *arguments])
-    environment = {"working_dir": folder, "env_vars": dict(variables)}
+    environment = {"working_dir": folder, "env_vars": threads.passive(variables) | dict(variables)}
     with _one_line():
         return str(client.submit_job(entrypoint=command, runtime_env=environment, submission_id=name))
 

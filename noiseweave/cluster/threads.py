@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def passive() -> dict[str, str]:
-    """The environment in which OpenMP threads that wait sleep; {} where the user's own says how they wait.
+def passive(given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What makes OpenMP threads that wait sleep, beside an environment; {} where that says itself how they wait.
 
     They spin by default, and each of an operation's threads waits for the last: one that has lost its core to another
     process holds up all, which burn theirs until it gets it back (docs/speed.md has what that costs). OpenMP reads
     its environment once, so this belongs into a process's before torch is imported.
     """
-    return {} if any(name in os.environ for name in OWN) else dict(PASSIVE)
+    return {} if any(name in given for name in OWN) else dict(PASSIVE)
