@@ -289,7 +289,8 @@ def use_of_the_machine(model: LatentBackbone, device: str, ours: Piece) -> dict[
     return {
         "dtype": str(model.dtype), "gflop_a_row": round(row / 1e9, 3), "rows_a_call": rows,
         "matmul_gflops": round(rate / 1e9, 1), "unet_call_gflops": round(rows * row / call / 1e9, 1),
-        "share_in_a_unet_call": round(rows * row / call / rate, 3), "share_over_all_of_ours": round(whole / rate, 3),
+        "share_in_a_unet_call": float(f"{rows * row / call / rate:.3g}"),
+        "share_over_all_of_ours": float(f"{whole / rate:.3g}"),
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import base_models, latents, pretrained, text_to_image
-from noiseweave.engine.backbone import Backbone, check_classes, check_schedule
+from noiseweave.engine.backbone import Backbone, alike, check_classes, check_schedule
 from noiseweave.engine.conditioning import Words, words_of
 from noiseweave.engine.latents import shrink_of
 from noiseweave.engine.micro_batch import MicroBatch
@@ -48,13 +48,13 @@ class LatentBackbone(Backbone):
     ) -> None:  # fmt: skip
         self.shrink = shrink_of(vae.config)
         side = size // self.shrink if size else int(unet.config.sample_size)
-        rows = micro_batch or _rows(device, side)
-        super().__init__(unet, scheduler, device, precision, rows)
+        most = micro_batch or _rows(device, side)
+        super().__init__(unet, scheduler, device, precision, micro_batch or alike(most, device, precision))
         self.channels, self.size = int(vae.config.in_channels), side * self.shrink
         half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
         self.vae = vae.to(self.device, half).eval().requires_grad_(False)
         self.text = text
-        few = max(1, rows // VAE_SHARE)
+        few = max(1, most // VAE_SHARE)
         self.encoding = MicroBatch(self._encode, few, self.device)
         self.decoding = MicroBatch(self._decode, few, self.device)
 

@@ -37,7 +37,7 @@ class ModelConfig:
         name: a shipped model (digits-ddpm), a folder that diffusers' save_pretrained wrote, or a hub id.
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
-            CPU and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
+            CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
         compile: torch.compile the network: faster, after a first call of minutes. null is false.
         channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
