@@ -9,11 +9,13 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def passive(given: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What makes OpenMP threads that wait sleep, beside an environment; {} where that says itself how they wait.
+def passive(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What makes OpenMP threads that wait sleep, beside an environment, this process's own by
+    default; {} where that says itself how they wait.
 
     They spin by default, and each of an operation's threads waits for the last: one that has lost its core to another
     process holds up all, which burn theirs until it gets it back (docs/speed.md has what that costs). OpenMP reads
     its environment once, so this belongs into a process's before torch is imported.
     """
+    given = os.environ if given is None else given
     return {} if any(name in given for name in OWN) else dict(PASSIVE)
