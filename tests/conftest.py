@@ -9,6 +9,7 @@ from noiseweave.cluster.session import SETTINGS
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # whatever token lies in the home folder; see test_local_ray
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
 
@@ -35,12 +36,11 @@ def one_thread():
 def ray_session():
     """One Ray for all tests of a process: 4 logical CPUs and 4 logical GPUs, whatever the machine has.
 
-    Not local_ray's: its settings must not reach the processes that tests start. No token, so, but only on 127.0.0.1.
+    Not local_ray's: its token must not reach the processes that tests start. But it is on 127.0.0.1 only, as that is.
     """
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
         ray.init(
             address="local", num_cpus=4, num_gpus=4, include_dashboard=False,
