@@ -9,7 +9,9 @@ from noiseweave.cluster.session import SETTINGS
 
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # whatever token lies in the home folder; see test_local_ray
+os.environ.setdefault(
+    "RAY_AUTH_MODE", "disabled"
+)  # whatever token lies in the home folder; see test_local_ray
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
 
