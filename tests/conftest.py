@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,8 @@ for _name, _value in SETTINGS.items():
 os.environ.setdefault(
     "RAY_AUTH_MODE", "disabled"
 )  # whatever token lies in the home folder; see test_local_ray
+# a shell's background jobs ignore Ctrl-C, and what they start inherits that: not the commands that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of those that tests start
 
 

@@ -259,8 +259,7 @@ def test_ctrl_c_in_a_unit_ends_the_run_though_the_next_fetch_hangs(tmp_path):
 
 
 HANGS = """
-    import signal, threading
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so do theirs
+    import threading
     from noiseweave.cluster import pipeline
     from noiseweave.cluster.ledger import Ledger
     from noiseweave.cluster.session import ClusterConfig, session
