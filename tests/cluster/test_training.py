@@ -23,7 +23,7 @@ def session(workers, inline=False):
     return Session(workers=workers, gpus_per_worker=0, threads=1, retries=1, inline=inline)
 
 
-@pytest.fixture(params=["inline", "ray"])
+@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def inline(request):
     """Whether the loop runs in this process; Ray is there where not."""
     return request.param == "inline" or not request.getfixturevalue("ray_session")
