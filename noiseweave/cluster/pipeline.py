@@ -105,7 +105,8 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         earlier=plan.length - len(left),
     )  # fmt: skip
     channel = None if session.inline or not len(left) else Channel()
-    with _closing(channel), watch(meter, channel.look if channel else None) as display:
+    closing = contextlib.closing(channel) if channel else contextlib.nullcontext()
+    with closing, watch(meter, channel.look if channel else None) as display:
         tell = channel.tell if channel else meter.hear
         for again in (False, True):
             if len(left) == 0:
@@ -127,15 +128,6 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         outcome.failed[unit] = errors.get(unit, "its worker died or gave no answer")
     outcome.seconds = time.monotonic() - start
     return outcome
-
-
-@contextlib.contextmanager
-def _closing(channel: Channel | None) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if channel:
-            channel.close()
 
 
 def _left(plan: Plan, done: set[str]) -> np.ndarray:
