@@ -32,8 +32,8 @@ import psutil
 
 from noiseweave.cluster import local_ray, pipeline
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import Session, settle
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 
 WORKER_MIB = 120  # of memory that an actor without torch needs

@@ -1,8 +1,9 @@
 """What it is worth that OpenMP's waiting threads sleep: network calls on a quiet machine, and beside busy loops.
 
 The shipped digits network, forward (a sampler's call) and forward and backward (a training step), with as many torch
-threads as there are cores, once with OpenMP's own way of waiting (spinning) and once with Noiseweave's (passive). Each
-figure is the median over fresh processes, both ways by turns; the ratio is passive to spinning of the same run.
+threads as there are cores, once with OpenMP's own way of waiting (spinning) and once with Noiseweave's (passive), by
+turns in fresh processes. Throughput is over all calls; the median call is what a call takes that nothing disturbs, on a
+machine that is quiet most of the time. The ratio is the median of passive to spinning over neighbouring processes.
 
     python benchmarks/threads.py [--busy 0 2] [--repeats 5] [--seconds 4] [--out FILE]
 """
@@ -26,8 +27,8 @@ ROWS = 16
 WAYS: dict[str, dict[str, str]] = {"spinning": {}, "passive": PASSIVE}
 
 
-def rates(seconds: float) -> dict[str, float]:
-    """Pictures a second of both kinds of work, in this process."""
+def rates(seconds: float) -> dict[str, list[float]]:
+    """Seconds of each call of both kinds of work, in this process."""
     import torch
 
     from noiseweave.engine import backbone
@@ -44,19 +45,26 @@ def rates(seconds: float) -> dict[str, float]:
     def step() -> None:
         unet(x, t).sample.square().mean().backward()
 
-    return {"forward": rate(forward, seconds), "training": rate(step, seconds)}
+    return {"forward": calls(forward, seconds), "training": calls(step, seconds)}
 
 
-def rate(work: Callable[[], None], seconds: float) -> float:
+def calls(work: Callable[[], None], seconds: float) -> list[float]:
     work()
-    start, calls = time.monotonic(), 0
-    while time.monotonic() < start + seconds:
+    end, took = time.monotonic() + seconds, []
+    while time.monotonic() < end:
+        start = time.monotonic()
         work()
-        calls += 1
-    return ROWS * calls / (time.monotonic() - start)
+        took.append(time.monotonic() - start)
+    return took
 
 
-def measured(way: str, seconds: float) -> dict[str, float]:
+FIGURES: dict[str, Callable[[list[float]], float]] = {
+    "throughput": lambda took: ROWS * len(took) / sum(took),
+    "median call": lambda took: ROWS / statistics.median(took),
+}
+
+
+def measured(way: str, seconds: float) -> dict[str, list[float]]:
     """``rates`` of a fresh process."""
     env = {name: value for name, value in os.environ.items() if name not in (*OWN, "OMP_NUM_THREADS")}
     command = [sys.executable, __file__, "--one", "--seconds", str(seconds)]
@@ -65,20 +73,20 @@ def measured(way: str, seconds: float) -> dict[str, float]:
 
 
 def beside(busy: int, repeats: int, seconds: float) -> dict[str, dict[str, float]]:
-    """kind of work -> medians of both ways, and their ratio, beside so many busy loops."""
+    """ "work, figure" -> medians of both ways, and their ratio, beside so many busy loops."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
     try:
-        found = {way: [] for way in WAYS}
-        for _ in range(repeats):
-            for way in WAYS:
-                found[way].append(measured(way, seconds))
+        found = [{way: measured(way, seconds) for way in WAYS} for _ in range(repeats)]
     finally:
         for loop in loops:
             loop.kill()
     table = {}
-    for kind in ("forward", "training"):
-        median = {way: statistics.median(row[kind] for row in rows) for way, rows in found.items()}
-        table[kind] = median | {"ratio": median["passive"] / median["spinning"]}
+    for work in ("forward", "training"):
+        for name, figure in FIGURES.items():
+            rows = [{way: figure(took[work]) for way, took in pair.items()} for pair in found]
+            median = {way: statistics.median(row[way] for row in rows) for way in WAYS}
+            ratio = statistics.median(row["passive"] / row["spinning"] for row in rows)
+            table[f"{work}, {name}"] = median | {"ratio": ratio}
     return table
 
 
@@ -101,12 +109,12 @@ def main() -> None:
         "torch": torch.__version__,
         "busy": {},
     }
-    print(f"{'busy loops':>10} {'work':>9} {'spinning':>9} {'passive':>9} {'ratio':>6}   pictures/s")
+    print(f"{'busy loops':>10} {'work':>21} {'spinning':>9} {'passive':>9} {'ratio':>6}   pictures/s")
     for busy in args.busy:
         report["busy"][str(busy)] = table = beside(busy, args.repeats, args.seconds)
-        for kind, row in table.items():
+        for work, row in table.items():
             print(
-                f"{busy:>10} {kind:>9} {row['spinning']:>9.1f} {row['passive']:>9.1f} {row['ratio']:>6.2f}",
+                f"{busy:>10} {work:>21} {row['spinning']:>9.1f} {row['passive']:>9.1f} {row['ratio']:>6.2f}",
                 flush=True,
             )
     if args.out:

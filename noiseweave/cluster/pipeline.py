@@ -14,57 +14,26 @@ import contextlib
 import gc
 import logging
 import os
-import platform
-import queue
 import sys
-import threading
 import time
-import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from noiseweave.cluster import inline
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.progress import Channel, Meter, Tell, Word, watch
+from noiseweave.cluster.progress import Channel, Meter, Tell, watch
 from noiseweave.cluster.session import Session
-from noiseweave.engine import spans
-from noiseweave.engine.records import Bad, Plan, UnitReport
+from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
+from noiseweave.engine.records import Plan
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
 SHORT = 8  # units a worker up to which a plan is short
 STALL = 3600.0  # seconds without the end of any unit after which a hang is assumed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """What is done to each unit of a plan. All callables travel to the workers.
-
-    Attributes:
-        name: of the phase; done-markers lie under it.
-        fetch: unit -> data; runs in a CPU task.
-        make_compute: () -> (data -> result); called once in each actor, it loads the model.
-        commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
-        things: what a report's ``produced`` counts, for the progress display.
-        size: data, as fetched -> how many things will be made of it, for the same; None where that is not known.
-        patience: seconds without the end of any unit after which a hang is assumed; None is ``STALL``.
-    """
-
-    name: str
-    fetch: Callable[[Any], Any]
-    make_compute: Callable[[], Callable[[Any], Any]]
-    commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
-    things: str = "images"
-    size: Callable[[Any], int] | None = None
-    patience: float | None = None
-
-
-def length_of_first(data: Sequence[Any]) -> int:
-    """A ``Phase.size``: of data whose first part holds what things are made of."""
-    return len(data[0])
 
 
 @dataclass(kw_only=True)
@@ -107,16 +76,18 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
     channel = None if session.inline or not len(left) else Channel()
     closing = contextlib.closing(channel) if channel else contextlib.nullcontext()
     with closing, watch(meter, channel.look if channel else None) as display:
-        tell = channel.tell if channel else meter.hear
+        tell = channel.tell if channel else meter.tell
         for again in (False, True):
             if len(left) == 0:
                 break
+            meter.begin_pass()
             if again:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
             for row in _rows(plan, left, phase, ledger, session, again, tell):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
+                    meter.drop(row["id"])
                 else:
                     meter.add(row["id"], row["produced"], row["quarantined"])
                 display.update()
@@ -151,40 +122,10 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
 def _rows(
     plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
 ) -> Iterator[dict[str, Any]]:
-    """What became of each unit, as ``_Commit`` says it, in the order in which they end."""
+    """What became of each unit, as ``Commit`` says it, in the order in which they end."""
     if session.inline:
-        return _inline(plan, left, phase, ledger, session, tell)
+        return inline.rows(plan, left, phase, ledger, session, tell)
     return _stream(plan, left, phase, ledger, session, again, tell)
-
-
-def _inline(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, tell: Tell
-) -> Iterator[dict[str, Any]]:
-    """In this process, one unit after another; the next is fetched while one is computed."""
-    fetch, commit = _Fetch(plan, phase.fetch), _Commit(phase.name, phase.commit, ledger)
-    compute = _Compute(phase.make_compute, session.threads, phase.size, tell)
-    for row in _ahead(fetch, [{"index": i} for i in left.tolist()]):
-        yield commit(compute.row(row))
-
-
-def _ahead(fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
-           ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """``map(fetch, rows)``, one ahead in a thread that does not outlive this process, whatever it waits for."""
-    ready: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
-    wanted = threading.Semaphore(0)
-    left = iter(rows)
-
-    def work() -> None:
-        for row in left:
-            wanted.acquire()
-            ready.put(fetch(row))
-
-    threading.Thread(target=work, daemon=True).start()
-    wanted.release()
-    for _ in rows:
-        row = ready.get()
-        wanted.release()
-        yield row
 
 
 def _stream(
@@ -207,8 +148,8 @@ def _stream(
         # max_task_retries is what ends a unit that kills its worker again and again; Ray has no named parameter yet.
         # The first pass has none: a retry waits for the same worker, and that of a dead node may never come back
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        computed = source.map(_Fetch(plan, phase.fetch)).map_batches(
-            _Compute,
+        computed = source.map(Fetch(plan, phase.fetch)).map_batches(
+            Compute,
             fn_constructor_args=(phase.make_compute, session.threads, phase.size, tell),
             batch_size=1,
             batch_format="numpy",
@@ -220,7 +161,7 @@ def _stream(
             max_task_retries=session.retries if again else 0,
             **session.place,
         )
-    rows = computed.map(_Commit(phase.name, phase.commit, ledger))
+    rows = computed.map(Commit(phase.name, phase.commit, ledger))
     try:
         yield from rows.iter_rows()
     except (ray.exceptions.RayError, ExecutionTimeoutError) as e:
@@ -241,107 +182,3 @@ def _settings(patience: float) -> None:
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # dropped blocks are found again by their missing markers
     context.execution_no_progress_timeout_s = patience
-
-
-class _Fetch:
-    """Number of a unit -> unit and its data."""
-
-    def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
-        self.plan, self.fetch = plan, fetch
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        start = time.monotonic()
-        unit = self.plan.unit(int(row["index"]))
-        data, error = _attempt(self.fetch, unit)
-        return {"unit": _Box(unit), "data": _Box(data), "error": error, "fetch": time.monotonic() - start}
-
-
-class _Compute:
-    """Holds what ``make_compute`` loaded, one process a GPU."""
-
-    def __init__(
-        self, make_compute: Callable[[], Callable[[Any], Any]], threads: int,
-        size: Callable[[Any], int] | None, tell: Tell,
-    ) -> None:  # fmt: skip
-        self.size, self.tell = size, tell
-        self.name = f"{platform.node()}/{os.getpid()}"
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
-        _limit(threads)
-        # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
-        self.compute, self.broken = _attempt(make_compute)
-        _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of one, as Ray Data hands it over."""
-        return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
-
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
-        start = time.monotonic()
-        data, error = row["data"].value, str(row["error"]) or self.broken
-        if not error:
-            with self._telling(row["unit"].value.id, data):
-                data, error = _attempt(self.compute, data)
-        return {"unit": row["unit"], "data": _Box(data), "error": error, "fetch": row["fetch"],
-                "compute": time.monotonic() - start, "worker": self.name}  # fmt: skip
-
-    @contextlib.contextmanager
-    def _telling(self, unit: str, data: Any) -> Iterator[None]:
-        """While the block computes a unit, say how far it is."""
-        size = self.size(data) if self.size else None
-        self.tell(self.name, Word(unit=unit, share=0.0, size=size))
-        with spans.heard(lambda share: self.tell(self.name, Word(unit=unit, share=share, size=size))):
-            yield
-        self.tell(self.name, None)
-
-
-def _limit(threads: int) -> None:
-    """Set torch's threads where torch is there; a compute without it stays light."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
-
-
-class _Commit:
-    """Writes a unit's output, then its done-marker."""
-
-    def __init__(
-        self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger
-    ) -> None:
-        self.name, self.commit, self.ledger = name, commit, ledger
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        start = time.monotonic()
-        unit, result, error = row["unit"].value, row["data"].value, row["error"]
-        report = UnitReport(id=unit.id, produced=0)
-        if not error:
-            done, error = _attempt(self._write, unit, result, row, start)
-            report = done or report
-        return {"id": unit.id, "error": error, "produced": report.produced,
-                "quarantined": sum(report.quarantined.values())}  # fmt: skip
-
-    def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
-        report, bad = self.commit(unit, result)
-        counts = Counter(b.reason for b in bad)
-        took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}
-        report = replace(
-            report, quarantined=dict(counts), seconds=float(sum(took.values())),
-            spent={name: round(float(seconds), 4) for name, seconds in took.items()}, worker=str(row["worker"]),
-        )  # fmt: skip
-        self.ledger.mark(self.name, report, bad)
-        return report
-
-
-@dataclass(frozen=True)
-class _Box:
-    """Keeps Ray Data from looking into a value and making a tensor column of it."""
-
-    value: Any
-
-
-def _attempt(f: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """(result, "") or (None, one line about the exception and where it came from)."""
-    try:
-        return f(*arguments), ""
-    except Exception as e:
-        frame = traceback.extract_tb(e.__traceback__)[-1]
-        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-        return None, f"{type(e).__name__}: {' '.join(str(e).split())[:500]} ({where})"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from noiseweave.cluster.polling import repeated
 
 EVERY = 5.0  # seconds between lines where there is no terminal
 LOOK = 1.0  # seconds between two looks at what workers say
@@ -57,7 +58,8 @@ class Meter:
     quarantined: int = 0
     earlier: int = 0
     start: float = field(default_factory=time.monotonic)
-    running: Mapping[str, Word] = field(default_factory=dict)
+    running: dict[str, Word] = field(default_factory=dict)
+    computed: dict[str, Word] = field(default_factory=dict)
     shown: int = 0
     ended: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
 
@@ -66,18 +68,37 @@ class Meter:
         self.done += 1
         self.produced += produced
         self.quarantined += quarantined
+        self.drop(unit)
+
+    def drop(self, unit: str) -> None:
+        """A unit has ended, in this pass: nothing more counts that is heard of it."""
+        self.computed.pop(unit, None)
         self.ended.append(unit)
 
-    def hear(self, worker: str, word: Word | None) -> None:
-        """What a worker of this process is at."""
-        self.running = {} if word is None else {worker: word}
+    def begin_pass(self) -> None:
+        """Units that ended without a result begin again."""
+        self.computed.clear()
+        self.ended.clear()
+
+    def hear(self, words: Mapping[str, Word]) -> None:
+        """worker -> what it is at, of all workers. A unit that its worker has left is computed: it counts whole until
+        its row comes, so that the display does not fall back while output is written."""
+        now = {word.unit: word for word in words.values() if word.unit not in self.ended}
+        for word in self.running.values():
+            if word.unit not in now and word.unit not in self.ended:
+                self.computed[word.unit] = replace(word, share=1.0)
+        self.running = now
+
+    def tell(self, worker: str, word: Word | None) -> None:
+        """A ``Tell`` for the only worker, in this process."""
+        self.hear({} if word is None else {worker: word})
 
     def line(self) -> str:
         seconds = max(time.monotonic() - self.start, 1e-6)
         made, share = self._reach()
         self.shown = max(
             self.shown, int(made)
-        )  # a unit that is computed and not yet written is not taken back
+        )  # pictures are not taken back: a unit may yield fewer than it began
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         parts = [
             f"{self.stage:<9}{bar} {self.done}/{self.units} units",
@@ -94,7 +115,7 @@ class Meter:
 
     def _reach(self) -> tuple[float, float]:
         """Things made so far, those of running units included, and the share of all work that is done."""
-        now = [word for word in self.running.values() if word.unit not in self.ended]
+        now = list((self.computed | self.running).values())
         sizes = [word.size for word in now if word.size is not None]
         made = self.produced + sum(word.share * (word.size or 0) for word in now)
         begun = self.done + len(now)
@@ -138,37 +159,23 @@ def watch(meter: Meter, look: Callable[[], Mapping[str, Word]] | None = None) ->
     """
     console = Console(stderr=True)
     display = Display(meter, None)
+
+    def follow() -> None:
+        with contextlib.suppress(Exception):  # a display that fails fails no job
+            if look is not None:
+                meter.hear(look())
+            display.update()
+
     if console.is_terminal:
-        with Live(display, console=console, refresh_per_second=4) as live, _looking(display, look):
+        with Live(display, console=console, refresh_per_second=4) as live, repeated(follow, LOOK):
             display.live = live
             yield display
         return
     if meter.units:
         display.update()  # the first unit may take its time
-    with _looking(display, look):
+    with repeated(follow, LOOK):
         yield display
     print(meter.line(), file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _looking(display: Display, look: Callable[[], Mapping[str, Word]] | None) -> Iterator[None]:
-    """A thread that brings the display up to date while units run."""
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.wait(LOOK):
-            with contextlib.suppress(Exception):  # a display that fails fails no job
-                if look is not None:
-                    display.meter.running = look()
-                display.update()
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(LOOK)
 
 
 class Channel:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+
+from noiseweave.cluster.polling import repeated
 
 ENDED = "Ray ended; the same command goes on from what is done"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -17,22 +18,14 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 @contextlib.contextmanager
 def watched(dead: Callable[[], bool], every: float) -> Iterator[None]:
     """End this process with one line when ``dead`` says so: asked every so many seconds, and after the block."""
-    done = threading.Event()
 
     def look() -> None:
-        while not done.wait(every):
-            if dead():
-                _leave()
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        if dead():  # what the job says of it, an error of some kind, came before the look
+        if dead():
             _leave()
+
+    # the look after the block: what the job says of Ray's end, an error of some kind, comes before the thread's
+    with repeated(look, every):
+        yield
 
 
 def _leave() -> NoReturn:

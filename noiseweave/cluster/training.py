@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from noiseweave.cluster import storage
+from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
 
 COMPLETE = "complete.json"
@@ -284,25 +284,15 @@ def _watching(queue: Any, receive: Callable[[Row], None]) -> Iterator[None]:
     """Hand each posted row to ``receive`` while the block runs."""
     from ray.exceptions import RayError
 
-    done = threading.Event()
+    def look() -> None:
+        with contextlib.suppress(RayError):
+            for row in queue.get_nowait_batch(queue.qsize()):
+                receive(row)
 
-    def follow() -> None:
-        while True:
-            ended = done.is_set()  # read before the queue, so that the last rows are not missed
-            with contextlib.suppress(RayError):
-                for row in queue.get_nowait_batch(queue.qsize()):
-                    receive(row)
-            if ended:
-                return
-            done.wait(0.5)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(look, 0.5):
+            yield
     finally:
-        done.set()
-        thread.join()
         queue.shutdown(force=True)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
 from noiseweave.jobs import augment_gate
 from noiseweave.jobs import augment_samples as samples
@@ -74,7 +75,7 @@ def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
         fetch=partial(samples.read_shard, task, task.feature_side),
         make_compute=partial(_make_embed, task),
         commit=partial(_commit_embed, book),
-        size=pipeline.length_of_first,
+        size=stages.length_of_first,
     )
     return pipeline.run(plan, phase, book, s)
 

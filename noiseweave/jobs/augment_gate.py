@@ -16,8 +16,9 @@ import numpy as np
 
 from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Location, Pair, Plan, Unit, UnitReport
 from noiseweave.jobs import augment_masks, shard_pictures

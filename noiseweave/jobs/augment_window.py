@@ -16,8 +16,9 @@ import numpy as np
 
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import spans
 from noiseweave.engine.recipes import PairingRecipe
 from noiseweave.engine.records import Bad, Group, Location, Plan, Unit, UnitReport

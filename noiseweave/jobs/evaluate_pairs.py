@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from noiseweave.cluster import ledger, pipeline, shards, storage
+from noiseweave.cluster import ledger, pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs import evaluate_pictures, evaluate_report, inpaint_input, inpaint_pictures
@@ -63,7 +63,7 @@ def run(config: Config) -> int:
     units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
     phase = Phase(
         name="pairs", fetch=partial(_fetch, config), make_compute=partial(_make_scores, config),
-        commit=partial(commit, book), things="pairs", size=pipeline.length_of_first,
+        commit=partial(commit, book), things="pairs", size=stages.length_of_first,
     )  # fmt: skip
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)

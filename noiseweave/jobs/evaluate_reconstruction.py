@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noiseweave.cluster import ledger, pipeline, storage
-from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import spans
 from noiseweave.engine.recipes import InversionRecipe, PromptRecipe
 from noiseweave.engine.records import Bad, Plan, Unit

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from noiseweave.cluster import ledger, pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session, session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import images
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs import (

@@ -11,8 +11,9 @@ import numpy as np
 
 from noiseweave.cluster import ledger, pipeline, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import spans
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 from noiseweave.jobs import (

@@ -19,8 +19,9 @@ from typing import Any, Literal
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine.records import Bad, Group, Location, Pair, Plan, Unit, UnitReport
 from noiseweave.jobs.arrays import array, npy
 from noiseweave.jobs.augment import FORGOTTEN, digest_of

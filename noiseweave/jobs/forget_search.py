@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 
 PLACES = ("shards", "rejected", "")  # below an input

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from noiseweave.cluster import folders, pipeline, shards
+from noiseweave.cluster import folders, pipeline, shards, stages
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import masks, spans
 from noiseweave.engine.prompts import Prompt
 from noiseweave.engine.recipes import check, check_steps
@@ -137,7 +138,7 @@ def phase(task: Task, gpu: bool) -> Phase:
 
     return Phase(
         name="inpaint", fetch=partial(_fetch, task), make_compute=partial(_make_paint, task, gpu),
-        commit=partial(inpaint_output.commit, task), size=pipeline.length_of_first,
+        commit=partial(inpaint_output.commit, task), size=stages.length_of_first,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
 from noiseweave.engine import spans
@@ -128,7 +128,7 @@ def there(where: str) -> dict[str, dict[str, Place]]:
     return found
 
 
-def _fill(where: str, name: str, runs: Sequence[tuple[str, Any]], phase: pipeline.Phase, s: Session) -> None:
+def _fill(where: str, name: str, runs: Sequence[tuple[str, Any]], phase: stages.Phase, s: Session) -> None:
     """Do the units (id, payload) by the batch flow."""
     book = Ledger(output=where)
     for unit, _ in runs:  # it is asked for, so what it wrote is gone
@@ -160,10 +160,10 @@ def _latents(
             items = tuple(alike[start : start + EACH])
             runs.append((_hash([id_of(config, i) for i in items]), items))
     if runs:
-        phase = pipeline.Phase(
+        phase = stages.Phase(
             name="latents", fetch=partial(_fetch, config, source.folders),
             make_compute=partial(_make_encode, config.model.name, s.gpus_per_worker > 0),
-            commit=partial(_commit, where, config), things="latents", size=pipeline.length_of_first,
+            commit=partial(_commit, where, config), things="latents", size=stages.length_of_first,
         )  # fmt: skip
         _fill(where, "latents", runs, phase, s)
         known = there(where)
@@ -278,7 +278,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
     missing = [t for t in texts if _hash(t) not in known]
     if missing:
         parts = [tuple(missing[i : i + TEXTS]) for i in range(0, len(missing), TEXTS)]
-        phase = pipeline.Phase(
+        phase = stages.Phase(
             name="words", fetch=_payload, things="captions", size=len, commit=partial(_commit_words, where),
             make_compute=partial(_make_say, config.model.name, s.gpus_per_worker > 0),
         )  # fmt: skip

@@ -15,8 +15,9 @@ from PIL import Image
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.pipeline import Outcome, Phase
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine import collage, images
 from noiseweave.engine.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport

@@ -150,16 +150,16 @@ def latents(config: Config, source: Source, s: Session) -> Source:
     Raises:
         ValueError: units failed; the first error is named.
     """
-    from noiseweave.cluster import pipeline
+    from noiseweave.cluster import pipeline, stages
 
     book = Ledger(output=config.output)
-    phase = pipeline.Phase(
+    phase = stages.Phase(
         name="latents",
         fetch=partial(_fetch, config),
         make_compute=partial(_make_encode, config, s.gpus_per_worker > 0),
         commit=partial(_commit, config),
         things="latents",
-        size=pipeline.length_of_first,
+        size=stages.length_of_first,
     )
     plan = Plan(length=len(source.shards), unit=partial(_unit, source.shards))
     outcome = pipeline.run(plan, phase, book, s)

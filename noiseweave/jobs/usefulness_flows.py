@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from noiseweave.cluster import pipeline, storage
+from noiseweave.cluster import pipeline, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -127,7 +127,7 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
 
 
 def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
-    phase = pipeline.Phase(
+    phase = stages.Phase(
         name=name, fetch=_payload, make_compute=partial(_maker, name, task, book),
         commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets", patience=DAY,
     )  # fmt: skip

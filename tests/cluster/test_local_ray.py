@@ -33,7 +33,7 @@ HOLD = """
 
 BATCH = """
     import json, sys, time
-    from noiseweave.cluster import pipeline, session
+    from noiseweave.cluster import pipeline, session, stages
     from noiseweave.cluster.ledger import Ledger
     from noiseweave.engine.records import Plan, Unit, UnitReport
 
@@ -46,7 +46,7 @@ BATCH = """
             return i
         return compute
     def commit(unit, result): return UnitReport(id=unit.id, produced=1), []
-    phase = pipeline.Phase(name="p", fetch=lambda u: u.payload, make_compute=make, commit=commit)
+    phase = stages.Phase(name="p", fetch=lambda u: u.payload, make_compute=make, commit=commit)
     with session.session(session.ClusterConfig(address="local", workers=2)) as s:
         import ray
         node = ray._private.worker._global_node

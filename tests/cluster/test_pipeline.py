@@ -16,8 +16,8 @@ import pytest
 
 from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger, open_run
-from noiseweave.cluster.pipeline import Phase
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
 from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
 
 
@@ -260,7 +260,7 @@ def test_ctrl_c_in_a_unit_ends_the_run_though_the_next_fetch_hangs(tmp_path):
 
 HANGS = """
     import threading
-    from noiseweave.cluster import pipeline
+    from noiseweave.cluster import pipeline, stages
     from noiseweave.cluster.ledger import Ledger
     from noiseweave.cluster.session import ClusterConfig, session
     from noiseweave.engine.records import Plan, Unit
@@ -268,7 +268,7 @@ HANGS = """
         print("hangs", flush=True)
         threading.Event().wait()
     plan = Plan(length=1, unit=lambda i: Unit(index=i, id="u", payload=i))
-    phase = pipeline.Phase(name="p", fetch=fetch, make_compute=lambda: id, commit=id)
+    phase = stages.Phase(name="p", fetch=fetch, make_compute=lambda: id, commit=id)
     with session(ClusterConfig(address="inline", gpus_per_worker=0)) as s:
         pipeline.run(plan, phase, Ledger(output=OUTPUT), s)
 """

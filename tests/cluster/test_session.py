@@ -201,7 +201,7 @@ def test_an_address_where_nothing_listens_is_one_line():
 
 TWO_NODES = """
     import os, sys, tempfile
-    from noiseweave.cluster import pipeline, session
+    from noiseweave.cluster import pipeline, session, stages
     session.settle()
     import ray
     from ray.cluster_utils import Cluster
@@ -219,7 +219,7 @@ TWO_NODES = """
         t4 = "accelerator_type:T4" in kinds[0]["Resources"]
         return lambda data: (labels.get("market-type") == "spot") + 10 * t4
     def commit(unit, result): return UnitReport(id=unit.id, produced=1, extra={"where": result}), []
-    phase = pipeline.Phase(name="p", fetch=lambda u: u.payload, make_compute=make, commit=commit)
+    phase = stages.Phase(name="p", fetch=lambda u: u.payload, make_compute=make, commit=commit)
     asked = dict(address=cluster.address, labels={"market-type": "spot"}, accelerator="T4")
     with session.session(session.ClusterConfig(**asked)) as s, tempfile.TemporaryDirectory() as folder:
         outcome = pipeline.run(Plan(length=3, unit=unit), phase, Ledger(output=folder), s)

@@ -1,0 +1,46 @@
+"""The executor behind ``cluster.address: inline``: all units in this process, without Ray."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.progress import Tell
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
+from noiseweave.engine.records import Plan
+
+
+def rows(
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, tell: Tell
+) -> Iterator[dict[str, Any]]:
+    """In this process, one unit after another; the next is fetched while one is computed."""
+    fetch, commit = Fetch(plan, phase.fetch), Commit(phase.name, phase.commit, ledger)
+    compute = Compute(phase.make_compute, session.threads, phase.size, tell)
+    for row in _ahead(fetch, [{"index": i} for i in left.tolist()]):
+        yield commit(compute.row(row))
+
+
+def _ahead(fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
+           ) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """``map(fetch, rows)``, one ahead in a thread that does not outlive this process, whatever it waits for."""
+    ready: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
+    wanted = threading.Semaphore(0)
+    left = iter(rows)
+
+    def work() -> None:
+        for row in left:
+            wanted.acquire()
+            ready.put(fetch(row))
+
+    threading.Thread(target=work, daemon=True).start()
+    wanted.release()
+    for _ in rows:
+        row = ready.get()
+        wanted.release()
+        yield row

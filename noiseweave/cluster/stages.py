@@ -1,0 +1,152 @@
+"""The three stages of a unit, fetch, compute and commit, as either executor runs them: an exception becomes the unit's
+error, and a unit's output is whole before its done-marker is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.progress import Tell, Word
+from noiseweave.engine import spans
+from noiseweave.engine.records import Bad, Plan, UnitReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What is done to each unit of a plan. All callables travel to the workers.
+
+    Attributes:
+        name: of the phase; done-markers lie under it.
+        fetch: unit -> data; runs in a CPU task.
+        make_compute: () -> (data -> result); called once in each actor, it loads the model.
+        commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
+        things: what a report's ``produced`` counts, for the progress display.
+        size: data, as fetched -> how many things will be made of it, for the same; None where that is not known.
+        patience: seconds without the end of any unit after which a hang is assumed; None is ``STALL``.
+    """
+
+    name: str
+    fetch: Callable[[Any], Any]
+    make_compute: Callable[[], Callable[[Any], Any]]
+    commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
+    things: str = "images"
+    size: Callable[[Any], int] | None = None
+    patience: float | None = None
+
+
+def length_of_first(data: Sequence[Any]) -> int:
+    """A ``Phase.size``: of data whose first part holds what things are made of."""
+    return len(data[0])
+
+
+class Fetch:
+    """Number of a unit -> unit and its data."""
+
+    def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
+        self.plan, self.fetch = plan, fetch
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        unit = self.plan.unit(int(row["index"]))
+        data, error = _attempt(self.fetch, unit)
+        return {"unit": Box(unit), "data": Box(data), "error": error, "fetch": time.monotonic() - start}
+
+
+class Compute:
+    """Holds what ``make_compute`` loaded, one process a GPU."""
+
+    def __init__(
+        self, make_compute: Callable[[], Callable[[Any], Any]], threads: int,
+        size: Callable[[Any], int] | None, tell: Tell,
+    ) -> None:  # fmt: skip
+        self.size, self.tell = size, tell
+        self.name = f"{platform.node()}/{os.getpid()}"
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
+        _limit(threads)
+        # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
+        self.compute, self.broken = _attempt(make_compute)
+        _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of one, as Ray Data hands it over."""
+        return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        data, error = row["data"].value, str(row["error"]) or self.broken
+        if not error:
+            with self._telling(row["unit"].value.id, data):
+                data, error = _attempt(self.compute, data)
+        return {"unit": row["unit"], "data": Box(data), "error": error, "fetch": row["fetch"],
+                "compute": time.monotonic() - start, "worker": self.name}  # fmt: skip
+
+    @contextlib.contextmanager
+    def _telling(self, unit: str, data: Any) -> Iterator[None]:
+        """While the block computes a unit, say how far it is."""
+        size = self.size(data) if self.size else None
+        self.tell(self.name, Word(unit=unit, share=0.0, size=size))
+        with spans.heard(lambda share: self.tell(self.name, Word(unit=unit, share=share, size=size))):
+            yield
+        self.tell(self.name, None)
+
+
+def _limit(threads: int) -> None:
+    """Set torch's threads where torch is there; a compute without it stays light."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+
+
+class Commit:
+    """Writes a unit's output, then its done-marker."""
+
+    def __init__(
+        self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger
+    ) -> None:
+        self.name, self.commit, self.ledger = name, commit, ledger
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        start = time.monotonic()
+        unit, result, error = row["unit"].value, row["data"].value, row["error"]
+        report = UnitReport(id=unit.id, produced=0)
+        if not error:
+            done, error = _attempt(self._write, unit, result, row, start)
+            report = done or report
+        return {"id": unit.id, "error": error, "produced": report.produced,
+                "quarantined": sum(report.quarantined.values())}  # fmt: skip
+
+    def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
+        report, bad = self.commit(unit, result)
+        counts = Counter(b.reason for b in bad)
+        took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}
+        report = replace(
+            report, quarantined=dict(counts), seconds=float(sum(took.values())),
+            spent={name: round(float(seconds), 4) for name, seconds in took.items()}, worker=str(row["worker"]),
+        )  # fmt: skip
+        self.ledger.mark(self.name, report, bad)
+        return report
+
+
+@dataclass(frozen=True)
+class Box:
+    """Keeps Ray Data from looking into a value and making a tensor column of it."""
+
+    value: Any
+
+
+def _attempt(f: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """(result, "") or (None, one line about the exception and where it came from)."""
+    try:
+        return f(*arguments), ""
+    except Exception as e:
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        return None, f"{type(e).__name__}: {' '.join(str(e).split())[:500]} ({where})"
