@@ -24,15 +24,16 @@ from inversion import hardware
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine import backbone, images
-from noiseweave.engine.augmentation import invert_pictures
-from noiseweave.engine.fusion import fuse
-from noiseweave.engine.inversion import draw_noise
-from noiseweave.engine.recipes import InversionRecipe, ModelConfig
+from noiseweave.engine.diffusion.inversion import draw_noise, replay
+from noiseweave.engine.diffusion.path import mean
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion.groups import invert_pictures
+from noiseweave.engine.fusion.modes import fuse
+from noiseweave.engine.networks import backbone, loading
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pictures import images
 from noiseweave.engine.records import NoiseMaps
-from noiseweave.engine.replay import replay
-from noiseweave.engine.schedule import mean
-from noiseweave.jobs.augment_dataset import read_group
+from noiseweave.jobs.augment.dataset import read_group
 
 RECIPE = InversionRecipe(num_steps=50, skip=10)
 
@@ -101,7 +102,7 @@ def main() -> None:
             "--output", f"{folder}/out", "--pairing.max_pairs", str(arguments.pairs),
         )  # fmt: skip
         report = json.loads(Path(folder, "out/report.json").read_text())
-        model = backbone.load(ModelConfig())
+        model = loading.load(ModelConfig())
         pairs = parents(f"{folder}/out", arguments.reference, model)
         loop(model, pairs[:1], ours)  # warm
         plain, grouped = loop(model, pairs, published), loop(model, pairs, ours)

@@ -22,9 +22,12 @@ import numpy as np
 import torch
 from inversion import hardware
 
-from noiseweave.engine import base_models, collage, images, samplers
-from noiseweave.engine.base_models import BaseModel
-from noiseweave.engine.recipes import ModelConfig, SamplerRecipe, sampler_name
+from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks.base_models import BaseModel
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pictures import collage, images
+from noiseweave.engine.sampling import samplers
+from noiseweave.engine.sampling.recipes import SamplerRecipe, sampler_name
 
 RESULTS = Path(__file__).parent / "results/base-models-cpu.json"
 BEGIN, END = "<!-- benchmarks/base_models.py: begin -->", "<!-- benchmarks/base_models.py: end -->"

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from noiseweave.engine import metrics
-from noiseweave.engine.classifier_features import FeatureClassifier, save
+from noiseweave.engine.features.classifier import FeatureClassifier, save
+from noiseweave.engine.judging import set_metrics
 from noiseweave.engine.seeding import seed_of
 
 SIZE, CLASSES = 16, 10
@@ -103,7 +103,7 @@ def accuracy(network: FeatureClassifier, image_NHWC: np.ndarray, label_N: np.nda
 
 def frechet(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
     """Squared Frechet distance of two sets of features."""
-    return metrics.frechet(*(metrics.Moments.of(f).gaussian() for f in (a_ND, b_ND)))
+    return set_metrics.frechet(*(set_metrics.Moments.of(f).gaussian() for f in (a_ND, b_ND)))
 
 
 def main() -> None:

@@ -39,11 +39,13 @@ from digits_classifier import halves
 from inversion import hardware
 from PIL import Image
 
-from noiseweave.engine import collage, images, inpainting, masks
-from noiseweave.engine.picture_metrics import Lpips, psnr, ssim
-from noiseweave.engine.recipes import ModelConfig
-from noiseweave.jobs import inpaint_draw, inpaint_input
-from noiseweave.jobs.inpaint import Config
+from noiseweave.engine.inpainting import filling
+from noiseweave.engine.judging.picture_metrics import Lpips, psnr, ssim
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pictures import collage, images, masks
+from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import input as inpaint_input
+from noiseweave.jobs.inpaint.config import Config
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
@@ -96,8 +98,8 @@ def repaired(case: Case, options: Mapping[str, Any], folder: Path, device: str) 
         output_format="png", collage=False, **options,
     )  # fmt: skip
     work = inpaint_input.gather(config)
-    task = inpaint_draw.plan(config, str(folder), None, SEED)
-    phase = inpaint_draw.phase(task, device == "cuda")
+    task = draw.plan(config, str(folder), None, SEED)
+    phase = draw.phase(task, device == "cuda")
     paint = phase.make_compute()
     for i in range(work.plan.length):
         unit = work.plan.unit(i)
@@ -225,13 +227,13 @@ def describe(name: str | None) -> dict[str, Any] | None:
     """What a model is and how it was trained, as far as its folder tells."""
     if name is None:
         return None
-    about = inpainting.describe(name)
+    about = filling.describe(name)
     known: dict[str, Any] = {"kind": about.kind, "size": about.size, "repaint": about.repaint}
     log = Path(name) / "_run/log.jsonl"
     if log.is_file():
         last = json.loads(log.read_text().splitlines()[-1])
         known |= {"steps": last["step"], "loss": round(last["loss"], 4)}
-    return known | {"fingerprint": inpainting.fingerprint(name)}
+    return known | {"fingerprint": filling.fingerprint(name)}
 
 
 def main() -> None:

@@ -31,15 +31,17 @@ from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, UNet2DCondi
 from inversion import hardware
 from PIL import Image
 
-from noiseweave.engine import inpainting, text_to_image
-from noiseweave.engine.inpaint_models import InpaintModel
-from noiseweave.engine.inpaint_recipes import InpaintRecipe
-from noiseweave.engine.prompts import TextRecipe
-from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.inpainting import filling
+from noiseweave.engine.inpainting.models import InpaintModel
+from noiseweave.engine.inpainting.recipes import InpaintRecipe
+from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.seeding import generator
-from noiseweave.jobs import inpaint_draw, inpaint_input
-from noiseweave.jobs.inpaint import Config, Task
-from noiseweave.jobs.inpaint_draw import Loaded, Painter, Region, chance
+from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import input as inpaint_input
+from noiseweave.jobs.inpaint.config import Config
+from noiseweave.jobs.inpaint.draw import Painter, chance
+from noiseweave.jobs.inpaint.task import Loaded, Region, Task
 
 SIDES = (
     (2, 2),
@@ -94,11 +96,11 @@ def pictures(folder: Path, count: int, size: int, grid: int) -> None:
 def read(config: Config) -> tuple[Task, list[Loaded]]:
     """The job's own reading: each picture at its working size."""
     work = inpaint_input.gather(config)
-    task = inpaint_draw.plan(config, "unused", None, SEED)
+    task = draw.plan(config, "unused", None, SEED)
     items = [
         item for i in range(work.plan.length) for item in inpaint_input.items_of(work.plan.unit(i).payload)
     ]
-    return task, [inpaint_draw.load(task, item) for item in items]
+    return task, [draw.load(task, item) for item in items]
 
 
 def ours(task: Task, model: InpaintModel, loaded: Sequence[Loaded], each: int) -> Patches:
@@ -118,7 +120,7 @@ def theirs(task: Task, model: InpaintModel, loaded: Sequence[Loaded]) -> Patches
     pipe, recipe = model.text.pipeline, task.config.inpaint
     pipe.set_progress_bar_config(disable=True)
     told = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
-    pipe.scheduler = text_to_image.scheduler_of(model.text, told)
+    pipe.scheduler = text_pipeline.scheduler_of(model.text, told)
     return [_theirs(pipe, task, one, one.regions[0]) for one in loaded]
 
 
@@ -159,7 +161,7 @@ def difference(loaded: Sequence[Loaded], a: Patches, b: Patches) -> int:
 def measure(config: Config, device: str, repeats: int) -> dict[str, object]:
     """The ways against each other with one model."""
     task, loaded = read(config)
-    model = inpainting.load(config.model, device)
+    model = filling.load(config.model, device)
     runs: dict[str, Way] = {
         "ours_alone": lambda some: ours(task, model, some, 1), "ours": lambda some: ours(task, model, some, len(some)),
     }  # fmt: skip

@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from noiseweave.engine.augmentation import invert_pictures
-from noiseweave.engine.backbone import Backbone, load
-from noiseweave.engine.recipes import InversionRecipe, ModelConfig
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion.groups import invert_pictures
+from noiseweave.engine.networks.backbone import Backbone
+from noiseweave.engine.networks.loading import load
+from noiseweave.engine.networks.recipes import ModelConfig
 
 
 def hardware() -> dict[str, object]:

@@ -35,13 +35,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from noiseweave.engine import augmentation, inversion
-from noiseweave.engine.fusion import fuse
-from noiseweave.engine.inversion import draw_noise
-from noiseweave.engine.latent_backbone import LatentBackbone, Words
-from noiseweave.engine.recipes import FusionRecipe, InversionRecipe, Prompts
+from noiseweave.engine.diffusion import inversion
+from noiseweave.engine.diffusion.inversion import draw_noise
+from noiseweave.engine.diffusion.path import Denoiser
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups
+from noiseweave.engine.fusion.modes import fuse
+from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.networks.latent_backbone import LatentBackbone, Words
+from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import NoiseMaps, Pair
-from noiseweave.engine.schedule import Denoiser
 
 CHAIN = InversionRecipe(num_steps=100, skip=36)  # arXiv 2304.06140, section 4
 SHORT = InversionRecipe(num_steps=25, skip=9, sampler="sde-dpm-solver++")  # the same share skipped
@@ -67,7 +70,7 @@ class Work:
         return [str(i) for i in range(len(self.image_NHWC))]
 
     def augment(self, model: LatentBackbone, recipe: InversionRecipe) -> np.ndarray:
-        return augmentation.augment(
+        return groups.augment(
             model, self.image_NHWC, self.keys, self.pairs, recipe, FusionRecipe(), 0, self.prompts
         ).image_PHWC
 
@@ -146,14 +149,14 @@ def agreement(model: LatentBackbone, work: Work, x_T: Tensor, z: Tensor) -> dict
 def fused_by_us(model: LatentBackbone, work: Work, last: float) -> Tensor:
     """Our fused latents of the first pair, [1, C, H, W]; ``last`` is the alpha_bar that the last step aims at."""
     places = [work.pairs[0].a, work.pairs[0].b]
-    s = augmentation.schedule_of(model, work.chain)
+    s = groups.schedule_of(model, work.chain)
     s = replace(s, a_prev_T=torch.cat([s.a_prev_T[:-1], s.a_prev_T.new_tensor([last])]))
     two = replace(work.prompts, source=(SOURCE,) * 2, target=(TARGET,) * 2)
     x_0 = model.encode(work.image_NHWC[places])
     noise = [draw_noise(work.chain, len(s), tuple(x_0.shape[1:]), 0, work.keys[i]) for i in places]
-    epsilon = augmentation.source_denoiser(model, two)
+    epsilon = groups.source_denoiser(model, two)
     maps = inversion.invert(epsilon, s, x_0, torch.stack(noise, 1).to(x_0))
-    return augmentation.fuse_pictures(model, s, maps, [("linear", [0.5, 0.5])], prompts=two)
+    return groups.fuse_pictures(model, s, maps, [("linear", [0.5, 0.5])], prompts=two)
 
 
 # what is timed

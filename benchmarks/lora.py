@@ -32,14 +32,17 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from noiseweave.engine import adapters
-from noiseweave.engine.images import encode
-from noiseweave.engine.lora_training import Denoiser
-from noiseweave.jobs import lora, lora_cache, lora_input
-from noiseweave.jobs.cli import parse
-from noiseweave.jobs.lora_data import Encoders, Reader, batches
-from noiseweave.jobs.lora_loop import Task, learner, regime
-from noiseweave.jobs.trainer import Trainer
+from noiseweave.engine.lora import adapters
+from noiseweave.engine.lora.loss import Denoiser
+from noiseweave.engine.pictures.images import encode
+from noiseweave.jobs.arguments import parse
+from noiseweave.jobs.lora import cache
+from noiseweave.jobs.lora import config as lora_config
+from noiseweave.jobs.lora import input as lora_input
+from noiseweave.jobs.lora.batches import Encoders, Reader, batches
+from noiseweave.jobs.lora.loop import learner, regime
+from noiseweave.jobs.lora.task import Task
+from noiseweave.jobs.training.trainer import Trainer
 
 sys.path.append(str(pipelines.ROOT / "tests/jobs"))
 from training import Alone, fresh
@@ -62,11 +65,11 @@ def photos(folder: Path, count: int) -> Path:
     return folder
 
 
-def ours(config: lora.Config, source: lora_input.Source) -> Callable[[], float]:
+def ours(config: lora_config.Config, source: lora_input.Source) -> Callable[[], float]:
     """The job's own loop: each call is one step and gives its loss."""
     task = Task(config=config, source=source, threads=1, workers=1)
     fresh()
-    pipeline = lora_cache.opened(config.model.name, "cpu")
+    pipeline = cache.opened(config.model.name, "cpu")
     network = Denoiser(adapters.attach(pipeline, config.lora, config.seed)).train()
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), Alone())  # type: ignore[arg-type]
     ready = batches(Reader(config, source, Encoders(pipeline)), 0, 1, 0, 1)
@@ -95,14 +98,14 @@ class Pictures(Dataset):
         return self.change(Image.open(self.files[n]).convert("RGB")), tokens.input_ids[0]
 
 
-def plain(config: lora.Config) -> Callable[[], float]:
+def plain(config: lora_config.Config) -> Callable[[], float]:
     """As the example's loop: each call is one step and gives its loss."""
     from diffusers import DDPMScheduler
     from peft import LoraConfig
 
     fresh()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=config.accumulate)
-    pipe = lora_cache.opened(config.model.name, "cpu")
+    pipe = cache.opened(config.model.name, "cpu")
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
@@ -199,12 +202,12 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fill(config: lora.Config, source: lora_input.Source) -> lora_input.Source:
+def fill(config: lora_config.Config, source: lora_input.Source) -> lora_input.Source:
     """The cache, its units in this process."""
     from noiseweave.cluster.session import Session
 
     here = Session(workers=1, gpus_per_worker=0, threads=1, retries=0, inline=True)
-    return lora_cache.filled(config, source, here)
+    return cache.filled(config, source, here)
 
 
 if __name__ == "__main__":

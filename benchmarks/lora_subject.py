@@ -35,13 +35,18 @@ from diffusers.training_utils import EMAModel
 from inversion import hardware
 from lora import fill
 
-from noiseweave.engine import adapters, crops, images, latents
-from noiseweave.engine.lora_training import Denoiser, LoraBatch, held_out_loss
-from noiseweave.jobs import lora, lora_cache, lora_input
-from noiseweave.jobs.cli import parse
-from noiseweave.jobs.lora_data import Encoders, Reader
-from noiseweave.jobs.lora_input import Item
-from noiseweave.jobs.lora_loop import Task, loop
+from noiseweave.engine.lora import adapters
+from noiseweave.engine.lora.loss import Denoiser, LoraBatch, held_out_loss
+from noiseweave.engine.networks import latents
+from noiseweave.engine.pictures import crops, images
+from noiseweave.jobs.arguments import parse
+from noiseweave.jobs.lora import cache
+from noiseweave.jobs.lora import config as lora_config
+from noiseweave.jobs.lora import input as lora_input
+from noiseweave.jobs.lora.batches import Encoders, Reader
+from noiseweave.jobs.lora.input import Item
+from noiseweave.jobs.lora.loop import loop
+from noiseweave.jobs.lora.task import Task
 
 sys.path.append(str(pipelines.ROOT / "tests/jobs"))
 from training import Alone, fresh
@@ -108,7 +113,7 @@ def learn(pipe: Any, z_NCHW: torch.Tensor, words: torch.Tensor, flowers: int, st
 # the subjects
 
 
-def config_of(folder: Path, model: Path, subject: str, args: argparse.Namespace) -> lora.Config:
+def config_of(folder: Path, model: Path, subject: str, args: argparse.Namespace) -> lora_config.Config:
     words = [
         "--input", SUBJECTS / subject, "--output", folder / subject, "--model", model, "--size", SIZE, "--batch", 4,
         "--accum", 1, "--rank", args.rank, "--lr", args.lr, "--steps", max(args.looks), "--data.template",
@@ -118,7 +123,9 @@ def config_of(folder: Path, model: Path, subject: str, args: argparse.Namespace)
     return parse("lora", list(map(str, words)))[1]
 
 
-def trained(config: lora.Config, looks: Sequence[int]) -> tuple[dict[int, State], LoraBatch, list[Item]]:
+def trained(
+    config: lora_config.Config, looks: Sequence[int]
+) -> tuple[dict[int, State], LoraBatch, list[Item]]:
     """The adapter after so many steps, and the held-out pictures."""
     source = fill(config, lora_input.gather(config))
     link = Alone()
@@ -129,7 +136,7 @@ def trained(config: lora.Config, looks: Sequence[int]) -> tuple[dict[int, State]
     for step in looks:
         saved = safetensors.torch.load(link.saved[step]["model.safetensors"])
         states[step] = {n.removeprefix("lora.").replace(".default.", "."): w for n, w in saved.items()}
-    pipe = lora_cache.opened(config.model.name, "cpu", "unet")
+    pipe = cache.opened(config.model.name, "cpu", "unet")
     [(batch, items)] = Reader(config, source, Encoders(pipe)).held_out(4)
     return states, batch, items
 
@@ -137,8 +144,10 @@ def trained(config: lora.Config, looks: Sequence[int]) -> tuple[dict[int, State]
 class Judge:
     """Losses of all held-out pictures, at the same noises whatever weights are asked about."""
 
-    def __init__(self, config: lora.Config, batch: LoraBatch, keys: Sequence[str], noises: int) -> None:
-        pipe = lora_cache.opened(config.model.name, "cpu")
+    def __init__(
+        self, config: lora_config.Config, batch: LoraBatch, keys: Sequence[str], noises: int
+    ) -> None:
+        pipe = cache.opened(config.model.name, "cpu")
         self.network = Denoiser(adapters.attach(pipe, config.lora, config.seed))
         self.untrained = {n: w.clone() for n, w in adapters.state(self.network).items()}
         self.scheduler, self.batch, self.keys, self.noises = pipe.scheduler, batch, keys, noises

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from inversion import hardware
 
-from noiseweave.engine.pairing import nearest, select
-from noiseweave.engine.recipes import PairingRecipe
+from noiseweave.engine.pairing.nearest import nearest, select
+from noiseweave.engine.pairing.recipes import PairingRecipe
 
 D = 512
 RECIPE = PairingRecipe(classes="any")

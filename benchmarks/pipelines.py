@@ -15,9 +15,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from noiseweave.engine import images, pretrained
-from noiseweave.engine.latent_backbone import LatentBackbone
-from noiseweave.engine.text_to_image import TextModel
+from noiseweave.engine.networks import pretrained
+from noiseweave.engine.networks.latent_backbone import LatentBackbone
+from noiseweave.engine.networks.text_pipeline import TextModel
+from noiseweave.engine.pictures import images
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))

@@ -24,9 +24,12 @@ import torch
 from inversion import hardware
 from pipelines import psnr, small_pipeline
 
-from noiseweave.engine import augmentation, backbone, solver
-from noiseweave.engine.backbone import Backbone
-from noiseweave.engine.recipes import InversionRecipe, ModelConfig, Prompts
+from noiseweave.engine.diffusion import dpm_solver
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.backbone import Backbone
+from noiseweave.engine.networks.recipes import ModelConfig, Prompts
 
 PRECISIONS, SAMPLERS, STEPS = ("fp32", "bf16", "fp16"), ("ddim", "sde-dpm-solver++"), (20, 50, 100)
 PROMPT = "a photo of {}"
@@ -47,10 +50,10 @@ def there_and_back(
 ) -> dict[str, float | None]:
     """PSNR in dB: of what was inverted, and of the decoded pictures; None where there is no difference at all."""
     keys = [str(i) for i in range(len(image_NHWC))]
-    s, maps = augmentation.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
+    s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     x_0 = model.encode(image_NHWC)
-    epsilon = augmentation.source_denoiser(model, prompts)
-    x = solver.SOLVERS[recipe.sampler][1](epsilon, s, maps)
+    epsilon = groups.source_denoiser(model, prompts)
+    x = dpm_solver.SOLVERS[recipe.sampler][1](epsilon, s, maps)
     back, own = (torch.from_numpy(model.decode(v)).float() for v in (x, x_0))
     original = torch.from_numpy(image_NHWC.copy()).float()
     found = {
@@ -65,7 +68,7 @@ def there_and_back(
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     digits = digits_classifier.halves()[1].image_NHWC[: args.pictures]
     cases: list[tuple[str, Any, np.ndarray, Prompts | None]] = [
-        ("digits-ddpm", lambda p: backbone.load(ModelConfig(precision=p)), digits, None)
+        ("digits-ddpm", lambda p: loading.load(ModelConfig(precision=p)), digits, None)
     ]
     seen = pipelines.photos("validation", args.pictures, 64)
     if seen:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noiseweave.engine.latent_backbone import LatentBackbone, Words
-from noiseweave.engine.schedule import Denoiser
+from noiseweave.engine.diffusion.path import Denoiser
+from noiseweave.engine.networks.latent_backbone import LatentBackbone, Words
 
 
 def halves_apart(model: LatentBackbone, words: Words, guidance: float) -> Denoiser:

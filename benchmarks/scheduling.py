@@ -34,7 +34,8 @@ from noiseweave.cluster import local_ray, pipeline
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session, settle
 from noiseweave.cluster.stages import Phase
-from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.records import Bad
 
 WORKER_MIB = 120  # of memory that an actor without torch needs
 

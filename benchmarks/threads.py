@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from noiseweave.cluster.threads import OWN, PASSIVE
+from noiseweave.engine.networks import loading
 
 ROWS = 16
 WAYS: dict[str, dict[str, str]] = {"spinning": {}, "passive": PASSIVE}
@@ -31,11 +32,10 @@ def rates(seconds: float) -> dict[str, list[float]]:
     """Seconds of each call of both kinds of work, in this process."""
     import torch
 
-    from noiseweave.engine import backbone
-    from noiseweave.engine.recipes import ModelConfig
+    from noiseweave.engine.networks.recipes import ModelConfig
 
     torch.set_num_threads(os.cpu_count() or 1)
-    unet = backbone.load(ModelConfig(name="digits-ddpm")).unet.requires_grad_(True)
+    unet = loading.load(ModelConfig(name="digits-ddpm")).unet.requires_grad_(True)
     x, t = torch.randn(ROWS, 1, 16, 16), torch.arange(ROWS)
 
     def forward() -> None:

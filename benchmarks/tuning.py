@@ -25,8 +25,8 @@ import torch
 from inversion import hardware
 from latent_fusion import seconds
 
-from noiseweave.engine import backbone, tuning
-from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.networks import backbone, loading, tuning
+from noiseweave.engine.networks.recipes import ModelConfig
 
 PLAIN: dict[str, Any] = {"compile": False, "channels_last": False, "attention": "sdpa"}
 WAYS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def network(name: str, device: str, precision: str) -> tuple[Any, Callable[[Any,
     """A UNet, and a call of it on so many rows."""
     dtype = backbone.DTYPES[precision]
     if name == "digits-ddpm":
-        model = backbone.load(ModelConfig(name=name, precision=precision, **PLAIN), device)
+        model = loading.load(ModelConfig(name=name, precision=precision, **PLAIN), device)
         unet, words = model.unet, None
     else:
         pipe = pipelines.build(pipelines.SHAPES[name])

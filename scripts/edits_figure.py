@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from noiseweave.engine import augmentation, backbone, collage, solver
-from noiseweave.engine.edit_recipes import EDITS
-from noiseweave.engine.edits import edit, fresh_noise
-from noiseweave.engine.inversion import draw_noise
-from noiseweave.engine.recipes import InversionRecipe, ModelConfig
-from noiseweave.engine.regions import fuse_region, saliency
-from noiseweave.engine.replay import replay
+from noiseweave.engine.diffusion import dpm_solver
+from noiseweave.engine.diffusion.inversion import draw_noise, replay
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups
+from noiseweave.engine.fusion.edits import edit, fresh_noise
+from noiseweave.engine.fusion.recipes import EDITS
+from noiseweave.engine.fusion.regions import fuse_region, saliency
+from noiseweave.engine.networks import backbone, loading
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pictures import collage
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 RECIPE = InversionRecipe(num_steps=50, skip=10)
@@ -44,7 +47,7 @@ def changed(name: str, image_BHWC: np.ndarray) -> np.ndarray:
 def edits(model: backbone.Backbone, name: str, image_BHWC: np.ndarray) -> torch.Tensor:
     """[strength, B, 1, 16, 16] of one edit."""
     keys = [str(i) for i in range(len(image_BHWC))]
-    s, maps = augmentation.invert_pictures(model, image_BHWC, keys, RECIPE, 0)
+    s, maps = groups.invert_pictures(model, image_BHWC, keys, RECIPE, 0)
     made = [
         edit(m, s, name, k, fresh_noise(m, 0, key))  # type: ignore[arg-type]
         for k in STRENGTHS
@@ -74,7 +77,7 @@ def report(name: str, x: torch.Tensor) -> None:
 
 def regions(model: backbone.Backbone, image_BHWC: np.ndarray) -> list[np.ndarray]:
     """first, second, half mask, fused, saliency of the second, fused by it."""
-    s, maps = augmentation.invert_pictures(model, image_BHWC[:2], ["0", "1"], RECIPE, 0)
+    s, maps = groups.invert_pictures(model, image_BHWC[:2], ["0", "1"], RECIPE, 0)
     half = torch.zeros(16, 16)
     half[8:] = 1
     masks = [half, saliency(maps[1])]
@@ -86,19 +89,19 @@ def regions(model: backbone.Backbone, image_BHWC: np.ndarray) -> list[np.ndarray
 def reconstruction(image_BHWC: np.ndarray) -> None:
     """PSNR of invert -> replay for both samplers and two precisions, 20 and 25 steps."""
     for precision in ("fp32", "bf16"):
-        model = backbone.load(ModelConfig(precision=precision))  # type: ignore[arg-type]
+        model = loading.load(ModelConfig(precision=precision))  # type: ignore[arg-type]
         x_0 = model.encode(image_BHWC)
         for steps in (20, 25):
             noise = [draw_noise(RECIPE, steps, (1, 16, 16), 0, str(i)) for i in range(len(x_0))]
-            for name, (invert, back) in solver.SOLVERS.items():
-                s = model.schedule(steps) if name == "ddim" else solver.schedule(model.scheduler, steps)
+            for name, (invert, back) in dpm_solver.SOLVERS.items():
+                s = model.schedule(steps) if name == "ddim" else dpm_solver.schedule(model.scheduler, steps)
                 maps = invert(model.epsilon, s, x_0, torch.stack(noise, 1))
                 mse = (back(model.epsilon, s, maps).double() - x_0).square().mean()
                 print(f"{name:16} {precision} {steps} steps: {float(10 * torch.log10(4 / mse)):.1f} dB")
 
 
 def main(path: str) -> None:
-    model, image = backbone.load(ModelConfig()), digits()
+    model, image = loading.load(ModelConfig()), digits()
     rows, captions = [], []
     for name in EDITS:
         x = edits(model, name, changed(name, image))

@@ -12,10 +12,14 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from noiseweave.engine import augmentation, backbone, collage, fusion
-from noiseweave.engine.recipes import MODES, InversionRecipe, Mode, ModelConfig
+from noiseweave.engine.diffusion.inversion import replay
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups, modes
+from noiseweave.engine.fusion.recipes import MODES, Mode
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import NoiseMaps
-from noiseweave.engine.replay import replay
 
 PAIRS, SHOWN = 40, 6
 SHOWN_MODES: tuple[Mode, ...] = ("linear", "cross_fade")
@@ -50,7 +54,7 @@ def rms(x_BCHW: torch.Tensor, y_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def main(path: str) -> None:
-    model = backbone.load(ModelConfig(name="digits-ddpm"))
+    model = loading.load(ModelConfig(name="digits-ddpm"))
     image_BHWC, pairs = digit_pairs()
     x = model.encode(image_BHWC)
     a, b = x[0::2], x[1::2]
@@ -60,10 +64,10 @@ def main(path: str) -> None:
     pictures = {}
     for noise in ("independent", "shared"):
         keys = [str(i) for i in range(len(x))]
-        s, maps = augmentation.invert_pictures(model, image_BHWC, keys, InversionRecipe(noise=noise), 0)
+        s, maps = groups.invert_pictures(model, image_BHWC, keys, InversionRecipe(noise=noise), 0)
         print(noise, f"correlation {np.mean([correlation(maps[i], maps[j]) for i, j in pairs]):.2f}")
         for mode in MODES:
-            fused = [fusion.fuse([maps[i], maps[j]], [0.5, 0.5], mode) for i, j in pairs]
+            fused = [modes.fuse([maps[i], maps[j]], [0.5, 0.5], mode) for i, j in pairs]
             y = replay(model.epsilon, s, fused).clamp(-1, 1)
             to_a, to_b = rms(y, a), rms(y, b)
             near, far = torch.minimum(to_a, to_b), torch.maximum(to_a, to_b)

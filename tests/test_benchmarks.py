@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from noiseweave.jobs.pack import config as pack_config
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -41,13 +43,13 @@ def judge(bench):
 
 
 def test_the_halves_are_those_of_pack(classifier):
-    from noiseweave.engine import images
-    from noiseweave.jobs import pack, pack_digits
-    from noiseweave.jobs.pack_samples import Tally
+    from noiseweave.engine.pictures import images
+    from noiseweave.jobs.pack import digits
+    from noiseweave.jobs.pack.samples import Tally
 
-    config = pack.Config(dataset="digits", size=16, validation=0.5, output="unused")
+    config = pack_config.Config(dataset="digits", size=16, validation=0.5, output="unused")
     sides = {True: {}, False: {}}
-    for sample in pack_digits.samples(config, Tally(sides=[])):
+    for sample in digits.samples(config, Tally(sides=[])):
         picture = images.decode(sample.files["png"], 1)
         sides[sample.held_out][picture.tobytes()] = sample.label
     train, test = classifier.halves()
@@ -86,8 +88,9 @@ def test_colour_and_large_pictures_are_made_grey_and_small(bench):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder with a tiny untrained model of each kind."""
-    from noiseweave.engine import base_models, systems
-    from noiseweave.engine.training_recipes import ModelRecipe, ObjectiveRecipe, ScheduleRecipe, UnetRecipe
+    from noiseweave.engine.networks import base_models
+    from noiseweave.engine.training import systems
+    from noiseweave.engine.training.recipes import ModelRecipe, ObjectiveRecipe, ScheduleRecipe, UnetRecipe
 
     folder = tmp_path_factory.mktemp("models")
     for kind, classes in (("ddpm", 10), ("flow", 10), ("linear_mixing", 0), ("vae", 0), ("dcgan", 0)):
@@ -195,7 +198,7 @@ def latent(modules):
 
 
 def test_ours_and_the_published_loop_make_the_same_picture_from_other_numbers_of_rows(latent):
-    from noiseweave.engine.recipes import InversionRecipe
+    from noiseweave.engine.diffusion.recipes import InversionRecipe
 
     bench, _ = latent
     args = argparse.Namespace(
@@ -227,8 +230,8 @@ def test_ours_and_the_published_loop_make_the_same_picture_from_other_numbers_of
 @torch.no_grad()
 def test_published_inversion_and_replay_are_each_others_inverse_and_ours(latent):
     bench, pipelines = latent
-    from noiseweave.engine import inversion
-    from noiseweave.engine.recipes import InversionRecipe
+    from noiseweave.engine.diffusion import inversion
+    from noiseweave.engine.diffusion.recipes import InversionRecipe
 
     model = pipelines.backbone(pipelines.build(pipelines.SHAPES["sd15"]), "cpu")
     chain = InversionRecipe(num_steps=5, skip=1)

@@ -11,7 +11,8 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from noiseweave.jobs import cli, usefulness
+from noiseweave.jobs import arguments
+from noiseweave.jobs.usefulness import config as usefulness_config
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "README.zh-CN.md")
@@ -57,8 +58,8 @@ def anchors(path):
 
 def options(job):
     """Every flag that a job has, its short spellings too."""
-    module = importlib.import_module(f"noiseweave.jobs.{job}")
-    short = {**cli.CLUSTER, **getattr(module, "ALIASES", {})}
+    module = importlib.import_module(f"noiseweave.jobs.{job}.config")
+    short = {**arguments.CLUSTER, **getattr(module, "ALIASES", {})}
     return {"--config", *short, *fields(module.Config)}
 
 
@@ -98,8 +99,8 @@ def test_both_name_the_same_options_and_files():
 def test_every_command_is_a_job_with_options_and_configs_that_it_has():
     lines = [line for block in BLOCK.findall(read(NAMES[0])) for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("noiseweave ")]
-    seconds = {(first, job) for first, inner in cli.SECOND.items() for job in inner}
-    assert {words[0] for words in commands} == {*cli.JOBS, "submit"}
+    seconds = {(first, job) for first, inner in arguments.SECOND.items() for job in inner}
+    assert {words[0] for words in commands} == {*arguments.JOBS, "submit"}
     assert {tuple(words[:2]) for words in commands} >= seconds
     for words in commands:
         place = (
@@ -116,7 +117,7 @@ def test_every_command_is_a_job_with_options_and_configs_that_it_has():
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/usefulness-*.yaml")), ids=lambda p: p.stem)
 def test_the_examples_of_usefulness_have_methods_that_there_are(path):
     methods = yaml.safe_load(path.read_text())["methods"]
-    made = {usefulness.method_of(name, m).made for name, m in methods.items()}
+    made = {usefulness_config.method_of(name, m).made for name, m in methods.items()}
     assert {"none", "fusion"} <= made
 
 
@@ -124,8 +125,8 @@ def test_the_examples_of_usefulness_have_methods_that_there_are(path):
 def test_every_job_in_the_text_is_one(name):
     named = re.findall(r"`noiseweave (?:submit )?([a-z]+)", prose(name))
     named += [word.split()[0] for word in re.findall(r"^\*\*([a-z ]+)\*\*", prose(name), re.MULTILINE)]
-    assert set(cli.JOBS) <= set(named)
-    assert set(named) <= {*cli.JOBS, "submit"}
+    assert set(arguments.JOBS) <= set(named)
+    assert set(named) <= {*arguments.JOBS, "submit"}
 
 
 @pytest.mark.parametrize("name", NAMES)

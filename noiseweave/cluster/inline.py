@@ -13,7 +13,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
-from noiseweave.engine.records import Plan
+from noiseweave.cluster.units import Plan
 
 
 def rows(

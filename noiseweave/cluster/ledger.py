@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad, UnitReport
+from noiseweave.cluster.units import UnitReport
+from noiseweave.engine.records import Bad
 
 READ = 1000  # markers asked for at a time
 

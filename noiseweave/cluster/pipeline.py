@@ -29,7 +29,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Channel, Meter, Tell, watch
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
-from noiseweave.engine.records import Plan
+from noiseweave.cluster.units import Plan
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
 SHORT = 8  # units a worker up to which a plan is short

@@ -16,8 +16,9 @@ from typing import Any
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
+from noiseweave.cluster.units import Plan, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad, Plan, UnitReport
+from noiseweave.engine.records import Bad
 
 
 @dataclass(frozen=True, kw_only=True)

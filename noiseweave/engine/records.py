@@ -6,7 +6,7 @@ H height, W width, N rows of a feature table, D feature length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +117,6 @@ class NoiseMaps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """A piece of work with a deterministic name: its output depends on (inputs, config, seed) alone."""
-
-    index: int
-    id: str
-    payload: Any
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bad:
     """A quarantined piece of input: which one, why, and the words of the error."""
 
@@ -139,34 +130,3 @@ class Bad:
         """``"reason: detail"``, as whatever reads one sample raises it -> the record."""
         reason, _, detail = str(error).partition(": ")
         return cls(shard=shard, key=key, reason=reason, detail=detail)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitReport:
-    """What a unit tells the driver when it is done.
-
-    Attributes:
-        id: the unit's id.
-        produced: things made (features, pairs, images).
-        quarantined: reason -> count.
-        seconds: wall time of fetch + compute + commit.
-        spent: seconds of each of the three, by its name.
-        worker: who computed it, as host/process.
-        extra: small sums that the job adds up (images inverted, candidates seen, ...).
-    """
-
-    id: str
-    produced: int
-    quarantined: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    spent: Mapping[str, float] = field(default_factory=dict)
-    worker: str = ""
-    extra: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A length and a function index -> unit: a million units cost no memory."""
-
-    length: int
-    unit: Callable[[int], Unit]

@@ -100,9 +100,9 @@ def _line(job: submit.Job) -> str:
 
 
 def _send(options: argparse.Namespace) -> int:
-    from noiseweave.jobs.cli import parse
+    from noiseweave.jobs.arguments import parse
 
-    _, config = parse(options.job, list(options.rest))  # a mistake is told here, not after the upload
+    config = parse(options.job, list(options.rest))  # a mistake is told here, not after the upload
     if not ("://" in config.output or os.path.isabs(os.path.expanduser(config.output))):
         raise ValueError(
             f"output {config.output!r}: on the cluster this is a folder in the job's copy of the working directory, "

@@ -10,7 +10,7 @@ import torch
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
-from noiseweave.engine.map_cache import MapCache, size_of
+from noiseweave.engine.fusion.map_cache import MapCache, size_of
 from noiseweave.engine.records import NoiseMaps
 
 KEYS = [f"{i:064x}" for i in range(8)]

@@ -18,7 +18,8 @@ from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger, open_run
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
-from noiseweave.engine.records import Bad, Plan, Unit, UnitReport
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.records import Bad
 
 
 def unit(i):

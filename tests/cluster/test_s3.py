@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 from noiseweave.cluster import ledger, shards, storage, training
-from noiseweave.engine.records import UnitReport
+from noiseweave.cluster.units import UnitReport
 from noiseweave.jobs import cli
 
 pytest.importorskip("s3fs")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from noiseweave.cluster import threads
-from noiseweave.jobs import cli
+from noiseweave.jobs import arguments, cli
 
 
 def test_waiting_threads_sleep():
@@ -20,7 +20,7 @@ def test_what_the_user_says_stays(name):
 def test_every_command_says_so_before_its_job_is_imported(monkeypatch):
     monkeypatch.setattr(os, "environ", seen := {"PATH": os.environ["PATH"]})
     found = []
-    monkeypatch.setattr(cli, "parse", lambda *_: found.append(dict(seen)) or cli.fail("enough"))
+    monkeypatch.setattr(cli, "parse", lambda *_: found.append(dict(seen)) or arguments.fail("enough"))
     with pytest.raises(SystemExit):
         cli.main(["fuse", "a.png"])
     assert found[0]["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noiseweave.engine.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import ModelConfig
 
 
 @pytest.fixture(scope="session")
 def digits_model():
     """ModelConfig -> the shipped model's Backbone, loaded afresh."""
-    from noiseweave.engine.backbone import load
+    from noiseweave.engine.networks.loading import load
 
     return lambda config=ModelConfig(): load(config)  # noqa: B008
 
@@ -52,7 +52,7 @@ def out_of_memory_over():
 @pytest.fixture(scope="session")
 def sd(sd_folder):
     """A small Stable Diffusion as a LatentBackbone. Not to be changed: latent_models.remade makes another."""
-    from noiseweave.engine.backbone import load
+    from noiseweave.engine.networks.loading import load
 
     return load(ModelConfig(name=str(sd_folder)))
 
@@ -60,7 +60,7 @@ def sd(sd_folder):
 @pytest.fixture(scope="session")
 def xl(xl_folder):
     """A small SDXL as a LatentBackbone."""
-    from noiseweave.engine.backbone import load
+    from noiseweave.engine.networks.loading import load
 
     return load(ModelConfig(name=str(xl_folder)))
 
@@ -98,6 +98,6 @@ def inpainters(tmp_path_factory):
 @pytest.fixture(scope="session")
 def models(inpainters):
     """(kind, **more of ModelConfig) -> a model, loaded once; no test may leave it changed."""
-    from noiseweave.engine import inpainting
+    from noiseweave.engine.inpainting import filling
 
-    return functools.cache(lambda kind, **more: inpainting.load(ModelConfig(name=inpainters[kind], **more)))
+    return functools.cache(lambda kind, **more: filling.load(ModelConfig(name=inpainters[kind], **more)))

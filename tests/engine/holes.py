@@ -8,10 +8,10 @@ import small_pipeline
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from noiseweave.engine import base_models
-from noiseweave.engine.base_models import BaseModel
-from noiseweave.engine.inpaint_recipes import InpaintRecipe
-from noiseweave.engine.prompts import Prompt
+from noiseweave.engine.inpainting.recipes import InpaintRecipe
+from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks.base_models import BaseModel
+from noiseweave.engine.networks.prompts import Prompt
 
 QUICK = InpaintRecipe(steps=4, jump_length=2, resample=2, guidance=3.0)
 

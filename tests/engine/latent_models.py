@@ -4,10 +4,12 @@ from copy import deepcopy
 
 import torch
 
-from noiseweave.engine import augmentation, latent_backbone
-from noiseweave.engine.recipes import InversionRecipe, PromptRecipe
+from noiseweave.engine.diffusion.dpm_solver import SOLVERS
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups
+from noiseweave.engine.networks import latent_backbone
+from noiseweave.engine.networks.recipes import PromptRecipe
 from noiseweave.engine.records import Pair
-from noiseweave.engine.solver import SOLVERS
 
 QUICK = InversionRecipe(num_steps=6, skip=1)
 TEXTS = ("a photo of a cat", "a dog", "")
@@ -28,9 +30,9 @@ def psnr(x, y):
 
 
 def there_and_back(model, images, prompts, recipe=QUICK):
-    s, maps = augmentation.invert_pictures(model, images, "abc"[: len(images)], recipe, 0, prompts)
+    s, maps = groups.invert_pictures(model, images, "abc"[: len(images)], recipe, 0, prompts)
     replay = SOLVERS[recipe.sampler][1]
-    return replay(augmentation.source_denoiser(model, prompts), s, maps), model.encode(images)
+    return replay(groups.source_denoiser(model, prompts), s, maps), model.encode(images)
 
 
 def pair(a, b, ratio, mode="linear"):

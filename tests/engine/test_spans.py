@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noiseweave.engine import spans
-from noiseweave.engine.micro_batch import MicroBatch
+from noiseweave.engine.networks.micro_batch import MicroBatch
 
 
 @pytest.fixture

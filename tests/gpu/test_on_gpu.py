@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from noiseweave.engine import base_models, samplers
-from noiseweave.engine.micro_batch import MicroBatch
-from noiseweave.engine.recipes import ModelConfig, SamplerRecipe
+from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.sampling import samplers
+from noiseweave.engine.sampling.recipes import SamplerRecipe
 from noiseweave.jobs.cli import main
 
 pytestmark = [

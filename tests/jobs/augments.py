@@ -3,9 +3,27 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from flows import inline
 
 from noiseweave.cluster import shards, storage
+
+BASE = [
+    "--inversion.num_steps", "6", "--inversion.skip", "1", "--pairing.upper", "0.97", "--pairing.max_pairs", "24",
+    "--pairing.group_images", "8",
+]  # fmt: skip
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    grey = np.rint(data.images[:90] / 16 * 255).astype(np.uint8)
+    return grey.repeat(2, 1).repeat(2, 2)[..., None], data.target[:90]
+
+
+def write_shard(path, samples):
+    storage.write(str(path), shards.pack(samples))
 
 
 def through(output: Path, *arguments: object) -> tuple[dict, dict[str, dict[str, bytes]]]:
@@ -16,3 +34,7 @@ def through(output: Path, *arguments: object) -> tuple[dict, dict[str, dict[str,
         for e in shards.index(shard)[0]:
             made[e.key] = {x: storage.read(shard, m.offset, m.size) for x, m in e.members.items()}
     return json.loads((output / "report.json").read_text()), made
+
+
+def report(output):
+    return json.loads((output / "report.json").read_text())

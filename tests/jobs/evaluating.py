@@ -8,7 +8,7 @@ import pytest
 from flows import error_line
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import images
+from noiseweave.engine.pictures import images
 
 
 def refused(capsys, evaluate, *arguments: object) -> str:

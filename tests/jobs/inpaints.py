@@ -11,7 +11,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import ledger, storage
-from noiseweave.jobs import cli, inpaint, inpaint_draw, inpaint_input
+from noiseweave.jobs import arguments as jobs_arguments
+from noiseweave.jobs.inpaint import config as inpaint_config
+from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import input as inpaint_input
+from noiseweave.jobs.inpaint import job as inpaint
 
 FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
 HARD = [*FAST, "--feather", "0"]
@@ -27,11 +31,13 @@ def drawn(output: Path, *arguments: object) -> int:
 
 def started(output: Path, *arguments: object):
     """(task, work, ledger) of a run."""
-    _, config = cli.parse("inpaint", [*map(str, arguments), "--output", str(output)])
+    _, config = jobs_arguments.parse("inpaint", [*map(str, arguments), "--output", str(output)])
     work = inpaint_input.gather(config)
     folder, sheet = inpaint.destination(config)
-    task = inpaint_draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
-    book = ledger.open_run(folder, inpaint.identity(task, work.digest), config.overwrite, inpaint.OWNED)
+    task = draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
+    book = ledger.open_run(
+        folder, inpaint.identity(task, work.digest), config.overwrite, inpaint_config.OWNED
+    )
     return task, work, book
 
 

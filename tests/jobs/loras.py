@@ -11,9 +11,13 @@ from PIL import Image
 from training import Alone, fresh
 
 from noiseweave.cluster.session import Session
-from noiseweave.jobs import lora, lora_cache, lora_input
-from noiseweave.jobs.cli import parse
-from noiseweave.jobs.lora_loop import Task, loop
+from noiseweave.jobs.arguments import parse
+from noiseweave.jobs.lora import cache
+from noiseweave.jobs.lora import config as lora_config
+from noiseweave.jobs.lora import input as lora_input
+from noiseweave.jobs.lora import job as lora
+from noiseweave.jobs.lora.loop import loop
+from noiseweave.jobs.lora.task import Task
 
 SMALL = [
     "--size", "32", "--rank", "2", "--steps", "6", "--batch", "2", "--accum", "1", "--lr", "1e-2",
@@ -46,17 +50,17 @@ def write(path: Path, image: np.ndarray) -> None:
     path.write_bytes(png(image))
 
 
-def config_of(data: Path, model: Path, output: Path, *more: object) -> lora.Config:
+def config_of(data: Path, model: Path, output: Path, *more: object) -> lora_config.Config:
     words = ["--data_root", data, "--model", model, "--out", output, *SMALL, *more]
     return lora.located(parse("lora", list(map(str, words)))[1])
 
 
-def filled(config: lora.Config) -> lora_input.Source:
+def filled(config: lora_config.Config) -> lora_input.Source:
     """The source with its cache."""
-    return lora_cache.filled(config, lora_input.gather(config), HERE)
+    return cache.filled(config, lora_input.gather(config), HERE)
 
 
-def alone(config: lora.Config, source: lora_input.Source, checkpoint=None, threads: int = 1) -> Alone:
+def alone(config: lora_config.Config, source: lora_input.Source, checkpoint=None, threads: int = 1) -> Alone:
     """Run the loop without Ray."""
     fresh()
     link = Alone(checkpoint)

@@ -10,7 +10,8 @@ import webdataset
 from PIL import Image
 
 from noiseweave.cluster import shards
-from noiseweave.jobs import pack
+from noiseweave.jobs.pack import config
+from noiseweave.jobs.pack import job as pack
 
 
 def picture(n: int = 0, format: str = "PNG", size: tuple[int, int] = (12, 9)) -> bytes:
@@ -29,7 +30,7 @@ def fill(root: Path, files: dict[str, bytes]) -> Path:
 
 def packed(folder: Path | None, output: Path, **options) -> tuple[dict, dict, dict]:
     """Pack; samples by source, quarantine as source -> reason, report."""
-    code = pack.run(pack.Config(input=folder and str(folder), output=str(output), **options))
+    code = pack.run(config.Config(input=folder and str(folder), output=str(output), **options))
     samples = {}
     for shard in sorted((output / "shards").glob("*.tar")):
         located, bad = shards.locate(str(shard))
@@ -71,4 +72,4 @@ def quarantine(output: Path) -> dict[str, str]:
 
 
 def run(source: Path | str | None, output: Path, **options) -> int:
-    return pack.run(pack.Config(input=source and str(source), output=str(output), **options))
+    return pack.run(config.Config(input=source and str(source), output=str(output), **options))

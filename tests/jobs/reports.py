@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from noiseweave.cluster import ledger, shards, storage
-from noiseweave.engine import images
-from noiseweave.engine.records import Bad, UnitReport
+from noiseweave.cluster.units import UnitReport
+from noiseweave.engine.pictures import images
+from noiseweave.engine.records import Bad
 
 MODES = ("linear", "cross_fade")
 EACH = 25  # samples in a shard

@@ -12,8 +12,10 @@ from flows import inline
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import base_models, images, systems
-from noiseweave.engine.training_recipes import (
+from noiseweave.engine.networks import base_models
+from noiseweave.engine.pictures import images
+from noiseweave.engine.training import systems
+from noiseweave.engine.training.recipes import (
     Blueprint,
     ModelRecipe,
     ObjectiveRecipe,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from noiseweave import __version__
+from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs import cli
 
-THERE = [job for job in cli.JOBS if importlib.util.find_spec(f"noiseweave.jobs.{job}")]
+THERE = [job for job in jobs_arguments.JOBS if importlib.util.find_spec(f"noiseweave.jobs.{job}.job")]
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEAVY = ("torch", "ray", "diffusers", "transformers", "sklearn", "torchvision", "accelerate")
 
@@ -50,11 +51,12 @@ class Config:
 @pytest.fixture
 def job(monkeypatch):
     """A job of our own in the command: records its config, does what ``act`` says."""
-    module = types.ModuleType("noiseweave.jobs.probe")
+    module = types.ModuleType("noiseweave.jobs.probe.job")
     module.Config, module.seen, module.act = Config, [], lambda: 0
     module.run = lambda config: (module.seen.append(config), module.act())[1]
-    monkeypatch.setitem(sys.modules, "noiseweave.jobs.probe", module)
-    monkeypatch.setitem(cli.JOBS, "probe", "a job for tests")
+    for part in ("", ".config", ".job"):
+        monkeypatch.setitem(sys.modules, f"noiseweave.jobs.probe{part}", module)
+    monkeypatch.setitem(jobs_arguments.JOBS, "probe", "a job for tests")
     return module
 
 
@@ -79,7 +81,7 @@ def test_help_needs_nothing_heavy(name):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in out
     assert "--config" in out
-    assert cli.JOBS[name].split()[0] in out
+    assert jobs_arguments.JOBS[name].split()[0] in out
 
 
 @pytest.mark.parametrize("name", THERE)
@@ -142,7 +144,7 @@ def test_usage_and_version(capsys):
     assert cli.main([]) == 2
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {job}" in out for job in cli.JOBS)
+    assert all(f"  {job}" in out for job in jobs_arguments.JOBS)
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"noiseweave {__version__}\n"
 
@@ -189,19 +191,21 @@ def test_the_module_is_the_command():
 
 def test_a_switch_needs_no_value():
     base = ["--input", "in", "--output", "out"]
-    assert cli.parse("augment", [*base, "--overwrite"])[1].overwrite
-    assert cli.parse("augment", [*base, "--samples.copy_original", "--seed", "3"])[1].samples.copy_original
-    assert not cli.parse("augment", ["--overwrite", "false", *base])[1].overwrite
+    assert jobs_arguments.parse("augment", [*base, "--overwrite"]).overwrite
+    assert jobs_arguments.parse(
+        "augment", [*base, "--samples.copy_original", "--seed", "3"]
+    ).samples.copy_original
+    assert not jobs_arguments.parse("augment", ["--overwrite", "false", *base]).overwrite
 
 
 def test_an_option_of_several_words_takes_that_many():
     base = ["--output", "out"]
     ends = ("a cat", "-3: null")
     for words in (["--interpolate", *ends, *base], [*base, "--frames", "3", "--interpolate", *ends]):
-        assert cli.parse("sample", words)[1].interpolate == ends
-    config = cli.parse("sample", ["--interpolate", "a", "b", "c", *base, "--overwrite", "d"])[1]
+        assert jobs_arguments.parse("sample", words).interpolate == ends
+    config = jobs_arguments.parse("sample", ["--interpolate", "a", "b", "c", *base, "--overwrite", "d"])
     assert (config.interpolate, config.prompts, config.overwrite) == (("a", "b"), ("c", "d"), True)
-    assert cli.parse("sample", ['--interpolate=["a", "b"]', *base])[1].interpolate == ("a", "b")
+    assert jobs_arguments.parse("sample", ['--interpolate=["a", "b"]', *base]).interpolate == ("a", "b")
 
 
 @pytest.mark.parametrize("words", [["a"], [], ["a", "--frames", "3"], ["--frames", "3"]])
@@ -215,20 +219,20 @@ def test_several_words_in_yaml(tmp_path):
     (tmp_path / "a.yaml").write_text(
         "output: out\ninterpolate: [a, b]\nlabels: '3'\nprompts: ['3', 'null']\n"
     )
-    config = cli.parse("sample", ["--config", str(tmp_path / "a.yaml")])[1]
+    config = jobs_arguments.parse("sample", ["--config", str(tmp_path / "a.yaml")])
     assert (config.interpolate, config.labels, config.prompts) == (("a", "b"), "3", ("3", "null"))
-    assert cli.parse("sample", ["4", "--config", str(tmp_path / "a.yaml")])[1].prompts == ("4",)
+    assert jobs_arguments.parse("sample", ["4", "--config", str(tmp_path / "a.yaml")]).prompts == ("4",)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("sample-*.yaml")), ids=lambda p: p.stem)
 def test_the_configs_of_sample_hold(path):
-    assert cli.parse("sample", ["--config", str(path)])[1].output.startswith("out/")
+    assert jobs_arguments.parse("sample", ["--config", str(path)]).output.startswith("out/")
 
 
 def test_every_job_on_a_cluster_has_its_address_in_short():
-    _, config = cli.parse("augment", ["--input", "a", "--output", "b", "--address", "head:6379"])
+    config = jobs_arguments.parse("augment", ["--input", "a", "--output", "b", "--address", "head:6379"])
     assert config.cluster.address == "head:6379"
     labels = ["--cluster.labels", '{"market-type": "!spot"}', "--cluster.accelerator=H100"]
-    _, config = cli.parse("sample", ["--output", "b", "--address=local", *labels])
+    config = jobs_arguments.parse("sample", ["--output", "b", "--address=local", *labels])
     assert (config.cluster.address, config.cluster.accelerator) == ("local", "H100")
     assert config.cluster.labels == {"market-type": "!spot"}

@@ -27,7 +27,7 @@ from sampling import tiny
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import images
+from noiseweave.engine.pictures import images
 
 FAST = ("--inversion.num_steps", 3, "--inversion.skip", 1)
 PAIRS = (

@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine import images
-from noiseweave.engine.provenance import EDITED, Mark
-from noiseweave.jobs import inpaint_pictures as pictures
+from noiseweave.engine.pictures import files as pictures
+from noiseweave.engine.pictures import images
+from noiseweave.engine.pictures.provenance import EDITED, Mark
 
 QUICK = ["--inversion.num_steps", 3, "--inversion.skip", 1, "--pairing.upper", 0.97, "--pairing.max_pairs", 3]
 

@@ -13,10 +13,13 @@ from accelerate.state import AcceleratorState, GradientState
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine.images import encode
-from noiseweave.jobs import train, train_input, train_report
-from noiseweave.jobs.cli import parse
-from noiseweave.jobs.train_loop import Task, loop
+from noiseweave.engine.pictures.images import encode
+from noiseweave.jobs.arguments import parse
+from noiseweave.jobs.train import config as train_config
+from noiseweave.jobs.train import input as train_input
+from noiseweave.jobs.train import report, task
+from noiseweave.jobs.train.loop import loop
+from noiseweave.jobs.train.task import Task
 
 SMALL = """
 steps: 20
@@ -68,7 +71,7 @@ def arguments(source: str | Path, output: str | Path, *more: str) -> list[str]:
     return ["--config", str(config), "--input", str(source), "--output", str(output), *more]
 
 
-def config_of(source: str | Path, output: str | Path, *more: str) -> train.Config:
+def config_of(source: str | Path, output: str | Path, *more: str) -> train_config.Config:
     return parse("train", arguments(source, output, *more))[1]
 
 
@@ -128,12 +131,12 @@ def fresh() -> None:
     GradientState._reset_state()
 
 
-def task_of(config: train.Config, source: train_input.Source | None = None) -> Task:
+def task_of(config: train_config.Config, source: task.Source | None = None) -> Task:
     source = train_input.write_own(train_input.survey(config)) if source is None else source
-    return Task(config=config, source=source, threads=1, quarantine=train.state(config, "bad"))
+    return Task(config=config, source=source, threads=1, quarantine=train_config.state(config, "bad"))
 
 
-def alone(config: train.Config, checkpoint: dict[str, bytes] | None = None, source=None) -> Alone:
+def alone(config: train_config.Config, checkpoint: dict[str, bytes] | None = None, source=None) -> Alone:
     """Run the loop without Ray."""
     fresh()
     link = Alone(checkpoint)
@@ -144,11 +147,11 @@ def alone(config: train.Config, checkpoint: dict[str, bytes] | None = None, sour
     return link
 
 
-def published(config: train.Config, link: Alone, folder: Path) -> str:
+def published(config: train_config.Config, link: Alone, folder: Path) -> str:
     """The last checkpoint as a model's folder."""
     for name, data in link.saved[max(link.saved)].items():
         storage.write(f"{folder}/{name}", data)
-    train_report.publish(config, train_input.survey(config).classes, str(folder))
+    report.publish(config, train_input.survey(config).classes, str(folder))
     return config.output
 
 

@@ -1,0 +1,119 @@
+"""The second inversion sampler: SDE-DPM-Solver++ of order 2, for chains of 20 to 25 steps.
+
+Lu et al.: DPM-Solver++ (arXiv 2211.01095), its SDE-DPM-Solver++(2M); inverted as in LEDITS++ (Brack et al.,
+arXiv 2311.16711, section 3.1). Letters: B images, T kept steps (index 0 the noisiest), C channels, H height,
+W width; alpha = sqrt(a), sigma = sqrt(1 - a), lambda = log(alpha / sigma), s a step and t the next, cleaner one.
+
+With the model's data prediction x_theta the reverse SDE has the solution (h = lambda_t - lambda_s)
+
+    x_t = sigma_t / sigma_s e^{-h} x_s + 2 alpha_t int_{lambda_s}^{lambda_t} e^{-2 (lambda_t - l)} x_theta dl
+          + sigma_t sqrt(1 - e^{-2h}) z.
+
+x_theta constant over the step gives order 1: alpha_t (1 - e^{-2h}) x_theta(x_s). That is DDIM with eta = 1,
+so ``schedule.mean``. Order 2 takes the slope of x_theta from the step before, r, and its value half way:
+
+    + 1/2 alpha_t (1 - e^{-2h}) D_1,   D_1 = h / h_r (x_theta(x_s) - x_theta(x_r)),   h_r = lambda_s - lambda_r.
+
+Only the mean differs from DDIM, so a residual is again the whole x_t - mu: replay is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiseweave.engine import spans
+from noiseweave.engine.diffusion import inversion
+from noiseweave.engine.diffusion.path import Denoiser, Schedule, kept, mean
+from noiseweave.engine.diffusion.recipes import SolverName
+from noiseweave.engine.records import NoiseMaps
+
+LAMBDA_MIN = (
+    -5.1
+)  # steps noisier than this are not taken: x_theta divides by alpha (diffusers' advice for cosine)
+
+
+def schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
+    """The time steps that DPM-Solver++ takes, without the ``skip`` noisiest.
+
+    Args:
+        scheduler: any diffusers scheduler of a noise schedule; its betas and its time step spacing are kept.
+
+    Raises:
+        ValueError: more steps than DPM-Solver++ can tell apart on this noise schedule.
+    """
+    from diffusers import DPMSolverMultistepScheduler
+
+    lib = DPMSolverMultistepScheduler.from_config(
+        scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, lambda_min_clipped=LAMBDA_MIN
+    )
+    trained = int(lib.config.num_train_timesteps)
+    if 0 < num_steps <= trained:
+        lib.set_timesteps(num_steps)
+    if not 0 < num_steps <= trained or bool((lib.timesteps.diff() >= 0).any()):
+        raise ValueError(f"inversion.num_steps={num_steps}: too many for sde-dpm-solver++, 20 to 25 serve")
+    return kept(lib.timesteps, lib.alphas_cumprod, skip)
+
+
+def slope_weights(s: Schedule) -> Tensor:
+    """float64 [T]: 1/2 alpha_t (1 - e^{-2h}) h / h_r, the factor of x_theta(x_s) - x_theta(x_r) at each step.
+
+    0 at the first kept step, which has none before, and at the last, which lands on x_0: there h is infinite,
+    and the library takes order 1 too.
+    """
+    log_snr_T = (s.a_T / (1 - s.a_T)).log() / 2
+    h = log_snr_T.diff()  # of the steps 0 .. T - 2
+    gain = s.a_prev_T[:-1].sqrt() * -torch.expm1(-2 * h)
+    weight_T = torch.zeros_like(s.a_T)
+    weight_T[1:-1] = gain[1:] * h[1:] / h[:-1] / 2
+    return weight_T
+
+
+def data_prediction(x: Tensor, epsilon: Tensor, a: Tensor) -> Tensor:
+    """x_theta = (x - sigma epsilon) / alpha; a is float64, broadcast against x."""
+    return (1 / a).sqrt().to(x) * x - (1 / a - 1).sqrt().to(x) * epsilon
+
+
+def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
+    """Invert B pictures; arguments and result as those of ``inversion.invert``.
+
+    Every x_t is drawn straight from x_0, so here too all T * B network inputs are one batch; x_theta of the
+    step before is that of the drawn x_r.
+    """
+    a, a_prev, weight = (
+        v.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1) for v in (s.a_T, s.a_prev_T, slope_weights(s))
+    )
+    x_TBCHW, x_prev_TBCHW, e_TBCHW = inversion.predicted_chain(epsilon, s, x_0_BCHW, noise_TBCHW)
+    x_theta_TBCHW = data_prediction(x_TBCHW, e_TBCHW, a)
+    before_TBCHW = torch.cat([x_theta_TBCHW[:1], x_theta_TBCHW[:-1]])
+    mu_TBCHW = mean(x_TBCHW, e_TBCHW, a, a_prev) + weight.to(x_TBCHW) * (x_theta_TBCHW - before_TBCHW)
+    return inversion.maps_of(s, x_TBCHW, x_prev_TBCHW - mu_TBCHW)
+
+
+def replay_maps(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
+    """Noise maps -> pictures; arguments, result and errors as those of ``replay.replay``."""
+    x_BCHW = inversion.first(s, maps)
+    weight_T, before_BCHW = slope_weights(s), torch.zeros_like(x_BCHW)
+    for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
+        t_B = torch.full((len(maps),), t, device=x_BCHW.device)
+        r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
+        a, a_prev, weight = (v[i].to(x_BCHW.device) for v in (s.a_T, s.a_prev_T, weight_T))
+        e_BCHW = epsilon(x_BCHW, t_B)
+        x_theta_BCHW = data_prediction(x_BCHW, e_BCHW, a)
+        slope_BCHW = weight.to(x_BCHW) * (x_theta_BCHW - before_BCHW)
+        x_BCHW = mean(x_BCHW, e_BCHW, a, a_prev) + slope_BCHW + r_BCHW
+        before_BCHW = x_theta_BCHW
+    return x_BCHW
+
+
+Invert = Callable[[Denoiser, Schedule, Tensor, Tensor], list[NoiseMaps]]
+Replay = Callable[[Denoiser, Schedule, list[NoiseMaps]], Tensor]
+
+SOLVERS: dict[SolverName, tuple[Invert, Replay]] = {
+    "ddim": (inversion.invert, inversion.replay),
+    "sde-dpm-solver++": (invert, replay_maps),
+}
+"""Name -> (invert, replay). Maps of one are replayed by the same one, on the schedule that they were made with."""

@@ -1,0 +1,216 @@
+"""Filling holes, a batch at a time: models made for it, and RePaint (arXiv 2201.09865) with any other.
+
+B pictures, H x W pixels, C channels; x is what the network sees, pixels or latents; a hole is True where the
+picture is repaired.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine import spans
+from noiseweave.engine.checks import check_steps
+from noiseweave.engine.diffusion.path import Schedule, kept, x_0_of
+from noiseweave.engine.inpainting.models import About, InpaintModel, describe, fingerprint, load
+from noiseweave.engine.inpainting.recipes import InpaintRecipe, walk
+from noiseweave.engine.inpainting.repaint import Believe, Draw, repaint
+from noiseweave.engine.networks import latents, text_pipeline
+from noiseweave.engine.networks.conditioning import Condition, words_of
+from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import TextRecipe
+from noiseweave.engine.pictures import masks
+from noiseweave.engine.seeding import generator
+
+__all__ = ["About", "InpaintModel", "describe", "fingerprint", "inpaint", "load"]
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""predict(x_BCHW, t) -> the network's output, float32."""
+SMALLEST = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
+
+
+def inpaint(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Fill the holes of pictures of one size; each a function of (picture, hole, prompt, recipe, seed) alone.
+
+    Args:
+        image_BHWC: uint8 [B, H, W, channels]; H and W multiples of about.multiple, or about.size.
+        hole_BHW: bool [B, H, W], True where it is repaired.
+        prompts: B of them; a picture's noise comes from its prompt's key. A pixel model reads only the key.
+
+    Returns:
+        uint8 [B, H, W, channels], the pictures themselves outside the holes. With strength 1 what was inside
+        them makes no difference.
+
+    Raises:
+        ValueError: a size or number of steps that the model does not have; or ``"not_finite: keys"``, whose
+            pictures came out as NaN or infinity (fp16 overflows in some models): try float32.
+        torch.OutOfMemoryError: a single picture does not fit.
+    """
+    assert len(image_BHWC) == len(hole_BHW) == len(prompts) > 0
+    assert image_BHWC.shape[:3] == hole_BHW.shape
+    _check(model, image_BHWC.shape[1:], recipe)
+    parts = MicroBatch(
+        lambda *rows: _filled(model, *rows, recipe=recipe, seed=seed), model.micro_batch, model.device
+    )
+    try:
+        restored = parts(image_BHWC, hole_BHW, list(prompts)).numpy()
+    finally:
+        model.micro_batch = parts.size
+    return np.where(hole_BHW[..., None], restored, image_BHWC)
+
+
+def _check(model: InpaintModel, shape: tuple[int, ...], recipe: InpaintRecipe) -> None:
+    about, (height, width, channels) = model.about, shape
+    check_steps("inpaint.steps", recipe.steps, int(model.scheduler.config.num_train_timesteps))
+    fits, allowed = height == width == about.size, f"{about.size}x{about.size} only"
+    if (n := about.multiple) > 0:
+        fits, allowed = height % n == width % n == 0, f"multiples of {n}"
+    if not fits or channels != about.channels:
+        raise ValueError(
+            f"a picture of {width}x{height} with {channels} channels: the model takes {allowed}, {about.channels} "
+            "channels"
+        )
+
+
+@torch.inference_mode()
+def _filled(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    *, recipe: InpaintRecipe, seed: int,
+) -> Tensor:  # fmt: skip
+    """The model's pictures, uint8 [B, H, W, C] on the CPU; near the originals outside the holes, no more."""
+    generators = [generator(seed, "inpaint", p.key) for p in prompts]
+    fill = _conditioned if model.about.kind == "inpaint" else _repainted
+    x = fill(model, image_BHWC, hole_BHW, prompts, recipe, generators)
+    picture = _decode(model, x)
+    finite = (x.isfinite().flatten(1).all(1) & picture.isfinite().flatten(1).all(1)).tolist()
+    if not all(finite):
+        lost = ", ".join(p.key for p, ok in zip(prompts, finite, strict=True) if not ok)
+        raise ValueError(f"not_finite: {lost}")
+    return torch.from_numpy(latents.to_uint8(picture))
+
+
+def _encode(model: InpaintModel, image_BHWC: np.ndarray) -> Tensor:
+    x = latents.to_pixels(image_BHWC, model.device)
+    return x if model.vae is None else latents.encode(model.vae, x)
+
+
+def _decode(model: InpaintModel, x: Tensor) -> Tensor:
+    """float32 [B, C, H, W] in about [-1, 1]; black where a pipeline's safety checker flags it."""
+    if model.vae is None:
+        return x
+    picture = latents.decode(model.vae, x)
+    pipeline: Any = model.text.pipeline if model.text else None
+    if getattr(pipeline, "safety_checker", None) is not None:
+        flagged = pipeline.run_safety_checker(picture.clone(), model.device, pipeline.unet.dtype)[1]
+        picture[torch.tensor(flagged, device=picture.device)] = -1
+    return picture
+
+
+def _hole(hole_BHW: np.ndarray) -> Tensor:
+    """bool [B, 1, H, W]."""
+    return torch.from_numpy(np.array(hole_BHW))[:, None]
+
+
+def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
+    """Noise like x, each picture's from its own generator: float32, on the CPU and then moved."""
+    return lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x.device)
+
+
+def _told(model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]) -> Predict:
+    """The UNet of a pipeline, told each picture's prompt; size is (height, width) in pixels."""
+    pipeline: Any = model.text.pipeline if model.text else None
+    words = words_of(pipeline, prompts, pipeline.unet.dtype)
+    which_B = torch.arange(len(prompts), device=model.device)
+    condition = Condition(words=words, guidance=guidance, which_B=which_B)
+    return lambda x, t: condition.predict(pipeline.unet, x.to(pipeline.unet.dtype), t, size)
+
+
+def _conditioned(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, generators: list[torch.Generator],
+) -> Tensor:  # fmt: skip
+    """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
+    assert model.text is not None
+    told = _told(model, prompts, recipe.guidance, hole_BHW.shape[1:])
+    around = latents.around(model.vae, latents.to_pixels(image_BHWC), _hole(hole_BHW))
+    mask = latents.shrunk(_hole(hole_BHW), around).to(around)
+    words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
+    scheduler = text_pipeline.scheduler_of(model.text, words)
+    scheduler.set_timesteps(recipe.steps)
+    skip = (recipe.steps - recipe.kept) * scheduler.order
+    t_T = scheduler.timesteps[skip:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skip)
+    noise = _draw(around, generators)()
+    if recipe.strength == 1:
+        x = noise * scheduler.init_noise_sigma
+    else:
+        x = scheduler.add_noise(_encode(model, image_BHWC), noise, t_T[:1])
+    takes = inspect.signature(scheduler.step).parameters
+    extra = {"generator": generators} if "generator" in takes else {}
+    for t in spans.steps(t_T):
+        seen = torch.cat([scheduler.scale_model_input(x, t), mask, around], 1)
+        x = scheduler.step(told(seen, t), t, x, return_dict=False, **extra)[0]
+    return x
+
+
+def _repainted(
+    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
+    recipe: InpaintRecipe, generators: list[torch.Generator],
+) -> Tensor:  # fmt: skip
+    """RePaint in pixels or latents."""
+    # a latent near the hole sees into it: it is shown its surroundings there, not what is to be replaced
+    shown = np.stack([masks.filled(x, hole) for x, hole in zip(image_BHWC, hole_BHW, strict=True)])
+    known = _encode(model, shown)
+    hole = latents.shrunk(_hole(hole_BHW), known)
+    inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
+    s = _schedule(model, recipe)
+    levels = walk(len(s), recipe.jump_length, recipe.resample)
+    predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
+    return repaint(_believe(model, predict), s, known, hole, inside, levels, _draw(known, generators))
+
+
+def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
+    """The time steps that the model's own scheduler takes, without those that strength leaves out."""
+    from diffusers import DDIMScheduler
+
+    scheduler: Any = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler.set_timesteps(recipe.steps)
+    t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
+    return kept(t_S, scheduler.alphas_cumprod.clamp(min=SMALLEST), recipe.steps - recipe.kept)
+
+
+def _predict(
+    model: InpaintModel, prompts: Sequence[Prompt], recipe: InpaintRecipe, size: tuple[int, int]
+) -> Predict:
+    """The network's output, float32: told the prompts, or, a base model that knows classes, that there is none."""
+    if model.base is None:
+        return _told(model, prompts, recipe.guidance, size)
+    base, n = model.base, len(prompts)
+    none = torch.full((n,), base.classes, device=base.device) if base.classes else None
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        t_B = t.to(x.device).expand(n)
+        return base.network(x.to(base.dtype), t_B, class_labels=none, return_dict=False)[0].float()
+
+    return predict
+
+
+def _believe(model: InpaintModel, predict: Predict) -> Believe:
+    """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
+    config = model.scheduler.config
+    clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
+
+    def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
+        return x_0_of(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
+
+    return believe

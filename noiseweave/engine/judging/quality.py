@@ -1,0 +1,184 @@
+"""Is a made picture worth keeping: not a copy, still of its parents' class, not broken.
+
+P made pictures, N real ones, D features, K classes. Features have length 1, so a dot product is a cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from noiseweave.engine.judging.recipes import QualityRecipe
+
+Verdict = Literal["kept", "copy", "drifted", "broken"]
+FLAT = 1e-6  # sharpness below which a picture has no edges at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What is known of a made picture.
+
+    Attributes:
+        verdict: kept, or why it is rejected.
+        nearest: cosine to the nearest real picture, its parents among them.
+        parent: cosine to the nearer parent; None where no parent is known.
+        drift: chance that it is of none of its parents' classes, 0 to 1; None where they have no labels.
+        sharpness: its own over the mean of its parents'; without parents, over what is typical.
+    """
+
+    verdict: Verdict
+    nearest: float
+    parent: float | None
+    drift: float | None
+    sharpness: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What made pictures are held against.
+
+    Attributes:
+        extract: uint8 pictures of the model [P, H, W, C] -> unit features, float32 [P, D].
+        real_ND: unit features of real pictures.
+        chances: uint8 pictures [P, H, W, C], float32 [P, D] -> float32 [P, K]; None where there are no classes.
+    """
+
+    extract: Callable[[np.ndarray], np.ndarray]
+    real_ND: np.ndarray
+    chances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+
+
+def sharpness(image_HWC: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey picture (Pech-Pacheco et al., ICPR 2000), in squared grey levels."""
+    return float(ndimage.laplace(image_HWC.astype(np.float32).mean(-1)).var())
+
+
+def nearest(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """The largest cosine of each row to any of N others, block by block.
+
+    Returns:
+        float32 [P] and the others' rows, int64 [P]; -1 and -1 where N is 0.
+    """
+    best_P, row_P = np.full(len(f_PD), -1.0, np.float32), np.full(len(f_PD), -1, np.int64)
+    for start in range(0, len(real_ND), block):
+        cosine_PN = f_PD @ np.asarray(real_ND[start : start + block]).T
+        found_P = cosine_PN.max(1)
+        row_P = np.where(found_P > best_P, start + cosine_PN.argmax(1), row_P)
+        best_P = np.maximum(best_P, found_P)
+    return best_P, row_P
+
+
+def centroids(f_ND: np.ndarray, label_N: np.ndarray, classes: int) -> np.ndarray:
+    """Class means of unit features, brought to length 1: float32 [K, D]; a class without pictures is 0."""
+    sums = np.zeros((classes, f_ND.shape[1]), np.float64)
+    known = label_N >= 0
+    np.add.at(sums, label_N[known], f_ND[known])
+    length = np.linalg.norm(sums, axis=1, keepdims=True)
+    return (sums / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+def centroid_chances(f_PD: np.ndarray, mean_KD: np.ndarray, sharpness: float = 20.0) -> np.ndarray:
+    """Softmax of the cosines to the class means, float32 [P, K]: 1/2 half way between two classes."""
+    score = sharpness * (f_PD @ mean_KD.T)
+    score = np.exp(score - score.max(1, keepdims=True))
+    return score / score.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What is measured of a made picture; names as of ``Check``.
+
+    Attributes:
+        row: of ``Judge.real_ND``, the nearest picture; None where a parent is as near.
+        closest: the nearer parent's position in ``parent_BHWC``; None where no parent is known.
+    """
+
+    nearest: float
+    parent: float | None
+    drift: float | None
+    sharpness: float
+    row: int | None = None
+    closest: int | None = None
+
+
+def checks(
+    judge: Judge, image_PHWC: np.ndarray, finite_P: np.ndarray, parents: Sequence[tuple[int, int]],
+    parent_BHWC: np.ndarray, label_B: Sequence[int | None], recipe: QualityRecipe,
+) -> list[Check]:  # fmt: skip
+    """A verdict on each of P made pictures.
+
+    Args:
+        image_PHWC: uint8, made.
+        finite_P: where False, the picture is none.
+        parents: positions in ``parent_BHWC`` of the two that each was made of.
+        parent_BHWC: uint8, real, at the model's size.
+        label_B: their labels.
+    """
+    labels = [{label_B[i] for i in places} for places in parents]
+    return [
+        Check(
+            verdict=verdict(f, bool(finite), recipe), nearest=f.nearest, parent=f.parent, drift=f.drift,
+            sharpness=f.sharpness,
+        )
+        for f, finite in zip(figures(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
+    ]  # fmt: skip
+
+
+def figures(
+    judge: Judge, image_PHWC: np.ndarray, parents: Sequence[Sequence[int]], parent_BHWC: np.ndarray,
+    labels: Sequence[set[int | None]], typical: float = FLAT,
+) -> list[Figures]:  # fmt: skip
+    """What is measured of each of P made pictures.
+
+    Args:
+        image_PHWC: uint8, made.
+        parents: positions in ``parent_BHWC`` of those that each was made of, any number of them.
+        parent_BHWC: uint8, real, at the size of the made ones.
+        labels: the classes that each may be of.
+        typical: sharpness that a picture without parents is held against.
+    """
+    if not len(image_PHWC):
+        return []
+    f_PD = judge.extract(image_PHWC)
+    f_BD = judge.extract(parent_BHWC) if len(parent_BHWC) else f_PD[:0]
+    sharp_B = [sharpness(x) for x in parent_BHWC]
+    chance_PK = judge.chances(image_PHWC, f_PD) if judge.chances else None
+    near_P, row_P = nearest(f_PD, judge.real_ND)
+    out = []
+    for i, places in enumerate(parents):
+        cosine = {j: float(f_PD[i] @ f_BD[j]) for j in places}
+        closest = max(cosine, key=cosine.__getitem__, default=None)
+        parent, near = None if closest is None else cosine[closest], float(near_P[i])
+        usual = sum(sharp_B[j] for j in places) / len(places) if places else typical
+        out.append(
+            Figures(
+                nearest=near if parent is None else max(parent, near), parent=parent,
+                drift=drifted(None if chance_PK is None else chance_PK[i], labels[i]),
+                sharpness=sharpness(image_PHWC[i]) / max(usual, FLAT),
+                row=int(row_P[i]) if near > (-1 if parent is None else parent) else None,
+                closest=closest,
+            )
+        )  # fmt: skip
+    return out
+
+
+def drifted(chance_K: np.ndarray | None, labels: set[int | None]) -> float | None:
+    """1 - the chance of the parents' classes together."""
+    known = [y for y in labels if y is not None]
+    if chance_K is None or not known or max(known) >= len(chance_K):
+        return None
+    return max(0.0, 1.0 - float(chance_K[known].sum()))
+
+
+def verdict(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdict:
+    """The first reason to reject a picture, broken before copied before drifted."""
+    low = recipe.sharpness
+    if not finite or (low and not low <= found.sharpness <= 1 / low):
+        return "broken"
+    if found.nearest > recipe.copy:
+        return "copy"
+    return "drifted" if found.drift is not None and found.drift > recipe.drift else "kept"

@@ -1,0 +1,84 @@
+"""What a user can choose about classifiers and about the check of generated pictures. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from noiseweave.engine.checks import check
+
+Classical = Literal["flip", "crop", "affine", "randaugment", "mixup", "cutmix"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """A small convolutional classifier of square pictures, trained from nothing.
+
+    Args:
+        steps: of AdamW.
+        batch: pictures in a step, made ones included.
+        width: channels at the full resolution; doubled once, and again from 32 pixels on.
+        lr: highest learning rate, of a one-cycle schedule.
+        weight_decay: of AdamW.
+        dropout: before the last layer.
+        share: of made pictures in a batch, where there are any.
+        classical: augmentations of every batch: flip, crop (moved by up to an eighth of the side, reflected at the
+            edge), affine (up to 15 degrees, 10 % shift and 15 % scale, black outside), randaugment
+            (arXiv 1909.13719), mixup (arXiv 1710.09412), cutmix (arXiv 1905.04899).
+    """
+
+    steps: int = 500
+    batch: int = 64
+    width: int = 16
+    lr: float = 4e-3
+    weight_decay: float = 0.01
+    dropout: float = 0.3
+    share: float = 0.5
+    classical: tuple[Classical, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "width"):
+            check(getattr(self, name) >= 1, f"classifier.{name}", getattr(self, name), "1 or more")
+        check(0 < self.lr < math.inf, "classifier.lr", self.lr, "above 0")
+        check(self.weight_decay >= 0, "classifier.weight_decay", self.weight_decay, "0 or more")
+        check(0 <= self.dropout < 1, "classifier.dropout", self.dropout, "0 to below 1")
+        check(0 < self.share < 1, "classifier.share", self.share, "above 0, below 1")
+        both = {"mixup", "cutmix"} <= set(self.classical)
+        check(not both, "classifier.classical", self.classical, "mixup or cutmix, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityRecipe:
+    """What a made picture must be like to be kept, where ``gate`` is on.
+
+    Args:
+        copy: rejected as ``copy`` when its cosine to the nearest input picture is above this.
+        drift: rejected as ``drifted`` when its chance of not being of its parents' classes is above this, in the
+            eyes of the judge; 1 is off, and so it is where the parents have no labels.
+        sharpness: rejected as ``broken`` when its sharpness is below this share of its parents', or above
+            1 / share of it; 0 is off.
+        redraw: times that a rejected picture is drawn again, with another mode, ratio and noise.
+        judge: what drift is measured by: classifier (a small network trained on the input's own labelled pictures)
+            or centroid (class means of the features).
+        classifier: the judge's training.
+        pool: most input pictures that are looked through for the nearest one, spread evenly over a larger input; the
+            parents are always among them.
+        keep_rejected: write what stays rejected to rejected/, to be looked at.
+    """
+
+    copy: float = 0.999
+    drift: float = 0.5
+    sharpness: float = 0.25
+    redraw: int = 2
+    judge: Literal["classifier", "centroid"] = "classifier"
+    classifier: ClassifierRecipe = ClassifierRecipe(classical=("affine",))
+    pool: int = 50_000
+    keep_rejected: bool = True
+
+    def __post_init__(self) -> None:
+        check(-1 <= self.copy <= 1, "quality.copy", self.copy, "-1 to 1")
+        check(0 <= self.drift <= 1, "quality.drift", self.drift, "0 to 1")
+        check(0 <= self.sharpness < 1, "quality.sharpness", self.sharpness, "0 to below 1")
+        check(0 <= self.redraw <= 100, "quality.redraw", self.redraw, "0 to 100")
+        check(self.pool >= 1, "quality.pool", self.pool, "1 or more")

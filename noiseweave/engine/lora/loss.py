@@ -1,0 +1,162 @@
+"""The loss that adapters of a Stable Diffusion pipeline are trained with.
+
+Letters of training/objectives.py, with z for scaled latents (Rombach et al., arXiv 2112.10752). B pictures, C channels,
+H x W pixels or h x w latents, L tokens of D values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noiseweave.engine.lora.recipes import LoraObjective
+from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
+from noiseweave.engine.networks.latents import shrunk
+from noiseweave.engine.seeding import generator
+from noiseweave.engine.training.objectives import ddpm_loss, step_of
+
+HELD_OUT = (0.1, 0.3, 0.5, 0.7, 0.9)  # times of the validation loss
+Size = tuple[int, int]
+Network = Callable[[Tensor, Tensor, Mapping[str, Tensor], Size], Tensor]
+"""network(seen_BCHW, t_B, words, (height, width) in pixels) -> float32 [B, C, h, w]; a Denoiser, as a rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraBatch:
+    """A worker's part of a step: pictures of one size.
+
+    Attributes:
+        z_BCHW: float32, scaled latents of the pictures.
+        hole_B1HW: 0 or 1 of each pixel, 1 is repaired; None for a UNet that is shown no holes.
+        around_BCHW: float32 scaled latents of the pictures with grey in their holes (latents.around), or None.
+        words: prompt_embeds [B, L, D] and, of SDXL, pooled_prompt_embeds [B, D']; where the text encoders are
+            trained, their tokens instead: input_ids int64 [B, L] and, of SDXL, input_ids_2.
+        eps_BCHW: float32, standard normal noise.
+        offset_BC11: the same for the noise offset, or None without one.
+        time_B: float32 in [0, 1).
+        prior_B: bool, True where the picture keeps what the model knew of a class; None: nowhere.
+        size: (height, width) of the pictures in pixels, which SDXL is told.
+    """
+
+    z_BCHW: Tensor
+    hole_B1HW: Tensor | None = None
+    around_BCHW: Tensor | None = None
+    words: Mapping[str, Tensor]
+    eps_BCHW: Tensor
+    offset_BC11: Tensor | None = None
+    time_B: Tensor
+    prior_B: Tensor | None = None
+    size: Size
+
+    def __post_init__(self) -> None:
+        assert (self.hole_B1HW is None) == (self.around_BCHW is None)
+        assert self.eps_BCHW.shape == self.z_BCHW.shape
+
+    def to(self, device: torch.device | str) -> LoraBatch:
+        words = {name: x.to(device) for name, x in self.words.items()}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        own |= {name: x.to(device) for name, x in own.items() if isinstance(x, Tensor)}
+        return LoraBatch(**own | {"words": words})
+
+
+class Denoiser(nn.Module):
+    """The networks that are trained together as one: for one optimizer, one average, one wrapper of DDP.
+
+    Args:
+        networks: as ``adapters.attach`` gives them.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    def forward(self, seen_BCHW: Tensor, t_B: Tensor, words: Mapping[str, Tensor], size: Size) -> Tensor:
+        """See ``Network``."""
+        told = self._told(words) if "input_ids" in words else words
+        each = torch.arange(len(seen_BCHW), device=seen_BCHW.device)
+        condition = Condition(words=Words(told=told, untold={}), guidance=1.0, which_B=each)
+        seen = seen_BCHW.to(
+            told["prompt_embeds"].dtype
+        )  # that of the frozen weights; latents are float32 always
+        return condition.predict(self.unet, seen, t_B, size)
+
+    def _told(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens -> embeddings, as encode_prompt of diffusers' pipelines has it."""
+        encoders: dict[str, Any] = dict(self.named_children())
+        if "text_encoder_2" not in encoders:
+            return {"prompt_embeds": encoders["text_encoder"](ids["input_ids"])[0]}
+        first = encoders["text_encoder"](ids["input_ids"], output_hidden_states=True)
+        second = encoders["text_encoder_2"](ids["input_ids_2"], output_hidden_states=True)
+        # SDXL reads the states before each encoder's last layer (Podell et al., arXiv 2307.01952)
+        states = [out.hidden_states[-2] for out in (first, second)]
+        return {"prompt_embeds": torch.cat(states, -1), POOLED: second.text_embeds}
+
+
+def loss(network: Network, batch: LoraBatch, scheduler: Any, objective: LoraObjective) -> Tensor:
+    """float32 [B]: ``ddpm_loss`` in latents, for the target that the pipeline's scheduler names.
+
+    A UNet made for inpainting sees [z_t, hole, around], the hole at latents' size. With a noise offset eps is
+    eps + offset times one number for each picture and channel, in z_t and in the target alike.
+
+    Args:
+        network: a Denoiser, or what wraps it.
+        scheduler: the pipeline's; its alphas_cumprod and prediction_type are read.
+    """
+    alpha_bar_T = scheduler.alphas_cumprod.to(batch.z_BCHW.device)
+    t_B = step_of(batch.time_B, len(alpha_bar_T))
+    eps = batch.eps_BCHW
+    if objective.noise_offset:
+        assert batch.offset_BC11 is not None
+        eps = eps + objective.noise_offset * batch.offset_BC11
+
+    def predict(z_t: Tensor, t: Tensor) -> Tensor:
+        return network(_seen(z_t, batch), t, batch.words, batch.size)
+
+    target = scheduler.config.prediction_type
+    loss_B = ddpm_loss(predict, batch.z_BCHW, eps, t_B, alpha_bar_T, target, objective.min_snr)
+    return (
+        loss_B if batch.prior_B is None else torch.where(batch.prior_B, objective.prior_weight, 1.0) * loss_B
+    )
+
+
+def _seen(z_t: Tensor, batch: LoraBatch) -> Tensor:
+    if batch.hole_B1HW is None or batch.around_BCHW is None:
+        return z_t
+    return torch.cat([z_t, shrunk(batch.hole_B1HW, z_t).to(z_t), batch.around_BCHW], 1)
+
+
+@torch.no_grad()
+def held_out_loss(
+    network: nn.Module, batch: LoraBatch, scheduler: Any, keys: Sequence[str], seed: int,
+    times: Sequence[float] = HELD_OUT,
+) -> Tensor:  # fmt: skip
+    """float32 [B]: the loss's mean over fixed times, with noise from (seed, key, time): two calls can be compared.
+
+    Dropout is off, and no weighting, noise offset or prior has a part in it; the batch's own noise and times
+    are not looked at.
+
+    Args:
+        network: a Denoiser or what wraps it; its mode is as before afterwards.
+        keys: of the B pictures.
+    """
+    mode, plain = network.training, replace(batch, offset_BC11=None, prior_B=None)
+    network.eval()
+    try:
+        each = [_at(network, plain, scheduler, keys, seed, time) for time in times]
+    finally:
+        network.train(mode)
+    return torch.stack(each).mean(0)
+
+
+def _at(
+    network: nn.Module, batch: LoraBatch, scheduler: Any, keys: Sequence[str], seed: int, time: float
+) -> Tensor:
+    z = batch.z_BCHW
+    noises = [torch.randn(z.shape[1:], generator=generator(seed, "held-out", key, time)) for key in keys]
+    fixed = replace(batch, eps_BCHW=torch.stack(noises).to(z.device), time_B=z.new_full((len(z),), time))
+    return loss(network, fixed, scheduler, LoraObjective())

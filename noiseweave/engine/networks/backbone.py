@@ -1,0 +1,149 @@
+"""A diffusion model as the algorithms see it: encode, denoise, decode and its time steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine import checks
+from noiseweave.engine.diffusion import path
+from noiseweave.engine.diffusion.path import Denoiser, Schedule, kept
+from noiseweave.engine.networks import latents
+from noiseweave.engine.networks.conditioning import Classes, Condition, Words, classes_of, mixable
+from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.tuning import DTYPES
+
+ALIKE = 8
+"""Rows of a call in half precision on a CPU: its kernels are chosen by the number of rows, and round differently. Up to
+16 rows, which guidance makes of 8, they agree (measured with AMX), so that replay rounds as the inversion did."""
+
+
+def alike(rows: int, device: str, precision: str) -> int:
+    """The rows of a call, 0 for as many as ``MicroBatch`` picks: no more than round alike."""
+    if precision == "fp32" or torch.device(device).type != "cpu":
+        return rows
+    return min(rows or ALIKE, ALIKE)
+
+
+class Backbone:
+    """A pixel-space DDPM (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
+
+    Attributes:
+        unet: a diffusers UNet2DModel; called as unet(x, t, return_dict=False)[0].
+        scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
+        channels: 1 (grey) or 3 (RGB).
+        size: side of the square pictures that it was made for.
+        classes: that it can be told, 0 for none.
+        shrink: pixels on a side of what the network sees.
+        parts: the network in micro-batches, halved for good when memory runs out.
+    """
+
+    def __init__(
+        self, unet: Any, scheduler: Any, device: str = "cpu", precision: str = "fp32", micro_batch: int = 0
+    ) -> None:
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.classes = (getattr(unet.config, "num_class_embeds", None) or 1) - 1
+        if self.classes:
+            mixable(self.unet)
+        self.scheduler = scheduler
+        self.channels = int(unet.config.in_channels)
+        self.size = int(unet.config.sample_size)
+        self.parts = MicroBatch(self._epsilon, micro_batch or alike(0, device, precision), self.device)
+
+    shrink = 1
+
+    def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
+        """The scheduler's own time steps, without the ``skip`` noisiest.
+
+        Raises:
+            ValueError: more steps than the model was trained with.
+        """
+        trained = int(self.scheduler.config.num_train_timesteps)
+        checks.check_steps("inversion.num_steps", num_steps, trained)
+        self.scheduler.set_timesteps(num_steps)
+        t_S = self.scheduler.timesteps
+        beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
+        return kept(t_S - beyond, self.scheduler.alphas_cumprod, skip)
+
+    def encode(self, image_BHWC: np.ndarray) -> Tensor:
+        """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
+        return latents.to_pixels(image_BHWC, self.device)
+
+    def decode(self, x_BCHW: Tensor) -> np.ndarray:
+        """float [B, C, H, W] -> uint8 [B, H, W, C], values outside -1..1 clipped.
+
+        Raises:
+            ValueError: pictures that are not finite.
+        """
+        image_BHWC, finite_B = self.decoded(x_BCHW)
+        if not finite_B.all():
+            raise ValueError("the model gives values that are not finite, in float32 too")
+        return image_BHWC
+
+    def decoded(self, x_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """As decode, and bool [B]: which of the pictures are finite; the others mean nothing."""
+        return latents.to_uint8(x_BCHW), x_BCHW.flatten(1).isfinite().all(1).cpu().numpy()
+
+    @torch.inference_mode()
+    def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in; it is told nothing."""
+        return self._silence(x_BCHW, t_B) if self.classes else self.parts(x_BCHW, t_B)
+
+    @cached_property
+    def _silence(self) -> Denoiser:
+        return self.told(self.labels([None]))
+
+    def labels(self, labels: Sequence[int | None]) -> Classes:
+        """P labels, for ``told``; None, and a class that the model does not know, is no class."""
+        return classes_of(labels, self.classes, self.device)
+
+    def told(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
+        """epsilon(x, t) of rows that are told prompts or labels: a denoiser whose row i is told words[i mod P].
+
+        So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
+        Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
+        call; none where guidance is 1, or where the prompts say no more than no words.
+        """
+        scale = 1.0 if words.silent else guidance
+
+        @torch.inference_mode()
+        def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+            assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
+            which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
+            condition = Condition(words=words, guidance=scale, which_B=which_B)
+            return self.parts(x_BCHW, t_B, condition)
+
+        return epsilon
+
+    def _epsilon(self, x: Tensor, t: Tensor, *told: Any) -> Tensor:
+        """Rows that overflow in half precision are done once more in float32, whatever else is in the call."""
+        t = t.to(self.device)
+        out = self._noise(x, t, *told)
+        bad_B = ~out.flatten(1).isfinite().all(1)
+        if self.dtype == torch.float32 or not bad_B.any():
+            return out
+        half, self.dtype = self.dtype, torch.float32
+        self.unet.to(torch.float32)
+        try:
+            out[bad_B] = self._noise(x[bad_B], t[bad_B], *(c[bad_B] for c in told))
+        finally:
+            self.dtype = half
+            self.unet.to(half)
+        return out
+
+    def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        if condition is None:
+            return self.noise_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
+        height, width = (int(side) * self.shrink for side in x.shape[2:])
+        return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
+
+    def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
+        a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
+        return path.noise_of(self.scheduler.config.prediction_type, out, x.float(), a)

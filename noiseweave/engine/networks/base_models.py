@@ -1,0 +1,229 @@
+"""A trained base model as it is kept and drawn from: what kind it is, its networks, its folder.
+
+A folder is a diffusers one where diffusers has such a pipeline (``DDPMPipeline`` for pixels, ``LDMPipeline`` for
+latents), so that it opens without Noiseweave; a ``noiseweave.json`` in it says what diffusers has no word for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
+from noiseweave.engine.networks.backbone import DTYPES
+from noiseweave.engine.networks.recipes import BASELINES, KINDS, Kind, ModelConfig
+
+FILES = ("*.json", "*/*.json", "*/*.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A generator of pictures.
+
+    Attributes:
+        kind: of training_recipes.KINDS.
+        network: UNet2DModel; VAE; or the DCGAN's Generator.
+        classes: how many it is told, 0 none; the label ``classes`` itself means no class.
+        size, channels: of its pictures.
+        noise_shape: of what one picture is made from: [C, H, W] or [latent].
+        scheduler: diffusers scheduler of a UNet2DModel, else None.
+        encoder: frozen diffusers VAE that the network's latents belong to, or None.
+        micro_batch: rows in one network call, 0 picks.
+    """
+
+    kind: Kind
+    network: Any
+    classes: int
+    size: int
+    channels: int
+    noise_shape: tuple[int, ...]
+    scheduler: Any = None
+    encoder: Any = None
+    micro_batch: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+
+def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:
+    """What the network draws -> uint8 [B, H, W, channels]; latents are decoded first."""
+    if model.encoder is not None:
+        x_BCHW = latents.decode(model.encoder, x_BCHW)
+    return latents.to_uint8(x_BCHW)
+
+
+def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
+    """[C, H, W] of the latents of square pictures.
+
+    Raises:
+        ValueError: the VAE cannot take that size.
+    """
+    shrink = latents.shrink_of(encoder.config)
+    if size % shrink:
+        raise ValueError(f"data.size={size}: a multiple of {shrink}, as model.vae shrinks by it")
+    return int(encoder.config.latent_channels), size // shrink, size // shrink
+
+
+def load_encoder(name: str, device: str = "cpu") -> Any:
+    """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
+
+    Raises:
+        ValueError: one line, when it is missing or of another kind.
+    """
+    import diffusers
+
+    pretrained.quiet()
+    folder = pretrained.find(name, FILES)
+    folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+    kind = pretrained.read(name, folder, "config.json").get("_class_name")
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise ValueError(f"model.vae={name!r}: a {kind}; supported are AutoencoderKL and AutoencoderTiny")
+    vae = _from_pretrained(getattr(diffusers, kind), name, folder)
+    return vae.to(device, torch.float32).eval().requires_grad_(False)
+
+
+def _from_pretrained(kind: Any, name: str, folder: Path) -> Any:
+    with pretrained.one_line(name, folder):
+        return kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+
+
+def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
+    """Write the folder; the weights in ``dtype``."""
+    pretrained.quiet()
+    network = model.network.to(dtype)
+    about = {"kind": model.kind, "classes": model.classes, "size": model.size, "channels": model.channels}
+    parts = {_baseline(model.kind)[0]: network} if model.kind in BASELINES else {"unet": network}
+    if model.kind not in BASELINES:
+        parts["scheduler"] = model.scheduler
+    if model.encoder is not None:
+        parts["vqvae"] = model.encoder
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {"_class_name": _pipeline(model)} | {name: _origin(part) for name, part in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (folder / "noiseweave.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _pipeline(model: BaseModel) -> str:
+    """diffusers' pipeline that draws from such a folder, or a name that it will refuse."""
+    if model.kind not in ("ddpm", "flow"):
+        return "NoiseweaveModel"
+    return "DDPMPipeline" if model.encoder is None else "LDMPipeline"
+
+
+def _origin(part: Any) -> list[str]:
+    """[library, class], as diffusers' index has it."""
+    return [type(part).__module__.split(".")[0], type(part).__name__]
+
+
+def load(config: ModelConfig, device: str = "cpu") -> BaseModel:
+    """Load what ``save`` wrote, or a diffusers DDPMPipeline or LDMPipeline from elsewhere.
+
+    Raises:
+        ValueError: one line, when it is missing, broken or of another kind.
+    """
+    pretrained.quiet()
+    folder = pretrained.find(config.name, FILES)
+    about = describe(config.name)
+    kind = about["kind"]
+    build = _load_baseline if kind in BASELINES else _load_unet
+    model = build(config, folder, about, device)
+    model.network.to(device, DTYPES[config.precision]).eval().requires_grad_(False)
+    tuning.tune(model.network, config, device)
+    return model
+
+
+def describe(name: str) -> Mapping[str, Any]:
+    """kind, classes, size and channels of a model, read from its configs alone.
+
+    Raises:
+        ValueError: one line, when it is no base model.
+    """
+    folder = pretrained.find(name, FILES)
+    index = pretrained.read(name, folder, "model_index.json")
+    if (folder / "noiseweave.json").is_file():
+        about = pretrained.read(name, folder, "noiseweave.json")
+        ok = about.get("kind") in KINDS and all(
+            type(about.get(k)) is int for k in ("classes", "size", "channels")
+        )
+        if not ok:
+            raise ValueError(
+                f"model {name!r}: {folder / 'noiseweave.json'} lacks kind, classes, size or channels"
+            )
+        return about
+    return _describe_foreign(name, folder, index)
+
+
+def fingerprint(name: str) -> str:
+    """A hash of the model's configs and weights, 16 hex digits."""
+    folder = pretrained.find(name, FILES)
+    parts = [k for k in pretrained.read(name, folder, "model_index.json") if not k.startswith("_")]
+    inside = [p for part in sorted(parts) for p in sorted((folder / part).glob("*"))]
+    files = [p for p in inside if p.suffix in (".json", ".safetensors")]
+    return pretrained.fingerprint([folder / "model_index.json", *files])
+
+
+def _describe_foreign(name: str, folder: Path, index: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A diffusers folder that we did not write."""
+    unet_kind = (index.get("unet") or [None, None])[1]
+    if unet_kind != "UNet2DModel":
+        raise ValueError(f"model {name!r}: its unet is {unet_kind}; base models have a UNet2DModel")
+    unet = pretrained.read(name, folder, "unet/config.json")
+    size, channels, classes = (unet.get(k) for k in ("sample_size", "in_channels", "num_class_embeds"))
+    if not isinstance(size, int) or not isinstance(channels, int):
+        raise ValueError(f"model {name!r}: supported are square pictures")
+    if "vqvae" in index:
+        encoder = pretrained.read(name, folder, "vqvae/config.json")
+        size, channels = size * latents.shrink_of(encoder), encoder["out_channels"]
+    scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")
+    flow = str(scheduler.get("_class_name", "")).startswith("FlowMatch")
+    # one embedding more than classes: the null class is the last
+    return {
+        "kind": "flow" if flow else "ddpm",
+        "classes": max(0, (classes or 1) - 1),
+        "size": size,
+        "channels": channels,
+    }
+
+
+def _baseline(kind: str) -> tuple[str, Any]:
+    """The sub-folder and the class of the network that draws."""
+    return {"vae": ("vae", vae.VAE), "dcgan": ("generator", dcgan.Generator)}[kind]
+
+
+def _load_baseline(config: ModelConfig, folder: Path, about: Mapping[str, Any], device: str) -> BaseModel:
+    part, kind = _baseline(about["kind"])
+    network = _from_pretrained(kind, config.name, folder / part)
+    return BaseModel(
+        kind=about["kind"], network=network, classes=0, size=about["size"], channels=about["channels"],
+        noise_shape=(network.config.latent,), micro_batch=config.micro_batch,
+    )  # fmt: skip
+
+
+def _load_unet(config: ModelConfig, folder: Path, about: Mapping[str, Any], device: str) -> BaseModel:
+    import diffusers
+
+    network = _from_pretrained(diffusers.UNet2DModel, config.name, folder / "unet")
+    encoder = load_encoder(str(folder / "vqvae"), device) if (folder / "vqvae").is_dir() else None
+    flow = about["kind"] != "ddpm"
+    kind: Any = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.DDPMScheduler
+    side = int(network.config.sample_size)
+    with pretrained.one_line(config.name, folder / "scheduler"):
+        scheduler = kind.from_pretrained(folder / "scheduler")
+    return BaseModel(
+        kind=about["kind"], network=network, classes=about["classes"], size=about["size"],
+        channels=about["channels"], noise_shape=(int(network.config.in_channels), side, side),
+        scheduler=scheduler, encoder=encoder, micro_batch=config.micro_batch,
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""What the rows of a network call are told, with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
+
+B rows, P prompts, L tokens of D values, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.text_pipeline import slerp
+
+POOLED = "pooled_prompt_embeds"
+
+
+def guided(untold: Tensor, told: Tensor, scale: float) -> Tensor:
+    """untold + scale (told - untold): scale 1 is told."""
+    return untold + scale * (told - untold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What P prompts say to the network.
+
+    Attributes:
+        told: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
+        untold: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all.
+    """
+
+    told: Mapping[str, Tensor]
+    untold: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.told["prompt_embeds"])
+
+    @property
+    def silent(self) -> bool:
+        """Whether the prompts say no more than the negative ones."""
+        return all(torch.equal(x, self.untold[name].expand_as(x)) for name, x in self.told.items())
+
+    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Words:
+        """New prompts, each a mixture of some of these: (number, weight >= 0), with a sum above 0.
+
+        Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
+        from one to the next, each time as far as its weight is in what has come together.
+        """
+        assert len(self.untold["prompt_embeds"]) == 1
+        told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
+        return replace(self, told=told)
+
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """The network's arguments for rows that are told prompts ``which_B``.
+
+        Args:
+            both: with guidance: 2 B rows, the untold first.
+            size: (height, width) of the pictures in pixels, which SDXL is told.
+        """
+        rows = {name: x_P[which_B].to(dtype) for name, x_P in self.told.items()}
+        if both:
+            for name, x_P in self.untold.items():
+                untold = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
+                rows[name] = torch.cat([untold.to(dtype), rows[name]])
+        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
+        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
+            sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
+            named["added_cond_kwargs"] = {
+                "text_embeds": rows[POOLED],
+                "time_ids": sizes.expand(len(rows[POOLED]), -1),
+            }
+        return named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """What P labels say to a class-conditional network, whose last embedding is that of no class.
+
+    Attributes:
+        told_PK: float [P, K + 1], weights of the classes' embeddings, the last that of no class.
+    """
+
+    told_PK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.told_PK)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no row tells a class."""
+        return bool((self.told_PK[:, :-1] == 0).all())
+
+    def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Classes:
+        """New labels, each a mixture of some of these: (number, weight >= 0), with a sum above 0."""
+        weights = [sum(w for _, w in share) for share in shares]
+        rows = [
+            torch.stack([self.told_PK[p] * (w / total) for p, w in share]).sum(0)
+            for share, total in zip(shares, weights, strict=True)
+        ]
+        return Classes(told_PK=torch.stack(rows))
+
+    def arguments(
+        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """As of ``Words``; ``mixable`` must have been done to the network."""
+        told = self.told_PK[which_B]
+        null = torch.zeros_like(told)
+        null[:, -1] = 1
+        return {"class_labels": (torch.cat([null, told]) if both else told).to(dtype)}
+
+
+def classes_of(labels: Sequence[int | None], classes: int, device: torch.device | str) -> Classes:
+    """P labels in 0..classes - 1 -> what they say; None and what lies outside is no class."""
+    known = [classes if y is None or not 0 <= y < classes else y for y in labels]
+    told = torch.nn.functional.one_hot(torch.tensor(known, device=device), classes + 1)
+    return Classes(told_PK=told.float())
+
+
+class _Mixture(torch.nn.Module):
+    """An embedding table that takes weights of its rows, [B, K + 1], in place of their numbers."""
+
+    def __init__(self, table: torch.nn.Embedding) -> None:
+        super().__init__()
+        self.weight = table.weight
+
+    def forward(self, weights_BK: Tensor) -> Tensor:
+        return weights_BK.to(self.weight) @ self.weight
+
+
+def mixable(unet: Any) -> Any:
+    """A class-conditional UNet2DModel whose ``class_labels`` are weights of its classes; in place."""
+    if isinstance(unet.class_embedding, torch.nn.Embedding):
+        unet.class_embedding = _Mixture(unet.class_embedding)
+    return unet
+
+
+def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
+    (start, weight), *others = [(p, w) for p, w in share if w > 0]
+    here = x_P[start]
+    for p, w in others:
+        weight += w
+        here = slerp(here, x_P[p], w / weight).to(x_P.dtype)
+    return here
+
+
+def words_of(pipeline: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
+    """P prompts -> their embeddings, each distinct text encoded once; one untold for all where it is the same."""
+    found = text_pipeline.embeddings(pipeline, prompts, guided=True)
+    found = {name: x.to(dtype) for name, x in found.items()}
+    told = {name: x for name, x in found.items() if not name.startswith("negative_")}
+    one = slice(0, 1 if len({p.negative for p in prompts}) == 1 else None)
+    return Words(told=told, untold={name: found[f"negative_{name}"][one] for name in told})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What each row of a network call is told; it is cut into parts as the rows are.
+
+    Attributes:
+        words: of P prompts, or P labels.
+        guidance: scale, 1 is off.
+        which_B: int64 [B], the prompt of each row.
+    """
+
+    words: Words | Classes
+    guidance: float
+    which_B: Tensor
+
+    def __getitem__(self, part: slice | Tensor) -> Condition:
+        return replace(self, which_B=self.which_B[part])
+
+    def predict(self, unet: Any, x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]) -> Tensor:
+        """The network's output, guided, float32 [B, ...]: both halves in one call, one where guidance is 1.
+
+        Args:
+            x_BCHW: what the network sees, in its precision.
+            t_B: [B], or a number's tensor for all.
+            size: (height, width) of the pictures in pixels, which SDXL is told.
+        """
+        halves = 1 if self.guidance == 1 else 2
+        x = x_BCHW.repeat(halves, 1, 1, 1)
+        t = t_B.to(x.device).expand(len(x_BCHW)).repeat(halves)
+        arguments = self.words.arguments(self.which_B, halves == 2, size, x.dtype)
+        out = unet(x, t, **arguments, return_dict=False)[0].float()
+        if halves == 1:
+            return out
+        untold, told = out.chunk(2)
+        return guided(untold, told, self.guidance)

@@ -1,0 +1,192 @@
+"""Which network, how it runs, what it is conditioned on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from noiseweave.engine.checks import check
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Hears = Literal["nothing", "words", "classes"]
+"""What a model is told of a picture."""
+
+HOW_IT_RUNS = ("micro_batch", "compile", "channels_last", "attention")  # of a ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The diffusion model.
+
+    Args:
+        name: a shipped model (digits-ddpm), a folder that diffusers' save_pretrained wrote, or a hub id.
+        precision: what the network runs in; the scheduler's arithmetic is float32 always.
+        micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
+            CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
+        compile: torch.compile the network: faster, after a first call of minutes. null is false.
+        channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
+        attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
+    """
+
+    name: str = "digits-ddpm"
+    precision: Precision = "fp32"
+    micro_batch: int = 0
+    compile: bool | None = None
+    channels_last: bool | None = None
+    attention: Literal["sdpa", "eager"] | None = None
+
+    def __post_init__(self) -> None:
+        check(bool(self.name), "model.name", self.name, "a shipped model, a folder or a hub id")
+        check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a result depends on; how the network is run changes it by rounding alone."""
+        return {name: value for name, value in vars(self).items() if name not in HOW_IT_RUNS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What a model is told of each of B pictures.
+
+    Attributes:
+        source, target: one text for each picture, or its class (None for none) where the model is told classes,
+            for the inversion and the replay. A fused picture is told its parents' targets, mixed by their weights.
+        guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
+    """
+
+    source: tuple[Any, ...]
+    target: tuple[Any, ...]
+    guidance_source: float
+    guidance_target: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRecipe:
+    """What a text-to-image model is told about the pictures. Other models read no words; a class-conditional one
+    is told each picture's label, and takes the guidance alone.
+
+    In template and target, {label} stands for a picture's class name, or its number where there are no names,
+    and {caption} for its caption.
+
+    Args:
+        source: what the pictures show, for the inversion; a list gives one text for each. null takes the
+            template or each sample's caption; what has none is told nothing.
+        template: for augment, in place of the captions: "a photo of a {label}". A sample that lacks what the
+            template asks for is told its caption.
+        target: what the replay is told: with it, pictures are edited. null takes the source again, so that a
+            picture comes back as it was, and a fused one is told its parents' texts, mixed by their weights.
+        guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
+            takes 1, or 3.5 with a target (arXiv 2304.06140).
+        guidance_target: that of the replay. null takes guidance_source, or 15 with a target.
+    """
+
+    source: str | tuple[str, ...] | None = None
+    template: str | None = None
+    target: str | None = None
+    guidance_source: float | None = None
+    guidance_target: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_source", "guidance_target"):
+            value = getattr(self, name)
+            check(value is None or 1 <= value <= 100, f"prompt.{name}", value, "1 (off) to 100, or null")
+        one = self.source is None or self.template is None
+        check(one, "prompt.template", self.template, "either source or template, not both")
+
+    def given(self, guidance: bool = True) -> str | None:
+        """The first field that is not as it is by default, with its value; None where all are.
+
+        Args:
+            guidance: look at the guidance scales too.
+        """
+        names = [n for n in self.__dataclass_fields__ if guidance or not n.startswith("guidance")]
+        fields = {name: getattr(self, name) for name in names}
+        return next((f"prompt.{name}={value!r}" for name, value in fields.items() if value is not None), None)
+
+    def classes(self, labels: Sequence[int | None]) -> Prompts:
+        """The labels of B pictures, for a model that is told classes."""
+        guidance = self.guidance_source or 1.0
+        return Prompts(
+            source=tuple(labels), target=tuple(labels), guidance_source=guidance,
+            guidance_target=self.guidance_target or guidance,
+        )  # fmt: skip
+
+    def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
+        """The texts of B pictures.
+
+        Args:
+            labels: class name or number of each picture, or None.
+            captions: of each, or None.
+
+        Raises:
+            ValueError: source is a list of another length.
+        """
+        count = len(labels)
+        sources = [self.source] * count if isinstance(self.source, str) else self.source
+        right = sources is None or len(sources) == count
+        check(right, "prompt.source", self.source, f"one text, or one for each of the {count} pictures")
+        known = list(zip(labels, captions, strict=True))
+        told = sources or [_filled(self.template, *k) or k[1] or "" for k in known]
+        aims = [_filled(self.target, *k) for k in known]
+        guidance = self.guidance_source or (1.0 if self.target is None else 3.5)
+        return Prompts(
+            source=tuple(told), guidance_source=guidance,
+            target=tuple(text if aim is None else aim for aim, text in zip(aims, told, strict=True)),
+            guidance_target=self.guidance_target or (guidance if self.target is None else 15.0),
+        )  # fmt: skip
+
+
+def _filled(text: str | None, label: str | None, caption: str | None) -> str | None:
+    """A template with a picture's own words; None where there is no template, or it asks for what is not there.
+
+    Captions come from anywhere: what they hold in braces is not filled in once more.
+    """
+    words = {"label": label, "caption": caption}
+    if text is None or any(f"{{{name}}}" in text and word is None for name, word in words.items()):
+        return None
+    return re.sub(r"\{(label|caption)\}", lambda found: words[found[1]] or "", text)
+
+
+Kind = Literal["ddpm", "linear_mixing", "flow", "vae", "dcgan"]
+KINDS: tuple[Kind, ...] = ("ddpm", "linear_mixing", "flow", "vae", "dcgan")
+UNETS = ("ddpm", "linear_mixing", "flow")
+BASELINES = ("vae", "dcgan")
+
+
+TextSampler = Literal["dpm-solver++", "ddim", "ddpm", "euler", "pipeline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """How a text-to-image model draws.
+
+    Args:
+        sampler: dpm-solver++ (second order multistep, Lu et al., arXiv 2211.01095), ddim, ddpm (ancestral),
+            euler, or pipeline, the scheduler that the model's folder names.
+        steps: of the sampler, at most as many as the model was trained with.
+        guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
+            negative prompt has no effect. Above 1 each step has two network calls.
+        height: pixels, a multiple of 8; null takes what the model was made for.
+        width: pixels, a multiple of 8; null takes what the model was made for.
+        eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
+    """
+
+    sampler: TextSampler = "dpm-solver++"
+    steps: int = 25
+    guidance: float = 7.5
+    height: int | None = None
+    width: int | None = None
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(1 <= self.steps <= 100_000, "text.steps", self.steps, "1 to 100000")
+        check(1 <= self.guidance <= 100, "text.guidance", self.guidance, "1 (off) to 100")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            fits = value is None or (8 <= value <= 8192 and value % 8 == 0)
+            check(fits, f"text.{name}", value, "a multiple of 8, 8 to 8192, or null")
+        check(0 <= self.eta <= 1, "text.eta", self.eta, "0 to 1")
+        noisy = self.eta == 0 or self.sampler in ("ddim", "pipeline")
+        check(noisy, "text.eta", self.eta, f"0, for {self.sampler} has none; it belongs to ddim")

@@ -1,0 +1,361 @@
+"""Words -> pictures: pipelines of the Stable Diffusion family (Rombach et al., arXiv 2112.10752).
+
+B pictures, H x W pixels, K kept steps, L tokens of D values; z is a latent.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseweave.engine import spans
+from noiseweave.engine.checks import check_steps
+from noiseweave.engine.networks import pretrained, tuning
+from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.tuning import DTYPES
+from noiseweave.engine.seeding import generator
+
+FAMILY = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# plain weights only: no fp16 or non-ema doubles, no pickles, no code
+WANTED = (
+    "model_index.json", "*/*.json", "*/merges.txt", "*/model.safetensors", "*/model-0*.safetensors",
+    "*/diffusion_pytorch_model.safetensors", "*/diffusion_pytorch_model-0*.safetensors",
+)  # fmt: skip
+TELLING = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
+PARALLEL = 1e-3  # sine of the angle below which slerp is lerp to float32's precision
+
+
+@dataclass(kw_only=True)
+class TextModel:
+    """A pipeline, ready to draw.
+
+    Attributes:
+        pipeline: diffusers' StableDiffusionPipeline or StableDiffusionXLPipeline.
+        scheduler: the one that its folder names; each drawing makes its own from this one's config.
+        micro_batch: pictures in one call, halved for good when memory runs out.
+    """
+
+    pipeline: Any
+    scheduler: Any
+    micro_batch: int
+
+    def size(self, recipe: TextRecipe) -> tuple[int, int]:
+        """(height, width) in pixels of what a recipe draws."""
+        made_for = self.pipeline.unet.config.sample_size
+        sides = (made_for, made_for) if isinstance(made_for, int) else tuple(made_for)
+        height, width = (int(side) * int(self.pipeline.vae_scale_factor) for side in sides)
+        return recipe.height or height, recipe.width or width
+
+    def calls(self, recipe: TextRecipe) -> int:
+        """Network evaluations of one picture, guided ones counted once."""
+        scheduler = scheduler_of(self, recipe)
+        scheduler.set_timesteps(recipe.steps)
+        return len(scheduler.timesteps)
+
+
+def is_text_model(name: str) -> bool:
+    """Whether a folder's or hub id's model_index.json names a pipeline of this family.
+
+    Raises:
+        ValueError: there is no such folder, and the hub does not have it; or its index is no JSON.
+    """
+    folder = pretrained.find(name, ["model_index.json"])
+    if not (folder / "model_index.json").is_file():
+        return False
+    return pretrained.read(name, folder, "model_index.json").get("_class_name") in FAMILY
+
+
+def locate(name: str) -> Path:
+    """A folder or hub id -> the folder with a whole text-to-image pipeline.
+
+    Raises:
+        ValueError: one line: what is missing, of another kind, or kept as pickle, which is never opened.
+    """
+    folder = pretrained.find(name, WANTED)
+    index = pretrained.read(name, folder, "model_index.json")
+    kind = index.get("_class_name")
+    if kind not in FAMILY:
+        raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {' or '.join(FAMILY)}")
+    check_parts(name, folder, index)
+    return folder
+
+
+def check_parts(name: str, folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise ValueError, one line, where a pipeline's part is missing, has code of its own or is kept as pickle."""
+    parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0]}
+    for part, (library, _) in parts.items():
+        if library not in LIBRARIES:
+            raise ValueError(
+                f"model {name!r}: {part} comes with code of its own ({library}), which is never run"
+            )
+        _check_part(name, folder, part)
+
+
+def _check_part(name: str, folder: Path, part: str) -> None:
+    files = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
+    if not files:
+        raise ValueError(f"model {name!r}: {part}/ is missing in {folder}")
+    if any(f.suffix == ".safetensors" for f in files):
+        return
+    pickle = next((f for f in files if f.suffix in PICKLES), None)
+    if pickle is not None:
+        raise ValueError(
+            f"model {name!r}: {part} has its weights only as pickle ({pickle.name}), which can run code and is "
+            "never opened; save the pipeline again with save_pretrained(..., safe_serialization=True)"
+        )
+    if part in NETWORKS:
+        raise ValueError(f"model {name!r}: {part}/*.safetensors is missing in {folder}")
+
+
+def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextModel:
+    """Load a pipeline from a folder that save_pretrained wrote, or from the hub.
+
+    A safety checker that the folder has is kept: what it flags comes out black. Where there is none, none is
+    added. The pipeline's arithmetic is diffusers' own, so in half precision latents are half too. micro_batch
+    0 takes 16 pictures on a GPU and 4 elsewhere.
+
+    Raises:
+        ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
+    """
+    from diffusers import AutoPipelineForText2Image
+
+    pipeline = opened(AutoPipelineForText2Image, config, locate(config.name))
+    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if channels != latent:
+        raise ValueError(
+            f"model {config.name!r}: its unet takes {channels} channels and its vae gives {latent}"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
+    model = TextModel(pipeline=pipeline.to(device), scheduler=pipeline.scheduler, micro_batch=size)
+    scheduler_of(model, recipe)
+    tuning.tune(pipeline.unet, config, device)
+    return model
+
+
+def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
+    """A pipeline in its precision, as one of diffusers' AutoPipelines makes it; ``parts`` instead of the folder's."""
+    pretrained.quiet()
+    with pretrained.one_line(config.name, folder):
+        return auto.from_pretrained(
+            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True, **parts
+        )
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over a pipeline's configs, vocabulary and weights (16 hex digits)."""
+    kept = (f for f in folder.glob("*/*") if f.suffix in (".json", ".txt", ".safetensors"))
+    return pretrained.fingerprint([folder / "model_index.json", *sorted(kept)])
+
+
+def scheduler_of(model: TextModel, recipe: TextRecipe) -> Any:
+    """diffusers' scheduler for a recipe, with the noise schedule and target that the model was trained with.
+
+    Raises:
+        ValueError: more steps than the model has.
+    """
+    import diffusers
+
+    config = model.scheduler.config
+    check_steps("text.steps", recipe.steps, int(config.num_train_timesteps))
+    if recipe.sampler == "pipeline":
+        return type(model.scheduler).from_config(config)
+    if recipe.sampler == "dpm-solver++":
+        return diffusers.DPMSolverMultistepScheduler.from_config(
+            config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False
+        )
+    if recipe.sampler == "euler":
+        return diffusers.EulerDiscreteScheduler.from_config(config)
+    kind: Any = diffusers.DDPMScheduler if recipe.sampler == "ddpm" else diffusers.DDIMScheduler
+    # a latent goes beyond [-1, 1]; without a word in the config both of them would clip it
+    return kind.from_config(config, clip_sample=False, thresholding=False)
+
+
+def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
+    """Spherical interpolation along the last dimension (Shoemake, SIGGRAPH 1985), float32 [..., D].
+
+    ``sin((1 - mix) w) / sin(w) a + sin(mix w) / sin(w) b``, w the angle between a and b: a at mix 0 and b at 1,
+    bit for bit. Each vector turns on its own: cross-attention reads a prompt token by token, and the end of
+    CLIP's transformer is a normalisation of each token, so it is each token's length that must not shrink.
+    Parallel and opposite vectors have no one arc between them and are mixed linearly.
+    """
+    a, b = a.float(), b.float()
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
+    w = cosine.acos()
+    turned = torch.sin((1 - mix) * w) / torch.sin(w) * a + torch.sin(mix * w) / torch.sin(w) * b
+    return torch.where(torch.sin(w) < PARALLEL, torch.lerp(a, b, mix), turned)
+
+
+def _encoder(pipeline: Any) -> Callable[[str, bool], tuple[Tensor, ...]]:
+    """(text, as negative?) -> its embedding [1, L, D], and for SDXL the pooled one [1, D] too; each once."""
+
+    @functools.cache
+    def encode(text: str, negative: bool) -> tuple[Tensor, ...]:
+        if not negative:
+            words, none = text, None
+        else:  # None and not "": SDXL's own way of no words may be zeros
+            words, none = "", text or None
+        out = pipeline.encode_prompt(
+            prompt=words, device=pipeline.device, num_images_per_prompt=1, negative_prompt=none,
+            do_classifier_free_guidance=negative,
+        )  # fmt: skip
+        return tuple(out[int(negative) :: 2])
+
+    return encode
+
+
+def embeddings(pipeline: Any, prompts: Sequence[Prompt], guided: bool) -> dict[str, Tensor]:
+    """The pipeline's arguments prompt_embeds [B, L, D], pooled_prompt_embeds, and if guided the negative ones."""
+    encode = _encoder(pipeline)
+
+    def mixed(p: Prompt) -> Iterable[Tensor]:
+        a = encode(p.text, False)
+        if p.other is None:
+            return a
+        pairs = zip(a, encode(p.other, False), strict=True)
+        return [slerp(x, y, p.mix).to(x.dtype) for x, y in pairs]
+
+    names = ("prompt_embeds", "pooled_prompt_embeds")
+    told = [torch.cat(t) for t in zip(*map(mixed, prompts), strict=True)]
+    out = dict(zip(names, told, strict=False))
+    if guided:
+        untold = [torch.cat(t) for t in zip(*(encode(p.negative, True) for p in prompts), strict=True)]
+        out |= {f"negative_{n}": t for n, t in zip(names, untold, strict=False)}
+    return out
+
+
+def too_long(model: TextModel, prompts: Iterable[Prompt]) -> list[str]:
+    """The distinct texts, negative ones too, that a tokenizer of the pipeline cuts, in their order.
+
+    CLIP reads 77 tokens, the two around the words included; what comes after has no effect on the picture.
+    """
+    tokenizers = [model.pipeline.tokenizer, getattr(model.pipeline, "tokenizer_2", None)]
+    texts = dict.fromkeys(t for p in prompts for t in (p.text, p.other, p.negative) if t)
+    return [t for t in texts if any(k and len(k(t).input_ids) > k.model_max_length for k in tokenizers)]
+
+
+def cut_off(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str]:
+    """The texts of ``too_long`` -> the ends that the tokenizer has no room for."""
+    k = model.pipeline.tokenizer  # the last of its places is the end's own
+
+    def end(text: str) -> str:
+        return str(k.decode(k(text).input_ids[k.model_max_length - 1 : -1])).strip()
+
+    return {text: end(text) for text in too_long(model, prompts)}
+
+
+def draw(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:
+    """One picture for each prompt, a function of (prompt, recipe, seed) alone: uint8 [B, H, W, 3].
+
+    Raises:
+        ValueError: not finite (fp16 overflows in some VAEs), or not fit for the model.
+        torch.OutOfMemoryError: a single picture does not fit.
+    """
+    return trajectory(model, prompts, recipe, seed, 0)[0]
+
+
+def trajectory(
+    model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As draw, and what the network believed in on the way.
+
+    Args:
+        kept: steps whose predicted x_0 is kept, evenly spread, the first and the last among them.
+
+    Returns:
+        uint8 [B, H, W, 3] and uint8 [K, B, H, W, 3], K = kept, or all steps where there are fewer.
+
+    Raises:
+        ValueError: the scheduler keeps its predictions of x_0 to itself (PNDM, say).
+    """
+    assert prompts
+    parts = MicroBatch(
+        lambda some: _drawn(model, some, recipe, seed, kept), model.micro_batch, model.pipeline.device
+    )
+    try:
+        seen_BKHWC = parts(list(prompts)).numpy()
+    finally:
+        model.micro_batch = parts.size
+    return seen_BKHWC[:, -1], seen_BKHWC[:, :-1].swapaxes(0, 1)
+
+
+@torch.inference_mode()
+def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int) -> Tensor:
+    """Beliefs and, last, the picture: uint8 [B, K + 1, H, W, 3]."""
+    pipe = model.pipeline
+    pipe.scheduler = scheduler_of(model, recipe)
+    beliefs = _recorded(pipe.scheduler) if kept else []
+    height, width = model.size(recipe)
+    generators = [generator(seed, "sample", p.key) for p in prompts]
+    shape = (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    z = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    out = pipe(
+        **embeddings(pipe, prompts, recipe.guidance > 1), latents=z.to(pipe.unet.dtype), height=height,
+        width=width, num_inference_steps=recipe.steps, guidance_scale=recipe.guidance, eta=recipe.eta,
+        generator=generators, output_type="np", callback_on_step_end=_counted,
+    )  # fmt: skip
+    spread = np.linspace(0, len(beliefs) - 1, min(kept, len(beliefs))).round().astype(int)
+    seen = np.stack([*(_decoded(pipe, beliefs[i]) for i in spread), out.images], axis=1)
+    flagged = getattr(out, "nsfw_content_detected", None)
+    if flagged is not None:  # what the safety checker blacked out is not to be seen in the beliefs either
+        seen[np.array(flagged)] = 0
+    if not np.isfinite(seen).all():
+        raise ValueError(
+            f"prompt {prompts[0].text!r}: the model gave no finite picture; try another precision"
+        )
+    return torch.from_numpy((seen * 255).round().astype(np.uint8))
+
+
+def _counted(pipe: Any, step: int, t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+    """Called by the pipeline after each step."""
+    with spans.part(step, step + 1, pipe.num_timesteps):
+        return kept
+
+
+def _recorded(scheduler: Any) -> list[Tensor]:
+    """A list that each step of this scheduler appends its predicted x_0 to, [B, C, h, w] latents."""
+    own = getattr(scheduler.config, "algorithm_type", "") in ("dpmsolver++", "sde-dpmsolver++")
+    if not own and type(scheduler).__name__ not in TELLING:
+        raise ValueError(
+            f"text.sampler='pipeline': {type(scheduler).__name__} does not tell its predictions of x_0; a "
+            "trajectory needs dpm-solver++, ddim, ddpm or euler"
+        )
+    step, seen = scheduler.step, []
+
+    @functools.wraps(step)  # the pipeline asks step's signature whether it takes eta and generator
+    def recording(*args: Any, **named: Any) -> Any:
+        out = step(*args, **named)
+        seen.append(scheduler.model_outputs[-1] if own else out[1])  # DPM-Solver++ keeps them to itself
+        return out
+
+    scheduler.step = recording
+    return seen
+
+
+def _decoded(pipe: Any, z_BCHW: Tensor) -> np.ndarray:
+    """Latents -> float [B, H, W, 3] in [0, 1], as the pipelines decode their last one."""
+    vae, half = pipe.vae, pipe.vae.dtype
+    mean, std = (getattr(vae.config, f"latents_{n}", None) for n in ("mean", "std"))
+    z = z_BCHW.float()
+    if mean is not None and std is not None:
+        z = z * z.new_tensor(std).view(1, -1, 1, 1)
+    z = z / vae.config.scaling_factor
+    if mean is not None and std is not None:
+        z = z + z.new_tensor(mean).view(1, -1, 1, 1)
+    if half == torch.float16 and vae.config.force_upcast:  # SDXL's overflows in float16
+        vae.to(torch.float32)
+    image = vae.decode(z.to(vae.dtype), return_dict=False)[0]
+    vae.to(half)
+    return pipe.image_processor.postprocess(image, output_type="np")

@@ -1,0 +1,80 @@
+"""How a network is run: torch.compile, memory layout and attention kernel. Results differ by rounding alone.
+
+What is fastest depends on the machine: ``benchmarks/tuning.py`` measures it, and FASTEST is read off that.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from noiseweave.engine.networks.recipes import ModelConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+FASTEST: dict[str, dict[str, Any]] = {
+    "cpu": {"compile": False, "channels_last": False, "attention": "sdpa"},
+    "cuda": {
+        "compile": False,
+        "channels_last": False,
+        "attention": "sdpa",
+    },  # not measured yet: PyTorch's own
+}
+"""By kind of device: what a ModelConfig's null means."""
+
+
+def tune(
+    network: nn.Module, config: ModelConfig, device: torch.device | str, backend: str = "inductor"
+) -> None:
+    """Arrange a network, in place, as a config says, or where that says nothing as measured fastest.
+
+    Compiling happens at the first call for its number of rows, once more for any number when that changes, and
+    again for very few: a halved micro-batch is compiled a handful of times in all. Where this machine cannot
+    compile, one line on standard error says so and the network runs as it is.
+
+    Args:
+        backend: torch.compile's; eager and aot_eager need no compiler and gain no speed.
+    """
+    kind = torch.device(device).type
+    fastest = FASTEST.get(kind, FASTEST["cpu"])
+    chosen = {
+        name: value if (own := getattr(config, name)) is None else own for name, value in fastest.items()
+    }
+    if chosen["channels_last"]:
+        network.to(memory_format=torch.channels_last)
+    if chosen["attention"] == "eager":
+        _write_out_attention(network)
+    if chosen["compile"] and _compiles(kind, backend):
+        network.compile(backend=backend)
+
+
+def _write_out_attention(network: nn.Module) -> None:
+    """softmax(Q K^T / sqrt(d)) V as three products, in place of diffusers' choice, PyTorch's fused kernel."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+
+    for module in network.modules():
+        if isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0:
+            module.set_processor(AttnProcessor())
+
+
+@functools.cache
+def _compiles(kind: str, backend: str) -> bool:
+    """Whether a function of one addition can be compiled here; if not, say why, once."""
+    try:
+        torch.compile(_plus_one, backend=backend)(torch.zeros(8, device=kind))
+    except Exception as e:  # of a missing compiler, or anything else: torch has no one error for it
+        why = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        print(
+            f"model.compile: this machine cannot compile, so nothing is compiled ({why[:200]})",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+def _plus_one(x: torch.Tensor) -> torch.Tensor:
+    return x + 1

@@ -1,0 +1,150 @@
+"""Bytes <-> uint8 pictures. Every odd kind of picture becomes 8-bit grey or RGB, or a clear ValueError."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from noiseweave.engine.pictures.provenance import Mark, options
+
+MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+T = TypeVar("T")
+
+
+def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a picture to uint8 [H, W, channels].
+
+    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts lie on white.
+
+    Args:
+        data: an encoded PNG, JPEG, WebP or BMP.
+        channels: 1 (grey) or 3 (RGB).
+        max_pixels: larger pictures are refused before their pixels are read (decompression bombs).
+
+    Raises:
+        ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large or truncated_image.
+    """
+
+    def plain(image: Image.Image) -> Image.Image:
+        return _plain(ImageOps.exif_transpose(image))
+
+    image = opened(data, FORMATS, max_pixels, plain)
+    array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return array[..., None] if channels == 1 else array
+
+
+def decode_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a picture to uint8 [H, W, 3] with Pillow's plain conversion to RGB, as pytorch-fid does.
+
+    EXIF rotation and transparency are passed over.
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+    return opened(data, FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
+
+
+def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(channels: 1 for a grey picture, else 3; its short side).
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+
+    def look(image: Image.Image) -> tuple[int, int]:
+        return 1 if _plain(image).mode == "L" else 3, min(image.size)
+
+    return opened(data, FORMATS, max_pixels, look)
+
+
+class Refused(Exception):
+    """``"reason: detail"`` of a picture that decodes, but is not taken."""
+
+
+def opened(
+    data: bytes, formats: tuple[str, ...], max_pixels: int, take: Callable[[Image.Image], T],
+    check: Callable[[Image.Image], None] = lambda image: None,
+) -> T:  # fmt: skip
+    """What ``take`` makes of a picture's pixels.
+
+    Args:
+        formats: Pillow's names of those that are tried.
+        check: looks at the head alone, before any pixel is read, and may raise Refused.
+
+    Raises:
+        ValueError: as of ``decode``, or what ``check`` says.
+    """
+    if not data:
+        raise ValueError("empty_picture: no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=formats)
+            if image.width * image.height > max_pixels:
+                raise Refused(f"too_large: {image.width}x{image.height}, at most {max_pixels} pixels")
+            check(image)
+            image.load()
+            return take(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"not_an_image: no {', '.join(formats[:-1])} or {formats[-1]}") from None
+    except Image.DecompressionBombError as e:
+        raise ValueError(f"too_large: {e}") from None
+    except Refused as e:
+        raise ValueError(str(e)) from None
+    except Exception as e:  # a decoder may raise anything on damaged bytes
+        raise ValueError(f"truncated_image: {type(e).__name__}: {e}") from None
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Any mode -> L or RGB. Of the formats read here, only a 16-bit grey PNG has values above 255."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of an encoded picture after its EXIF rotation; its pixels are not read."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)  # by a quarter
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def fit(image_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Resize the short side to ``size`` (Lanczos) and crop the centre square: uint8 [size, size, C]."""
+    height, width, channels = image_HWC.shape
+    if (height, width) == (size, size):
+        return image_HWC
+    image = Image.fromarray(image_HWC[..., 0] if channels == 1 else image_HWC)
+    array = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+    return array[..., None] if channels == 1 else array
+
+
+def encode(
+    image_HWC: np.ndarray, extension: str = "png", quality: int = 95, mark: Mark | None = None
+) -> bytes:
+    """uint8 [H, W, 1 or 3] -> bytes: png (lossless), webp (lossless) or jpg (``quality``, 4:4:4).
+
+    Args:
+        mark: what the file says of where the picture came from; its pixels are the same without.
+    """
+    image = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
+    buffer = io.BytesIO()
+    if extension == "png":
+        image.save(buffer, "PNG", **options(mark, "PNG"))
+    elif extension == "webp":
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, **options(mark, "WEBP"))
+    elif extension in ("jpg", "jpeg"):
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, **options(mark, "JPEG"))
+    else:
+        raise ValueError(f"image format {extension!r}: png, jpg or webp")
+    return buffer.getvalue()

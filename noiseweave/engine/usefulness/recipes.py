@@ -1,0 +1,137 @@
+"""What is compared in ``evaluate usefulness``. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from noiseweave.engine.checks import check
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.features.recipes import FeatureRecipe
+from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.judging.recipes import Classical, QualityRecipe
+from noiseweave.engine.training.recipes import ObjectiveRecipe, ScheduleRecipe, UnetRecipe
+
+Protocol = Literal["closed", "prior"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe:
+    """The diffusion model that the pictures are made with: a class-conditional DDPM of pixels.
+
+    In the closed protocol it sees the few labelled pictures alone. In the prior one it is first trained on the whole
+    pool with every label hidden, then goes on with the few labelled pictures beside the pool.
+
+    Args:
+        steps: on the pool, labels hidden; none in the closed protocol.
+        tuning_steps: with the labels of the few; in the closed protocol these are all there are.
+        batch: pictures in a step.
+        labelled: share of labelled pictures in a batch while the labels are learnt, in the prior protocol.
+        lr: highest learning rate.
+        label_dropout: share of labels hidden, for guidance.
+        ema: decay of the moving average of the weights.
+    """
+
+    steps: int = 2000
+    tuning_steps: int = 600
+    batch: int = 64
+    labelled: float = 0.5
+    lr: float = 1e-3
+    label_dropout: float = 0.1
+    ema: float = 0.995
+    objective: ObjectiveRecipe = field(default_factory=lambda: ObjectiveRecipe(target="v_prediction"))
+    unet: UnetRecipe = field(default_factory=lambda: UnetRecipe(channels=(32, 64, 64)))
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 0, "generator.steps", self.steps, "0 or more")
+        for name in ("tuning_steps", "batch"):
+            check(getattr(self, name) >= 1, f"generator.{name}", getattr(self, name), "1 or more")
+        check(0 < self.labelled <= 1, "generator.labelled", self.labelled, "above 0, at most 1")
+        check(0 < self.lr < math.inf, "generator.lr", self.lr, "above 0")
+        check(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "0 to below 1")
+        check(0 <= self.ema < 1, "generator.ema", self.ema, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuessRecipe:
+    """What the pool's pictures are taken for, in the prior protocol: pseudo-labels (Lee 2013).
+
+    A classifier of the few makes them. The generator is told them (You et al., arXiv 2302.10586), and the method
+    ``pseudo_labels`` adds these pictures.
+
+    Args:
+        sure: a guess counts when it is at least so probable; 1 makes no guess.
+        rounds: of self-training (Xie et al., arXiv 1911.04252): from the second on, the classifier also learns from
+            what the one before was sure of.
+        features: a logistic regression on these features in place of the classifier, null for the classifier. What
+            such a network was trained on comes in beside the pool: the protocol is no longer the data's alone.
+    """
+
+    sure: float = 1.0
+    rounds: int = 1
+    features: FeatureRecipe | None = None
+
+    def __post_init__(self) -> None:
+        check(0 < self.sure <= 1, "guess.sure", self.sure, "above 0, at most 1 (off)")
+        check(self.rounds >= 1, "guess.rounds", self.rounds, "1 or more")
+        unet = self.features is not None and self.features.name == "unet"
+        check(not unet, "guess.features.name", "unet", "features that need no diffusion model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to more pictures.
+
+    Args:
+        classical: augmentations of every batch.
+        made: added pictures: none; blend (pixels of the same pairs, mixed); samples (drawn from the class-conditional
+            model); fusion (of pairs, in noise space); pseudo_labels (the pool's own pictures with their guesses).
+        count: added pictures; of pseudo_labels, all with a guess.
+        share: of added pictures in a batch; None is classifier.share.
+        parents: of fusion and blend: the few, or those and the pool's pictures with a guess (guessed), which is taken
+            for their label.
+        keep_parents: with ``parents: guessed``, the guessed pictures themselves are added as well.
+        pairs: of the same class, or of any two, with soft labels.
+        hard_labels: a picture of two classes is given the label of the larger share.
+        inversion, fusion: of fusion; blend takes the ratios of fusion.
+        guidance: of the labels, in the replay of fusion and in drawing samples; 1 is off.
+        told: whether the model is told the labels at all.
+        gate: leave out, after quality.redraw tries, what quality rejects.
+        quality: what the gate asks for; its judge is trained on the few labelled pictures.
+    """
+
+    classical: tuple[Classical, ...] = ()
+    made: Literal["none", "blend", "samples", "fusion", "pseudo_labels"] = "none"
+    count: int = 1000
+    share: float | None = None
+    parents: Literal["few", "guessed"] = "few"
+    keep_parents: bool = False
+    pairs: Literal["same_class", "any"] = "same_class"
+    hard_labels: bool = False
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    guidance: float = 1.0
+    told: bool = True
+    gate: bool = False
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
+
+    def __post_init__(self) -> None:
+        check(self.count >= 1, "methods.count", self.count, "1 or more")
+        check(self.share is None or 0 < self.share < 1, "methods.share", self.share, "above 0, below 1")
+        check(0 <= self.guidance <= 100, "methods.guidance", self.guidance, "0 to 100")
+        paired = self.made in ("fusion", "blend")
+        check(paired or self.parents == "few", "methods.parents", self.parents, "of fusion and blend alone")
+        kept = self.keep_parents and self.parents != "guessed"
+        check(not kept, "methods.keep_parents", self.keep_parents, "with parents: guessed alone")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its pictures come from the generator."""
+        return self.made in ("samples", "fusion")
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it adds what was guessed, which no closed protocol has."""
+        return self.made == "pseudo_labels" or self.parents == "guessed"

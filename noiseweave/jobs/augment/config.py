@@ -1,0 +1,98 @@
+"""What a user may say of augment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.checks import check
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.features.recipes import FeatureRecipe
+from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.judging.recipes import QualityRecipe
+from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
+from noiseweave.engine.pairing.recipes import PairingRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecipe:
+    """How the new samples are written.
+
+    Args:
+        image_format: png and webp are lossless, jpg is quality 95.
+        copy_original: also write the input's samples, as original-*.tar beside the new shards.
+        provenance: each new picture's file says in XMP that a model made it, which, and from what.
+    """
+
+    image_format: Literal["png", "jpg", "webp"] = "png"
+    copy_original: bool = False
+    provenance: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Shards -> similar pairs -> fused, labelled shards with their lineage.
+
+    Args:
+        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
+        output: folder or URL for shards/augmented-*.tar, report.json, quarantine.jsonl, contact_sheet.png.
+        seed: every random choice comes from it and the keys of the pictures.
+        size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
+        model: the diffusion model.
+        prompt: what a text-to-image model is told of each picture.
+        features: what similarity is measured in.
+        pairing: which pictures are fused with which.
+        inversion: how pictures become noise maps.
+        fusion: how noise maps of a pair become one.
+        gate: check each new picture, draw again what is a copy, broken or out of its class, and leave out what
+            stays so.
+        quality: what the gate asks for.
+        samples: how the new samples are written.
+        max_pixels: larger pictures are quarantined unread.
+        follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
+            order of their names.
+        follow_marker: a growing input is complete when a file of this name lies in the folder.
+        follow_quiet: it is also complete after so many seconds without a new shard.
+        cluster: where the work runs.
+        skip_failed: count units that failed twice as quarantined and go on without them; otherwise the job
+            stops after the phase, and the same command tries them again.
+        overwrite: throw away an earlier run in the output folder and start anew.
+    """
+
+    input: str
+    output: str
+    seed: int = 0
+    size: int | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptRecipe = field(default_factory=PromptRecipe)
+    features: FeatureRecipe = field(default_factory=FeatureRecipe)
+    pairing: PairingRecipe = field(default_factory=PairingRecipe)
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    gate: bool = False
+    quality: QualityRecipe = field(default_factory=QualityRecipe)
+    samples: SampleRecipe = field(default_factory=SampleRecipe)
+    max_pixels: int = 64_000_000
+    follow: bool = False
+    follow_marker: str = "_END"
+    follow_quiet: float = 60.0
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    skip_failed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
+        marker = self.follow_marker
+        check(bool(marker) and "/" not in marker, "follow_marker", marker, "a plain file name")
+        check(self.follow_quiet > 0, "follow_quiet", self.follow_quiet, "above 0")
+        mask = self.fusion.region.mask
+        allowed = "null for augment, whose masks lie beside the pictures, as .mask.png"
+        check(mask is None, "fusion.region.mask", mask, allowed)
+        listed = isinstance(self.prompt.source, tuple)
+        check(not listed, "prompt.source", self.prompt.source, "one text for augment; see prompt.template")
+        if self.follow and self.pairing.scope != "window":
+            raise ValueError(
+                "follow=True: needs pairing.scope=window, as dataset scope pairs the whole input"
+            )

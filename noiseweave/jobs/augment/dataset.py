@@ -1,0 +1,338 @@
+"""augment with ``pairing.scope: dataset``: exact over the whole input, in three phases."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import load_npy, npy
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.records import Bad, Group, Location, Pair
+from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
+from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment.task import Task
+
+CHUNK = 16  # groups in one file of the plan
+CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
+INDEX = pa.schema([
+    ("shard", pa.string()), ("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
+    ("label", pa.int64()), ("caption", pa.string()), ("mask_offset", pa.int64()), ("mask_size", pa.int64()),
+])  # fmt: skip
+
+
+def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
+    outcomes = {"embed": embed(task, found, book, s)}
+    if stopped(task, book, outcomes["embed"], "embed"):
+        return outcomes
+    outcomes["pair"] = pair(task, book, s)
+    if stopped(task, book, outcomes["pair"], "pair"):
+        return outcomes
+    plan_groups(task, book)
+    if task.config.gate:
+        outcomes["judge"] = augment_gate.make(
+            task, book, s, partial(spread_places, book), partial(spread_features, book)
+        )
+        if outcomes["judge"].failed:
+            return outcomes
+    outcomes["generate"] = generate(task, book, s)
+    stopped(task, book, outcomes["generate"], "generate")
+    return outcomes
+
+
+def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
+    """Whether the job must end here; with skip_failed the failed units are marked as quarantined instead."""
+    if not outcome.failed or not task.config.skip_failed:
+        return bool(outcome.failed)
+    for unit, error in outcome.failed.items():
+        bad = Bad(shard=unit, key="", reason="failed_unit", detail=error)
+        book.mark(phase, UnitReport(id=unit, produced=0, quarantined={"failed_unit": 1}), [bad])
+        outcome.quarantined["failed_unit"] += 1
+    return False
+
+
+# embed: a shard -> features + an index of byte ranges
+
+
+def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
+    plan = Plan(length=len(found), unit=partial(_shard_unit, found))
+    phase = Phase(
+        name="embed",
+        fetch=partial(reading.read_shard, task, task.feature_side),
+        make_compute=partial(_make_embed, task),
+        commit=partial(_commit_embed, book),
+        size=stages.length_of_first,
+    )
+    return pipeline.run(plan, phase, book, s)
+
+
+def _shard_unit(found: Sequence[str], i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}", payload=found[i])
+
+
+def _make_embed(task: Task) -> Callable[[Any], Any]:
+    extract = worker.load_extractor(task)
+
+    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+        locations, image_NHWC, bad = data
+        return locations, extract(image_NHWC) if locations else np.zeros((0, 0), np.float32), bad
+
+    return compute
+
+
+def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    locations, f_ND, bad = result
+    labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
+    storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
+    storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
+    storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
+    return UnitReport(id=unit.id, produced=len(locations)), bad
+
+
+def _parquet(locations: list[Location]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(p) for p in locations], schema=INDEX), buffer)
+    return buffer.getvalue()
+
+
+def rows_of(book: Ledger) -> list[tuple[str, int]]:
+    """(unit id, rows) of every embedded shard that has rows, in order."""
+    return [(r["id"], r["produced"]) for r in book.records("embed") if r["produced"]]
+
+
+# pair: a block of rows against all columns
+
+
+def pair(task: Task, book: Ledger, s: Session) -> Outcome:
+    rows, block = rows_of(book), task.config.pairing.block
+    total = sum(n for _, n in rows)
+    phase = Phase(
+        name="pair", fetch=_payload, make_compute=partial(_make_pair, task, book, rows),
+        commit=partial(_commit_pair, book), things="candidates",
+    )  # fmt: skip
+    plan = Plan(length=math.ceil(total / block), unit=partial(_block_unit, total, block))
+    return pipeline.run(plan, phase, book, s)
+
+
+def _payload(unit: Unit) -> Any:
+    return unit.payload
+
+
+def _block_unit(total: int, block: int, i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}", payload=(i * block, min((i + 1) * block, total)))
+
+
+def _make_pair(task: Task, book: Ledger, rows: list[tuple[str, int]]) -> Callable[[Any], Any]:
+    from noiseweave.engine import spans
+    from noiseweave.engine.pairing import nearest
+
+    def compute(span: tuple[int, int]) -> Any:
+        first, end = span
+        blocks = list(columns(book, rows, task.config.pairing.block, first, end))
+        f_RD = np.concatenate([f for _, f, _ in blocks])
+        label_R = np.concatenate([label for _, _, label in blocks])
+        blocks_in_all = math.ceil(sum(n for _, n in rows) / task.config.pairing.block)
+        every = spans.steps(columns(book, rows, task.config.pairing.block), blocks_in_all)
+        return nearest.nearest(first, f_RD, label_R, every, task.config.pairing, worker.device(task))
+
+    return compute
+
+
+def columns(book: Ledger, rows: list[tuple[str, int]], block: int, first: int = 0, end: int | None = None
+            ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
+    """(first row, features, labels) of rows [first, end), streamed from the files in pieces of ``block`` rows.
+
+    Small shards are joined, large ones cut: a piece never depends on how the data set was sharded.
+    """
+    position, start, have = 0, first, 0
+    f_parts: list[np.ndarray] = []
+    label_parts: list[np.ndarray] = []
+    end = sum(n for _, n in rows) if end is None else end
+    for unit, n in rows:
+        low, high = max(first - position, 0), min(end - position, n)
+        position += n
+        if low >= high:
+            continue
+        f_ND = load_npy(book.path("features", f"{unit}.npy"))
+        label_N = load_npy(book.path("features", f"{unit}.label.npy"))
+        while low < high:
+            take = min(high - low, block - have)
+            f_parts.append(f_ND[low : low + take])
+            label_parts.append(label_N[low : low + take])
+            low, have = low + take, have + take
+            if have == block:
+                yield start, np.concatenate(f_parts), np.concatenate(label_parts)
+                start, have, f_parts, label_parts = start + have, 0, [], []
+    if have:
+        yield start, np.concatenate(f_parts), np.concatenate(label_parts)
+
+
+def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    table = np.zeros(len(result[0]), CANDIDATE)
+    table["a"], table["b"], table["similarity"] = result
+    storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
+    return UnitReport(id=unit.id, produced=len(table)), []
+
+
+# groups: the plan of the last phase, made once
+
+
+def plan_groups(task: Task, book: Ledger) -> None:
+    """Pairs -> groups, written as files of CHUNK groups; the summary written last says that they are whole."""
+    from noiseweave.engine.pairing import nearest
+
+    if storage.exists(book.path("groups.json")):
+        return
+    recipe = task.config.pairing
+    tables = [
+        np.asarray(load_npy(book.path("pairs", f"{r['id']}.npy")))
+        for r in book.records("pair")
+        if r["produced"]
+    ]
+    table = np.concatenate(tables) if tables else np.zeros(0, CANDIDATE)
+    a, b, similarity = nearest.select(table["a"], table["b"], table["similarity"], recipe)
+    index, count = _index(book), 0
+    groups = grouping.make_groups(
+        task,
+        a,
+        b,
+        similarity,
+        lambda rows: [Location(**row) for row in index.take(pa.array(rows)).to_pylist()],
+    )
+    while lines := [json.dumps(asdict(group)) for group, _ in islice(groups, CHUNK)]:
+        storage.write(book.path("groups", f"{count // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
+        count += len(lines)
+    storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(a)})
+
+
+def _index(book: Ledger) -> pa.Table:
+    tables = [
+        pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet"))))
+        for unit, _ in rows_of(book)
+    ]
+    return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
+
+
+def read_group(book: Ledger, number: int) -> Group:
+    """One group of the plan."""
+    lines = storage.read(book.path("groups", f"{number // CHUNK:06d}.jsonl")).splitlines()
+    value = json.loads(lines[number % CHUNK])
+    return Group(
+        id=value["id"],
+        images=tuple(Location(**p) for p in value["images"]),
+        pairs=tuple(Pair(**p) for p in value["pairs"]),
+    )
+
+
+# generate: a group -> an augmented shard
+
+
+def generate(task: Task, book: Ledger, s: Session) -> Outcome:
+    phase = Phase(
+        name="generate", fetch=partial(_fetch_group, task, book), make_compute=partial(_make_generate, task, book),
+        commit=partial(_commit_group, task), size=_pairs,
+    )  # fmt: skip
+    plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
+    return pipeline.run(plan, phase, book, s)
+
+
+def _group_unit(i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}", payload=i)
+
+
+def _fetch_group(task: Task, book: Ledger, unit: Unit) -> reading.Loaded:
+    group = read_group(book, unit.payload)
+    return reading.read_group(task, group, {p.b for p in group.pairs})
+
+
+def _pairs(loaded: reading.Loaded) -> int:
+    return len(loaded.group.pairs)
+
+
+def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:
+    backbone, judge = worker.load_backbone(task), None
+    if task.config.gate:
+        f_ND = spread_features(book, task.config.quality.pool)
+        learnt = augment_gate.load(task, book, worker.device(task))
+        judge = augment_gate.judge(task, worker.load_extractor(task), f_ND, learnt)
+    return partial(fusing.augment_group, task, backbone, judge)
+
+
+def spread_features(book: Ledger, most: int) -> np.ndarray:
+    """At most so many rows of the features, evenly spread over the input."""
+    rows = rows_of(book)
+    places = augment_gate.spread(range(sum(n for _, n in rows)), most)
+    wanted, parts, position = np.asarray(places, np.int64), [], 0
+    for unit, n in rows:
+        here = wanted[(wanted >= position) & (wanted < position + n)] - position
+        parts.append(np.asarray(load_npy(book.path("features", f"{unit}.npy"))[here]))
+        position += n
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def spread_places(book: Ledger, most: int) -> list[Location]:
+    """As many of the index."""
+    index = _index(book)
+    places = np.asarray(augment_gate.spread(range(len(index)), most), np.int64)
+    return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
+
+
+def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Bad]]:
+    writing.write_shard(task, unit.id, made)
+    return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=fusing.counts(made)), made.bad
+
+
+# copy: the input's good samples beside the new ones
+
+
+def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
+    """Write every shard's good samples again, as original-*.tar."""
+    units = [unit for unit, _ in rows_of(book)]
+    phase = Phase(
+        name="copy",
+        fetch=partial(_fetch_original, book),
+        make_compute=_identity,
+        commit=partial(_commit_original, task),
+    )
+    return pipeline.run(Plan(length=len(units), unit=partial(_original_unit, units)), phase, book, s)
+
+
+def _original_unit(units: Sequence[str], i: int) -> Unit:
+    return Unit(index=i, id=units[i], payload=units[i])
+
+
+def _identity() -> Callable[[Any], Any]:
+    return lambda data: data
+
+
+def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
+    index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
+    url, good = index["shard"][0].as_py(), set(index["key"].to_pylist())
+    entries = [e for e in shards.index(url)[0] if e.key in good]
+    out = []
+    for entry in entries:
+        ranges = [(m.offset, m.size) for m in entry.members.values()]
+        out.append((entry.key, dict(zip(entry.members, storage.read_ranges(url, ranges), strict=True))))
+    return out
+
+
+def _commit_original(
+    task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]
+) -> tuple[UnitReport, list[Bad]]:
+    storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
+    return UnitReport(id=unit.id, produced=len(result)), []

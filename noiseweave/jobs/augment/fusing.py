@@ -1,0 +1,140 @@
+"""The pairs of a group, fused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave.engine import spans
+from noiseweave.engine.records import Bad, Group, Pair
+from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import masks as augment_masks
+from noiseweave.jobs.augment.reading import Loaded, without
+from noiseweave.jobs.augment.task import Task
+
+if TYPE_CHECKING:
+    from noiseweave.engine.fusion.groups import Fused
+    from noiseweave.engine.fusion.redraw import Drawn
+    from noiseweave.engine.judging.quality import Check, Judge
+    from noiseweave.engine.networks.backbone import Backbone
+
+
+CUT = 100  # characters of a prompt's end that the report shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What became of a group: only pictures of a pair are in it.
+
+    Attributes:
+        image_PHWC: uint8 [pairs, size, size, C].
+        hashes: SHA-256 of the file of each picture of the group.
+        areas: mean of each pair's region, 1 where there is none.
+        cut: texts that the text encoder cuts -> the ends that it does not read.
+        checks: of each pair's picture; None without a gate.
+        rejected: pairs that the gate did not let pass, as another Made; None where there are none.
+        sums: more of the report's.
+    """
+
+    group: Group
+    image_PHWC: np.ndarray
+    hashes: Sequence[str]
+    areas: list[float]
+    bad: list[Bad]
+    cut: Mapping[str, str]
+    checks: Sequence[Check] | None = None
+    rejected: Made | None = None
+    sums: Mapping[str, float] = field(default_factory=dict)
+
+
+def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: Loaded) -> Made:
+    """Fuse the pairs of a group; with a judge, draw again what it rejects."""
+    from noiseweave.engine.fusion import groups, redraw
+
+    group, bad = augment_masks.with_masks(task, loaded.group, loaded.masks)
+    used = sorted({i for p in group.pairs for i in (p.a, p.b)})
+    group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
+    config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
+    image_BHWC, cut = loaded.image_BHWC[used], groups.cut_off(backbone, prompts)
+    if not group.pairs:
+        return Made(
+            group=group, image_PHWC=image_BHWC[:0], hashes=[loaded.hashes[i] for i in used], areas=[],
+            bad=loaded.bad + bad, cut=cut,
+        )  # fmt: skip
+    masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
+    rows = len(image_BHWC) + len(group.pairs)  # each step has one of each
+    with spans.span(0, len(image_BHWC) / rows):
+        maps = groups.inverted(
+            backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
+            prompts, masks,
+        )  # fmt: skip
+    fuse = partial(groups.fused, backbone, maps, sampler=config.inversion.sampler, fusion=config.fusion)
+    with spans.span(len(image_BHWC) / rows, 1):
+        done = redraw.drawn(
+            group.pairs, fuse,
+            partial(augment_gate.redrawn, task, keys),
+            partial(_checks, task, judge, group, image_BHWC) if judge else None,
+            config.quality.redraw,
+        )  # fmt: skip
+    return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
+
+
+def _checks(
+    task: Task, judge: Judge, group: Group, image_BHWC: np.ndarray, pairs: Sequence[Pair], fused: Fused
+) -> list[Check]:
+    from noiseweave.engine.judging import quality
+
+    return quality.checks(
+        judge, fused.image_PHWC, fused.finite_P, [(p.a, p.b) for p in pairs], image_BHWC,
+        [p.label for p in group.images], task.config.quality,
+    )  # fmt: skip
+
+
+def _sorted(
+    task: Task, group: Group, hashes: Sequence[str], done: Drawn, bad: list[Bad], cut: Mapping[str, str]
+) -> Made:
+    """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
+    from noiseweave.engine.fusion import redraw
+
+    fused, checks = done.fused, done.checks
+    passed = (
+        np.ones(len(done.pairs), bool) if checks is None else np.array([c.verdict == "kept" for c in checks])
+    )
+    bad = bad + [_not_finite(group, p) for p, ok in zip(done.pairs, fused.finite_P, strict=True) if not ok]
+
+    def part(places: np.ndarray, **more: Any) -> Made:
+        pairs = tuple(done.pairs[i] for i in places)
+        return Made(
+            group=replace(group, pairs=pairs), image_PHWC=fused.image_PHWC[places], hashes=list(hashes),
+            areas=[round(fused.areas[i], 4) for i in places], cut=cut,
+            checks=None if checks is None else [checks[i] for i in places], **more,
+        )  # fmt: skip
+
+    out = np.flatnonzero(fused.finite_P & ~passed)
+    rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None
+    return part(np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=redraw.counts(done))
+
+
+def _not_finite(group: Group, pair: Pair) -> Bad:
+    first, second = group.images[pair.a], group.images[pair.b]
+    detail = f"the model gave no finite picture of it with {first.key}, in float32 neither"
+    return Bad(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
+
+
+def counts(made: Made) -> dict[str, float]:
+    """The sums that the report shows: inversions, pair ends, modes; prompts that were cut, with one such end."""
+    group = made.group
+    modes = Counter(f"mode:{p.mode}" for p in group.pairs)
+    return {
+        "images_inverted": len(group.images),
+        "pair_ends": 2 * len(group.pairs),
+        **modes,
+        **made.sums,
+        **({"prompts_cut": len(made.cut)} if made.cut else {}),
+        **{f"cut:{end[:CUT]}": 1 for end in list(made.cut.values())[:1]},
+    }

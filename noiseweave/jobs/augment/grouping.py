@@ -1,0 +1,44 @@
+"""Selected pairs become groups, whose pictures are inverted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from noiseweave.engine.records import Group, Location
+from noiseweave.jobs.augment.task import Task
+
+
+def make_groups(
+    task: Task, a: np.ndarray, b: np.ndarray, similarity: np.ndarray,
+    locate: Callable[[np.ndarray], Sequence[Location]],
+) -> Iterator[tuple[Group, np.ndarray]]:  # fmt: skip
+    """Selected pairs of rows (int64 [M], int64 [M], float64 [M]) -> groups, each with its images' row numbers.
+
+    ``locate`` gives the Locations of the rows of one group, so that no more of the index is held as records.
+    """
+    from noiseweave.engine.fusion import groups
+    from noiseweave.engine.pairing import nearest
+
+    config = task.config
+    for n, members in enumerate(nearest.group(a, b, config.pairing)):
+        rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
+        where = locate(rows)
+        keys = [task.key_of(p.shard, p.key) for p in where]
+        pairs = [
+            groups.draw_pair(
+                i,
+                j,
+                keys[i],
+                keys[j],
+                float(sim),
+                config.fusion,
+                config.seed,
+                config.pairing.threshold,
+                number,
+            )
+            for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
+            for number in range(config.fusion.per_pair)
+        ]
+        yield Group(id=f"{n:06d}", images=tuple(where), pairs=tuple(pairs)), rows

@@ -1,0 +1,113 @@
+"""The ``augment`` job: shards -> features -> similar pairs -> groups -> fused, labelled shards.
+
+Three flows with a barrier between them: embed (a shard), pair (a block of rows), generate (a group). With
+``pairing.scope: window`` one flow does all three for a run of consecutive shards (window.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.networks import loading
+from noiseweave.jobs.augment.config import Config
+from noiseweave.jobs.augment.task import FORGOTTEN, Task, common_root
+from noiseweave.jobs.reading import class_names
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs.augment import dataset, report, window
+
+    output = storage.absolute(config.output)
+    found = [] if config.follow else _find(config)
+    task = _task(config, output, found)
+    book = ledger.open_run(output, identity(task, found), config.overwrite, report.OWNED)
+    path = book.path(FORGOTTEN)
+    task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
+    with session(config.cluster) as s:
+        phases = window if config.pairing.scope == "window" else dataset
+        outcomes = phases.run(task, found, book, s)
+        if config.samples.copy_original and not report.failed(outcomes):
+            outcomes["copy"] = dataset.copy_original(task, book, s)
+        return report.finish(task, book, outcomes, s)
+
+
+def _find(config: Config) -> list[str]:
+    from noiseweave.cluster import shards
+
+    return shards.find(config.input)
+
+
+def _task(config: Config, output: str, found: list[str]) -> Task:
+    from noiseweave.cluster import storage
+    from noiseweave.engine.features import spaces as features
+
+    channels, size = loading.shape(config.model.name, config.size)
+    loading.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
+    hears = loading.hears(config.model.name, config.prompt)
+    config = replace(config, fusion=config.fusion.settled(hears == "classes"))
+    root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
+    return Task(
+        config=config, output=output, channels=channels, size=size, root=root,
+        feature_side=features.side(config.features, config.model.name, config.size),
+        model_hash=loading.fingerprint(config.model.name), hears=hears,
+        classes=_class_names(config, found or [root]) if hears == "words" else (),
+    )  # fmt: skip
+
+
+def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
+    """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
+
+    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
+    return tuple(class_names.carried_classes(config.input, found)) if asks else ()
+
+
+def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
+    """What the output depends on. Where it is computed, and how much at a time, is left out."""
+    from noiseweave.cluster import storage
+
+    config: dict[str, Any] = {"job": "augment"} | asdict(task.config)
+    for name in ("output", "cluster", "overwrite", "skip_failed", "input"):
+        del config[name]
+    for name in ("follow", "follow_marker", "follow_quiet"):
+        del config[name]
+    for name in ("batch", "cache"):
+        del config["features"][name]
+    if config["features"]["weights"] is None:  # a run begun before there was a choice goes on
+        del config["features"]["weights"]
+    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
+    if task.hears == "words":
+        config["prompt"]["classes"] = task.classes
+    elif task.hears == "nothing":
+        del config["prompt"]
+    if task.config.size is None:
+        del config["size"]
+    if not task.config.gate:
+        del config["gate"], config["quality"]
+    if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
+        del config["inversion"]["sampler"]
+    defaults = FusionRecipe(variation=0.0)
+    for name in ("adaptive", "variation", "per_pair"):
+        if getattr(task.config.fusion, name) == getattr(defaults, name):
+            del config["fusion"][name]
+    if task.config.fusion.region.source == "everywhere":
+        del config["fusion"]["region"]
+    if not task.config.samples.provenance:
+        del config["samples"]["provenance"]
+    if found:
+        listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
+        digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
+        config["input"] = {"shards": len(found), "names_and_sizes": digest}
+    else:
+        config["input"] = {"follow": task.config.input}
+    return config

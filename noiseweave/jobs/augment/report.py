@@ -1,0 +1,205 @@
+"""How augment ends: report.json, quarantine.jsonl, contact_sheet.png and a table on the screen."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from noiseweave import __version__
+from noiseweave.cluster import shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.engine.pictures import images
+from noiseweave.engine.pictures.provenance import MIXED, Mark
+from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.report.job import finish_page
+
+OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
+ROWS = 12  # of the contact sheet
+SHOWN = 10  # ends of prompts that were cut
+
+
+def failed(outcomes: dict[str, Outcome]) -> int:
+    return sum(len(o.failed) for o in outcomes.values())
+
+
+def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -> int:
+    """Write the report's files and say where they are. Returns the exit code: 1 when units failed."""
+    quarantined = _write_quarantine(task, book, outcomes)
+    report = summary(task, outcomes, quarantined, s)
+    storage.write_json(storage.join(task.output, "report.json"), report)
+    sheet = _contact_sheet(task)
+    _show(task, report, sheet)
+    finish_page(task.output)
+    return 1 if report["failed"] else 0
+
+
+def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Counter[str]:
+    """One line for each quarantined piece of input, gathered from the done-markers."""
+    counts: Counter[str] = Counter()
+    lines = []
+    for phase in outcomes:
+        for record in book.records(phase):
+            for bad in record["bad"]:
+                counts[bad["reason"]] += 1
+                bad["shard"] = (
+                    task.name_of(bad["shard"]) if bad["shard"].startswith(task.root) else bad["shard"]
+                )
+                lines.append(json.dumps({"phase": phase, **bad}, ensure_ascii=False))
+    text = "".join(line + "\n" for line in lines)
+    storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
+    return counts
+
+
+def summary(
+    task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
+) -> dict[str, Any]:
+    """The content of report.json."""
+    last = outcomes.get("generate") or outcomes.get("window")
+    extra = dict(last.extra) if last else {}
+    embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
+    return {
+        "noiseweave": __version__, "config": asdict(task.config), "read_from": {"root": task.root},
+        "model_hash": task.model_hash, "images": embedded, **figures(last.produced if last else 0, extra),
+        **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
+        **(rejections(extra) if task.config.gate else {}),
+        "quarantined": dict(sorted(quarantined.items())),
+        "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
+        "workers": s.workers,
+        "phases": {p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
+                   for p, o in outcomes.items()},
+    }  # fmt: skip
+
+
+def rejections(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What the gate did: reasons of what stayed rejected, and pictures drawn again."""
+    why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
+    return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
+
+
+def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
+    """What report.json says of the samples, from the markers' sums."""
+    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
+    modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
+    return {
+        "pairs": ends // 2, "samples": produced, "modes": modes,
+        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
+        "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
+        **({"forgotten": int(extra["forgotten"])} if "forgotten" in extra else {}),
+    }  # fmt: skip
+
+
+def _ends(extra: Iterable[str]) -> list[str]:
+    """Some ends of prompts that the text encoder does not read."""
+    return sorted(name.removeprefix("cut:") for name in extra if name.startswith("cut:"))[:SHOWN]
+
+
+def _contact_sheet(task: Task) -> str | None:
+    """Some fused pictures between their parents; None when there are none."""
+    from noiseweave.engine.pictures import collage
+
+    folder = storage.join(task.output, "shards")
+    made = [n for n in storage.names_in(folder) if n.startswith("augmented-") and n.endswith(".tar")]
+    picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
+    each = -(-ROWS // max(1, len(picked)))
+    rows = [row for name in picked for row in _rows(task, storage.join(folder, name), each)][:ROWS]
+    if not rows:
+        return None
+    page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
+    path = storage.join(task.output, "contact_sheet.png")
+    storage.write(path, collage.png(page, _mark(task)))
+    return path
+
+
+def _mark(task: Task) -> Mark | None:
+    """What the sheet's file says."""
+    config = task.config
+    if not config.samples.provenance:
+        return None
+    return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
+
+
+def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray], str]]:
+    """``count`` samples of a shard, spread over it, as (first parent, fused, second parent) and a caption."""
+    entries = shards.index(shard)[0]
+    for i in range(min(count, len(entries))):
+        entry = entries[i * len(entries) // min(count, len(entries))]
+        member = entry.members
+        assert entry.picture is not None
+        with storage.open_read(shard) as f:
+            lineage = json.loads(shards.small(f, entry, "json") or b"{}")
+        picture = storage.read(shard, member[entry.picture].offset, member[entry.picture].size)
+        parents = [_parent(task, p) for p in lineage["parents"]]
+        text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
+        yield [parents[0], images.decode(picture, task.channels), parents[1]], text
+
+
+def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
+    """A parent as the model saw it."""
+    url = task.root + parent["shard"]
+    entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
+    assert entry.picture is not None
+    where = entry.members[entry.picture]
+    picture = images.decode(
+        storage.read(url, where.offset, where.size), task.channels, task.config.max_pixels
+    )
+    return images.fit(picture, task.size)
+
+
+def _why_none(report: dict[str, Any]) -> str:
+    if report["failed"]:
+        return "units failed"
+    lost = report["quarantined"].get("not_finite")
+    if report.get("rejected"):
+        return "the gate rejected all (see quality)"
+    return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
+
+
+def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("images read", str(report["images"]))
+    table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
+    table.add_row("samples written", str(report["samples"]))
+    if report.get("forgotten"):
+        table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")
+    if report["pair_ends"]:
+        saved = report["inversions_saved"] / report["pair_ends"]
+        table.add_row(
+            "inversions",
+            f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
+        )
+    if "rejected" in report:
+        why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
+        table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
+    if "prompts_cut" in report:
+        table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
+        for end in report["cut"]:
+            table.add_row("", escape(f"...{end}"))
+    table.add_row("quarantined", str(report["quarantined"] or "none"))
+    for phase, figures in report["phases"].items():
+        table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
+    table.add_row("shards", storage.join(task.output, "shards"))
+    table.add_row("report", storage.join(task.output, "report.json"))
+    table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
+    console = Console()
+    console.print(table, soft_wrap=True)
+    for phase, units in report["failed"].items():
+        by_error: dict[str, list[str]] = defaultdict(list)
+        for unit, error in units.items():
+            by_error[error].append(unit)
+        for error, ids in by_error.items():
+            more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+            console.print(
+                f"failed: {phase} {', '.join(ids[:5])}{more}: {error}", soft_wrap=True, markup=False
+            )
+    if report["failed"]:
+        console.print("run the same command again to try the failed units once more")

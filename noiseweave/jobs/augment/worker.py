@@ -1,0 +1,38 @@
+"""What augment's workers load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from noiseweave.engine.networks import loading
+from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading import feature_cache
+
+if TYPE_CHECKING:
+    from noiseweave.engine.networks.backbone import Backbone
+
+
+def device(task: Task) -> str:
+    """cuda in a worker that holds a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0 else "cpu"
+
+
+def load_backbone(task: Task) -> Backbone:
+
+    return loading.load(task.config.model, device(task), task.config.size)
+
+
+def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+    from noiseweave.engine.features import spaces
+
+    config = task.config
+    extract = feature_cache.extractor(
+        config.features, lambda: spaces.space(config.features, lambda: load_backbone(task), device(task)),
+        lambda: spaces.identity(config.features, config.model, config.size),
+    )  # fmt: skip
+    return lambda image_BHWC: spaces.similarity(config.features, extract(image_BHWC))

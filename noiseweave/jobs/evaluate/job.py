@@ -1,0 +1,21 @@
+"""The ``evaluate`` job: how good pictures are, beside others.
+
+Four ways, each in its own module MODE.py: ``sets`` compares two sets of pictures in a feature space,
+``pairs`` matched pictures, ``reconstruction`` pictures with what inversion and replay make of them, ``samples`` each
+generated picture with its parents and with all that it was made from.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from noiseweave.jobs.evaluate.config import Config
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    return importlib.import_module(f"noiseweave.jobs.evaluate.{config.mode}").run(config)

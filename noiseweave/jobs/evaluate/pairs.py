@@ -1,0 +1,346 @@
+"""evaluate, mode ``pairs``: each picture beside its reference; whole, and inside and outside of a mask."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave.cluster import ledger, pipeline, shards, stages, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.session import session
+from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine import spans
+from noiseweave.engine.pictures import files
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.evaluate import pictures
+from noiseweave.jobs.evaluate import report as evaluate_report
+from noiseweave.jobs.evaluate.config import OWNED, Config
+from noiseweave.jobs.reading import places as reading_places
+from noiseweave.jobs.reading.places import Place
+
+if TYPE_CHECKING:
+    from noiseweave.engine.judging.picture_metrics import Lpips
+
+REGIONS = ("", " inside", " outside")
+ALONE = {"no_mask": "no_reference", "no_picture": "no_input", "ambiguous": "ambiguous"}
+"""Why inpaint_input finds no partner -> what that means where the partner is a reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """A picture, its reference and, where there are masks, its mask."""
+
+    key: str
+    picture: Place
+    reference: Place
+    mask: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trio:
+    """They are read: uint8 [H, W, C] each, and bool [H, W], True inside the mask."""
+
+    key: str
+    picture_HWC: np.ndarray
+    reference_HWC: np.ndarray
+    inside_HW: np.ndarray | None
+
+
+def run(config: Config) -> int:
+    pairs, left_out, digest = gather(config)
+    if "lpips" in config.wanted:
+        from noiseweave.engine.judging import picture_metrics
+
+        picture_metrics.alexnet_weights(config.lpips_weights)
+    output = storage.absolute(config.output)
+    book = ledger.open_run(output, identity(config, digest), config.overwrite, OWNED)
+    each = config.unit_pictures
+    runs = [pairs[i : i + each] for i in range(0, len(pairs), each)]
+    units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
+    phase = Phase(
+        name="pairs", fetch=partial(_fetch, config), make_compute=partial(_make_scores, config),
+        commit=partial(commit, book), things="pairs", size=stages.length_of_first,
+    )  # fmt: skip
+    with session(config.cluster) as s:
+        outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
+    rows = all_rows(book, "pairs")
+    left = [pictures.PictureSet(name="pairs", root="", payloads=(), left_out=tuple(left_out))]
+    counts = evaluate_report.write_quarantine(output, book, "pairs", left)
+    if not rows and not outcome.failed:
+        raise ValueError(f"input={config.input!r}: no pair could be compared, quarantined {counts}")
+    write_rows(output, rows)
+    report = {
+        "mode": "pairs", "quarantined": counts, "failed": outcome.failed, "seconds": round(outcome.seconds, 2),
+        "sets": {"input": {"pictures": len(rows)}}, "warnings": warnings(rows),
+        "figures": {} if outcome.failed else figures(config, rows),
+    }  # fmt: skip
+    return evaluate_report.finish(config, output, report)
+
+
+def identity(config: Config, digest: str) -> Mapping[str, Any]:
+    names = ("mask_mode", "max_pixels", "unit_pictures")
+    about = {name: getattr(config, name) for name in names} | {"metrics": list(config.wanted)}
+    return {"job": "evaluate", "mode": "pairs", "files": digest, **about}
+
+
+def gather(config: Config) -> tuple[list[Matched], list[Bad], str]:
+    """Pictures with their references and masks; none is opened.
+
+    Raises:
+        ValueError: nothing is there, or nothing has a partner.
+    """
+    assert config.reference is not None
+    tars = [_has_tars(name, getattr(config, name)) for name in ("input", "reference")]
+    if tars[0] != tars[1]:
+        kinds = ["shards" if t else "a folder of pictures" for t in tars]
+        raise ValueError(f"input is {kinds[0]} and reference {kinds[1]}: pairs need two of one kind")
+    if tars[0]:
+        if config.masks is not None:
+            raise ValueError(f"masks={config.masks!r}: null for shards, whose masks are in them as .mask.png")
+        pairs, left_out = _of_shards(config)
+    else:
+        pairs, left_out = _of_folders(config)
+    if not pairs:
+        raise ValueError(
+            f"input {config.input!r}, reference {config.reference!r}: no picture has a partner of the same name, "
+            f"or none of these a mask ({dict(Counter(b.reason for b in left_out))})"
+        )
+    places = [p for m in pairs for p in (m.picture, m.reference, m.mask) if p is not None]
+    listing = "".join(f"{os.path.basename(p.path)} {p.offset} {reading_places.size_of(p)}\n" for p in places)
+    return pairs, left_out, reading_places.digest_of(listing)
+
+
+def _has_tars(name: str, given: str) -> bool:
+    url = storage.absolute(given)
+    if storage.is_folder(url):
+        return any(n.endswith(".tar") for n in storage.names_in(url))
+    if not url.endswith(".tar") and not set(given) & set("{*?["):
+        raise ValueError(f"{name} {given!r}: no such folder, and no pattern of .tar shards")
+    return True
+
+
+def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
+    roots = (
+        reading_places.root_of("input", config.input),
+        reading_places.root_of("reference", config.reference),
+    )
+    if roots[0] == roots[1]:
+        raise ValueError(f"reference={config.reference!r}: another folder than input")
+    ours = reading_places.listed("input", *roots)
+    items, alone = reading_places.matched(ours, reading_places.listed("reference", *reversed(roots)))
+    pairs = [Matched(key=i.key, picture=i.picture, reference=i.mask) for i in items]
+    left_out = [replace(b, reason=ALONE[b.reason], detail="") for b in alone]
+    if config.masks is None:
+        return pairs, left_out
+    root = reading_places.root_of("masks", config.masks)
+    masked, _ = reading_places.matched(ours, reading_places.listed("masks", root, roots[0]))
+    mask_of = {item.key: item.mask for item in masked}
+    left_out += [Bad(shard="", key=p.key, reason="no_mask") for p in pairs if p.key not in mask_of]
+    return [replace(p, mask=mask_of[p.key]) for p in pairs if p.key in mask_of], left_out
+
+
+def _of_shards(config: Config) -> tuple[list[Matched], list[Bad]]:
+    sides, left_out = [], []
+    for name, given in (("input", config.input), ("reference", config.reference)):
+        found, bad = _samples(name, given or "")
+        sides.append(found)
+        left_out += bad
+    ours, theirs = sides
+    left_out += [_alone(ours[k], "no_reference") for k in ours.keys() - theirs.keys()]
+    left_out += [_alone(theirs[k], "no_input") for k in theirs.keys() - ours.keys()]
+    pairs = []
+    for key in sorted(ours.keys() & theirs.keys()):
+        mask = next(
+            (m for url, entry in (ours[key], theirs[key]) if (m := _member(url, entry, shards.MASKS))), None
+        )
+        picture, reference = (_member(*side[key], shards.PICTURES) for side in sides)
+        assert picture is not None
+        assert reference is not None
+        pairs.append(Matched(key=key, picture=picture, reference=reference, mask=mask))
+    return pairs, sorted(left_out, key=lambda b: (b.reason, b.key))
+
+
+Found = tuple[str, shards.Entry]
+
+
+def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Bad]]:
+    """key -> (shard, sample) of the samples with a picture; keys that come in two shards are left out."""
+    uses: Counter[str] = Counter()
+    found: dict[str, Found] = {}
+    left_out: list[Bad] = []
+    side = pictures.find(name, given, 1)
+    for url in side.payloads:
+        assert isinstance(url, str)
+        entries, bad = shards.index(url)
+        left_out += bad
+        for entry in entries:
+            if entry.picture is None:
+                left_out.append(_alone((url, entry), "no_picture"))
+            else:
+                uses[entry.key] += 1
+                found[entry.key] = (url, entry)
+    left_out += [_alone(found.pop(key), "ambiguous") for key, n in uses.items() if n > 1]
+    return found, left_out
+
+
+def _alone(found: Found, reason: str) -> Bad:
+    return Bad(shard=found[0], key=found[1].key, reason=reason)
+
+
+def _member(url: str, entry: shards.Entry, extensions: Sequence[str]) -> Place | None:
+    name = entry.first(extensions)
+    if name is None:
+        return None
+    return Place(path=url, offset=entry.members[name].offset, size=entry.members[name].size)
+
+
+def _fetch(config: Config, unit: Unit) -> tuple[list[Trio], list[Bad]]:
+    good: list[Trio] = []
+    bad: list[Bad] = []
+    for pair in unit.payload:
+        try:
+            good.append(load(config, pair))
+        except ValueError as e:
+            bad.append(Bad.of(e, key=pair.key))
+    return good, bad
+
+
+def load(config: Config, pair: Matched) -> Trio:
+    """Read a pair.
+
+    Raises:
+        ValueError: ``"reason: detail"``: what inpaint says of pictures and masks, size_differs, channels_differ,
+            empty_mask, full_mask.
+    """
+    from noiseweave.engine.pictures import masks
+
+    picture, reference = (
+        files.visible(files.opened(place.read(), config.max_pixels))
+        for place in (pair.picture, pair.reference)
+    )
+    if picture.shape[:2] != reference.shape[:2]:
+        (h, w), (H, W) = picture.shape[:2], reference.shape[:2]
+        raise ValueError(f"size_differs: {w}x{h}, its reference {W}x{H}")
+    if picture.shape != reference.shape:
+        raise ValueError(f"channels_differ: {picture.shape[2]}, its reference {reference.shape[2]}")
+    inside = None
+    if pair.mask is not None:
+        mask = files.mask_of(pair.mask.read(), config.max_pixels)
+        inside = masks.hole_of(mask, config.mask_mode, picture.shape[:2])
+        if not inside.any() or inside.all():
+            raise ValueError(
+                "full_mask: nothing is outside" if inside.any() else "empty_mask: nothing is inside"
+            )
+    return Trio(key=pair.key, picture_HWC=picture, reference_HWC=reference, inside_HW=inside)
+
+
+Scored = tuple[list[dict[str, Any]], list[Bad]]
+
+
+def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Bad]]], Scored]:
+    score = scorer(config)
+
+    def compute(data: tuple[list[Trio], list[Bad]]) -> Scored:
+        rows, bad = score(data[0])
+        return rows, data[1] + bad
+
+    return compute
+
+
+def scorer(config: Config) -> Callable[[list[Trio]], Scored]:
+    """(pairs) -> a row for each, and what could not be compared."""
+    from noiseweave.engine.judging import picture_metrics
+
+    lpips = None
+    if "lpips" in config.wanted:
+        weights = picture_metrics.alexnet_weights(config.lpips_weights)
+        lpips = picture_metrics.Lpips(weights, evaluate_report.device(config))
+
+    def score(trios: list[Trio]) -> Scored:
+        rows, bad = [], []
+        for trio in spans.steps(trios):
+            try:
+                rows.append({"key": trio.key} | scores(config, trio, lpips))
+            except ValueError as e:
+                bad.append(Bad.of(e, key=trio.key))
+        return rows, bad
+
+    return score
+
+
+def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float | None]:
+    """Each metric of a pair, whole and inside and outside of its mask; PSNR is None where both are equal."""
+    from noiseweave.engine.judging import picture_metrics as of
+
+    a, b, inside = trio.reference_HWC, trio.picture_HWC, trio.inside_HW
+    regions = [None] if inside is None else [None, inside, ~inside]
+    map_HW = of.ssim_map(a, b) if "ssim" in config.wanted else None
+    out: dict[str, float | None] = {}
+    for name, region in zip(REGIONS, regions, strict=False):
+        if "psnr" in config.wanted:
+            error = of.squared_error(a, b, region)
+            out |= {f"mse{name}": error, f"psnr{name}": of.decibels(error) if error else None}
+        if map_HW is not None:
+            out[f"ssim{name}"] = of.map_mean(map_HW, region)
+        if lpips is not None:
+            out[f"lpips{name}"] = lpips(a, b, region)
+    return out
+
+
+def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    rows, bad = result
+    storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
+    return UnitReport(id=unit.id, produced=len(rows)), bad
+
+
+def all_rows(book: Ledger, phase: str) -> list[dict[str, Any]]:
+    """What the units of a phase wrote, in order."""
+    paths = [book.path("scores", f"{record['id']}.json") for record in book.records(phase)]
+    return [row for path in paths for row in storage.read_json(path)]
+
+
+def write_rows(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """pairs.jsonl: a line for each pair."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    storage.write(storage.join(output, "pairs.jsonl"), text.encode("utf-8", "backslashreplace"))
+
+
+def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a mean PSNR does not tell."""
+    names = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("psnr")]
+    equal = {n: sum(n in row and row[n] is None for row in rows) for n in names}
+    return [f"{n}: {count} pairs are equal there and not in its mean" for n, count in equal.items() if count]
+
+
+def figures(config: Config, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean of each metric with its interval, median, and for PSNR also that of the mean squared error of all."""
+    from noiseweave.engine.judging import picture_metrics, set_metrics
+
+    names = [
+        n
+        for n in dict.fromkeys(n for row in rows for n in row)
+        if n not in ("key", "recipe") and not n.startswith("mse")
+    ]
+    out: dict[str, Any] = {}
+    for name in names:
+        values = np.array([row[name] for row in rows if row.get(name) is not None], np.float64)
+        about: dict[str, Any] = {"value": float(values.mean()) if len(values) else None, "interval": None}
+        if config.bootstrap and len(values) > 1:
+            w_BN = set_metrics.weights(config.bootstrap, len(values), config.seed, name)
+            resampled = w_BN @ values / len(values)
+            about["interval"] = list(set_metrics.interval(about["value"], resampled, config.confidence))
+        about |= {"median": float(np.median(values)) if len(values) else None, "pairs": len(values)}
+        if name.startswith("psnr"):
+            errors = [row["mse" + name.removeprefix("psnr")] for row in rows if name in row]
+            pooled = picture_metrics.decibels(float(np.mean(errors)))
+            about["of the mean error"] = pooled if np.isfinite(pooled) else None
+        out[name] = about
+    return out

@@ -1,0 +1,171 @@
+"""evaluate, mode ``reconstruction``: what is left of a picture after inversion and replay, for each recipe.
+
+What the model saw (fitted to its size) is compared with what it gives back. ``model space`` is the same before a
+latent model's decoder and before rounding to 8 bits: the error of inversion and replay alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave.cluster import ledger, pipeline, storage
+from noiseweave.cluster.session import session
+from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.units import Plan, Unit
+from noiseweave.engine import spans
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import PromptRecipe
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.evaluate import pairs, pictures
+from noiseweave.jobs.evaluate import report as evaluate_report
+from noiseweave.jobs.evaluate.config import OWNED, Config
+from noiseweave.jobs.evaluate.pairs import Trio
+from noiseweave.jobs.evaluate.pictures import Read
+
+if TYPE_CHECKING:
+    from noiseweave.engine.networks.backbone import Backbone
+
+TOGETHER = 16  # pictures inverted at once: their chains are in memory
+
+
+def recipes(config: Config) -> list[InversionRecipe]:
+    """Each sampler with each number of steps."""
+    steps = config.compare_steps or (config.inversion.num_steps,)
+    samplers = config.compare_samplers or (config.inversion.sampler,)
+    return [replace(config.inversion, num_steps=n, sampler=name) for name in samplers for n in steps]
+
+
+def name_of(recipe: InversionRecipe) -> str:
+    noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
+    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{noise}"
+
+
+def run(config: Config) -> int:
+    from noiseweave.engine.judging import picture_metrics
+
+    several = recipes(config)
+    for recipe in several:
+        loading.check_steps(config.model.name, recipe.num_steps, recipe.sampler)
+    channels, side = loading.shape(config.model.name, config.size)
+    if "lpips" in config.wanted:
+        picture_metrics.alexnet_weights(config.lpips_weights)
+    found = pictures.find("input", config.input, config.unit_pictures)
+    output = storage.absolute(config.output)
+    book = ledger.open_run(output, identity(config, several, found.digest), config.overwrite, OWNED)
+    units = [
+        Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
+    ]
+    phase = Phase(
+        name="reconstruction", fetch=partial(_fetch, config, side, channels),
+        make_compute=partial(_make_rows, config), commit=partial(pairs.commit, book),
+        size=partial(_rows, config),
+    )  # fmt: skip
+    with session(config.cluster) as s:
+        outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
+    by_recipe: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in pairs.all_rows(book, "reconstruction"):
+        by_recipe[row["recipe"]].append(row)
+    counts = evaluate_report.write_quarantine(output, book, "reconstruction", [found])
+    if not by_recipe and not outcome.failed:
+        raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
+    pairs.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    report = {
+        "mode": "reconstruction", "model_hash": loading.fingerprint(config.model.name), "quarantined": counts,
+        "failed": outcome.failed, "seconds": round(outcome.seconds, 2),
+        "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
+        "figures": {} if outcome.failed else figures(config, by_recipe),
+        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pairs.warnings(rows)],
+    }  # fmt: skip
+    return evaluate_report.finish(config, output, report)
+
+
+def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {
+        f"{recipe}: {name}": about
+        for recipe, rows in by_recipe.items()
+        for name, about in pairs.figures(config, rows).items()
+    }
+
+
+def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> Mapping[str, Any]:
+
+    model = config.model.identity() | {"hash": loading.fingerprint(config.model.name)}
+    about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
+    return {
+        "job": "evaluate", "mode": "reconstruction", "files": digest, "model": model,
+        "metrics": list(config.wanted), "recipes": {name_of(r): asdict(r) for r in several}, **about,
+    }  # fmt: skip
+
+
+def _fetch(config: Config, side: int, channels: int, unit: Unit) -> Read:
+    root, payload = unit.payload
+    return pictures.read(root, payload, side, config.max_pixels, channels)
+
+
+def _rows(config: Config, data: Read) -> int:
+    return len(data.keys) * len(recipes(config))
+
+
+def _make_rows(config: Config) -> Callable[[Read], Any]:
+
+    model = loading.load(config.model, evaluate_report.device(config), config.size)
+    words = loading.hears(config.model.name, PromptRecipe()) == "words"
+    score = pairs.scorer(config)
+
+    def compute(data: Read) -> tuple[list[dict[str, Any]], list[Bad]]:
+        rows: list[dict[str, Any]] = []
+        bad = list(data.bad)
+        for places, image_NHWC in spans.steps(data.groups):
+            for start in spans.steps(range(0, len(places), TOGETHER)):
+                keys = [data.keys[i] for i in places[start : start + TOGETHER]]
+                for recipe in spans.steps(recipes(config)):
+                    trios, decibels = reconstructed(
+                        model, image_NHWC[start : start + TOGETHER], keys, recipe, config.seed, words
+                    )
+                    good, worse = score(trios)
+                    rows += [
+                        {"recipe": name_of(recipe)} | r | {"model space": decibels[r["key"]]} for r in good
+                    ]
+                    bad += worse
+        return rows, list(dict.fromkeys(bad))
+
+    return compute
+
+
+def reconstructed(
+    model: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int,
+    words: bool,
+) -> tuple[list[Trio], dict[str, float]]:  # fmt: skip
+    """Each picture beside what it comes back as; key -> PSNR in dB before decoding.
+
+    The peak is 2 for pixels in -1..1, and what a latent picture spans for latents.
+    """
+    from noiseweave.engine.diffusion import dpm_solver
+    from noiseweave.engine.fusion import groups
+    from noiseweave.engine.judging import picture_metrics
+    from noiseweave.engine.networks import backbone
+
+    prompts = PromptRecipe().of([None] * len(keys), [None] * len(keys)) if words else None
+    s, maps = groups.invert_pictures(model, image_BHWC, keys, recipe, seed, prompts)
+    alone = [[(i, 1.0)] for i in range(len(keys))]
+    x_BCHW = dpm_solver.SOLVERS[recipe.sampler][1](groups.target_denoisers(model, prompts)(alone), s, maps)
+    x_0_BCHW = model.encode(image_BHWC)
+    error_B = (x_BCHW - x_0_BCHW).double().square().flatten(1).mean(1).tolist()
+    latent = type(model) is not backbone.Backbone
+    peaks = (x_0_BCHW.amax((1, 2, 3)) - x_0_BCHW.amin((1, 2, 3))).tolist() if latent else [2.0] * len(keys)
+    image, _ = model.decoded(x_BCHW)
+    trios = [
+        Trio(key=k, picture_HWC=image[i], reference_HWC=image_BHWC[i], inside_HW=None)
+        for i, k in enumerate(keys)
+    ]
+    spaces = {
+        k: picture_metrics.decibels(e, p) for k, e, p in zip(keys, error_B, peaks, strict=True)
+    }  # an error of exactly 0 does not come of floats
+    return trios, spaces

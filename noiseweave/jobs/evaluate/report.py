@@ -1,0 +1,93 @@
+"""How evaluate ends in each of its modes: quarantine.jsonl, report.json and a table on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from noiseweave import __version__
+from noiseweave.cluster import storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.jobs.evaluate.config import Config
+from noiseweave.jobs.evaluate.pictures import PictureSet
+
+
+def device(config: Config) -> str:
+    """cuda in a worker that holds a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and config.cluster.gpus_per_worker != 0 else "cpu"
+
+
+def write_quarantine(
+    output: str,
+    book: Ledger,
+    phase: str,
+    sets: Iterable[PictureSet],
+    earlier: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """One line for each piece of input that was left out; the counts by reason.
+
+    Args:
+        phase: whose units are named after their set.
+        earlier: phases whose units are not -> the set that they read.
+    """
+    lines: list[dict[str, Any]] = [{"set": s.name, **asdict(bad)} for s in sets for bad in s.left_out]
+    named = [(name, record) for p, name in (earlier or {}).items() for record in book.records(p)]
+    named += [(record["id"].rpartition("-")[0] or "input", record) for record in book.records(phase)]
+    for name, record in named:
+        lines += [{"set": name, **bad, "shard": os.path.basename(bad["shard"])} for bad in record["bad"]]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    storage.write(storage.join(output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
+    return dict(sorted(Counter(str(line["reason"]) for line in lines).items()))
+
+
+def finish(config: Config, output: str, report: dict[str, Any]) -> int:
+    """Write the report and show it. Returns the exit code: 1 when units failed."""
+    path = storage.join(output, "report.json")
+    storage.write_json(path, {"noiseweave": __version__, "config": asdict(config)} | report)
+    console = Console()
+    console.width = max(console.width, 120)  # names of figures are not broken
+    for name, about in report.get("sets", {}).items():
+        console.print(f"{name}: {about['pictures'] or 'some'} pictures", highlight=False)
+    if report["figures"]:
+        console.print(_table(config, report["figures"]))
+    if report["quarantined"]:
+        console.print(f"quarantined: {report['quarantined']}, see {storage.join(output, 'quarantine.jsonl')}",
+                      soft_wrap=True, markup=False)  # fmt: skip
+    for warning in report["warnings"]:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    for unit, error in report["failed"].items():
+        console.print(f"failed: {unit}: {error}", soft_wrap=True, markup=False)
+    if report["failed"]:
+        console.print("run the same command again to try the failed units once more")
+    console.print(f"report: {path}", soft_wrap=True, markup=False, highlight=False)
+    return 1 if report["failed"] else 0
+
+
+def _table(config: Config, figures: dict[str, Any]) -> Table:
+    """Figures, a row each: the value, its interval and what else is told of it."""
+    rest = list(dict.fromkeys(n for f in figures.values() for n in f if n not in ("value", "interval")))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    intervals = any("interval" in f for f in figures.values())
+    between = [f"{config.confidence:.0%} interval"] if intervals else []
+    for head in ("figure", "value", *between, *rest):
+        table.add_column(escape(head), justify="left" if head == "figure" else "right", no_wrap=True)
+    for name, about in figures.items():
+        low_high = about.get("interval")
+        interval = f"{low_high[0]:.5g} to {low_high[1]:.5g}" if low_high else ""
+        values = [interval] if intervals else []
+        table.add_row(escape(name), _number(about["value"]), *values, *(_number(about.get(n)) for n in rest))
+    return table
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

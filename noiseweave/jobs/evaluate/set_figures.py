@@ -1,0 +1,133 @@
+"""evaluate's figures of two sets, out of the features that their units wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave.engine.judging import set_metrics
+from noiseweave.engine.judging.set_metrics import Gaussian
+from noiseweave.jobs.evaluate.side import Side
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.evaluate.set_task import Task
+
+RESAMPLED_COST = 5e8  # n D^2 + D^3 of a Frechet distance that is still resampled: a tenth of a second or so
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all figures are made of: the sides, and a sample of each for those that compare rows."""
+
+    task: Task
+    sides: Mapping[str, Side]
+    samples: Mapping[str, np.ndarray]
+
+    def weights(self, name: str) -> np.ndarray:
+        """float64 [1 + bootstrap, n]: ones, then resamples."""
+        n, config = len(self.samples[name]), self.task.config
+        return np.concatenate([np.ones((1, n)), set_metrics.weights(config.bootstrap, n, config.seed, name)])
+
+    def figure(self, values: np.ndarray) -> Figure:
+        """The first value, with an interval of the others around it where the set was not sampled."""
+        config = self.task.config
+        about: Figure = {"value": float(values[0]), "interval": None}
+        if len(values) > 1:
+            about["interval"] = list(set_metrics.interval(float(values[0]), values[1:], config.confidence))
+        return about
+
+
+def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], list[str]]:
+    """name -> value and interval, and what a reader must be warned of.
+
+    Raises:
+        ValueError: too few pictures for a metric.
+    """
+    config, wanted = task.config, task.config.wanted
+    rowwise = set(wanted) - ({"fd"} if config.bootstrap == 0 else set())
+    samples = {n: s.sample(config.max_samples, config.seed) for n, s in sides.items()} if rowwise else {}
+    work = Work(task=task, sides=sides, samples=samples)
+    out: dict[str, Figure] = {}
+    warnings: list[str] = []
+    if "fd" in wanted:
+        out["FID" if task.label == "inception" else f"FD({task.label})"] = _frechet(work, warnings)
+    if "kid" in wanted:
+        out["KID" if task.label == "inception" else f"KD({task.label})"] = _kernel(work)
+    if {"precision_recall", "density_coverage"} & set(wanted):
+        out |= _neighbours(work)
+    if "inception_score" in wanted:
+        out["Inception Score" if task.label == "inception" else f"IS({task.label})"] = _score(work)
+    for name, side in sides.items():
+        if side.n > config.max_samples and set(wanted) - {"fd", "inception_score"}:
+            warnings.append(
+                f"{name}: all but fd look at {config.max_samples} of {side.n} pictures (max_samples)"
+            )
+    return out, warnings
+
+
+def _frechet(work: Work, warnings: list[str]) -> Figure:
+    gaussians: dict[str, Gaussian] = {n: s.gaussian for n, s in work.task.statistics.items()}
+    gaussians |= {n: side.moments().gaussian() for n, side in work.sides.items()}
+    a, b = gaussians["input"], gaussians["reference"]
+    if len(a.mean_D) != len(b.mean_D):
+        raise ValueError(
+            f"reference={work.task.config.reference!r}: statistics of another feature space: {len(b.mean_D)} "
+            f"features against {len(a.mean_D)}"
+        )
+    counts = {n: s.n for n, s in work.sides.items()} | {n: s.n for n, s in work.task.statistics.items()}
+    for name, n in counts.items():
+        if n is not None and n <= len(a.mean_D):
+            warnings.append(
+                f"{name}: {n} pictures for {len(a.mean_D)} features: the covariance is singular and the distance far "
+                "too large; compare it with distances of as many pictures only"
+            )
+    value = set_metrics.frechet(a, b)
+    return work.figure(np.concatenate([[value], _frechet_resampled(work)]))
+
+
+def _frechet_resampled(work: Work) -> np.ndarray:
+    """Resamples where both sides are whole sets and it takes seconds; none elsewhere."""
+    if len(work.samples) < 2 or any(len(f) < work.sides[n].n for n, f in work.samples.items()):
+        return np.zeros(0)
+    cost = sum(len(f) * f.shape[1] ** 2 + 10 * f.shape[1] ** 3 for f in work.samples.values())
+    if cost > RESAMPLED_COST:
+        return np.zeros(0)
+    a, b = work.samples["input"], work.samples["reference"]
+    return set_metrics.frechet_resampled(a, b, work.weights("input")[1:], work.weights("reference")[1:])
+
+
+def _kernel(work: Work) -> Figure:
+    a, b = work.samples["input"], work.samples["reference"]
+    return work.figure(set_metrics.kernel_distance(a, b, work.weights("input"), work.weights("reference")))
+
+
+def _neighbours(work: Work) -> dict[str, Figure]:
+    config, label = work.task.config, work.task.label
+    for name, f_ND in work.samples.items():
+        if len(f_ND) <= config.neighbours:
+            raise ValueError(
+                f"neighbours={config.neighbours}: {name} has {len(f_ND)} pictures, more than neighbours are needed"
+            )
+    found = set_metrics.neighbours(work.samples["input"], work.samples["reference"], config.neighbours)
+    w_N, w_M = work.weights("input"), work.weights("reference")
+    values = {
+        "precision": ("precision_recall", w_N @ found.precision_N / len(found.precision_N)),
+        "recall": ("precision_recall", w_M @ found.recall_M / len(found.recall_M)),
+        "density": ("density_coverage", w_N @ found.density_N / len(found.density_N)),
+        "coverage": ("density_coverage", w_M @ found.coverage_M / len(found.coverage_M)),
+    }
+    return {f"{n}({label})": work.figure(v) for n, (metric, v) in values.items() if metric in config.wanted}
+
+
+def _score(work: Work) -> Figure:
+    config, side = work.task.config, work.sides["input"]
+    value = side.score().value()
+    resampled = np.zeros(0)
+    if config.bootstrap and side.n <= config.max_samples:
+        p_NC = side.sample(config.max_samples, config.seed, "probabilities")
+        resampled = set_metrics.score_resampled(p_NC, work.weights("input")[1:])
+    return work.figure(np.concatenate([[value], resampled]))

@@ -1,0 +1,219 @@
+"""The first flow of forget: a shard -> the keys of its samples with their parents; an index -> where the key is."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.records import Bad
+
+PLACES = ("shards", "rejected", "")  # below an input
+ORIGINAL = re.compile(r"original-(\d+)\.tar")
+UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
+"""What hides samples, or their lineage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What a unit reads.
+
+    Attributes:
+        kind: a shard, or an index of pictures that augment keeps.
+        output: the input folder that it belongs to.
+    """
+
+    kind: Literal["shard", "index"]
+    output: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A picture as a lineage names it; sha256 of its file, where it is told."""
+
+    shard: str
+    key: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A sample that has parents, or the key that is looked for.
+
+    Attributes:
+        url: of its shard.
+        source: of the shard that it was copied from, or None.
+        counted: the sum of its unit's marker that it is in, mode:linear or rejected:drifted; None
+            for none.
+    """
+
+    url: str
+    source: str | None
+    key: str
+    parents: tuple[Parent, ...]
+    counted: str | None
+
+
+def pieces(folders: Sequence[str]) -> list[Piece]:
+    """All that is to be read.
+
+    Raises:
+        ValueError: there is no shard, or one comes twice.
+    """
+    out: list[Piece] = []
+    for folder in folders:
+        found = [
+            storage.join(folder, place, name) if place else storage.join(folder, name)
+            for place in PLACES
+            for name in storage.names_in(storage.join(folder, place) if place else folder)
+            if name.endswith(".tar")
+        ]
+        indices = index_files(folder)
+        if not found and not indices:
+            raise ValueError(f"input {folder!r}: no .tar shards in it, in its shards or its rejected folder")
+        out += [Piece(kind="shard", output=folder, url=url) for url in found]
+        out += [Piece(kind="index", output=folder, url=url) for url in indices]
+    doubled = [url for url, n in Counter(piece.url for piece in out).items() if n > 1]
+    if doubled:
+        raise ValueError(f"input: names {doubled[0]} twice")
+    return out
+
+
+def index_files(folder: str) -> list[str]:
+    """The indices of the pictures that an augment run has read, in its working folder."""
+    index = storage.join(folder, "_run", "index")
+    return [storage.join(index, name) for name in storage.names_in(index) if name.endswith(".parquet")]
+
+
+def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
+    """Read every piece; what was found lies in the ledger's folder."""
+    phase = Phase(
+        name="search", fetch=partial(_fetch, key), make_compute=nothing, commit=partial(_commit, book),
+        things="samples",
+    )  # fmt: skip
+    return pipeline.run(Plan(length=len(work), unit=partial(_unit, list(work))), phase, book, s)
+
+
+def nothing() -> Callable[[Any], Any]:
+    """No compute: the flow is all reading and writing."""
+    return lambda data: data
+
+
+def _unit(work: Sequence[Piece], i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}", payload=work[i])
+
+
+def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Bad]]:
+    piece: Piece = unit.payload
+    if piece.kind == "index":
+        return {"rows": rows_of(piece.url, key)}, []
+    samples, bad = _samples(piece.url, key)
+    return {"url": piece.url, "source": _source(piece), "samples": samples}, bad
+
+
+def rows_of(url: str, key: str) -> list[str]:
+    """The shards of an index's pictures that have a key."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(storage.read(url)), columns=["shard", "key"])
+    return [row["shard"] for row in table.to_pylist() if row["key"] == key]
+
+
+def _source(piece: Piece) -> str | None:
+    """The shard whose samples an original-*.tar holds, by augment's index of it."""
+    import pyarrow.parquet as pq
+
+    found = ORIGINAL.fullmatch(piece.url.rpartition("/")[2])
+    path = storage.join(piece.output, "_run", "index", f"{found[1]}.parquet") if found else ""
+    if not found or not storage.exists(path):
+        return None
+    column = pq.read_table(io.BytesIO(storage.read(path)), columns=["shard"])["shard"]
+    return column[0].as_py() if len(column) else None
+
+
+def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
+    entries, bad = shards.index(url)
+    out: list[Any] = []
+    if not entries:
+        return out, bad
+    with storage.open_read(url) as f:
+        for entry in entries:
+            try:
+                known = _lineage(shards.small(f, entry, "json"))
+            except ValueError as e:
+                bad.append(Bad.of(e, shard=url, key=entry.key))
+                known = {}
+            parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
+            if parents or entry.key == key:
+                out.append([entry.key, parents, _counted(known)])
+    return out, bad
+
+
+def _counted(known: Mapping[str, Any]) -> str | None:
+    check, mode = known.get("check"), known.get("mode")
+    verdict = check.get("verdict") if isinstance(check, Mapping) else None
+    if isinstance(verdict, str) and verdict != "kept":
+        return f"rejected:{verdict}"
+    return f"mode:{mode}" if isinstance(mode, str) else None
+
+
+def _lineage(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = json.loads(data or b"{}")
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"bad_json: {e}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def parents_of(known: dict[str, Any]) -> list[Parent]:
+    """The pictures that a lineage names; inpaint's had one as ``shard#key`` alone before it had ``parents``."""
+    listed = known.get("parents")
+    if not isinstance(listed, list) and "picture_sha256" in known:
+        shard, _, key = str(known.get("picture")).partition("#")
+        listed = [{"shard": shard, "key": key, "sha256": known["picture_sha256"]}]
+    return [
+        Parent(shard=str(p.get("shard") or ""), key=p["key"], sha256=p.get("sha256"))
+        for p in (listed if isinstance(listed, list) else [])
+        if isinstance(p, dict) and isinstance(p.get("key"), str)
+    ]
+
+
+def _commit(
+    book: Ledger, unit: Unit, result: tuple[dict[str, Any], list[Bad]]
+) -> tuple[UnitReport, list[Bad]]:
+    found, bad = result
+    storage.write_json(_path(book, unit.index), found)
+    return UnitReport(id=unit.id, produced=len(found.get("samples", ()))), bad
+
+
+def _path(book: Ledger, i: int) -> str:
+    return storage.join(book.path("found"), f"{i:06d}.json")
+
+
+def records(work: Sequence[Piece], book: Ledger) -> Iterator[Record]:
+    """What was found in the shards, read again at each call: no more than a shard of it is in memory."""
+    for i, piece in enumerate(work):
+        if piece.kind != "shard":
+            continue
+        found = storage.read_json(_path(book, i))
+        for key, parents, counted in found["samples"]:
+            known = tuple(Parent(shard=s, key=k, sha256=h) for s, k, h in parents)
+            yield Record(url=found["url"], source=found["source"], key=key, parents=known, counted=counted)
+
+
+def indexed(work: Sequence[Piece], book: Ledger) -> set[str]:
+    """The shards in which augment's indices have the key."""
+    numbers = (i for i, piece in enumerate(work) if piece.kind == "index")
+    return {shard for i in numbers for shard in storage.read_json(_path(book, i))["rows"]}

@@ -1,0 +1,132 @@
+"""What a user may say of fuse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from noiseweave.engine.checks import check
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion.recipes import EditRecipe, Mode, RegionRecipe
+from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe, Prompts
+
+POSITIONAL = "images"
+POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Two or more pictures -> their fusion in noise space; with a target prompt or an edit, one -> an edit.
+
+    Args:
+        images: two or more pictures, or one and prompt.target or edit.name; files or URLs. Style takes a second
+            picture as its reference.
+        output: folder or URL for fused.png, input-0.png.., sheet.png, fuse.json and, with sweep, sweep.png.
+        mode: how the noise maps are mixed.
+        ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
+            weight that all but the first share equally. null weighs all pictures alike; with a region, 1.
+        weights: one number for each picture in place of ratio; they are normalised.
+        sweep: also write sweep.png, every mode (rows) at every ratio of ratios (columns).
+        ratios: columns of the sweep.
+        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        edit: of one picture, in its noise maps.
+        region: where the second of two pictures shows.
+        cache: folder or URL that keeps noise maps, so that the same pictures with other modes, ratios, edits or
+            targets cost only replays; null keeps none.
+        cache_mib: MiB of noise maps that the cache may hold; the least recently used leave first.
+        provenance: the files of fused pictures and sheets say in XMP that a model made them, which, and from what.
+        seed: the result depends on it and on the bytes of the pictures.
+        size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
+        model: the diffusion model.
+        inversion: how pictures become noise maps.
+        prompt: what a text-to-image model is told.
+    """
+
+    images: tuple[str, ...] = ()
+    output: str
+    mode: Mode = "cross_fade"
+    ratio: float | None = None
+    weights: tuple[float, ...] | None = None
+    sweep: bool = False
+    ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    keep_spread: bool = True
+    edit: EditRecipe | None = None
+    region: RegionRecipe = field(default_factory=RegionRecipe)
+    cache: str | None = None
+    cache_mib: float = 4096
+    provenance: bool = False
+    seed: int = 0
+    size: int | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inversion: InversionRecipe = field(default_factory=InversionRecipe)
+    prompt: PromptRecipe = field(default_factory=PromptRecipe)
+
+    def __post_init__(self) -> None:
+        count, edits = len(self.images), self.prompt.target is not None or self.edit is not None
+        allowed = "two or more pictures, or one and prompt.target or edit.name"
+        check(count >= 2 - edits, "images", list(self.images), allowed)
+        check_edit(self)
+        two = count == 2 or self.region.source == "everywhere"
+        check(two, "region.source", self.region.source, f"everywhere, as it is for two pictures, not {count}")
+        given = self.region.mask is not None or self.region.source != "file"
+        check(given, "region.mask", self.region.mask, "a picture, with region.source=file")
+        check_prompt(self.prompt)
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
+        one = self.ratio is None or self.weights is None
+        check(one, "ratio", self.ratio, "either ratio or weights, not both")
+        check(0 <= self.cache_mib < math.inf, "cache_mib", self.cache_mib, "0 or more")
+        ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
+        check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")
+        if count == 1:
+            check(
+                self.ratio is None and not self.sweep, "images", list(self.images), "two, for ratio or sweep"
+            )
+        if self.weights is not None:
+            values = list(self.weights)
+            check(len(values) == count, "weights", values, f"one for each of the {count} pictures")
+            ok = min(values) >= 0 and 0 < sum(values) < math.inf
+            check(ok, "weights", values, "numbers >= 0 with a sum above 0")
+
+    @property
+    def prompts(self) -> Prompts:
+        """What each picture is told, where the model reads words."""
+        nothing = [None] * len(self.images)
+        return self.prompt.of(nothing, nothing)
+
+    @property
+    def shares(self) -> list[float]:
+        """The pictures' weights, with sum 1."""
+        if self.weights is not None:
+            return [w / sum(self.weights) for w in self.weights]
+        count = len(self.images)
+        if self.edit is not None:
+            return [1.0, 0.0][:count]
+        if self.ratio is None and self.region.source != "everywhere":
+            return [0.0, 1.0]
+        return [1 / count] * count if self.ratio is None else spread(self.ratio, count)
+
+
+def check_edit(config: Config) -> None:
+    """Raise ValueError where an edit is given what only a fusion takes."""
+    if config.edit is None:
+        return
+    pictures, fusing = list(config.images), (config.ratio, config.weights)
+    allowed = 2 if config.edit.name == "style" else 1
+    check(
+        len(pictures) <= allowed, "images", pictures, "one for an edit; style takes a second as its reference"
+    )
+    ok = fusing == (None, None) and not config.sweep and config.region.source == "everywhere"
+    check(ok, "edit.name", config.edit.name, "without ratio, weights, sweep and region, which fuse pictures")
+
+
+def check_prompt(prompt: PromptRecipe) -> None:
+    """Raise ValueError where a prompt asks for what is known of a data set's samples alone."""
+    check(prompt.template is None, "prompt.template", prompt.template, "null for fuse; it has source")
+    asks = [word for word in ("{label}", "{caption}") if word in (prompt.target or "")]
+    check(not asks, "prompt.target", prompt.target, "a plain text for fuse, whose pictures have no labels")
+
+
+def spread(ratio: float, count: int) -> list[float]:
+    """(1 - ratio) for the first picture; the others share ``ratio`` equally."""
+    return [1 - ratio, *[ratio / (count - 1)] * (count - 1)]

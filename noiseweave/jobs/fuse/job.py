@@ -1,0 +1,90 @@
+"""The ``fuse`` job: pictures -> one, fused in noise space. Runs in this process, without Ray.
+
+One picture and a target prompt are text-guided editing (arXiv 2304.06140): inverted as what it shows, replayed as
+what it should show. One picture and ``edit`` are an edit of its noise maps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from noiseweave import __version__
+from noiseweave.engine.fusion.recipes import MODES, Mode
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import Prompts
+from noiseweave.jobs.fuse.config import Config, spread
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import storage
+    from noiseweave.engine.fusion import groups
+    from noiseweave.jobs.fuse import pictures as work
+    from noiseweave.jobs.report.job import finish_page
+
+    channels, size = loading.shape(config.model.name, config.size)
+    loading.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
+    hears = loading.hears(config.model.name, config.prompt)
+    prompts = config.prompts if hears == "words" else None
+    keys, image_NHWC = work.pictures(config.images, channels, size)
+    mask_HW, mask_key = work.mask(config.region, size)
+    if config.cache is not None:
+        storage.check_writable(storage.absolute(config.cache))
+    output = storage.absolute(config.output)
+    storage.check_writable(output)
+    model = loading.load(config.model, work.device(), config.size)
+    work.warn(model, prompts)
+    s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
+    psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
+    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
+    recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
+    fused = groups.fuse_pictures(
+        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
+    )
+    model_hash = loading.fingerprint(config.model.name)
+    files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
+    for name, data in files.items():
+        storage.write(storage.join(output, name), data)
+    lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
+    storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
+    print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
+    work.tell(model, psnr, image_NHWC)
+    finish_page(output)
+    return 0
+
+
+def grid(config: Config) -> list[tuple[Mode, list[float]]]:
+    """The cells of the sweep, row by row."""
+    return [(mode, spread(ratio, len(config.images))) for mode in MODES for ratio in config.ratios]
+
+
+def chosen(config: Config, mask_key: str | None) -> dict[str, Any]:
+    """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
+    edit = {"edit": asdict(config.edit)} if config.edit else {}
+    everywhere = config.region.source == "everywhere"
+    return edit | ({} if everywhere else {"region": {**asdict(config.region), "mask_sha256": mask_key}})
+
+
+def describe(
+    config: Config, keys: Sequence[str], psnr: Sequence[float], files: Sequence[str], model_hash: str,
+    prompts: Prompts | None,
+) -> Mapping[str, Any]:  # fmt: skip
+    """The content of fuse.json: enough to make the picture again."""
+    rows = zip(config.images, keys, config.shares, psnr, strict=True)
+    return {
+        "inputs": [
+            {"path": path, "sha256": key, "weight": round(weight, 6), "psnr": value}
+            for path, key, weight, value in rows
+        ],
+        "mode": config.mode, "keep_spread": config.keep_spread, "seed": config.seed,
+        **asdict(config.inversion), "model": config.model.name, "model_hash": model_hash,
+        "precision": config.model.precision, "noiseweave": __version__, "files": files,
+        "sweep": {"modes": MODES, "ratios": config.ratios} if config.sweep else None,
+        **({"prompt": asdict(prompts)} if prompts else {}),
+    }  # fmt: skip

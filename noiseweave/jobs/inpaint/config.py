@@ -1,0 +1,163 @@
+"""What a user may say of inpaint."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Literal
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.checks import check
+from noiseweave.engine.inpainting.recipes import InpaintRecipe
+from noiseweave.engine.networks.recipes import ModelConfig
+
+# short spellings of options, those of the project that this job follows among them
+ALIASES = {
+    "--model": "--model.name", "--steps": "--inpaint.steps", "--guidance": "--inpaint.guidance",
+    "--strength": "--inpaint.strength", "--batch_imgs_dir": "--images", "--batch_masks_dir": "--masks",
+    "--output_dir": "--output",
+}  # fmt: skip
+OWNED = ("restored", "collages", "lineage", "shards", "report.html", "report.json", "quarantine.jsonl")
+SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Pictures and masks -> repaired pictures, collages and their lineage.
+
+    Args:
+        output: folder or URL for restored/, collages/ and lineage/, or shards/; report.json, quarantine.jsonl.
+            With image, a name such as grid.png is the collage's; the rest goes to the folder grid beside it.
+        image: one picture; needs mask.
+        mask: its mask.
+        images: a folder of pictures, searched with its sub-folders; needs masks.
+        masks: a folder of masks: each belongs to the picture of the same relative path without extension, or
+            else of the same file name.
+        input: shards whose samples have a picture and a .mask.png.
+        mask_mode: the colour that is repaired; grey counts as white from 128 on.
+        model: what paints: a pipeline made for inpainting, or a plain Stable Diffusion or pixel model, through
+            RePaint.
+        inpaint: how it paints.
+        size: long side in pixels that the model works at; 0 takes what it was made for. A pixel model has one
+            size.
+        prompt: what the repair shows; a .txt beside a picture, or in its sample, goes before it.
+        negative_prompt: what the repair keeps away from.
+        rows: variants of each picture, with the seeds seed, seed + 1, ...
+        seed: of the first variant. 0 or null draws one, and it is written down; the same run goes on with it.
+        feather: pixels inside the mask over which the repair fades in; 0 is a hard edge.
+        crop_to_mask: paint boxes around the holes at full resolution, holes that are apart apart, and not the
+            whole picture.
+        padding: pixels around a hole that its box shows the model.
+        lora: LoRA weights that are added to the model: a .safetensors file of diffusers' or kohya's format, or a folder
+            with one; several as '["a.safetensors", "b.safetensors"]'.
+        lora_weight: how much of each is added, or of all; 1 is as it was trained.
+        output_format: of the restored pictures; same keeps each picture's own. All but jpg are lossless.
+        collage: write original | original with the hole in white | restored, a row for each variant. null
+            does for pictures in files and does not for shards.
+        collage_spacing_h: pixels between the columns of a collage.
+        collage_spacing_v: pixels between its rows.
+        provenance: the files of restored pictures and collages say in XMP that a model painted in them, which, and
+            from what; a bmp has no place for it.
+        max_pixels: larger pictures are quarantined unread.
+        unit_pictures: pictures in a unit of work, and in an output shard; those of equal size go through the
+            model together.
+        cache_dir: folder for models from the hub; null takes the hub's own, see HF_HOME.
+        cluster: where it runs.
+        overwrite: throw away an earlier run in the output folder and start anew.
+    """
+
+    output: str
+    image: str | None = None
+    mask: str | None = None
+    images: str | None = None
+    masks: str | None = None
+    input: str | None = None
+    mask_mode: Literal["black", "white"] = "black"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inpaint: InpaintRecipe = field(default_factory=InpaintRecipe)
+    size: int = 0
+    prompt: str = ""
+    negative_prompt: str = ""
+    rows: int = 1
+    seed: int | None = None
+    feather: int = 4
+    crop_to_mask: bool = False
+    padding: int = 64
+    lora: str | tuple[str, ...] | None = None
+    lora_weight: float | tuple[float, ...] = 1.0
+    output_format: Literal["same", "png", "jpg", "webp", "bmp", "tif"] = "same"
+    collage: bool | None = None
+    collage_spacing_h: int = 20
+    collage_spacing_v: int = 20
+    provenance: bool = False
+    max_pixels: int = 64_000_000
+    unit_pictures: int = 16
+    cache_dir: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        self._check_input()
+        for name, low, high in (
+            ("size", 0, 8192), ("rows", 1, 1000), ("seed", 0, (1 << 63) - 1001), ("feather", 0, 1000),
+            ("padding", 0, 100_000), ("collage_spacing_h", 0, 1000), ("collage_spacing_v", 0, 1000),
+            ("max_pixels", 1, 1 << 40), ("unit_pictures", 1, 100_000),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            check(value is None or low <= value <= high, name, value, f"{low} to {high}")
+        check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
+        ok = self.input is None or self.output_format != "tif"
+        check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
+        ok = not self.provenance or self.output_format != "bmp"
+        check(
+            ok, "output_format", self.output_format, "another format with provenance, which a bmp cannot hold"
+        )
+        self._check_loras()
+
+    def _check_loras(self) -> None:
+        count, value = len(self.loras), self.lora_weight
+        check(all(path.strip() for path in self.loras), "lora", self.lora, "files or folders")
+        fits = isinstance(value, float | int) or len(value) == count
+        check(fits, "lora_weight", value, f"one number, or one for each of the {count} files")
+        check(all(map(math.isfinite, self.weights)), "lora_weight", value, "finite numbers")
+        check(count > 0 or value in (1, (), []), "lora_weight", value, "nothing, as no --lora is given")
+
+    def _check_input(self) -> None:
+        for one, other in (("image", "mask"), ("images", "masks")):
+            values = getattr(self, one), getattr(self, other)
+            if (values[0] is None) != (values[1] is None):
+                missing = one if values[0] is None else other
+                raise ValueError(f"{missing}=None: --{one} and --{other} go together")
+        given = [name for name in ("image", "images", "input") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "one of --image with --mask, --images with --masks, and --input is needed; given: "
+                + (", ".join(given) or "none")
+            )
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        if self.lora is None:
+            return ()
+        return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of each LoRA."""
+        several = isinstance(self.lora_weight, tuple | list)
+        return tuple(self.lora_weight) if several else (float(self.lora_weight),) * len(self.loras)  # type: ignore[arg-type]
+
+    @property
+    def sheets(self) -> bool:
+        """Whether collages are written."""
+        return self.input is None if self.collage is None else self.collage
+
+
+def set_cache(config: Config) -> None:
+    """Where huggingface_hub keeps what it downloads, in this process."""
+    if config.cache_dir is not None:
+        import huggingface_hub.constants
+
+        huggingface_hub.constants.HF_HUB_CACHE = os.path.abspath(os.path.expanduser(config.cache_dir))

@@ -1,0 +1,304 @@
+"""The flow of inpaint: a unit is a run of pictures; what the model sees of them is bucketed by size.
+
+Only what the model needs travels to it: a whole picture at its working size, or boxes around the holes. The restored
+picture is put together from the file's own bytes afterwards, in the task that writes it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from noiseweave.cluster import folders, pipeline, shards, stages
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.units import Unit
+from noiseweave.engine import spans
+from noiseweave.engine.checks import check, check_steps
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.pictures import files as pictures
+from noiseweave.engine.pictures import masks
+from noiseweave.jobs.inpaint import lora_files
+from noiseweave.jobs.inpaint.config import Config, set_cache
+from noiseweave.jobs.inpaint.input import Input, items_of, words
+from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
+from noiseweave.jobs.reading.places import Item
+
+if TYPE_CHECKING:
+    from noiseweave.engine.inpainting.filling import InpaintModel
+
+
+def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
+    """Look at the model.
+
+    Raises:
+        ValueError: it does not fit the options.
+    """
+    from noiseweave.engine.inpainting import filling
+
+    set_cache(config)
+    about = filling.describe(config.model.name)
+    _check_steps(config)
+    whole = about.multiple > 0
+    check(whole or config.size in (0, about.size), "size", config.size,
+          f"0 or {about.size}, as the model draws {about.size}x{about.size} pixels only")  # fmt: skip
+    for name in ("prompt", "negative_prompt"):
+        value = getattr(config, name)
+        check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
+    if about.repaint:
+        print(
+            f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr
+        )
+    return Task(
+        config=config, output=output, sheet=sheet, about=asdict(about), seed=seed,
+        model_hash=filling.fingerprint(config.model.name), loras=lora_files.look(config, about.kind),
+    )  # fmt: skip
+
+
+def _check_steps(config: Config) -> None:
+    from noiseweave.engine.networks import pretrained
+
+    name = config.model.name
+    folder = pretrained.find(name, ["scheduler/scheduler_config.json"])
+    check_steps("inpaint.steps", config.inpaint.steps, pretrained.trained_steps(name, folder))
+
+
+def check_single(task: Task, work: Input) -> None:
+    """A single picture is not quarantined.
+
+    Raises:
+        ValueError: it or its mask is bad, by its name.
+    """
+    (item,) = work.plan.unit(0).payload
+    try:
+        load(task, item)
+    except ValueError as e:
+        raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
+
+
+def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
+    return pipeline.run(work.plan, phase(task, s.gpus_per_worker > 0), book, s)
+
+
+def phase(task: Task, gpu: bool) -> Phase:
+    from noiseweave.jobs.inpaint import output as inpaint_output
+
+    return Phase(
+        name="inpaint", fetch=partial(_fetch, task), make_compute=partial(_make_paint, task, gpu),
+        commit=partial(inpaint_output.commit, task), size=stages.length_of_first,
+    )  # fmt: skip
+
+
+# fetch
+
+
+def _fetch(task: Task, unit: Unit) -> Batch:
+    good, bad = [], []
+    for item in items_of(unit.payload):
+        try:
+            good.append(load(task, item))
+        except ValueError as e:
+            bad.append(left_out(item, str(e)))
+    return good, bad
+
+
+def load(task: Task, item: Item) -> Loaded:
+    """Read a picture, its mask and its words, and cut what the model is shown.
+
+    Raises:
+        ValueError: ``"reason: detail"`` of a picture, mask or text that is not taken.
+    """
+    config = task.config
+    data = item.picture.read()
+    picture = pictures.opened(data, config.max_pixels)
+    mask = _mask(item)
+    shown_HWC = pictures.visible(picture)
+    hole_HW = hole_of(config, mask, shown_HWC.shape[:2])
+    own = words(item)
+    if hole_HW.any():  # before the model works on it in vain
+        extension = pictures.extension_of(picture, item.extension, config.output_format)
+        pictures.fitted(picture.image, pictures.EXTENSIONS[extension])
+    return Loaded(
+        item=item, data=data, mask=mask, prompt=config.prompt if own is None else own,
+        label=item.label.read(shards.SIDE_LIMIT) if item.label else None,
+        regions=tuple(_region(task, shown_HWC, hole_HW, box) for box in boxes(task, hole_HW)),
+    )  # fmt: skip
+
+
+def _mask(item: Item) -> bytes:
+    try:
+        return item.mask.read()
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {e}") from None
+
+
+def boxes(task: Task, hole_HW: np.ndarray) -> list[masks.Box]:
+    """What the model is shown: nothing, the whole picture, or boxes around the holes."""
+    if not hole_HW.any():
+        return []
+    height, width = hole_HW.shape
+    if not task.config.crop_to_mask:
+        return [masks.Box(top=0, left=0, bottom=height, right=width)]
+    return masks.boxes(hole_HW, task.config.padding, max(8, task.about["multiple"]), _long_side(task))
+
+
+def _long_side(task: Task) -> int:
+    return task.config.size or int(task.about["size"])
+
+
+def working_size(task: Task, height: int, width: int) -> tuple[int, int]:
+    """(h, w) that the model works at for a part of a picture."""
+    side, multiple = _long_side(task), int(task.about["multiple"])
+    return masks.fit_size(height, width, side, multiple) if multiple else (side, side)
+
+
+def _region(task: Task, shown_HWC: np.ndarray, hole_HW: np.ndarray, box: masks.Box) -> Region:
+    part, hole = shown_HWC[box.slices], hole_HW[box.slices]
+    size = working_size(task, *hole.shape)
+    image = Image.fromarray(part[..., 0] if part.shape[-1] == 1 else part)
+    image = image.convert("L" if task.about["channels"] == 1 else "RGB")
+    small = np.asarray(resized(image, size))
+    # with the same filter: no known pixel holds a share of what is to be replaced
+    share = np.asarray(resized(Image.fromarray(hole.astype(np.float32)), size))
+    return Region(
+        box=box, image_HWC=small[..., None] if small.ndim == 2 else small, hole_HW=share > 1e-6
+    )  # fmt: skip
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To (height, width): area averages where it shrinks, linear where it grows."""
+    if (image.height, image.width) == size:
+        return image
+    shrinks = size[0] <= image.height and size[1] <= image.width
+    return image.resize(size[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+
+
+# compute
+
+
+def _make_paint(task: Task, gpu: bool) -> Callable[[Batch], Result]:
+    from noiseweave.engine.inpainting import filling
+
+    set_cache(task.config)
+    loras = [file.read() for file in task.loras]
+    model = filling.load(task.config.model, "cuda" if gpu else "cpu", loras)
+    return Painter(task, model, lambda: _exact(task, gpu))
+
+
+def _exact(task: Task, gpu: bool) -> InpaintModel | None:
+    """The same model in float32, for what is not finite in less; None where it was that already."""
+    from noiseweave.engine.inpainting import filling
+
+    if task.config.model.precision == "fp32":
+        return None
+    exact = replace(task.config.model, precision="fp32")
+    return filling.load(exact, "cuda" if gpu else "cpu", [file.read() for file in task.loras])
+
+
+@dataclass
+class Painter:
+    """Loaded pictures -> painted ones. ``exact`` gives the model that is tried on what was not finite."""
+
+    task: Task
+    model: InpaintModel
+    exact: Callable[[], InpaintModel | None]
+
+    def __post_init__(self) -> None:
+        self.second: InpaintModel | None = None
+        self.asked = False
+
+    def __call__(self, batch: Batch) -> Result:
+        loaded, bad = batch
+        patches = self._regions(loaded)
+        good: list[Painted] = []
+        for n, one in enumerate(loaded):
+            mine = [patches[n, i] for i in range(len(one.regions))]
+            if any(patch is None for patch in mine):
+                bad.append(left_out(one.item, "not_finite: in float32 too"))
+                continue
+            rows = [tuple(p[0][row] for p in mine if p) for row in range(self.task.config.rows)]
+            ran = {p[1] for p in mine if p} or {self.task.config.model.precision}
+            cut = self._cut(one.prompt) if mine else ()
+            good.append(Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), cut=cut))
+        return good, bad
+
+    def _cut(self, text: str) -> tuple[str, ...]:
+        from noiseweave.engine.networks import text_pipeline
+
+        if self.model.text is None:
+            return ()
+        told = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
+        return tuple(text_pipeline.cut_off(self.model.text, [told]).values())
+
+    def _regions(
+        self, loaded: Sequence[Loaded]
+    ) -> dict[tuple[int, int], tuple[list[np.ndarray], str] | None]:
+        """(picture, region) -> its variants and their precision, None where they are not finite."""
+        buckets: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+        for n, one in enumerate(loaded):
+            for i, region in enumerate(one.regions):
+                buckets[region.hole_HW.shape].append((n, i))
+        out: dict[tuple[int, int], tuple[list[np.ndarray], str] | None] = {}
+        total = sum(map(len, buckets.values()))
+        for places in buckets.values():
+            parts = [(loaded[n], loaded[n].regions[i], i) for n, i in places]
+            with spans.span(len(out) / total, (len(out) + len(places)) / total):
+                out |= dict(zip(places, self._bucket(parts), strict=True))
+        return out
+
+    def _bucket(self, parts: list[tuple[Loaded, Region, int]]) -> list[tuple[list[np.ndarray], str] | None]:
+        """Regions of one size. Where one is not finite, each is tried alone, and then in float32."""
+        precision = self.task.config.model.precision
+        try:
+            return [(rows, precision) for rows in self._variants(self.model, parts)]
+        except ValueError as e:
+            if not str(e).startswith("not_finite"):
+                raise
+        if len(parts) > 1:
+            return [self._bucket([part])[0] for part in parts]
+        return [self._exactly(parts)]
+
+    def _exactly(self, parts: list[tuple[Loaded, Region, int]]) -> tuple[list[np.ndarray], str] | None:
+        if not self.asked:
+            self.second, self.asked = self.exact(), True
+        if self.second is None:
+            return None
+        try:
+            return self._variants(self.second, parts)[0], "fp32"
+        except ValueError as e:
+            if not str(e).startswith("not_finite"):
+                raise
+            return None
+
+    def _variants(
+        self, model: InpaintModel, parts: list[tuple[Loaded, Region, int]]
+    ) -> list[list[np.ndarray]]:
+        """For each region, its picture with each seed."""
+        from noiseweave.engine.inpainting import filling
+
+        config = self.task.config
+        image_BHWC = np.stack([region.image_HWC for _, region, _ in parts])
+        hole_BHW = np.stack([region.hole_HW for _, region, _ in parts])
+        prompts = [
+            Prompt(text=one.prompt, key=chance(one.item, i), negative=config.negative_prompt)
+            for one, _, i in parts
+        ]
+        variants = [
+            filling.inpaint(model, image_BHWC, hole_BHW, prompts, config.inpaint, seed)
+            for seed in spans.steps(self.task.seeds)
+        ]
+        return [[variant[b] for variant in variants] for b in range(len(parts))]
+
+
+def chance(item: Item, region: int) -> str:
+    """What a region's random numbers come from, together with the seed."""
+    return f"{folders.printable(item.key)}#{region}"

@@ -1,0 +1,214 @@
+"""What inpaint works on: each picture with its mask and its words, from two files, two folders or shards."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from noiseweave.cluster import shards, storage
+from noiseweave.cluster.units import Plan, Unit
+from noiseweave.engine.pictures.files import EXTENSIONS
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.reading.places import (
+    TEXT_LIMIT,
+    Item,
+    Place,
+    digest_of,
+    listed,
+    matched,
+    root_of,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.inpaint.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The samples [start, stop) of a shard."""
+
+    shard: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """All work of a job.
+
+    Attributes:
+        plan: its units; a payload is a tuple of Items or a Slice.
+        pictures: how many there are.
+        left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
+            several (ambiguous), and what is damaged in the shards.
+        digest: changes with names and sizes of the files.
+    """
+
+    plan: Plan
+    pictures: int
+    left_out: tuple[Bad, ...]
+    digest: str
+
+
+def gather(config: Config) -> Input:
+    """Find the pictures of a job and their masks; none is opened.
+
+    Raises:
+        ValueError: a file or folder is missing, nothing has a partner, or variants' names would collide.
+    """
+    if config.input is not None:
+        return _of_shards(config)
+    if config.image is not None:
+        return _of_items(config, [_single(config)], [])
+    roots = root_of("images", config.images), root_of("masks", config.masks)
+    if roots[0] == roots[1]:
+        raise ValueError(f"masks={config.masks!r}: another folder than images")
+    images, masks = listed("images", *roots), listed("masks", *reversed(roots))
+    items, left_out = matched(images, masks)
+    if not items:
+        counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
+        raise ValueError(
+            f"images {config.images!r}, masks {config.masks!r}: no picture has a mask of the same name "
+            f"({counts[0]} pictures and {counts[1]} masks without a partner)"
+        )
+    return _of_items(config, items, left_out)
+
+
+def _single(config: Config) -> Item:
+    assert config.image is not None
+    assert config.mask is not None
+    places = []
+    for name, given in (("image", config.image), ("mask", config.mask)):
+        url = storage.absolute(given)
+        if not storage.exists(url) or storage.is_folder(url):
+            raise ValueError(f"{name} {given!r}: no such file")
+        places.append(Place(path=url))
+    stem, extension = os.path.splitext(os.path.basename(places[0].path))
+    text = os.path.splitext(places[0].path)[0] + ".txt"
+    return Item(
+        key=stem, extension=extension[1:].lower(), picture=places[0], mask=places[1],
+        text=Place(path=text) if storage.exists(text) else None,
+    )  # fmt: skip
+
+
+def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Bad]) -> Input:
+    _check_names(config, {item.key for item in items})
+    each = config.unit_pictures
+    listing = "".join(
+        f"{place.path} {size_of(place)}\n"
+        for item in items
+        for place in (item.picture, item.mask, item.text)
+        if place is not None
+    )
+    runs = [tuple(items[i : i + each]) for i in range(0, len(items), each)]
+    plan = Plan(length=len(runs), unit=_Units(runs))
+    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of(listing))
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Number -> unit."""
+
+    payloads: Sequence[tuple[Item, ...] | Slice]
+
+    def __call__(self, i: int) -> Unit:
+        return Unit(index=i, id=f"{i:06d}", payload=self.payloads[i])
+
+
+def _check_names(config: Config, keys: set[str], where: str = "") -> None:
+    """The second variant of ``a`` is called ``a_2``: no picture may be called that already."""
+    for row in range(2, config.rows + 1):
+        taken = next((key for key in sorted(keys) if f"{key}_{row}" in keys), None)
+        if taken is not None:
+            raise ValueError(
+                f"rows={config.rows}: variant {row} of {taken!r} would be called {taken}_{row}, which is another "
+                f"picture's name{where}; rename one of them"
+            )
+
+
+def _of_shards(config: Config) -> Input:
+    assert config.input is not None
+    found = shards.find(config.input)
+    parts: list[Slice] = []
+    left_out: list[Bad] = []
+    listing, total = "", 0
+    for url in found:
+        entries, bad = shards.index(url)
+        left_out += bad
+        good = [entry for entry in entries if _why_not(entry) is None]
+        left_out += [_bad(url, entry) for entry in entries if _why_not(entry) is not None]
+        _check_names(config, {entry.key for entry in good}, f" in {url}")
+        ends = list(accumulate([config.unit_pictures] * (-(-len(good) // config.unit_pictures))))
+        parts += [Slice(shard=url, start=e - config.unit_pictures, stop=min(e, len(good))) for e in ends]
+        listing += f"{os.path.basename(url)} {storage.size_of(url)}\n"
+        total += len(good)
+    if not total:
+        raise ValueError(f"input {config.input!r}: no sample there has a picture and a .mask.png")
+    return Input(
+        plan=Plan(length=len(parts), unit=_Units(parts)), pictures=total, left_out=tuple(left_out),
+        digest=digest_of(listing),
+    )  # fmt: skip
+
+
+def _mask(entry: shards.Entry) -> str | None:
+    return entry.first([shards.MASK + e for e in EXTENSIONS])
+
+
+def _why_not(entry: shards.Entry) -> str | None:
+    if entry.picture is None:
+        return "no_picture"
+    return "no_mask" if _mask(entry) is None else None
+
+
+def _bad(url: str, entry: shards.Entry) -> Bad:
+    reason = _why_not(entry)
+    assert reason is not None
+    return Bad(shard=url, key=entry.key, reason=reason, detail=f"only {', '.join(sorted(entry.members))}")
+
+
+def items_of(payload: tuple[Item, ...] | Slice) -> list[Item]:
+    """The pictures of a unit."""
+    if isinstance(payload, tuple):
+        return list(payload)
+    entries = _usable(payload.shard, storage.size_of(payload.shard))
+    return [_item(payload.shard, entry) for entry in entries[payload.start : payload.stop]]
+
+
+@functools.lru_cache(maxsize=2)
+def _usable(url: str, size: int) -> list[shards.Entry]:
+    """The samples with a picture and a mask; a worker keeps them, as several units read one shard."""
+    return [entry for entry in shards.index(url)[0] if _why_not(entry) is None]
+
+
+def _item(url: str, entry: shards.Entry) -> Item:
+    assert entry.picture is not None
+    mask = _mask(entry)
+    assert mask is not None
+    places = {
+        name: Place(path=url, offset=entry.members[name].offset, size=entry.members[name].size)
+        for name in (entry.picture, mask, "txt", "cls")
+        if name in entry.members
+    }
+    return Item(
+        key=entry.key, extension=entry.picture, picture=places[entry.picture], mask=places[mask],
+        text=places.get("txt"), label=places.get("cls"), hole=mask,
+    )  # fmt: skip
+
+
+def words(item: Item) -> str | None:
+    """The picture's own prompt, on one line; None where it has none.
+
+    Raises:
+        ValueError: ``"bad_txt: ..."``: it is too long, or no UTF-8 text.
+    """
+    if item.text is None:
+        return None
+    try:
+        return " ".join(item.text.read(TEXT_LIMIT).decode("utf-8-sig").split())
+    except UnicodeDecodeError as e:
+        raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None

@@ -1,0 +1,108 @@
+"""What travels to inpaint's workers, and between its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noiseweave.engine.pictures import files as pictures
+from noiseweave.engine.pictures import masks
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.inpaint.config import Config
+from noiseweave.jobs.reading.places import Item
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.inpaint.lora_files import LoraFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the workers need to know: plain values.
+
+    Attributes:
+        output: absolute folder or URL.
+        sheet: the file that the collage of a single picture is also written to, or None.
+        about: what the model is: its kind, size and channels.
+        model_hash: fingerprint of its files.
+        seed: of the first variant, drawn where the config gives none.
+        loras: what is added to the model's weights.
+    """
+
+    config: Config
+    output: str
+    sheet: str | None
+    about: Mapping[str, Any]
+    model_hash: str
+    seed: int
+    loras: tuple[LoraFile, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """How holes are filled: inpaint (a UNet made for it) or repaint."""
+        return "inpaint" if self.about["kind"] == "inpaint" else "repaint"
+
+    @property
+    def seeds(self) -> range:
+        """Of the variants."""
+        return range(self.seed, self.seed + self.config.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of a picture as the model sees it.
+
+    Attributes:
+        box: where it lies in the upright picture.
+        image_HWC: uint8 [h, w, the model's channels].
+        hole_HW: bool [h, w]; whatever a pixel of the hole has a share in.
+    """
+
+    box: masks.Box
+    image_HWC: np.ndarray
+    hole_HW: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A picture that was read: its files' bytes, prompt and .cls; its regions, none where the mask is empty."""
+
+    item: Item
+    data: bytes
+    mask: bytes
+    prompt: str
+    label: bytes | None
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painted:
+    """What the model made of a picture.
+
+    Attributes:
+        patches: for each variant, uint8 [h, w, C] of each region.
+        precision: that the network ran in.
+        cut: ends of the prompt and the negative prompt that the text encoder does not read.
+    """
+
+    loaded: Loaded
+    patches: tuple[tuple[np.ndarray, ...], ...]
+    precision: str
+    cut: tuple[str, ...] = ()
+
+
+Batch = tuple[list[Loaded], list[Bad]]
+Result = tuple[list[Painted], list[Bad]]
+
+
+def left_out(item: Item, why: str) -> Bad:
+    """``"reason: detail"`` -> the record of it."""
+    return Bad.of(why, shard=item.shard, key=item.name)
+
+
+def hole_of(config: Config, mask: bytes, size: Sequence[int]) -> np.ndarray:
+    """bool [H, W] of the upright picture."""
+    height, width = size
+    return masks.hole_of(pictures.mask_of(mask, config.max_pixels), config.mask_mode, (height, width))

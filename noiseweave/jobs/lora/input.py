@@ -1,0 +1,384 @@
+"""What lora learns from: pictures with their masks and captions, out of folders or shards."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from noiseweave.cluster import shards
+from noiseweave.engine import seeding
+from noiseweave.engine.pictures import crops, images, masks
+from noiseweave.engine.pictures.crops import Size
+from noiseweave.engine.records import Bad, Location
+from noiseweave.jobs.lora.config import Config
+from noiseweave.jobs.reading.places import TEXT_LIMIT, Files, Place, listed, matched, root_of
+
+PICTURES = "imgs"
+MASKS = {"masks": "black", "masks_inverted": "white"}
+PLAIN: Mapping[str, Any] = {"captions": True, "template": "{caption}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A picture before it is looked at.
+
+    Attributes:
+        key: distinct among all pictures; chance comes from it.
+        mask: where its mask lies, or None.
+        text: where its caption lies, or the caption itself, or None.
+        label: its .cls in a shard.
+    """
+
+    key: str
+    picture: Place
+    mask: Place | None = None
+    text: Place | str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A picture to learn from.
+
+    Attributes:
+        words: what it is called.
+        size: (height, width) of the upright picture.
+        bucket: the size that it is cut to.
+        mode: the colour of the hole in its mask.
+        content: hash of its bytes and its mask's.
+    """
+
+    key: str
+    picture: Place
+    mask: Place | None
+    words: str
+    size: Size
+    bucket: Size
+    mode: masks.MaskMode
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What the workers need to know of the model.
+
+    Attributes:
+        sees_holes: whether its UNet takes the mask and the masked picture too.
+        multiple: sides of pictures are multiples of it.
+        shrink: pixels on a latent's side.
+        channels: of a latent.
+        encoder, words: hashes of the VAE's files, and of the text encoders' and tokenizers'.
+        hash: of all files.
+    """
+
+    sees_holes: bool
+    multiple: int
+    shrink: int
+    channels: int
+    encoder: str
+    words: str
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """All that training reads.
+
+    Attributes:
+        items, held, prior: pictures that are trained on, that are held out, and of the class.
+        masked: whether holes come from masks; else they are random, for a model that sees holes.
+        folders: that every worker must see.
+        bad: what was left out, and why.
+        cut: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
+        identity: what else than the config the weights depend on.
+        encoded, spoken: where the cache holds what the encoders made, by key and by words; {} without a cache.
+    """
+
+    model: Model
+    items: tuple[Item, ...]
+    held: tuple[Item, ...]
+    prior: tuple[Item, ...]
+    masked: bool
+    folders: tuple[str, ...]
+    bad: tuple[Bad, ...] = ()
+    cut: tuple[str, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
+    spoken: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
+
+    @property
+    def all(self) -> tuple[Item, ...]:
+        return (*self.items, *self.held, *self.prior)
+
+    @property
+    def draws_holes(self) -> bool:
+        """Whether some holes are random, so that pictures are read and encoded at each step."""
+        return self.model.sees_holes and any(item.mask is None for item in self.all)
+
+
+def gather(config: Config) -> Source:
+    """Look at the model and at every picture.
+
+    Raises:
+        ValueError: one line: no picture, one only, masks and model do not fit, or what is missing.
+    """
+    model = look(config)
+    found, modes, left_out, seen = _found(config, config.input, "input")
+    masked = _masked(config, model, found)
+    if masked:
+        left_out += [_no_mask(f) for f in found if f.mask is None]
+        found = [f for f in found if f.mask is not None]
+    else:
+        found = [replace(f, mask=None) for f in found]
+    items, bad = _looked(config, model, found, modes)
+    if len(items) < 2:
+        what = f"one picture only ({items[0].key})" if items else "no picture that can be read"
+        why = Counter(b.reason for b in (*left_out, *bad))
+        what += f" (left out: {', '.join(f'{n} {r}' for r, n in sorted(why.items()))})" if why else ""
+        raise ValueError(f"input {config.input!r}: {what}; two or more are needed")
+    prior, more = _prior(config, model)
+    kept, held = split(items, config.validation.share)
+    source = Source(
+        model=model, items=tuple(kept), held=tuple(held), prior=tuple(prior.items), masked=masked,
+        folders=tuple(dict.fromkeys([*seen, *more])), bad=(*left_out, *bad, *prior.bad),
+    )  # fmt: skip
+    return replace(source, identity=_identity(source))
+
+
+@dataclass(frozen=True)
+class _Prior:
+    items: Sequence[Item] = ()
+    bad: Sequence[Bad] = ()
+
+
+def _prior(config: Config, model: Model) -> tuple[_Prior, list[str]]:
+    if config.prior is None:
+        return _Prior(), []
+    data = replace(config.data, template="{caption}", masks=False)
+    plain = replace(config, data=data)
+    found, modes, left_out, seen = _found(plain, config.prior, "prior")
+    found = [replace(f, key=f"prior/{f.key}", mask=None) for f in found]
+    items, bad = _looked(plain, model, found, modes)
+    if not items:
+        raise ValueError(f"prior {config.prior!r}: no picture that can be read")
+    named = [replace(item, words=item.words or config.prior_prompt) for item in items]
+    return _Prior(named, [*left_out, *bad]), seen
+
+
+def split(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
+    """Trained and held out, by a hash of the key alone; at least one of each where there is a share."""
+    at = {item.key: seeding.seed_of(0, "held out", item.key) / (1 << 63) for item in items}
+    ordered = sorted(items, key=lambda item: at[item.key])
+    count = sum(at[item.key] < share for item in items)
+    count = min(max(count, share > 0), len(items) - 1)
+    held = {item.key for item in ordered[:count]}
+    return [i for i in items if i.key not in held], [i for i in items if i.key in held]
+
+
+def _identity(source: Source) -> dict[str, Any]:
+    rows = [(i.key, i.words, i.bucket, i.mode, i.content) for i in source.all]
+    content = hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return {
+        "pictures": len(source.items), "held_out": len(source.held), "prior_pictures": len(source.prior),
+        "content": content, "model.hash": source.model.hash,
+    }  # fmt: skip
+
+
+def told(config: Config, source: Source, workers: int) -> str:
+    """What is about to happen, in a line."""
+    sizes = len({item.bucket for item in source.items})
+    holes = "from masks" if source.masked else "random" if source.model.sees_holes else "none"
+    more = f", {len(source.held)} held out" * bool(source.held)
+    more += f", {len(source.prior)} of the class" * bool(source.prior)
+    batch = config.batch * config.accumulate * workers
+    return (
+        f"{len(source.items)} pictures in {sizes} sizes{more}; holes: {holes}; {batch} pictures a step "
+        f"({config.batch} x {config.accumulate} x {workers} workers) -> {config.output}"
+    )
+
+
+# the model
+
+
+def look(config: Config) -> Model:
+    """What kind of model it is, from its configs alone.
+
+    Raises:
+        ValueError: it is no Stable Diffusion pipeline, or what is to be trained does not fit it.
+    """
+    from noiseweave.engine.inpainting import models
+    from noiseweave.engine.lora import adapters
+    from noiseweave.engine.networks import latents, pretrained
+
+    name = config.model.name
+    about = models.describe(name)
+    if about.kind == "pixel":
+        raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
+    folder = models.locate(name)
+    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    adapters.check(unet, config.lora)
+    shrink = latents.shrink_of(vae)
+
+    def hashed(*parts: str) -> str:
+        kept = (f for part in parts for f in sorted((folder / part).glob("*")))
+        return pretrained.fingerprint(f for f in kept if f.suffix in (".json", ".txt", ".safetensors"))
+
+    return Model(
+        sees_holes=about.kind == "inpaint",
+        multiple=shrink * 2 ** (len(unet.get("block_out_channels", ())) - 1),
+        shrink=shrink,
+        channels=vae.get("latent_channels", 4),
+        encoder=hashed("vae"),
+        words=hashed("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+        hash=models.fingerprint(name),
+    )
+
+
+def _masked(config: Config, model: Model, found: Sequence[Found]) -> bool:
+    """Whether holes come from masks."""
+    wanted, there = config.data.masks, any(f.mask is not None for f in found)
+    if wanted and not there:
+        raise ValueError(f"input {config.input!r}: no picture with a mask, and data.masks=True")
+    masked = there if wanted is None else wanted
+    if masked and not model.sees_holes:
+        raise ValueError(
+            f"model {config.model.name!r}: no inpainting UNet (it sees no mask), and the pictures have masks; "
+            "take an inpainting model, or --data.masks false"
+        )
+    return masked
+
+
+# folders and shards
+
+
+def _found(config: Config, where: str, name: str) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
+    """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
+    if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
+        return _of_folder(config, where, name)
+    if where.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+        raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
+    found, bad = [], []
+    urls = shards.find(where)
+    for url in urls:
+        located, worse = shards.located(url)
+        bad += worse
+        found += [_of_sample(location) for _, location in located]
+    return found, config.data.mask_mode or "black", bad, [u for u in urls if "://" not in u]
+
+
+def _of_sample(p: Location) -> Found:
+    mask = None if p.mask is None else Place(path=p.shard, offset=p.mask[0], size=p.mask[1])
+    shard = os.path.basename(p.shard).partition(".")[0]
+    picture = Place(path=p.shard, offset=p.offset, size=p.size)
+    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=p.label)
+
+
+def _of_folder(
+    config: Config, where: str, name: str
+) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
+    root = root_of(name, where)
+    within = os.path.join(root, PICTURES)
+    inner = within if os.path.isdir(within) else root
+    beside = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
+    if beside is None or config.data.masks is False:
+        files = listed(name, inner, os.path.join(root, beside or ""))
+        found = [
+            _alone(files, stem, path) for stem, paths in sorted(files.pictures.items()) for path in paths
+        ]
+        return _distinct(found), config.data.mask_mode or "black", [], [root]
+    folder = os.path.join(root, beside)
+    items, left_out = matched(listed(name, inner, folder), listed(name, folder, inner))
+    if not items:
+        raise ValueError(f"input {where!r}: no picture with a mask of the same name in {beside}/")
+    pairs = [Found(key=i.key, picture=i.picture, mask=i.mask, text=i.text) for i in items]
+    mode: masks.MaskMode = "white" if MASKS[beside] == "white" else "black"
+    return pairs, config.data.mask_mode or mode, left_out, [root]
+
+
+def _alone(files: Files, stem: str, path: str) -> Found:
+    text = files.texts.get(stem)
+    return Found(
+        key=stem, picture=Place(root=files.root, path=path),
+        text=None if text is None else Place(root=files.root, path=text),
+    )  # fmt: skip
+
+
+def _distinct(found: Sequence[Found]) -> list[Found]:
+    """a.png and a.jpg keep their extensions in their keys."""
+    uses = Counter(f.key for f in found)
+    return [f if uses[f.key] == 1 else replace(f, key=f.picture.path.replace(".", "-")) for f in found]
+
+
+def _no_mask(f: Found) -> Bad:
+    return Bad(shard=f.picture.path if f.picture.size is not None else "", key=f.key, reason="no_mask")
+
+
+# one picture
+
+
+def _looked(
+    config: Config, model: Model, found: Sequence[Found], mode: masks.MaskMode
+) -> tuple[list[Item], list[Bad]]:
+    """Every picture's size, bucket, words and content; those that cannot be read are quarantined."""
+    among = crops.buckets(config.data.size, model.multiple)
+    square = (config.data.size, config.data.size)
+    look_at = functools.partial(_item, config, among if config.data.buckets else [square], mode)
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(look_at, found))
+    return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Bad)]
+
+
+def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Bad:
+    try:
+        data = f.picture.read()
+        mask = f.mask.read() if f.mask is not None else b""
+        size = _size(data, config.data.max_pixels)
+        words = caption(config, f)
+    except (ValueError, OSError) as e:
+        error = e if isinstance(e, ValueError) else f"unreadable: {e}"
+        return Bad.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
+    digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
+    return Item(
+        key=f.key, picture=f.picture, mask=f.mask, words=words, size=size, mode=mode,
+        bucket=crops.bucket_of(size, among), content=digest.hexdigest()[:24],
+    )  # fmt: skip
+
+
+def _size(data: bytes, most: int) -> Size:
+    """(height, width) of an encoded picture, from its head."""
+    try:
+        height, width = images.upright_size(data)
+    except Exception:  # Pillow raises many kinds on damaged heads; decode knows their names
+        height, width = images.decode(data, 3, most).shape[:2]
+    if height * width > most:
+        raise ValueError(f"too_large: {width}x{height}, at most {most} pixels")
+    if min(height, width) < 8:
+        raise ValueError(f"too_small: {width}x{height}, 8x8 or more")
+    return height, width
+
+
+def caption(config: Config, f: Found) -> str:
+    """What a picture is called.
+
+    Raises:
+        ValueError: ``"bad_txt: ..."``.
+    """
+    text = f.text if config.data.captions else None
+    if isinstance(text, Place):
+        try:
+            text = text.read(TEXT_LIMIT).decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None
+    label = "" if f.label is None else str(f.label)
+    return " ".join(config.data.template.format(caption=text or "", label=label).split())
+
+
+def unseen(paths: Iterable[str]) -> str | None:
+    """The first of these local folders or files that is not to be seen from here."""
+    return next((p for p in paths if not os.path.exists(p)), None)

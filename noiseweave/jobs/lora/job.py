@@ -1,0 +1,96 @@
+"""``noiseweave lora``: pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model.
+
+The result depends on everything here but ``cluster`` and ``cache``: each sample's chance comes from (seed, step, place
+in the global batch), so one worker and many see the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from noiseweave.jobs.lora.config import Config, state
+
+if TYPE_CHECKING:
+    from noiseweave.cluster.session import Session
+    from noiseweave.jobs.lora.input import Source
+
+
+def run(config: Config) -> int:
+    """Train, or go on training, or say that it is done: 0 when the weights are there, 1 when training failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs.lora import cache as lora_cache
+    from noiseweave.jobs.lora import input as lora_input
+    from noiseweave.jobs.lora import report
+
+    config = located(config)
+    storage.check_writable(config.output)
+    source = lora_input.gather(config)
+    with session(config.cluster) as s:
+        check_cluster(config, s)
+        task_identity = identity(config, source, s.workers)
+        if report.finished(config, task_identity):
+            print(f"{config.output}: finished already ({config.steps} steps)")
+            return 0
+        print(lora_input.told(config, source, s.workers), flush=True)
+        source = replace(source, cut=lora_cache.cut_off(config, source))
+        report.warn_of_cut(source.cut)
+        report.claim(config, task_identity)
+        source = lora_cache.filled(config, source, s)
+        failure = _train(config, source, s)
+    return report.finish(config, source, failure)
+
+
+def located(config: Config) -> Config:
+    """The config with absolute paths, for workers run in other folders."""
+    from noiseweave.cluster import storage
+
+    name = config.model.name
+    return replace(
+        config,
+        input=storage.absolute(config.input),
+        output=storage.absolute(config.output),
+        prior=None if config.prior is None else storage.absolute(config.prior),
+        model=replace(config.model, name=storage.absolute(name) if storage.is_folder(name) else name),
+    )
+
+
+def identity(config: Config, source: Source, workers: int) -> dict[str, Any]:
+    """What the weights depend on, flat, as JSON gives it back."""
+    import json
+
+    from noiseweave.cluster.ledger import flatten
+
+    left_out = ("cluster", "output", "overwrite", "cache", "batch", "accumulate", "input", "prior", "model")
+    plain = {name: value for name, value in asdict(config).items() if name not in left_out}
+    flat = flatten({"job": "lora"} | plain | {"global_batch": config.batch * config.accumulate * workers})
+    return json.loads(json.dumps(flat | dict(source.identity)))
+
+
+def check_cluster(config: Config, s: Session) -> None:
+    from noiseweave.jobs.training.workers import check_workers
+
+    check_workers(config.precision, config.optimizer, s)
+
+
+def _train(config: Config, source: Source, s: Session) -> str | None:
+    """Train on the cluster; what went wrong, in one line."""
+    from noiseweave.cluster.training import run_training
+    from noiseweave.jobs.lora.loop import loop
+    from noiseweave.jobs.lora.task import Task
+    from noiseweave.jobs.training.watch import Watch
+
+    task = Task(config=config, source=source, threads=s.threads, workers=s.workers)
+    try:
+        return run_training(
+            loop, task, name="checkpoints", storage_path=state(config), session=s,
+            max_failures=s.retries, keep=config.checkpoint.keep,
+            watch=Watch(state(config, "log.jsonl"), config.steps),
+        )  # fmt: skip
+    except RuntimeError as e:
+        return f"training failed: {e}"

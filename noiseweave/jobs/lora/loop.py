@@ -1,0 +1,188 @@
+"""What each training worker of lora does: load the model, take its parts of the steps, look at what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from noiseweave.cluster import storage
+from noiseweave.cluster.training import Link
+from noiseweave.engine.inpainting import filling
+from noiseweave.engine.inpainting.models import About, InpaintModel, Kind
+from noiseweave.engine.inpainting.recipes import InpaintRecipe
+from noiseweave.engine.lora import adapters
+from noiseweave.engine.lora.loss import Denoiser, held_out_loss, loss
+from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks.backbone import DTYPES
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import TextRecipe
+from noiseweave.engine.networks.text_pipeline import TextModel
+from noiseweave.engine.pictures import collage
+from noiseweave.engine.training.systems import Learner, Turn
+from noiseweave.jobs.lora.batches import Encoders, Reader, batches, pixels
+from noiseweave.jobs.lora.cache import check_seen, opened
+from noiseweave.jobs.lora.config import Config, state
+from noiseweave.jobs.lora.input import Item
+from noiseweave.jobs.lora.task import Task
+from noiseweave.jobs.training.trainer import Regime, Trainer, on_device, steps
+
+NAME = "lora"  # of what is trained, in checkpoints
+
+
+def regime(task: Task) -> Regime:
+    c = task.config
+    return Regime(
+        steps=c.steps, batch=c.batch * c.accumulate * task.workers,
+        parts=c.accumulate * (1 + bool(task.source.prior)), precision=c.precision, ema=c.ema,
+        optimizer=c.optimizer, log_every=c.log_every, checkpoint_every=c.checkpoint.every, seed=c.seed,
+        state=state(c),
+    )  # fmt: skip
+
+
+def loop(task: Task, link: Link) -> None:
+    """The train loop of one worker."""
+    config = task.config
+    torch.set_num_threads(task.threads)
+    pipeline = _pipeline(task, link)
+    network = Denoiser(adapters.attach(pipeline, config.lora, config.seed))
+    prepare(config, network, link.gpu)
+    trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
+    # every worker looks for itself, and all hear of the first that lacks something
+    if lacks := [said for said in gather_object([lacking(task)]) if said]:
+        trainer.end()
+        return link.fail(lacks[0])
+    reader = Reader(config, task.source, Encoders(pipeline))
+    ready = batches(reader, link.rank, link.world, trainer.step, task.threads)
+    try:
+        steps(trainer, ready, Validation(task, trainer, reader), lambda: None)
+    finally:
+        ready.close()
+        trainer.end()
+
+
+def lacking(task: Task) -> str | None:
+    """What this node does not see of the data, in a line, or None."""
+    source = task.source
+    seen = [] if source.encoded and not source.draws_holes else list(source.folders)
+    arrays = [p.path for places in source.encoded.values() for p in places.values() if "://" not in p.path]
+    try:
+        check_seen([*seen, *sorted(set(arrays))])
+    except ValueError as e:
+        return str(e)
+    return None
+
+
+def _pipeline(task: Task, link: Link) -> Any:
+    """The pipeline in float32, without the parts that this worker has no use for."""
+    config, source = task.config, task.source
+    draws = config.validation.pictures > 0 and source.held and link.rank == 0
+    encodes = not source.encoded or source.draws_holes
+    says = not source.spoken or config.lora.text_encoder
+    without = [] if draws or encodes else ["vae"]
+    without += [] if draws or says else ["text_encoder", "text_encoder_2"]
+    return opened(config.model.name, "cuda" if link.gpu else "cpu", *without)
+
+
+def prepare(config: Config, network: Denoiser, gpu: bool) -> None:
+    """Half precision for frozen weights on a GPU, and checkpointing."""
+    network.train()
+    if gpu and config.precision != "fp32":
+        for w in network.parameters():
+            if not w.requires_grad:
+                w.data = w.data.to(DTYPES[config.precision])
+    if config.gradient_checkpointing:
+        parts: dict[str, Any] = dict(network.named_children())
+        parts.pop("unet").enable_gradient_checkpointing()
+        for encoder in parts.values():  # transformers' own name
+            encoder.gradient_checkpointing_enable()
+
+
+def learner(config: Config, network: Denoiser, scheduler: Any) -> Learner:
+    def mean(networks: Mapping[str, Any], batch: Any) -> torch.Tensor:
+        return loss(networks[NAME], batch, scheduler, config.objective)
+
+    return Learner(
+        networks={NAME: network}, turns=(Turn(name="loss", network=NAME, loss=mean),), drawing=NAME,
+        products=lambda: adapters.files(adapters.state(network), config.lora),
+    )  # fmt: skip
+
+
+class Validation:
+    """The loss of held-out pictures at fixed times and noise, and their drawings; on rank 0."""
+
+    def __init__(self, task: Task, trainer: Trainer, reader: Reader) -> None:
+        self.config, self.source, self.trainer, self.reader = task.config, task.source, trainer, reader
+        self.batches: list[tuple[Any, list[Item]]] | None = None
+
+    def due(self, step: int) -> bool:
+        every = self.config.validation.every
+        return bool(self.source.held and every and (step % every == 0 or step == self.config.steps))
+
+    def look(self, step: int) -> dict[str, float]:
+        trainer = self.trainer
+        if self.batches is None:
+            self.batches = self.reader.held_out(self.config.validation.most)
+        network, scheduler = trainer.drawing, self.reader.encoders.pipeline.scheduler
+        losses = []
+        with trainer.averaged():
+            for batch, items in self.batches:
+                with trainer.accelerator.autocast():
+                    moved = on_device(batch, trainer.accelerator.device)
+                    keys = [item.key for item in items]
+                    losses += held_out_loss(network, moved, scheduler, keys, self.config.seed).tolist()
+            if self.config.validation.pictures:
+                self._draw(step)
+        return {"validation_loss": float(np.mean(losses))}
+
+    def _draw(self, step: int) -> None:
+        network = self.trainer.drawing
+        network.eval()
+        try:
+            with torch.random.fork_rng(devices=[]), self.trainer.accelerator.autocast():
+                rows = list(self._rows())
+        finally:
+            network.train()
+        page = collage.sheet(rows, tile=max(64, min(256, self.config.data.size)))
+        name = storage.join(self.config.output, "validation", f"{step:09d}.png")
+        storage.write(name, collage.png(page))
+
+    def _rows(self) -> Iterator[list[np.ndarray]]:
+        """Of each held-out picture, where the model sees holes: the picture, its hole in white, the repair."""
+        recipe, model = self.config.validation, self._model()
+        for item in self.source.held[: recipe.pictures]:
+            prompt = Prompt(text=item.words, key=item.key)
+            if not self.source.model.sees_holes:
+                height, width = item.bucket
+                words = TextRecipe(steps=recipe.steps, guidance=recipe.guidance, height=height, width=width)
+                yield [text_pipeline.draw(_text(model), [prompt], words, self.config.seed)[0]]
+                continue
+            image = pixels(self.config, item, [0])[0]
+            sample = self.reader.sample(item, -1, 0)
+            assert sample.hole_HW is not None
+            hole = sample.hole_HW[None]
+            made = InpaintRecipe(steps=recipe.steps, guidance=recipe.guidance)
+            filled = filling.inpaint(model, image, hole, [prompt], made, self.config.seed)
+            yield [image[0], np.where(hole[0, ..., None], np.uint8(255), image[0]), filled[0]]
+
+    def _model(self) -> InpaintModel:
+        pipeline = self.reader.encoders.pipeline
+        pipeline.set_progress_bar_config(disable=True)
+        kind: Kind = "inpaint" if self.source.model.sees_holes else "latent"
+        about = About(kind=kind, channels=3, size=self.config.data.size, multiple=self.source.model.shrink)
+        text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1)
+        return InpaintModel(about=about, text=text, micro_batch=1)
+
+
+def _text(model: InpaintModel) -> TextModel:
+    """The pipeline as text-to-image runs it."""
+    from diffusers import AutoPipelineForText2Image
+
+    assert model.text is not None
+    pipeline = AutoPipelineForText2Image.from_pipe(model.text.pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return replace(model.text, pipeline=pipeline)

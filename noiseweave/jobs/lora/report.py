@@ -1,0 +1,93 @@
+"""What lora tells: whose the output folder is, the quarantine, the report, the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from noiseweave.cluster import storage
+from noiseweave.cluster.ledger import check_same, refuse_foreign
+from noiseweave.cluster.training import latest
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.lora.config import OWNED, Config, state
+from noiseweave.jobs.lora.input import Source
+
+SHOWN = 10  # ends of captions that were cut
+REPORT = "report.json"  # written last: with it the run is finished
+
+
+def finished(config: Config, identity: dict[str, Any]) -> bool:
+    """Whether this very run has ended in the output folder.
+
+    Raises:
+        ValueError: the folder holds something else; the line names what differs.
+    """
+    path = state(config, "config.json")
+    found = storage.read_json(path) if storage.exists(path) else None
+    refuse_foreign(config.output, found, identity, OWNED)
+    if config.overwrite or found is None:
+        return False
+    check_same(config.output, found, identity)
+    return storage.exists(storage.join(config.output, REPORT))
+
+
+def claim(config: Config, identity: dict[str, Any]) -> None:
+    """Make the output folder this run's own, after all checks; with overwrite an earlier run goes, its cache stays."""
+    if config.overwrite:
+        gone = (*OWNED, "_run/checkpoints", "_run/log.jsonl", "_run/tensorboard")
+        for name in gone:
+            storage.remove(storage.join(config.output, name))
+    storage.write_json(state(config, "config.json"), identity)
+
+
+def finish(config: Config, source: Source, failure: str | None) -> int:
+    """Publish the last checkpoint's weights: 0, or 1 with a line on standard error."""
+    counts = quarantine(config, source.bad)
+    print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
+    last = latest(state(config, "checkpoints")) or "none"
+    if failure or not last.endswith(f"{config.steps:09d}"):
+        why = failure or "training ended early"
+        print(f"error: {why}; last good checkpoint: {last}", file=sys.stderr)
+        return 1
+    listed = storage.read_json(storage.join(last, "complete.json"))["files"]
+    kept = [name for name in OWNED if name in listed]
+    for name in kept:
+        storage.write(storage.join(config.output, name), storage.read(storage.join(last, name)))
+    storage.write_json(storage.join(config.output, REPORT), _report(config, source, counts, kept))
+    print(f"saved {', '.join(storage.join(config.output, name) for name in kept)}")
+    return 0
+
+
+def warn_of_cut(ends: Sequence[str]) -> None:
+    """Say what of the captions has no effect, on standard error."""
+    if ends:
+        print(
+            f"warning: captions longer than the text encoder reads, their ends are cut: {len(ends)}",
+            *(f"  ...{end[:200]}" for end in ends[:SHOWN]), *(["  ..."] if len(ends) > SHOWN else []),
+            sep="\n", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def quarantine(config: Config, bad: tuple[Bad, ...]) -> Counter[str]:
+    """quarantine.jsonl, one line each; reason -> count."""
+    lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in bad]
+    path = storage.join(config.output, "quarantine.jsonl")
+    if lines:
+        storage.write(path, "".join(lines).encode(errors="backslashreplace"))
+    return Counter(b.reason for b in bad)
+
+
+def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> dict[str, Any]:
+    path = state(config, "log.jsonl")
+    rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
+    held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
+    return {
+        "prompts_cut": len(source.cut), "cut": [end[:200] for end in source.cut[:SHOWN]],
+        "files": kept, "steps": config.steps, "pictures": len(source.items), "held_out": len(source.held),
+        "prior_pictures": len(source.prior), "quarantined": dict(counts), "identity": source.identity,
+        "validation_loss": held, "last": rows[-1] if rows else {},
+    }  # fmt: skip

@@ -1,0 +1,114 @@
+"""A local folder of pictures as a source of ``pack``: one sub-folder a class, side files of the same stem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from noiseweave.cluster import folders, shards, storage
+from noiseweave.engine.checks import check
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.pack.config import Config
+
+
+def source(config: Config, root: str, tally: Tally) -> Source:
+    classes, total = survey(root, config.labels == "folders")
+    check(
+        total > 0, "input", config.input,
+        "no .jpg, .jpeg, .png, .webp or .bmp in it or below it (linked folders do not count)",
+    )  # fmt: skip
+    results = samples(root, classes, config, tally)
+    names = [folders.printable(name) for name in classes]
+    return Source(what="a folder of pictures", classes=names, total=total, results=results)
+
+
+def survey(root: str, labelled: bool) -> tuple[list[str], int]:
+    """Look through the folder once, without opening a picture: class folders by number, pictures in all."""
+    sizes = {name: len(folders.listing(root, name).items) for name in folders.inside(root) if labelled}
+    classes = [name for name, size in sizes.items() if size]
+    return classes, sum(sizes.values()) + len(folders.listing(root, "", deep=not classes).items)
+
+
+def samples(root: str, classes: Sequence[str], config: Config, tally: Tally) -> Iterator[Packed | Bad]:
+    """Every picture below the folder, sorted by name: a sample, or why there is none."""
+    loose = folders.listing(root, "", deep=not classes)
+    tally.ignored += loose.ignored
+    yield from loose.bad
+    if classes:
+        yield from (folders.bad(i.path, "no_class", "it lies beside the class folders") for i in loose.items)
+    else:
+        yield from loaded(Part(root=root, items=loose.items), config, tally)
+    for label, (name, prefix) in enumerate(zip(classes, folders.keys_of(classes), strict=True)):
+        found = folders.listing(root, name)
+        tally.ignored += found.ignored
+        yield from found.bad
+        part = Part(root=root, items=found.items, cut=len(name) + 1, prefix=f"{prefix}__", label=label)
+        yield from loaded(part, config, tally)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The pictures of one class. A key is ``prefix`` and the path without its first ``cut`` characters."""
+
+    root: str
+    items: Sequence[folders.Item]
+    cut: int = 0
+    prefix: str = ""
+    label: int | None = None
+
+
+def loaded(part: Part, config: Config, tally: Tally) -> Iterator[Packed | Bad]:
+    """Read and check the pictures of one class, in order."""
+    if not wanted(config, part.label):
+        tally.left_out += len(part.items)
+        return
+    keys = folders.keys_of([i.path[part.cut :] for i in part.items])
+    waiting = ((part, i, part.prefix + k) for i, k in zip(part.items, keys, strict=True))
+    yield from in_order(config, load, waiting)
+
+
+def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Bad:
+    """One picture with its side files.
+
+    A broken side file takes its picture along, for a picture that silently lost its caption is worse than
+    one that is missing and named.
+    """
+    try:
+        data = folders.read(part.root, item.path, storage.IMAGE_LIMIT, config.follow_links)
+        files = dict([picture(config, data)])
+        sides = {
+            e: folders.read(part.root, p, shards.SIDE_LIMIT, config.follow_links)
+            for e, p in item.sides.items()
+        }
+        if "txt" in sides:
+            files["txt"] = caption(sides["txt"])
+        meta = lineage(sides.get("json"), folders.printable(item.path))
+        return packed(config, key, part.label, files, meta, data)
+    except ValueError as e:
+        return Bad.of(e, key=folders.printable(item.path))
+
+
+def caption(data: bytes) -> bytes:
+    """UTF-8 without a byte order mark."""
+    try:
+        return data.decode("utf-8-sig").encode()
+    except UnicodeDecodeError as e:
+        raise ValueError(f"bad_txt: the caption is not UTF-8 ({e.reason})") from None
+
+
+def lineage(data: bytes | None, source: str) -> dict[str, Any]:
+    """The picture's own .json with ``source``, its path in the folder; an older source is kept beside it."""
+    try:
+        meta = json.loads(data) if data is not None else {}
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"bad_json: {e}") from None
+    if not isinstance(meta, dict):
+        raise ValueError(f"bad_json: a {type(meta).__name__} where an object is expected")
+    if "source" in meta:
+        meta["earlier_source"] = meta.pop("source")
+    return {**meta, "source": source}

@@ -1,0 +1,192 @@
+"""What every source of ``pack`` shares: a sample on its way into a shard, its picture, its label, its side."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from noiseweave.cluster import storage
+from noiseweave.engine.records import Bad
+from noiseweave.engine.seeding import seed_of
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.pack.config import Config
+
+SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"), (b"BM", "bmp"))
+DOUBLE = re.compile(r"(--[0-9]+)+$")
+PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A sample as it goes into a shard: extension -> bytes; ``held_out`` says that it is for validation."""
+
+    key: str
+    label: int | None
+    files: Mapping[str, bytes]
+    held_out: bool = False
+
+
+@dataclass(kw_only=True)
+class Side:
+    """One folder of shards while it is written: the samples of the open shard, and the sums so far."""
+
+    folder: str
+    batch: list[Packed] = field(default_factory=list)
+    held: int = 0
+    shards: int = 0
+    samples: int = 0
+    size: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the report says; ``left_out`` counts what ``keep_labels`` passed over."""
+
+    sides: list[Side]
+    left_out: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    bad: list[Bad] = field(default_factory=list)
+
+    @property
+    def samples(self) -> int:
+        return sum(side.samples for side in self.sides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An opened input.
+
+    Attributes:
+        what: what it was taken for, in words.
+        classes: names by number, [] where it has none.
+        total: pictures in it, None where nobody knows before the end.
+        results: every sample in a fixed order, or why there is none.
+    """
+
+    what: str
+    classes: Sequence[str]
+    total: int | None
+    results: Iterable[Packed | Bad]
+
+
+def packed(
+    config: Config,
+    key: str,
+    label: int | None,
+    files: dict[str, bytes],
+    meta: Mapping[str, Any],
+    content: bytes,
+) -> Packed:
+    """A sample with its ``.cls`` and ``.json``; ``content`` is the picture as the input holds it."""
+    number = renumbered(config, label)
+    if number is not None:
+        files["cls"] = str(number).encode()
+    files["json"] = json.dumps(meta).encode()
+    return Packed(key=key, label=number, files=files, held_out=held_out(config, key, content))
+
+
+def held_out(config: Config, key: str, content: bytes) -> bool:
+    """Whether a sample is for validation: a function of the seed and its key (or its picture) alone.
+
+    The number that ``Keys`` gave a repeated key does not count, so samples of one key stay together.
+    """
+    if not config.validation:
+        return False
+    by_key = config.split_by == "key"
+    mark = DOUBLE.sub("", key) if by_key else hashlib.blake2b(content, digest_size=16).hexdigest()
+    return seed_of(config.seed, "split", mark) < config.validation * 2**63
+
+
+def wanted(config: Config, label: object) -> bool:
+    return config.keep_labels is None or label in config.keep_labels
+
+
+def renumbered(config: Config, label: int | None) -> int | None:
+    """The number that a label gets in the shards."""
+    if config.labels == "none" or label is None:
+        return None
+    return config.keep_labels.index(label) if config.renumber and config.keep_labels else label
+
+
+def picture(config: Config, data: bytes) -> tuple[str, bytes]:
+    """Encoded bytes -> (extension, bytes) as they go into the shard: the same, unless a size is given.
+
+    Raises:
+        ValueError: ``"reason: detail"`` of a picture that does not decode.
+    """
+    from noiseweave.engine.pictures import images
+
+    if len(data) > storage.IMAGE_LIMIT:
+        raise ValueError(f"too_large: more than {storage.IMAGE_LIMIT} bytes")
+    image_HWC = images.decode(data)
+    if config.size is None:
+        return next(e for start, e in SIGNATURES if data.startswith(start)), data
+    extension = config.image_format or "png"
+    return extension, images.encode(images.fit(image_HWC, config.size), extension)
+
+
+def side_picture(data: bytes, size: int) -> bytes:
+    """A mask or another map that lies beside a picture -> PNG of the same square, by nearest neighbour.
+
+    Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
+    """
+    from PIL import Image, ImageOps
+
+    from noiseweave.engine.pictures import images
+
+    images.decode(data)  # its checks: cut short, too many pixels, no picture
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def in_order(
+    config: Config, load: Callable[..., Packed | Bad], jobs: Iterable[tuple[Any, ...]]
+) -> Iterator[Packed | Bad]:
+    """``load(config, *job)`` of each job with a few threads, a few jobs at a time, in the jobs' order."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = config.threads or min(8, os.cpu_count() or 1)
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(islice(waiting, 4 * threads)):
+            yield from pool.map(lambda job: load(config, *job), chunk)
+
+
+class Keys:
+    """Makes the keys of a stream distinct: the second ``a`` becomes ``a--2``. Any number of them, on the disk."""
+
+    def __init__(self) -> None:
+        self.taken = sqlite3.connect("")  # a temporary file of SQLite's own, gone with the connection
+        self.taken.execute("PRAGMA journal_mode = OFF")
+        self.taken.execute("CREATE TABLE taken (key TEXT PRIMARY KEY, uses INTEGER) WITHOUT ROWID")
+        self.taken.execute("BEGIN")
+
+    def distinct(self, key: str) -> str:
+        if self._take(key):
+            return key
+        (uses,) = self.taken.execute("SELECT uses FROM taken WHERE key = ?", (key,)).fetchone()
+        while not self._take(f"{key}--{uses + 1}"):
+            uses += 1
+        self.taken.execute("UPDATE taken SET uses = ? WHERE key = ?", (uses + 1, key))
+        return f"{key}--{uses + 1}"
+
+    def _take(self, key: str) -> bool:
+        return self.taken.execute("INSERT OR IGNORE INTO taken VALUES (?, 1)", (key,)).rowcount == 1
+
+
+def missing_package(name: str, kind: str) -> ValueError:
+    return ValueError(f"format {kind}: the {name} package is missing; pip install 'noiseweave[sources]'")

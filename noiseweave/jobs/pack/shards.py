@@ -1,0 +1,92 @@
+"""Existing shards as a source of ``pack``: cut anew, resized, filtered by label, split.
+
+Keys and members stay: without a size every member is kept byte for byte, whatever its extension. With one,
+the sample's picture is resized, each other picture in it (``.mask.png``, ``.seg.png``) is cut and resized
+alike by nearest neighbour and becomes PNG, and all other members are kept byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.pack.samples import (
+    Keys,
+    Packed,
+    Source,
+    Tally,
+    held_out,
+    in_order,
+    picture,
+    renumbered,
+    side_picture,
+    wanted,
+)
+from noiseweave.jobs.reading.class_names import carried_classes
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.pack.config import Config
+
+
+def source(config: Config, found: Sequence[str], tally: Tally) -> Source:
+    classes = carried_classes(str(config.input), found) if config.labels == "folders" else []
+    results = samples(config, found, tally)
+    return Source(what=f"{len(found)} shards", classes=classes, total=None, results=results)
+
+
+def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Packed | Bad]:
+    """Every sample of every shard, in the order of the tars."""
+    keys = Keys()
+    for url in found:
+        located, bad = shards.locate(url)
+        yield from bad
+        labels = {x.key: x.label for x in located}
+        entries = [e for e in shards.index(url)[0] if e.key in labels]
+        kept = [e for e in entries if wanted(config, labels[e.key])]
+        tally.left_out += len(entries) - len(kept)
+        yield from in_order(config, load, [(url, keys.distinct(e.key), labels[e.key], e) for e in kept])
+
+
+def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Bad:
+    try:
+        files, main = members(url, entry), entry.picture
+        assert main is not None, entry.key
+        content = files[main]
+        number = renumbered(config, label)
+        if config.labels == "none":
+            files.pop("cls", None)
+        elif config.renumber:
+            files["cls"] = str(number).encode()
+        kept = fitted(config, files, main)
+        return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
+    except ValueError as e:
+        return Bad.of(e, shard=url, key=entry.key)
+
+
+def members(url: str, entry: shards.Entry) -> dict[str, bytes]:
+    """All members of a sample by extension, in the order of the tar."""
+    large = [e for e, member in entry.members.items() if member.size > storage.IMAGE_LIMIT]
+    if large:
+        raise ValueError(f"too_large: .{large[0]} has more than {storage.IMAGE_LIMIT} bytes")
+    data = storage.read_ranges(url, [(m.offset, m.size) for m in entry.members.values()])
+    return dict(zip(entry.members, data, strict=True))
+
+
+def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, bytes]:
+    """The members as they go into the new shard. Every picture in it must decode."""
+    extension, data = picture(config, files[main])
+    if config.size is None:
+        return dict(files)
+    out: dict[str, bytes] = {}
+    for name, old in files.items():
+        stem, _, last = name.rpartition(".")
+        if name == main:
+            name, old = extension, data
+        elif last in shards.PICTURES:
+            name, old = f"{stem}.png".lstrip("."), side_picture(old, config.size)
+        if name in out:
+            raise ValueError(f"two_pictures: two members would be .{name}")
+        out[name] = old
+    return out

@@ -1,0 +1,309 @@
+"""An output folder of any job that makes pictures -> one record of JSON values: all that its page shows."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from noiseweave import __version__
+from noiseweave.cluster import storage
+from noiseweave.cluster.ledger import Ledger, flatten
+from noiseweave.jobs.report import pictures
+from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
+
+JOBS = ("augment", "inpaint", "sample")
+ROLES = {
+    "augment": ["first parent", "fused", "second parent"],
+    "inpaint": ["original", "hole", "restored"],
+    "sample": ["picture"],
+}
+MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
+ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
+THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
+LINES = 500  # of quarantine.jsonl in the page, failed units, workers
+COLUMNS = ("phase", "shard", "key", "reason", "detail")
+BARS = 40  # most bars of a histogram
+KINDS = 20  # classes that a figure names
+MOST_USES = 30  # pairs of an image from which on all share a bar
+
+Record = dict[str, Any]
+
+
+def gather(output: str, places: int, source: str | None) -> Record:
+    """The record of an output folder.
+
+    Args:
+        output: absolute folder or URL.
+        places: samples that the gallery shows.
+        source: where the job's input lies now; None takes where the job read it.
+
+    Raises:
+        ValueError: no job that makes pictures wrote it.
+    """
+    job, config = job_of(output)
+    if job == "fuse":
+        return _of_fuse(output)
+    report = _json(storage.join(output, "report.json"))
+    tally, picker = Tally(), Picker(places)
+    for one in found_in(output, job):
+        tally.add(one)
+        picker.add(one)
+    found = picker.picked()
+    read_from = _read_from(report, job, source)
+    if job == "augment":
+        rows = pictures.of_augment(output, read_from.get("root"), found)
+    elif job == "inpaint":
+        rows = pictures.of_inpaint(read_from, found)
+    else:
+        rows = [[one.picture] for one in found]
+    stages, workers = _time(output, report, job)
+    return {
+        "job": job, "name": posixpath.basename(output.rstrip("/")), "noiseweave": __version__,
+        "ended": bool(report),
+        "tiles": [*_tiles(job, report, tally), *_work(stages)],
+        "parameters": flatten(report["config"]) if "config" in report else config,
+        "similarity": _similarity(tally), "uses": _uses(tally, report),
+        "counts": [{"title": title, **_most(counts)} for title, counts in (
+            ("Mode", tally.modes), ("Class", tally.classes), ("Verdict", tally.verdicts)) if len(counts) > 1],
+        "stages": stages, "workers": workers, "quarantine": _quarantine(output, report),
+        "failed": _failed(report), "gallery": _gallery(job, rows, found, tally, read_from), "sheets": [],
+    }  # fmt: skip
+
+
+def job_of(output: str) -> tuple[str, Record]:
+    """The job that wrote a folder, and the config that it keeps there.
+
+    Raises:
+        ValueError: none that makes pictures.
+    """
+    config = _json(storage.join(output, "_run", "config.json"))
+    job = config.pop("job", None)
+    if job in JOBS:
+        return job, config
+    if job is None and storage.exists(storage.join(output, "fuse.json")):
+        return "fuse", {}
+    what = "nothing of such a job lies there" if job is None else f"{job} wrote it"
+    raise ValueError(f"folder {output!r}: {what}; a page shows outputs of {', '.join(JOBS)} and fuse")
+
+
+def _json(path: str) -> Record:
+    """A file's object; {} where there is none."""
+    value = storage.read_json(path) if storage.exists(path) else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_from(report: Mapping[str, Any], job: str, source: str | None) -> Record:
+    """Where the input's pictures lie: as the report says, or its config, or as told."""
+    known = dict(report.get("read_from") or {})
+    if job == "augment" and not known and "config" in report:
+        root = storage.absolute(str(report["config"]["input"])).rstrip("/") + "/"
+        known = {"root": root} if storage.is_folder(root) else {}
+    if source is None:
+        return known
+    told = storage.absolute(source)
+    if job == "augment":
+        return {"root": told.rstrip("/") + "/"}
+    if job == "inpaint" and "images" not in known:
+        return {"image": told, "mask": known["mask"]} if "image" in known else {"input": told}
+    return {**known, "images": told}
+
+
+# figures
+
+
+def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record]:
+    """The summary's tiles: label, value and a note."""
+    kept = tally.verdicts[KEPT]
+    rejected = tally.total - kept
+    yield {"label": {"augment": "Samples kept", "inpaint": "Restored"}.get(job, "Pictures"), "value": kept,
+           "note": f"{rejected:,} rejected" if rejected else ""}  # fmt: skip
+    if job == "augment":
+        yield {"label": "Images read", "value": report.get("images"), "note": ""}
+        yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
+        yield _inversions(report)
+    elif job == "inpaint":
+        note = f"{report['copied']} copied" if report.get("copied") else ""
+        yield {"label": "Pictures read", "value": report.get("pictures"), "note": note}
+    else:
+        calls = report.get("network_evaluations_per_picture")
+        yield {"label": "Network calls a picture", "value": calls, "note": str(report.get("sampler", ""))}
+    quarantined = sum((report.get("quarantined") or {}).values())
+    if job != "sample":
+        yield {"label": "Quarantined", "value": quarantined, "note": "", "bad": quarantined > 0}
+    failed = len(_failed(report))
+    if failed:
+        yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
+
+
+def _work(stages: Sequence[Record]) -> Iterator[Record]:
+    """The tile of the seconds that all stages took."""
+    total, computed = sum(s["seconds"] for s in stages), sum(s["spent"].get("compute", 0.0) for s in stages)
+    if total:
+        note = f"{computed / total:.0%} of it computing" if computed else ""
+        yield {"label": "Work of all workers", "value": total, "unit": "seconds", "note": note}
+
+
+def _inversions(report: Mapping[str, Any]) -> Record:
+    ends, inverted = report.get("pair_ends") or 0, report.get("images_inverted") or 0
+    saved = f"{1 - inverted / ends:.0%}" if ends else None
+    return {"label": "Inversions saved", "value": saved, "note": f"{inverted:,} for {ends:,} pair ends"}
+
+
+def _most(counts: Counter[str]) -> Record:
+    """The commonest, numbers in their order, and how many others there are."""
+    rows = counts.most_common(KINDS)
+    rows = sorted(rows, key=lambda row: int(row[0])) if all(name.isdecimal() for name, _ in rows) else rows
+    return {"rows": rows, "others": max(0, len(counts) - KINDS)}
+
+
+def _similarity(tally: Tally) -> Record | None:
+    """The histogram of all samples' similarities: equal bins, at most BARS of them."""
+    there = [i for i, n in enumerate(tally.similarity) if n]
+    if not there:
+        return None
+    steps = (digit * 10**power for power in range(4) for digit in (1, 2, 5))
+    step = next(s for s in steps if there[-1] // s - there[0] // s < BARS)
+    low, high = there[0] // step * step, (there[-1] // step + 1) * step
+    return {"bins": [
+        {"from": round(i * 2 / BINS - 1, 4), "to": round((i + step) * 2 / BINS - 1, 4),
+         "n": sum(tally.similarity[i : i + step])} for i in range(low, high, step)
+    ]}  # fmt: skip
+
+
+def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
+    """The histogram of pairs per image: exact, or of a random part of the images where they are very many."""
+    counts = tally.uses.counts.values()
+    if not counts:
+        return None
+    histogram = Counter(min(n, MOST_USES) for n in counts)
+    images = report.get("images")
+    if tally.uses.part == 1 and isinstance(images, int) and images >= len(counts):
+        histogram[0] = images - len(counts)
+    low, high = min(histogram), max(histogram)
+    return {
+        "bins": [{"from": i, "to": i, "n": histogram[i]} for i in range(low, high + 1)],
+        "more": MOST_USES if high == MOST_USES else None, "part": tally.uses.part,
+    }  # fmt: skip
+
+
+def _time(output: str, report: Mapping[str, Any], job: str) -> tuple[list[Record], list[Record]]:
+    """A row for each stage, and one for each worker of it, from the done-markers."""
+    book = Ledger(output=output)
+    names = storage.folders_in(book.path("done"))
+    stages, workers = [], []
+    for name in sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)):
+        stage, by_worker = _stage(book, name)
+        phases = report.get("phases") or {job: report}
+        wall = phases.get(name, {}).get("seconds")
+        stages.append(stage | {"name": name, "things": THINGS.get(name, "pictures"), "wall": wall})
+        workers += [{"stage": name, "worker": w, **row} for w, row in sorted(by_worker.items())]
+    return stages, workers[:LINES]
+
+
+def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
+    spent: Counter[str] = Counter()
+    workers: dict[str, Record] = defaultdict(lambda: {"units": 0, "produced": 0, "compute": 0.0})
+    units = produced = 0
+    seconds, slowest = 0.0, ("", 0.0)
+    for record in book.records(name):
+        units += 1
+        produced += record["produced"]
+        seconds += record["seconds"]
+        slowest = max(slowest, (record["id"], record["seconds"]), key=lambda pair: pair[1])
+        parts = record.get("spent") or {}  # markers of older versions do not say
+        spent.update(parts)
+        if record.get("worker"):
+            row = workers[record["worker"]]
+            row["units"] += 1
+            row["produced"] += record["produced"]
+            row["compute"] += parts.get("compute", 0.0)
+    return {"units": units, "produced": produced, "seconds": seconds, "spent": dict(spent),
+            "slowest": {"unit": slowest[0], "seconds": slowest[1]}}, workers  # fmt: skip
+
+
+def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
+    """Counts of all reasons, and the first lines."""
+    path = storage.join(output, "quarantine.jsonl")
+    reasons: Counter[str] = Counter()
+    rows: list[Record] = []
+    if storage.exists(path):
+        with storage.open_read(path) as f:
+            for line in f:
+                bad = json.loads(line)
+                reasons[str(bad["reason"])] += 1
+                if len(rows) < LINES:
+                    rows.append({name: str(bad.get(name, ""))[:300] for name in COLUMNS})
+    return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
+
+
+def _failed(report: Mapping[str, Any]) -> list[Record]:
+    """Failed units with their errors; augment's are named phase by phase."""
+    rows = []
+    for name, value in (report.get("failed") or {}).items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [{"unit": f"{name} {unit}".strip(), "error": str(error)} for unit, error in nested]
+    return rows[:LINES]
+
+
+# gallery
+
+
+def _gallery(
+    job: str, rows: Sequence[pictures.Row], found: Sequence[Found], tally: Tally, read_from: Mapping[str, Any]
+) -> Record:
+    """Cards, and the pictures that they point at by number."""
+    made = pictures.embedded(rows, job)
+    places = {one: i for i, one in enumerate(made)}
+    cards = [
+        _card(one, [places.get(w) if w else None for w in row]) for one, row in zip(found, rows, strict=True)
+    ]
+    absent = sum(any(place is None for place in card["pictures"]) for card in cards)
+    return {
+        "total": tally.total, "roles": ROLES.get(job, []), "main": MAIN.get(job, 0),
+        "cards": cards, "pictures": list(made.values()), "absent": absent,
+        "read_from": next(iter(read_from.values()), None),
+    }  # fmt: skip
+
+
+def _card(one: Found, places: Sequence[int | None]) -> Record:
+    return {
+        "key": one.key, "pictures": places, "classes": one.classes, "mode": one.mode,
+        "similarity": one.similarity, "ratio": number(one.lineage.get("ratio")), "verdict": one.verdict,
+        "caption": one.caption, "lineage": bounded(one.lineage),
+    }  # fmt: skip
+
+
+# fuse: one picture and its inputs
+
+
+def _of_fuse(output: str) -> Record:
+    about = _json(storage.join(output, "fuse.json"))
+    inputs = [x for x in about.get("inputs", []) if isinstance(x, dict)]
+    files = [storage.join(output, f"input-{i}.png") for i in range(len(inputs))]
+    fused = Source(url=storage.join(output, "fused.png"))
+    sources: list[pictures.Wanted | None] = [Source(url=url) for url in files]
+    roles = [f"{posixpath.basename(str(x.get('path')))}, weight {x.get('weight')}" for x in inputs]
+    main = 1 if len(inputs) == 2 else len(inputs)
+    one = Found(key="fused", picture=fused, lineage=about)
+    row = [*sources[:main], fused, *sources[main:]]
+    gallery = _gallery("fuse", [row], [one], Tally(total=1), {})
+    psnr = [x["psnr"] for x in inputs if number(x.get("psnr")) is not None]
+    edit = about.get("edit")
+    sheets = {"Every mode at every ratio": "sweep.png"}
+    return {
+        "job": "fuse", "name": posixpath.basename(output.rstrip("/")), "noiseweave": __version__, "ended": True,
+        "tiles": [
+            {"label": "Inputs", "value": len(inputs), "note": ""},
+            {"label": "Mode", "value": edit["name"] if isinstance(edit, dict) else about.get("mode"), "note": ""},
+            {"label": "Invert and replay", "value": f"{min(psnr):g} dB" if psnr else None, "note": "PSNR, at least"},
+        ],
+        "parameters": flatten({k: v for k, v in about.items() if k not in ("inputs", "files", "sweep")}),
+        "similarity": None, "uses": None, "counts": [], "stages": [], "workers": [],
+        "quarantine": {"total": 0, "reasons": [], "rows": []}, "failed": [],
+        "gallery": gallery | {"roles": [*roles[:main], "fused", *roles[main:]], "main": main},
+        "sheets": [{"title": t, "picture": p} for t, name in sheets.items()
+                   if (p := pictures.sheet(storage.join(output, name)))],
+    }  # fmt: skip

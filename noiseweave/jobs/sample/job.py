@@ -1,0 +1,55 @@
+"""``noiseweave sample``: a trained model -> pictures, as shards or as a folder, with their lineage.
+
+Each picture's chance comes from (seed, its key), so picture i is the same for any number of pictures, workers
+or rows in a network call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from noiseweave.jobs.sample.config import OWNED, Config
+from noiseweave.jobs.sample.task import Task
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs.sample import draw, plan, sheets
+
+    output = storage.absolute(config.output)
+    task = plan.plan(config, output)
+    storage.check_writable(output)
+    if not config.draws:
+        sheets.write(task)
+        return 0
+    # first, so that a folder that belongs to somebody else gets no sheet either
+    book = ledger.open_run(output, identity(task), config.overwrite, OWNED)
+    sheets.write(task)
+    with session(config.cluster) as s:
+        outcome = draw.run(task, book, s)
+    return draw.finish(task, book, outcome)
+
+
+def identity(task: Task) -> Mapping[str, Any]:
+    """What the output depends on."""
+    config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
+    for name in ("output", "cluster", "overwrite", "panel", "level", "reconstruct", "walk", "grid"):
+        del config[name]
+    if not task.config.provenance:  # a run begun before there was a choice goes on
+        del config["provenance"]
+    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
+    config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
+    if task.words:  # the files that the prompts came from may have changed
+        said = json.dumps([asdict(prompt) for prompt, _ in task.words])
+        config["words"] = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return config

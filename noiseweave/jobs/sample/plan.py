@@ -1,0 +1,131 @@
+"""What sample will draw: the model's kind looked at, the labels or the words of each picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from noiseweave.cluster import folders, shards, storage
+from noiseweave.engine.checks import check, check_steps
+from noiseweave.engine.networks import base_models, pretrained, text_pipeline
+from noiseweave.engine.sampling.recipes import sampler_name
+from noiseweave.jobs.sample.config import Config
+from noiseweave.jobs.sample.prompts import prompts_of
+from noiseweave.jobs.sample.task import Task
+
+WORDS = ("prompts", "prompts_file", "captions", "negative_prompt", "interpolate", "styles")
+FOR_BASE = ("match", "labels", "panel", "reconstruct", "walk")
+
+
+def plan(config: Config, output: str) -> Task:
+    """Look at the model and at what is to be matched.
+
+    Raises:
+        ValueError: they do not fit the options.
+    """
+    if text_pipeline.is_text_model(config.model.name):
+        return _plan_text(config, output)
+    asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
+    if asked:
+        raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
+    about = base_models.describe(config.model.name)
+    kind, classes = about["kind"], about["classes"]
+    name = sampler_name(kind, config.sampler)
+    check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
+          "1, as the model knows no classes")  # fmt: skip
+    check(
+        config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
+    )
+    ok = config.trajectory == 0 or name != "none"
+    check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
+    _check_base(config, kind)
+    counts = _matched(config)
+    cycle = _cycle(config, classes)
+    runs: tuple[tuple[int, int], ...] = ()
+    if counts and classes and config.labels is None and None not in counts:
+        high = max(label for label in counts if label is not None)
+        check(
+            high < classes,
+            "match",
+            config.match,
+            f"labels below {classes}, as the model knows; it has {high}",
+        )
+        runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
+    return Task(
+        config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
+        sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
+    )  # fmt: skip
+
+
+def _check_base(config: Config, kind: str) -> None:
+    """What each worker would else find out on its own: missing weights, more steps than the model has."""
+    name = config.model.name
+    folder = pretrained.find(name, base_models.FILES)
+    parts = pretrained.read(name, folder, "model_index.json")
+    for part in ("unet", "vqvae", "vae", "generator"):
+        ok = part not in parts or any((folder / part).glob("*.safetensors"))
+        check(ok, "model.name", name, f"{part}/*.safetensors is missing in {folder}")
+    if kind == "ddpm":
+        check_steps("sampler.steps", config.sampler.steps, pretrained.trained_steps(name, folder))
+
+
+def _check_text(config: Config) -> None:
+    name = config.model.name
+    folder = text_pipeline.locate(name)
+    check_steps("text.steps", config.text.steps, pretrained.trained_steps(name, folder))
+    schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
+    kind, solver = schedule.get("_class_name"), schedule.get("algorithm_type", "")
+    tells = kind in text_pipeline.TELLING or solver in ("dpmsolver++", "sde-dpmsolver++")
+    ok = config.trajectory == 0 or config.text.sampler != "pipeline" or tells
+    check(ok, "trajectory", config.trajectory, f"0, as {kind} does not tell what it believes in on the way")
+
+
+def _cycle(config: Config, classes: int) -> tuple[int, ...]:
+    """The labels in turn, () for a model without classes."""
+    if not classes or config.labels in (None, "balanced"):
+        return tuple(range(classes))
+    labels = tuple(map(int, str(config.labels).split(",")))
+    check(max(labels) < classes, "labels", config.labels, f"0 to {classes - 1}")
+    return labels
+
+
+def _matched(config: Config) -> dict[int | None, int]:
+    """label -> pictures of the set to match, {} when there is none; a job's output folder means its pictures."""
+    if config.match is None:
+        return {}
+    root = storage.absolute(config.match)
+    if storage.exists(storage.join(root, "report.json")):
+        inside = (storage.join(root, name) for name in ("shards", "images"))
+        root = next((folder for folder in inside if os.path.isdir(folder)), root)
+    tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
+    counts: dict[int | None, int] = {}
+    if tars:
+        for shard in shards.find(root):
+            for location in shards.locate(shard)[0]:
+                counts[location.label] = counts.get(location.label, 0) + 1
+    else:
+        below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
+        sizes = [n for n in below.values() if n]
+        loose = len(folders.listing(root, "", deep=False).items)
+        counts = {**dict(enumerate(sizes)), **({None: loose} if loose else {})}
+    check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
+    return counts
+
+
+def _plan_text(config: Config, output: str) -> Task:
+    for name in FOR_BASE:
+        value = getattr(config, name)
+        check(not value, name, value, "null for a text-to-image model")
+    _check_text(config)
+    words = prompts_of(
+        prompts=config.prompts, prompts_file=config.prompts_file, captions=config.captions,
+        negative=config.negative_prompt, interpolate=config.interpolate, frames=config.frames,
+        styles=config.styles, count=config.count,
+    )  # fmt: skip
+    if words.skipped:
+        print(f"captions left out: {words.skipped}", file=sys.stderr)
+    return Task(
+        config=config, output=output, about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
+        model_hash=text_pipeline.fingerprint(text_pipeline.locate(config.model.name)), sampler=config.text.sampler,
+        total=len(words), words=tuple(zip(words.prompts, words.labels, strict=True)), across=words.across,
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Which pictures a text-to-image job draws: prompts from the command line, a file or captions, and their crosses.
+
+A picture's random numbers come from "variant:words" and not from its place in the list: a line added to a
+file changes no other picture, and equal lines are further variants, not copies.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine.networks.prompts import Prompt
+
+PLACEHOLDERS = ("{content}", "{}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptList:
+    """The pictures of a job, in order.
+
+    Attributes:
+        prompts: index -> Prompt.
+        labels: what each picture's words are, for a sheet and for its caption.
+        across: pictures that belong in one row of a sheet: variants, frames or styles; 1 where they are
+            unrelated.
+        skipped: {reason: number} of shard samples without a usable caption.
+    """
+
+    prompts: list[Prompt]
+    labels: list[str]
+    across: int
+    skipped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+
+def prompts_of(
+    *,
+    prompts: Sequence[str] = (),
+    prompts_file: str | None = None,
+    captions: str | None = None,
+    negative: str = "",
+    interpolate: tuple[str, str] | None = None,
+    frames: int = 8,
+    styles: str | None = None,
+    count: int | None = None,
+) -> PromptList:
+    """The pictures that the values of a command line mean, the same list for the same values and files.
+
+    Args:
+        prompts: texts.
+        prompts_file: a text file or URL, one prompt a line; blank lines and lines that begin with # are left
+            out.
+        captions: shards whose captions are prompts, one for each sample, in the order of the shards.
+        negative: negative prompt of every picture.
+        interpolate: two texts; frame i of N mixes i / (N - 1) of the second in, from the same noise.
+        frames: N, 2 or more.
+        styles: a text file or URL with one style a line, which every prompt is crossed with:
+            "{content}, {style}", or the line itself where it holds {content} or {}. All styles of a prompt
+            start from the same noise.
+        count: variants of each, which differ in their noise alone; null draws one.
+
+    Raises:
+        ValueError: no or several of prompts, prompts_file, captions and interpolate; a file or text that is
+            empty or cannot be read; a number out of range.
+    """
+    _check(prompts, prompts_file, captions, interpolate, styles, frames, count)
+    variants = 1 if count is None else count
+    if interpolate is not None:
+        return _interpolated(interpolate, frames, variants, negative)
+    skipped: Counter[str] = Counter()
+    if prompts_file is not None:
+        texts = lines(prompts_file, "prompts_file")
+    else:
+        texts = _captions(captions, skipped) if captions is not None else list(prompts)
+    dressed = [_dress(style) for style in lines(styles, "styles")] if styles is not None else [str]
+    drawn = [
+        Prompt(text=dress(text), key=key, negative=negative)
+        for text, key in _keyed(texts, variants)
+        for dress in dressed
+    ]
+    across = len(dressed) if styles is not None else variants
+    return PromptList(
+        prompts=drawn, labels=[p.text for p in drawn], across=across, skipped=dict(sorted(skipped.items()))
+    )
+
+
+def _check(
+    prompts: Sequence[str], prompts_file: str | None, captions: str | None,
+    interpolate: tuple[str, str] | None, styles: str | None, frames: int, count: int | None,
+) -> None:  # fmt: skip
+    given = {
+        "prompts": bool(prompts), "prompts_file": prompts_file is not None,
+        "captions": captions is not None, "interpolate": interpolate is not None,
+    }  # fmt: skip
+    chosen = [name for name, there in given.items() if there]
+    if len(chosen) != 1:
+        raise ValueError(f"one of {', '.join(given)} is needed; given: {', '.join(chosen) or 'none'}")
+    if interpolate is not None and styles is not None:
+        raise ValueError(f"styles={styles!r}: not together with interpolate, which has two texts of its own")
+    texts = interpolate if interpolate is not None else prompts
+    if any(not text.strip() for text in texts):
+        raise ValueError(f"{chosen[0]}={list(texts)!r}: a text is empty")
+    if interpolate is not None and frames < 2:
+        raise ValueError(f"frames={frames}: 2 or more")
+    if count is not None and count < 1:
+        raise ValueError(f"count={count}: 1 or more, or null")
+
+
+def _keyed(texts: Iterable[str], variants: int) -> list[tuple[str, str]]:
+    """(text, key) of each text's variants; those of equal texts are counted on."""
+    seen: Counter[str] = Counter()
+    out = []
+    for text in texts:
+        out += [(text, f"{seen[text] + v}:{text}") for v in range(variants)]
+        seen[text] += variants
+    return out
+
+
+def _interpolated(ends: tuple[str, str], frames: int, variants: int, negative: str) -> PromptList:
+    a, b = ends
+    mixes = [i / (frames - 1) for i in range(frames)]
+    prompts = [
+        Prompt(text=a, other=b, mix=mix, key=f"{variant}:{a}\n{b}", negative=negative)
+        for variant in range(variants)
+        for mix in mixes
+    ]
+    labels = [{0.0: a, 1.0: b}.get(mix, f"{1 - mix:.2f} {a} + {mix:.2f} {b}") for mix in mixes]
+    return PromptList(prompts=prompts, labels=labels * variants, across=frames, skipped={})
+
+
+def _dress(style: str) -> Callable[[str], str]:
+    """A style line -> content -> text. No str.format: other braces in a line mean themselves."""
+    held = next((p for p in PLACEHOLDERS if p in style), None)
+    if held is None:
+        return lambda content: f"{content}, {style}"
+    return lambda content: style.replace(held, content)
+
+
+def lines(url: str, field: str) -> list[str]:
+    """The lines of a UTF-8 text file, stripped, without blank ones and # comments.
+
+    Raises:
+        ValueError: it cannot be read, is no text, or nothing is left; names the field and the file.
+    """
+    try:
+        text = storage.read(storage.absolute(url)).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{field} {url!r}: not UTF-8 text (byte {e.start})") from None
+    except (OSError, ImportError, ValueError) as e:
+        detail = e.strerror if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
+        raise ValueError(f"{field} {url!r}: cannot be read: {detail}") from None
+    found = [line.strip() for line in text.splitlines()]
+    kept = [line for line in found if line and not line.startswith("#")]
+    if not kept:
+        raise ValueError(f"{field} {url!r}: no line in it but blank ones and # comments")
+    return kept
+
+
+def _captions(pattern: str, skipped: Counter[str]) -> list[str]:
+    """The captions of shards on one line each, in the order of the shards."""
+    texts = []
+    for url in shards.find(pattern):
+        located, bad = shards.locate(url)
+        skipped.update(b.reason for b in bad)
+        found = [" ".join((location.caption or "").split()) for location in located]
+        texts += [text for text in found if text]
+        skipped["no_caption"] += found.count("")
+    skipped += Counter()  # drops the reasons that never occurred
+    if not texts:
+        raise ValueError(f"captions {pattern!r}: no sample there has a caption")
+    return texts

@@ -1,0 +1,116 @@
+"""``noiseweave train``: shards, or one picture -> a base model as a folder.
+
+The result depends on everything here but ``cluster``: each sample's chance comes from (seed, step, place in the
+global batch), and the batches are cut from streams that know nothing of workers, so one worker and many see
+the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from noiseweave.cluster import storage
+from noiseweave.cluster.ledger import check_same, flatten, refuse_foreign
+from noiseweave.cluster.session import Session
+from noiseweave.engine.checks import check
+from noiseweave.jobs.train.config import OWNED, Config, state
+from noiseweave.jobs.training.workers import check_workers
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.train.task import Source
+
+
+def run(config: Config) -> int:
+    """Train, or go on training, or say that it is done: 0 when the model is there, 1 when training failed."""
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs.train import input as train_input
+    from noiseweave.jobs.train import report
+
+    config = dataclasses.replace(config, output=storage.absolute(config.output))
+    storage.check_writable(config.output)
+    source = train_input.survey(config)
+    identity = {"job": "train", **_flat(dataclasses.asdict(config)), **source.identity}
+    path = state(config, "config.json")
+    refuse_foreign(config.output, storage.read_json(path) if storage.exists(path) else None, identity, ())
+    if not config.overwrite and _finished(config, identity):
+        print(f"{config.output}: finished already ({config.steps} steps)")
+        return 0
+    print(f"{source.count} pictures in {len(source.shards)} shards -> {config.output}", flush=True)
+    with session(config.cluster) as s:
+        _check(config, s)
+        _claim(config, identity)
+        source = train_input.write_own(source)
+        report.quarantine(config, source.bad)
+        failure = _train(config, source, s)
+    counts = report.quarantine(config, [])
+    print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
+    last = report.last(config)
+    if failure or not last.endswith(f"{config.steps:09d}"):
+        why = failure or "training ended early"
+        print(f"error: {why}; last good checkpoint: {last}", file=sys.stderr)
+        return 1
+    report.publish(config, source.classes, last)
+    print(f"saved {config.output}")
+    return 0
+
+
+def _finished(config: Config, identity: dict[str, Any]) -> bool:
+    """Whether this very run has ended in the output folder.
+
+    Raises:
+        ValueError: the folder holds something else; the line names what differs.
+    """
+    path, model = state(config, "config.json"), storage.join(config.output, "model_index.json")
+    if storage.exists(path):
+        check_same(config.output, storage.read_json(path), identity)
+    elif storage.exists(model):
+        raise ValueError(f"output {config.output!r} holds another model; --overwrite replaces it")
+    return storage.exists(model)
+
+
+def _claim(config: Config, identity: dict[str, Any]) -> None:
+    """Make the output folder this run's own, after all checks, so that a mistyped command claims nothing."""
+    if config.overwrite:
+        for name in (*OWNED, "_run"):
+            storage.remove(storage.join(config.output, name))
+    storage.write_json(state(config, "config.json"), identity)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """``{"optimizer": {"lr": 1}}`` -> ``{"optimizer.lr": 1}``, without what changes no result."""
+    where = ("cluster.", "output", "overwrite")
+    flat = json.loads(json.dumps(flatten(config)))
+    return {k: v for k, v in flat.items() if not k.startswith(where)}
+
+
+def _train(config: Config, source: Source, s: Session) -> str | None:
+    """Train on the cluster; what went wrong, in one line."""
+    from noiseweave.cluster.training import run_training
+    from noiseweave.jobs.train import input as train_input
+    from noiseweave.jobs.train.loop import loop
+    from noiseweave.jobs.train.task import Task
+    from noiseweave.jobs.training.watch import Watch
+
+    if config.model.vae is not None:
+        source = train_input.latents(config, source, s)
+    task = Task(config=config, source=source, threads=s.threads, quarantine=state(config, "bad"))
+    try:
+        return run_training(
+            loop, task, name="checkpoints", storage_path=state(config), session=s,
+            max_failures=s.retries, keep=config.checkpoint.keep, watch=Watch(state(config, "log.jsonl"), config.steps),
+        )  # fmt: skip
+    except RuntimeError as e:
+        return f"training failed: {e}"
+
+
+def _check(config: Config, s: Session) -> None:
+    """Raise ValueError for what the config asks and these workers cannot do."""
+    check_workers(config.precision, config.optimizer, s)
+    check(
+        config.streams % s.workers == 0, "data.streams", config.streams, f"a multiple of {s.workers} workers"
+    )
+    if s.workers * config.accumulate > config.batch:
+        raise ValueError(f"batch={config.batch}: {s.workers} workers x {config.accumulate} parts at least")

@@ -1,0 +1,51 @@
+"""What travels to train's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noiseweave.cluster.streams import Shard
+from noiseweave.engine.records import Bad
+from noiseweave.jobs.train.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that a worker is told.
+
+    Attributes:
+        threads: torch threads on a CPU.
+        quarantine: folder for the list of pictures that could not be decoded.
+    """
+
+    config: Config
+    source: Source
+    threads: int
+    quarantine: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The training data.
+
+    Attributes:
+        shards: tables of the shards that training reads.
+        payload: extensions of the member that holds a sample's picture or latents.
+        classes: how many the network is told.
+        bad: what is wrong with the shards.
+        identity: what else than the config the result depends on.
+        own: shards that are the run's own, url -> bytes, for ``write_own`` once the output folder is claimed.
+    """
+
+    shards: tuple[Shard, ...]
+    payload: tuple[str, ...]
+    classes: int
+    bad: list[Bad] = field(default_factory=list)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def count(self) -> int:
+        return sum(shard.count for shard in self.shards)

@@ -1,0 +1,47 @@
+"""What a person watches while a model is trained."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from noiseweave.cluster import storage
+
+
+class Watch:
+    """Prints a line every few seconds and keeps the log: one JSON row for every ``log_every`` steps."""
+
+    def __init__(self, path: str, steps: int, seconds: float = 5.0) -> None:
+        self.path, self.steps, self.seconds = path, steps, seconds
+        old = storage.read(self.path).splitlines() if storage.exists(self.path) else []
+        self.rows = {row["step"]: row for row in map(json.loads, old)}
+        self.shown = 0.0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if "earlier" in row:  # of a run that was killed before it wrote them down
+            self.rows |= {r["step"]: r for r in row["earlier"]}
+            return
+        self.rows[row["step"]] = row
+        told = row["step"] == self.steps or any(name.startswith("validation") for name in row)
+        if time.monotonic() - self.shown < self.seconds and not told:
+            return
+        self.shown = time.monotonic()
+        storage.write(self.path, _lines(self.rows))
+        print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
+
+    def _told(self, row: dict[str, Any]) -> str:
+        told = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
+        if "lr" in row:  # all but what is seen before the first step
+            left = (self.steps - row["step"]) * row["seconds_per_step"]
+            told += [
+                f"lr {row['lr']:.2e}",
+                f"{row['samples_per_second']:.3g} samples/s",
+                f"{left / 60:.1f} min left",
+            ]
+        return "  ".join(told)
+
+
+def _lines(rows: dict[Any, Any]) -> bytes:
+    """Rows as JSON lines, in the order of their keys."""
+    return b"".join(json.dumps(row).encode() + b"\n" for _, row in sorted(rows.items()))

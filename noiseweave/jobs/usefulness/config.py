@@ -1,0 +1,134 @@
+"""What a user may say of evaluate usefulness."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.checks import check
+from noiseweave.engine.judging.recipes import ClassifierRecipe
+from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
+
+OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
+
+MADE_FROM: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "pseudo_labels": (),
+    "blend": ("count", "parents", "keep_parents", "pairs", "hard_labels", "fusion"),
+    "samples": ("count", "inversion", "guidance", "gate", "quality"),
+    "fusion": (
+        "count", "parents", "keep_parents", "pairs", "hard_labels", "fusion", "inversion", "guidance", "told", "gate",
+        "quality",
+    ),
+}  # fmt: skip
+"""What of a method its pictures depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Trains the same classifier on few labelled pictures, with and without what each method adds to them.
+
+    Args:
+        input: shards of the labelled training side. The few are chosen from it; in the prior protocol the
+            generator sees the rest of it too, without labels.
+        test: shards of the test side, which nothing but the classifiers' scores looks at.
+        output: folder for usefulness.md (the table), .png (the plot), .json, and sheets of what was made.
+        protocol: closed (the generator sees the few alone) or prior (it was trained on the unlabelled input).
+        per_class: labelled pictures of each class, one table for each.
+        subsets: choices of the few, each with a generator of its own.
+        seeds: classifiers of each method and subset.
+        size: side of the pictures in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        flip: mirrored pictures are pictures as well: the generator sees them too.
+        classifier: what is trained again and again; its classical augmentations are those of each method.
+        generator: the diffusion model.
+        guess: pseudo-labels for the pool, in the prior protocol.
+        methods: name -> what it adds: classical, made (none, blend, samples, fusion, pseudo_labels), count, share,
+            parents, keep_parents, pairs, hard_labels, inversion, fusion, guidance, told, gate, quality. Names may not
+            have a "/". The reference of all is the best method without made pictures.
+        seed: every random choice comes from it.
+        max_pixels: larger pictures are left out unread.
+        cluster: where the work runs.
+        overwrite: throw away an earlier run in the output folder.
+    """
+
+    input: str
+    test: str
+    output: str
+    protocol: Protocol = "prior"
+    per_class: tuple[int, ...] = (10,)
+    subsets: int = 1
+    seeds: int = 5
+    size: int = 16
+    channels: int = 1
+    flip: bool = False
+    classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
+    generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
+    guess: GuessRecipe = field(default_factory=GuessRecipe)
+    methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()})
+    seed: int = 0
+    max_pixels: int = 64_000_000
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.per_class) and min(self.per_class) >= 1,
+            "per_class",
+            self.per_class,
+            "numbers from 1 on",
+        )
+        for name in ("subsets", "seeds"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        check(self.size >= 8, "size", self.size, "8 or more")
+        check(self.channels in (1, 3), "channels", self.channels, "1 or 3")
+        # read here: a parser of its own for each method would cost jsonargparse seconds
+        object.__setattr__(self, "methods", {name: method_of(name, m) for name, m in self.methods.items()})
+        plain = any(m.made == "none" for m in self.methods.values())
+        check(plain, "methods", list(self.methods), "at least one without made pictures, to compare with")
+
+
+def method_of(name: str, value: Any) -> Method:
+    """A method as YAML has it -> the method.
+
+    Raises:
+        ValueError: what is wrong with it, by its name.
+    """
+    from jsonargparse import ArgumentError
+
+    check("/" not in name and name != "", "methods", name, "names without a /")
+    if isinstance(value, Method):
+        return value
+    try:
+        return Method(**_parser().instantiate(_parser().parse_object(value or {})).as_dict())
+    except (ArgumentError, ValueError, TypeError) as e:
+        raise ValueError(f"methods.{name}: {' '.join(str(e).split())}") from None
+
+
+@cache
+def _parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Method, None)
+    return parser
+
+
+def tag(config: Config, name: str) -> str:
+    """A method's name and what it does: another recipe of the same name is another method."""
+    return f"{name}@{_hash(asdict(config.methods[name]))}"
+
+
+def made_tag(method: Method) -> str:
+    """What a method makes and of what; methods that differ in the training alone have the same pictures."""
+    recipe = asdict(method)
+    return f"{method.made}@{_hash({name: recipe[name] for name in MADE_FROM[method.made]})}"
+
+
+def _hash(recipe: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]

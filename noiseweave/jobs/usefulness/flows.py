@@ -1,0 +1,213 @@
+"""The flows of ``evaluate usefulness``: prior, see, guess, tune, make, score. Only score reads the test set."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from noiseweave.cluster import pipeline, stages, storage
+from noiseweave.cluster.arrays import array, npy
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.judging.recipes import ClassifierRecipe
+from noiseweave.engine.records import Bad
+from noiseweave.engine.usefulness import comparison, guesses
+from noiseweave.engine.usefulness.comparison import Added, Pictures, few_of
+from noiseweave.engine.usefulness.recipes import Method
+from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.usefulness.config import Config, made_tag, tag
+from noiseweave.jobs.usefulness.task import Task
+
+SEEN = 512  # pictures of the pool that one unit takes features of
+DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
+
+
+def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
+    """Both sides in memory, with keys; what was bad.
+
+    Raises:
+        ValueError: a side has no labelled picture, or a picture lies on both.
+    """
+    data: dict[str, Any] = {}
+    bad: list[Bad] = []
+    seen: dict[str, set[bytes]] = {}
+    for side, found in sides.items():
+        read = [shard_pictures.read_shard(s, config.size, config.channels, config.max_pixels) for s in found]
+        places = [p for where, _, _ in read for p in where]
+        bad += [b for _, _, worse in read for b in worse]
+        image_NHWC = np.concatenate([x for _, x, _ in read])
+        label_N = np.array([-1 if p.label is None else p.label for p in places], np.int64)
+        if side == "test":
+            image_NHWC, label_N = image_NHWC[label_N >= 0], label_N[label_N >= 0]
+        if not (label_N >= 0).any():
+            raise ValueError(f"{side}: no labelled picture in it")
+        data[side] = Pictures(image_NHWC=image_NHWC, label_N=label_N)
+        data[f"{side}_keys"] = [p.key for p in places]
+        seen[side] = {hashlib.sha256(x.tobytes()).digest() for x in image_NHWC}
+    both = seen["input"] & seen["test"]
+    if both:
+        raise ValueError(f"test: {len(both)} of its pictures are in input too, pixel for pixel")
+    return data, bad
+
+
+def choose(config: Config, data: Mapping[str, Any], per_class: int, subset: int) -> Pictures:
+    """The few of a subset."""
+    pool = data["input"]
+    rows = few_of(pool.label_N, data["input_keys"], per_class, config.seed + subset)
+    return Pictures(image_NHWC=pool.image_NHWC[rows], label_N=pool.label_N[rows])
+
+
+# the flows
+
+
+def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Each flow after the one before; none after one that failed."""
+    config = task.config
+    steps: list[tuple[str, Sequence[tuple]]] = []
+    if task.drawing and config.protocol == "prior":
+        steps.append(("prior", [("prior",)]))
+    places = sorted(task.few)
+    if task.guessing:
+        if config.guess.features is not None:
+            steps.append(("see", [(start,) for start in _starts(task)]))
+        steps.append(("guess", places))
+    if task.drawing:
+        steps.append(("tune", places))
+    steps.append(("make", [(*place, tagged) for place in places for tagged in task.making]))
+    steps.append((
+        "score", [(*place, tag(config, name), seed)
+                  for place in places for name in config.methods for seed in range(config.seeds)]
+    ))  # fmt: skip
+    outcomes: dict[str, Outcome] = {}
+    for name, units in steps:
+        if units and not any(o.failed for o in outcomes.values()):
+            outcomes[name] = _flow(name, units, task, book, s)
+    return outcomes
+
+
+def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
+    phase = stages.Phase(
+        name=name, fetch=_payload, make_compute=partial(_maker, name, task, book),
+        commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets", patience=DAY,
+    )  # fmt: skip
+    return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
+
+
+def _unit(units: Sequence[tuple], i: int) -> Unit:
+    return Unit(index=i, id="-".join(str(part) for part in units[i]), payload=units[i])
+
+
+def _payload(unit: Unit) -> Any:
+    return unit.payload
+
+
+def _maker(name: str, task: Task, book: Ledger) -> Callable[[Any], Any]:
+    import torch
+
+    gpu = torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0
+    return partial(COMPUTE[name], task, book, "cuda" if gpu else "cpu")
+
+
+def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c = task.config
+    data = comparison.prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
+    return {"prior.safetensors": data}, {}
+
+
+def _starts(task: Task) -> range:
+    return range(0, len(task.data["input"].image_NHWC), SEEN)
+
+
+def _see(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    recipe = task.config.guess.features
+    assert recipe is not None
+    f_ND = guesses.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
+    return {f"seen-{unit[0]}.npy": npy(f_ND)}, {}
+
+
+def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c, few, pool = task.config, task.few[unit], task.data["input"]
+    seen_ND = None
+    if c.guess.features is not None:
+        seen_ND = np.concatenate(
+            [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
+        )
+    told = guesses.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
+    right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
+    counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
+    return {f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, counts
+
+
+def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
+    """The pool with its guesses."""
+    label_N = array(storage.read(book.path(f"guess-{place[0]}-{place[1]}.npy")))
+    return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
+
+
+def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    c, few = task.config, task.few[unit]
+    pool, start = None, None
+    if c.protocol == "prior":
+        pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
+    data = comparison.tuned(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
+    return {f"tuned-{unit[0]}-{unit[1]}.safetensors": data}, {}
+
+
+def _judge(config: Config) -> ClassifierRecipe:
+    """The classifier that guesses: that of the methods, with affine augmentation."""
+    return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
+
+
+def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    k, subset, tagged = unit
+    c, method, few = task.config, task.making[tagged], task.few[k, subset]
+    told = _told(task, book, (k, subset)) if method.guesses else None
+    parents = comparison.parents_of(method, few, told)
+    if method.made == "blend":
+        added = comparison.blend(method, parents, task.classes, c.seed)
+    elif method.made == "pseudo_labels":
+        assert told is not None
+        added = comparison.pseudo_labels(told, task.classes)
+    else:
+        weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
+        added = comparison.made(method, few, parents, weights, c.generator, task.classes, c.seed, device)
+    if method.keep_parents:
+        assert told is not None
+        added = comparison.joined(comparison.pseudo_labels(told, task.classes), added)
+    buffer = io.BytesIO()
+    np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
+    rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}
+    return {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}, {"made": len(added.p_MK), **rejected}
+
+
+def _score(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+    k, subset, tagged, seed = unit
+    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    added = None if method.made == "none" else read_made(book, k, subset, method)
+    right = comparison.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
+    return {}, {"accuracy": right}
+
+
+def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
+    """What a method added."""
+    data = storage.read(book.path("made", f"{per_class}-{subset}-{made_tag(method)}.npz"))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
+
+
+COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
+
+
+def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+    files, extra = result
+    for file, data in files.items():
+        storage.write(book.path(file), data)
+    return UnitReport(id=unit.id, produced=1, extra=extra), []

@@ -1,0 +1,65 @@
+"""``noiseweave evaluate usefulness``: do the made pictures help a classifier of few labelled ones?
+
+Six flows: prior (the generator on the unlabelled pool), see (features of the pool's pictures, where they are guessed by
+them), guess (what they may be), tune (the generator learns the labels of the few), make (what each method adds), score
+(classifiers, each trained on one worker). Only score ever reads the test set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from noiseweave.jobs.usefulness import task as usefulness_task
+from noiseweave.jobs.usefulness.config import OWNED, Config
+
+
+def run(config: Config) -> int:
+    """Do the job. Returns 0, or 1 when units failed.
+
+    Raises:
+        ValueError: what a user can put right, in one line.
+    """
+    from noiseweave.cluster import ledger, shards, storage
+    from noiseweave.cluster.session import session
+    from noiseweave.jobs.usefulness import flows, report
+
+    if config.protocol == "closed":
+        config = without_pool(config)
+    output = storage.absolute(config.output)
+    sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
+    book = ledger.open_run(output, identity(config, sides), config.overwrite, OWNED)
+    data, bad = flows.load(config, sides)
+    few = {(k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)}
+    classes = int(data["input"].label_N.max()) + 1
+    task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
+    with session(config.cluster) as s:
+        outcomes = flows.run(task, book, s)
+    failed = {name: o.failed for name, o in outcomes.items() if o.failed}
+    report.finish(task, book, outcomes, bad, output)
+    return 1 if failed else 0
+
+
+def without_pool(config: Config) -> Config:
+    """Without the methods that need the pool, which are named."""
+    needs = [name for name, m in config.methods.items() if m.guesses]
+    if needs:
+        print(f"closed protocol, which sees no pool: left out {', '.join(needs)}")
+    return replace(config, methods={name: m for name, m in config.methods.items() if name not in needs})
+
+
+def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    """What the figures depend on."""
+    from noiseweave.cluster import storage
+
+    known: dict[str, Any] = {"job": "usefulness"} | asdict(config)
+    # more of these are more units, which carry them in their names: a run can be gone on with for another method
+    units = ("per_class", "subsets", "seeds", "methods")
+    for name in ("output", "cluster", "overwrite", "input", "test", *units):
+        del known[name]
+    for name, found in sides.items():
+        listing = "".join(f"{s.rsplit('/', 1)[-1]} {storage.size_of(s)}\n" for s in found)
+        known[name] = hashlib.sha256(listing.encode()).hexdigest()[:16]
+    return known

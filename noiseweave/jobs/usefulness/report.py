@@ -1,0 +1,190 @@
+"""How ``evaluate usefulness`` ends: a table, a plot, sheets of what was made, and the figures as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from noiseweave import __version__
+from noiseweave.cluster import storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.cluster.pipeline import Outcome
+from noiseweave.engine.pictures import collage
+from noiseweave.engine.records import Bad
+from noiseweave.engine.usefulness.comparison import interval
+from noiseweave.jobs.usefulness.config import made_tag, tag
+from noiseweave.jobs.usefulness.flows import read_made
+from noiseweave.jobs.usefulness.task import Task
+
+ROWS, COLUMNS = 4, 10  # of a sheet
+INSTANT = 2.0  # seconds below which pictures cost nothing that a gain could be divided by
+
+
+def finish(
+    task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Bad], output: str
+) -> None:
+    """Write all of it and say where it is."""
+    lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in bad)
+    storage.write(storage.join(output, "quarantine.jsonl"), lines.encode("utf-8", "backslashreplace"))
+    failed = {name: o.failed for name, o in outcomes.items() if o.failed}
+    for name, units in failed.items():
+        for unit, error in units.items():
+            print(f"failed: {name} {unit}: {error}")
+    if failed:
+        return
+    tables = {k: table(task, book, k) for k in task.config.per_class}
+    guesses = {k: _guessed(book, k) for k in task.config.per_class}
+    figures = {
+        "noiseweave": __version__, "config": asdict(task.config), "quarantined": len(bad),
+        "seconds": {name: round(o.seconds, 1) for name, o in outcomes.items()}, "tables": tables,
+    }  # fmt: skip
+    storage.write_json(storage.join(output, "usefulness.json"), figures)
+    text = "\n".join(page(task, tables, guesses))
+    storage.write(storage.join(output, "usefulness.md"), text.encode())
+    storage.write(storage.join(output, "usefulness.png"), plot(tables))
+    _sheets(task, book, output)
+    print(text)
+    print(f"wrote {storage.join(output, 'usefulness.md')}, .json, .png and sheets/")
+
+
+def table(task: Task, book: Ledger, per_class: int) -> list[dict[str, Any]]:
+    """A row for each method: accuracy and what it is over the best method without made pictures, in per cent."""
+    scores = _accuracies(task, book, per_class)
+    plain = [name for name, m in task.config.methods.items() if m.made == "none"]
+    best = max(plain, key=lambda name: float(np.mean(scores[name])))
+    rows = []
+    for name, values in scores.items():
+        mean, half = interval([100 * v for v in values])
+        gain, gain_half = interval([100 * (v - w) for v, w in zip(values, scores[best], strict=True)])
+        seconds = _seconds(task, book, per_class, name)
+        rows.append({
+            "method": name, "accuracy": round(mean, 2), "half": _number(half), "gain": round(gain, 2),
+            "gain_half": _number(gain_half), "reference": name == best, **_counts(task, book, per_class, name),
+            "hours": round(seconds / 3600, 4),
+            "gain_per_hour": None if seconds < INSTANT else round(gain / (seconds / 3600), 1),
+        })  # fmt: skip
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 2)
+
+
+def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[float]]:
+    """Method -> an accuracy for each subset and seed, in one order."""
+    found = {r["id"]: r["extra"]["accuracy"] for r in book.records("score")}
+    c = task.config
+    return {
+        name: [
+            found[f"{per_class}-{n}-{tag(c, name)}-{seed}"]
+            for n in range(c.subsets)
+            for seed in range(c.seeds)
+        ]
+        for name in c.methods
+    }
+
+
+def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
+    """Worker time that a method's pictures cost, of all subsets: guesses (with the features that they were made by,
+    in full) and the labels' learning in, the prior not."""
+    method = task.config.methods[name]
+    phases = ["guess", "tune"] if method.drawn else ["guess"] if method.guesses else []
+    spent = {phase: {r["id"]: r["seconds"] for r in book.records(phase)} for phase in (*phases, "make")}
+    total = sum(r["seconds"] for r in book.records("see")) if phases else 0.0
+    for n in range(task.config.subsets):
+        place = f"{per_class}-{n}"
+        total += spent["make"].get(f"{place}-{made_tag(method)}", 0.0)
+        total += sum(spent[phase].get(place, 0.0) for phase in phases)
+    return total
+
+
+def _guessed(book: Ledger, per_class: int) -> str:
+    """What the guesses of the pool came to, of all choices of the few; empty without any."""
+    found = [r["extra"] for r in book.records("guess") if r["id"].startswith(f"{per_class}-")]
+    told, right = (int(sum(e[n] for e in found)) for n in ("guessed", "right"))
+    return f" Guesses of the pool's labels: {told}, {100 * right / told:.1f} % of them right." if told else ""
+
+
+def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
+    """Pictures added and rejected, of the first subset."""
+    for record in book.records("make"):
+        if record["id"] == f"{per_class}-0-{made_tag(task.config.methods[name])}":
+            extra = record["extra"]
+            out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
+            return {"added": int(extra["made"]), "rejected": out}
+    return {"added": 0, "rejected": {}}
+
+
+def page(task: Task, tables: Mapping[int, list[dict[str, Any]]], guesses: Mapping[int, str]) -> Iterator[str]:
+    """The tables as Markdown."""
+    c = task.config
+    yield (
+        f"Protocol {c.protocol}; {len(task.data['test'].label_N)} test pictures of {c.size} x {c.size}; "
+        f"{c.subsets} choice(s) of the few x {c.seeds} classifiers of {c.classifier.steps} steps; accuracy in per cent "
+        "with 95 % intervals; gain is paired, over the best method without made pictures (bold)."
+    )
+    for k, rows in tables.items():
+        yield f"\n{k} labelled pictures a class.{guesses[k]}\n"
+        yield "| Method | Added | Rejected | Accuracy | Gain | Hours | Gain an hour |"
+        yield "| --- " * 7 + "|"
+        for r in sorted(rows, key=lambda r: -r["accuracy"]):
+            name = f"**{r['method']}**" if r["reference"] else r["method"]
+            why = ", ".join(f"{n} {reason}" for reason, n in r["rejected"].items()) or "-"
+            gain = "-" if r["reference"] else f"{r['gain']:+.2f}{_within(r['gain_half'])}"
+            hour = "-" if r["gain_per_hour"] is None else f"{r['gain_per_hour']:+.1f}"
+            yield (
+                f"| {name} | {r['added'] or '-'} | {why} | {r['accuracy']:.2f}{_within(r['half'])} | {gain} | "
+                f"{r['hours'] or '-'} | {hour} |"
+            )
+    yield ""
+
+
+def _within(half: float | None) -> str:
+    return "" if half is None else f" +- {half:.2f}"
+
+
+def plot(tables: Mapping[int, list[dict[str, Any]]]) -> bytes:
+    """Accuracies with their intervals, a panel for each number of labelled pictures: PNG."""
+    from matplotlib.figure import Figure
+
+    most = max(len(rows) for rows in tables.values())
+    figure = Figure(figsize=(5.2 * len(tables), 1.2 + 0.32 * most), layout="constrained")
+    for axes, (k, rows) in zip(
+        np.atleast_1d(figure.subplots(1, len(tables), squeeze=False)[0]), tables.items(), strict=True
+    ):
+        ordered = sorted(rows, key=lambda r: r["accuracy"])
+        best = next(r for r in rows if r["reference"])
+        half = best["half"] or 0.0
+        axes.axvspan(best["accuracy"] - half, best["accuracy"] + half, color="0.9")
+        for y, r in enumerate(ordered):
+            colour = "tab:blue" if r["added"] else "0.35"
+            axes.errorbar(r["accuracy"], y, xerr=r["half"] or 0.0, fmt="o", color=colour, capsize=3)
+        axes.set_yticks(range(len(ordered)), [r["method"] for r in ordered])
+        axes.set_title(f"{k} a class")
+        axes.set_xlabel("test accuracy, %")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _sheets(task: Task, book: Ledger, output: str) -> None:
+    """Some of what each method added, of the first subset: sheets/<per_class>-<method>.png."""
+    for k in task.config.per_class:
+        for name, method in task.config.methods.items():
+            if method.made == "none":
+                continue
+            image_MHWC = read_made(book, k, 0, method).image_MHWC
+            if not len(image_MHWC):
+                continue
+            places = (
+                np.linspace(0, len(image_MHWC) - 1, min(ROWS * COLUMNS, len(image_MHWC))).round().astype(int)
+            )
+            picked = [image_MHWC[i] for i in places]
+            rows = [picked[i : i + COLUMNS] for i in range(0, len(picked), COLUMNS)]
+            page = collage.sheet(rows, tile=max(32, task.config.size))
+            storage.write(storage.join(output, "sheets", f"{k}-{name}.png"), collage.png(page))

@@ -1,0 +1,173 @@
+"""SDE-DPM-Solver++ inversion: diffusers' own steps, the exact Gaussian denoiser, the shipped model."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from noiseweave.engine.diffusion import dpm_solver
+from noiseweave.engine.diffusion.inversion import draw_noise
+from noiseweave.engine.diffusion.path import mean
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.networks.recipes import ModelConfig
+
+SPACINGS = ["leading", "trailing", "linspace"]
+
+
+def scheduler(spacing="leading", **kw):
+    return DDIMScheduler(
+        1000, beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing=spacing, **kw
+    )
+
+
+def library(spacing, steps):
+    lib = DPMSolverMultistepScheduler.from_config(
+        scheduler(spacing).config, algorithm_type="sde-dpmsolver++", lambda_min_clipped=dpm_solver.LAMBDA_MIN
+    )
+    lib.set_timesteps(steps)
+    return lib
+
+
+def gaussian(alpha_bar, m, s2):
+    """The optimal denoiser of data N(m, s2): E[epsilon | x_t], linear in x_t."""
+
+    def epsilon(x, t):
+        a = alpha_bar.double()[t].view(-1, *[1] * (x.dim() - 1))
+        return (1 - a).sqrt() * (x - a.sqrt() * m) / (a * s2 + 1 - a)
+
+    return epsilon
+
+
+def psnr(x, y):
+    return 10 * torch.log10(4 / (x.double() - y.double()).square().mean())
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 10, 25])
+def test_every_step_is_the_one_diffusers_takes(spacing, steps):
+    """The same x, network outputs and noise: replay of sigma z is DPMSolverMultistepScheduler.step with z."""
+    lib = library(spacing, steps)
+    s = dpm_solver.schedule(scheduler(spacing), steps)
+    assert s.t_T.tolist() == lib.timesteps.tolist()
+    g = torch.Generator().manual_seed(0)
+    x_T, e_T, z_T = torch.randn(3, steps, 2, 3, 4, 4, generator=g)
+    h = (s.a_prev_T / (1 - s.a_prev_T)).log() / 2 - (s.a_T / (1 - s.a_T)).log() / 2
+    sigma_T = ((1 - s.a_prev_T) * -torch.expm1(-2 * h)).sqrt().float()
+    assert sigma_T[-1] == 0
+    weight_T, before = dpm_solver.slope_weights(s), None
+    for i, t in enumerate(lib.timesteps):
+        theirs = lib.step(e_T[i], t, x_T[i], variance_noise=z_T[i]).prev_sample
+        x_theta = dpm_solver.data_prediction(x_T[i], e_T[i], s.a_T[i])
+        torch.testing.assert_close(x_theta, lib.model_outputs[-1], rtol=1e-4, atol=1e-4)
+        mu = mean(x_T[i], e_T[i], s.a_T[i], s.a_prev_T[i])
+        if before is not None:
+            mu = mu + weight_T[i].float() * (x_theta - before)
+        ours, before = mu + sigma_T[i] * z_T[i], x_theta
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_replay_walks_as_the_library_samples(spacing):
+    """A whole chain of 20 steps on the Gaussian denoiser, maps made of noise alone."""
+    lib, s = library(spacing, 20), dpm_solver.schedule(scheduler(spacing), 20)
+    epsilon = gaussian(lib.alphas_cumprod, 0.3, 0.5)
+    g = torch.Generator().manual_seed(1)
+    x, z_T = torch.randn(1, 1, 8, 8, generator=g), torch.randn(20, 1, 1, 8, 8, generator=g)
+    sigma_T = ((1 - s.a_prev_T) * (1 - s.a_T / s.a_prev_T) / (1 - s.a_T)).sqrt().float()  # DDPM's posterior
+    made = dpm_solver.NoiseMaps(
+        x_T_CHW=x[0], residual_TCHW=sigma_T.view(-1, 1, 1, 1) * z_T[:, 0], timesteps_T=s.t_T
+    )
+    ours = dpm_solver.replay_maps(lambda x, t: epsilon(x, t).float(), s, [made])
+    for i, t in enumerate(lib.timesteps):
+        x = lib.step(epsilon(x, t[None]).float(), t, x, variance_noise=z_T[i]).prev_sample
+    torch.testing.assert_close(ours, x, rtol=0, atol=2e-3)
+
+
+def test_order_two_samples_a_gaussian_with_less_error_than_order_one():
+    """A linear denoiser makes x_0 linear in x_T and the z_t, so unit impulses give the spread of what is drawn."""
+    s = dpm_solver.schedule(scheduler(), 15)
+    s2 = 0.05
+    epsilon = gaussian(scheduler().alphas_cumprod, 0.0, s2)
+    sigma_T = (
+        (1 - s.a_prev_T) * (1 - s.a_T / s.a_prev_T) / (1 - s.a_T)
+    ).sqrt()  # of DDPM's posterior, of both
+    start = (s.a_T[0] * s2 + 1 - s.a_T[0]).sqrt().view(1, 1, 1)
+    none, empty = torch.zeros(15, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64)
+    impulses = [dpm_solver.NoiseMaps(x_T_CHW=start, residual_TCHW=none, timesteps_T=s.t_T)]
+    for row in torch.diag(sigma_T):
+        impulses.append(
+            dpm_solver.NoiseMaps(x_T_CHW=empty, residual_TCHW=row.view(-1, 1, 1, 1), timesteps_T=s.t_T)
+        )
+    drawn = {name: run(epsilon, s, impulses).square().sum() for name, (_, run) in dpm_solver.SOLVERS.items()}
+    assert abs(drawn["sde-dpm-solver++"] / s2 - 1) < abs(drawn["ddim"] / s2 - 1) / 2
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(("steps", "skip"), [(1, 0), (2, 0), (20, 3), (25, 0)])
+def test_the_exact_denoiser_of_a_gaussian_in_float64(spacing, steps, skip):
+    g = torch.Generator().manual_seed(2)
+    m, s2 = torch.randn(1, 2, 3, generator=g).double(), torch.rand(1, 2, 3, generator=g).double() + 0.1
+    s = dpm_solver.schedule(scheduler(spacing), steps, skip)
+    epsilon = gaussian(scheduler().alphas_cumprod, m, s2)
+    x_0 = m + s2.sqrt() * torch.randn(5, 1, 2, 3, generator=g, dtype=torch.float64)
+    noise = torch.randn(steps - skip, 5, 1, 2, 3, generator=g, dtype=torch.float64)
+    back = dpm_solver.replay_maps(epsilon, s, dpm_solver.invert(epsilon, s, x_0, noise))
+    assert (back - x_0).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("precision", "decibel"), [("fp32", 100), ("bf16", 55)])
+@pytest.mark.parametrize(("steps", "skip", "batch"), [(20, 0, 2), (25, 5, 1)])
+def test_the_shipped_model_gives_digits_back_as_with_ddim(
+    digits_model, digits, precision, decibel, steps, skip, batch
+):
+    backbone = digits_model(ModelConfig(precision=precision))
+    x_0 = backbone.encode(digits[0][:batch])
+    recipe = InversionRecipe(num_steps=steps, skip=skip)
+    noise = torch.stack([draw_noise(recipe, steps - skip, (1, 16, 16), 0, str(i)) for i in range(batch)], 1)
+    for name, (invert, replay) in dpm_solver.SOLVERS.items():
+        s = (
+            dpm_solver.schedule(backbone.scheduler, steps, skip)
+            if name != "ddim"
+            else backbone.schedule(steps, skip)
+        )
+        maps = invert(backbone.epsilon, s, x_0, noise)
+        assert psnr(replay(backbone.epsilon, s, maps), x_0) >= decibel
+
+
+def test_all_time_steps_go_through_the_network_as_one_batch():
+    s, calls = dpm_solver.schedule(scheduler(), 20, 5), []
+    dpm_solver.invert(
+        lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x),
+        s, torch.zeros(2, 1, 2, 2), torch.zeros(15, 2, 1, 2, 2),
+    )  # fmt: skip
+    assert len(calls) == 1
+    assert calls[0] == [t for t in s.t_T.tolist() for _ in range(2)]
+
+
+def test_maps_of_one_sampler_are_not_those_of_the_other():
+    s = dpm_solver.schedule(scheduler(), 20)
+    epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0 / 4)
+    g = torch.Generator().manual_seed(3)
+    x_0, noise = torch.randn(1, 1, 4, 4, generator=g), torch.randn(20, 1, 1, 4, 4, generator=g)
+    made = {name: invert(epsilon, s, x_0, noise)[0] for name, (invert, _) in dpm_solver.SOLVERS.items()}
+    apart = made["ddim"].residual_TCHW - made["sde-dpm-solver++"].residual_TCHW
+    assert apart[[0, -1]].abs().max() == 0  # order 1 at both ends
+    assert apart[1:-1].abs().mean((1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("steps", [0, 1000, 1001])
+def test_steps_that_cannot_be_told_apart_are_refused(steps):
+    with pytest.raises(ValueError, match=f"inversion.num_steps={steps}"):
+        dpm_solver.schedule(scheduler("leading"), steps)
+
+
+def test_a_schedule_that_ends_in_pure_noise_is_taken_up_to_its_noisiest_step_with_some_signal():
+    s = dpm_solver.schedule(scheduler("trailing", rescale_betas_zero_snr=True), 20)
+    assert ((s.a_T / (1 - s.a_T)).log() / 2).min() >= dpm_solver.LAMBDA_MIN - 0.5
+
+
+def test_maps_of_other_time_steps_are_refused():
+    s, other = (dpm_solver.schedule(scheduler(), 20, skip) for skip in (0, 1))
+    epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0)
+    maps = dpm_solver.invert(epsilon, s, torch.zeros(1, 1, 2, 2), torch.zeros(20, 1, 1, 2, 2))
+    with pytest.raises(ValueError, match="other time steps"):
+        dpm_solver.replay_maps(epsilon, other, maps)

@@ -1,0 +1,118 @@
+"""Models that inpaint: which are known, against diffusers' own pipeline, and which are refused."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import small_pipeline
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from holes import KINDS, QUICK, pictures, prompts
+
+from noiseweave.engine.inpainting import filling
+from noiseweave.engine.inpainting.recipes import InpaintRecipe
+from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.seeding import generator
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++", "euler", "pipeline"])
+@pytest.mark.parametrize(("guidance", "strength"), [(1.0, 1.0), (4.0, 0.5)])
+def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
+    inpainters, models, sampler, guidance, strength
+):
+    recipe = InpaintRecipe(steps=6, guidance=guidance, strength=strength, sampler=sampler)
+    image = pictures(2, 64, 3)[0]
+    hole = np.zeros((2, 64, 64), bool)
+    hole[0, 8:40, 16:48] = hole[1, 24:, :32] = True  # on the latent's grid, where nearest neighbour is exact
+    model = models("inpaint")
+    ours = filling.inpaint(model, image, hole, prompts(2, "a cat", "a dog"), recipe, 3)
+    pipe = model.text.pipeline
+    pipe.scheduler = filling.text_to_image.scheduler_of(
+        model.text, filling.TextRecipe(sampler=sampler, steps=6)
+    )
+    theirs = pipe(
+        prompt=["a cat"] * 2, negative_prompt=["a dog"] * 2, num_inference_steps=6, guidance_scale=guidance,
+        image=torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255, strength=strength, height=64, width=64,
+        mask_image=torch.from_numpy(hole)[:, None].float(), output_type="np",
+        generator=[generator(3, "inpaint", f"k{i}") for i in range(2)],
+    ).images  # fmt: skip
+    assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
+
+
+def test_what_a_safety_checker_flags_comes_out_black(tmp_path, inpainters):
+    shutil.copytree(inpainters["latent"], tmp_path, dirs_exist_ok=True)
+    small_pipeline.flag_everything(tmp_path)
+    image, hole = pictures(2, 32, 3)
+    model = filling.load(ModelConfig(name=str(tmp_path)))
+    out = filling.inpaint(model, image, hole, prompts(2), QUICK, 0)
+    assert out[hole].max() == 0
+    assert np.array_equal(out[~hole], image[~hole])
+
+
+def test_a_pipeline_that_knows_flat_walls_continues_one(taught_folder):
+    """v-prediction in latents: what it learnt, what the words say and what lies around the hole agree."""
+    model = filling.load(ModelConfig(name=str(taught_folder)))
+    walls = np.array([[220, 30, 30], [30, 30, 220]], np.uint8)
+    image = np.broadcast_to(walls[:, None, None], (2, 32, 32, 3)).copy()
+    hole = np.zeros((2, 32, 32), bool)
+    hole[:, 8:24, 8:24] = True
+    image[hole] = 255
+    told = [Prompt(text=f"a {c} wall", key=c) for c in ("red", "blue")]
+    recipe = InpaintRecipe(steps=10, jump_length=3, resample=2, guidance=1.0)
+    out = filling.inpaint(model, image, hole, told, recipe, 0)
+    means = out[hole].reshape(2, -1, 3).mean(1)
+    assert np.abs(means - walls).max() < 60
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_pipelines_with_two_text_encoders_fill_holes_too(tmp_path, xl):
+    folder = small_pipeline.build(tmp_path / "p", xl=True)
+    if xl:
+        small_pipeline.for_inpainting(folder)
+    image, hole = pictures(2, 64, 3)
+    model = filling.load(ModelConfig(name=str(folder)))
+    assert model.about.repaint is not xl
+    out = filling.inpaint(model, image[:, :, :40], hole[:, :, :40], prompts(2, "a cat"), QUICK, 0)
+    assert out.shape == (2, 64, 40, 3)
+    assert np.array_equal(out[~hole[:, :, :40]], image[:, :, :40][~hole[:, :, :40]])
+
+
+@KINDS
+def test_a_model_is_known_before_it_is_loaded(inpainters, models, kind):
+    about = filling.describe(inpainters[kind])
+    assert about == models(kind).about
+    assert about.kind == kind
+    assert (about.channels, about.size, about.multiple) == ((1, 16, 0) if kind == "pixel" else (3, 64, 8))
+    assert about.repaint is (kind != "inpaint")
+    assert about.reads_prompts is (kind != "pixel")
+    assert len(filling.fingerprint(inpainters[kind])) == 16
+
+
+def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
+    folder = tmp_path / "odd"
+    small_pipeline.build(folder)
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": 5}))
+    with pytest.raises(ValueError, match=r"takes 5 channels; inpainting takes 4 or 9"):
+        filling.describe(str(folder))
+    (folder / "unet/config.json").write_text(json.dumps(config))
+    weights = folder / "vae/diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"vae has its weights only as pickle"):
+        filling.load(ModelConfig(name=str(folder)))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["my_code", "MyUNet"]}))
+    with pytest.raises(ValueError, match=r"unet comes with code of its own \(my_code\)"):
+        filling.load(ModelConfig(name=str(folder)))
+    flow = tmp_path / "flow"
+    base = base_models.load(ModelConfig())
+    base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
+    base_models.save(base, flow, torch.float32)
+    with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):
+        filling.describe(str(flow))
+    with pytest.raises(ValueError, match="no such folder"):
+        filling.describe(str(tmp_path / "nothing"))

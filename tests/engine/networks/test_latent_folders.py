@@ -1,0 +1,66 @@
+"""Folders of latent models: what is missing, broken or of another kind is one line."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from small_pipeline import change, flag_everything
+
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
+
+
+def test_a_safety_checker_that_is_there_blacks_out(sd_copy, images):
+    flag_everything(sd_copy)
+    model = loading.load(ModelConfig(name=str(sd_copy)))
+    z = model.encode(images)
+    assert model.decode(z).max() == 0
+    model.text.pipeline.safety_checker = None
+    assert model.decode(z).max() > 0
+
+
+BREAKS = {
+    "no vae": (lambda m: shutil.rmtree(m / "vae"), "vae/ is missing"),
+    "no text encoder": (lambda m: shutil.rmtree(m / "text_encoder"), "text_encoder/ is missing"),
+    "no weights": (
+        lambda m: next((m / "unet").glob("*.safetensors")).unlink(),
+        "unet/.*safetensors is missing",
+    ),
+    "inpainting": (
+        lambda m: change(m / "unet/config.json", in_channels=9),
+        "takes 9 channels and its vae gives 4",
+    ),
+    "flow": (
+        lambda m: change(
+            m / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
+        ),
+        "a flow",
+    ),
+    "target": (
+        lambda m: change(m / "scheduler/scheduler_config.json", prediction_type="flow"),
+        "it predicts flow",
+    ),
+    "other vae": (lambda m: change(m / "vae/config.json", _class_name="VQModel"), "its VAE is a VQModel"),
+    "no square": (lambda m: change(m / "unet/config.json", sample_size=[4, 8]), "square pictures"),
+    "cut weights": (lambda m: next((m / "vae").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
+    "other family": (
+        lambda m: change(m / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        "its unet is UNet2DConditionModel; supported are pixel models",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_broken_model_is_one_clear_line(sd_copy, how):
+    damage, words = BREAKS[how]
+    damage(sd_copy)
+    with pytest.raises(ValueError, match=words) as error:
+        loading.load(ModelConfig(name=str(sd_copy)))
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_are_for_models_that_read(sd_folder):
+    assert loading.hears(str(sd_folder), PromptRecipe(target="a")) == "words"
+    assert loading.hears("digits-ddpm", PromptRecipe()) == "nothing"
+    with pytest.raises(ValueError, match=r"prompt\.guidance_target=3\.0: model 'digits-ddpm' reads no words"):
+        loading.hears("digits-ddpm", replace(PromptRecipe(), guidance_target=3.0))

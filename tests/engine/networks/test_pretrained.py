@@ -1,0 +1,57 @@
+"""Where models are found, and what is said when they are not."""
+
+import json
+import shutil
+
+import pytest
+
+from noiseweave.engine.networks import pretrained
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test asks a hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_a_shipped_name_and_a_folder_are_found(tmp_path, monkeypatch):
+    shipped = pretrained.find("digits-ddpm", ["*.json"])
+    assert (shipped / "model_index.json").is_file()
+    assert pretrained.find(str(tmp_path), ["*.json"]) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert pretrained.find("~/mine", ["*.json"]) == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "nobody/nothing", "a b c"])
+def test_what_is_not_there_is_one_line_that_says_how_to_get_it(name):
+    with pytest.raises(ValueError, match="no such folder, not shipped") as e:
+        pretrained.find(name, ["*.json"])
+    assert "\n" not in str(e.value)
+    assert f"hf download {name}" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "is missing in"), ("{", "is no JSON"), ("[1]", "no JSON object")]
+)
+def test_a_broken_file_is_named(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=words) as e:
+        pretrained.read("m", tmp_path, "config.json")
+    assert "config.json" in str(e.value)
+    (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
+    assert pretrained.read("m", tmp_path, "config.json") == {"a": 1}
+
+
+def test_a_fingerprint_is_of_names_and_contents_in_order(tmp_path):
+    for name, text in (("a", "one"), ("b", "two")):
+        (tmp_path / name).write_text(text)
+    a, b = tmp_path / "a", tmp_path / "b"
+    mark = pretrained.fingerprint([a, b])
+    assert len(mark) == 16
+    shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    assert pretrained.fingerprint([tmp_path / "elsewhere" / n for n in "ab"]) == mark
+    assert len({mark, pretrained.fingerprint([b, a]), pretrained.fingerprint([a])}) == 3
+    b.write_text("twO")
+    assert pretrained.fingerprint([a, b]) != mark

@@ -1,0 +1,203 @@
+"""The fuse job: pictures on the line or in YAML, what it writes, and one line for each mistake."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from fusing import QUICK, failed, fused, picture
+
+from noiseweave.cluster import storage
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion import groups
+from noiseweave.engine.fusion.recipes import MODES
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.jobs import arguments as jobs_arguments
+from noiseweave.jobs import cli
+from noiseweave.jobs.fuse import config as fuse_config
+from noiseweave.jobs.fuse import job as fuse
+
+
+def test_what_it_writes(digits, capsys):
+    fused("a.png", "b.png", "--output", "out", "--mode", "linear", "--ratio", "0.3")
+    names = ["fuse.json", "fused.png", "input-0.png", "input-1.png", "report.html", "sheet.png"]
+    assert storage.names_in("out") == names
+    assert all(str(digits / "out" / name) in capsys.readouterr().out for name in names[:1])
+    seen = [picture(f"out/input-{i}.png") for i in range(2)]
+    assert all(image.shape == (16, 16) and image.dtype == np.uint8 for image in seen)
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert [i["weight"] for i in lineage["inputs"]] == [0.7, 0.3]
+    assert lineage["inputs"][0]["sha256"] == hashlib.sha256((digits / "a.png").read_bytes()).hexdigest()
+    assert min(i["psnr"] for i in lineage["inputs"]) > 100
+    wanted = {"mode": "linear", "num_steps": 8, "skip": 1, "seed": 0, "noise": "independent"}
+    assert wanted.items() <= lineage.items()
+    assert lineage["model_hash"] == loading.fingerprint("digits-ddpm")
+
+
+def test_the_picture_is_the_engines(digits):
+    fused("a.png", "b.png", "c.png", "--output", "out", "--weights", "[2, 3, 5]", "--seed", "4")
+    model = loading.load(ModelConfig())
+    image_NHWC = np.stack([picture(f"out/input-{i}.png")[..., None] for i in range(3)])
+    keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "abc"]
+    s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 4)
+    x_BCHW = groups.fuse_pictures(model, s, maps, [("cross_fade", [0.2, 0.3, 0.5])])
+    apart = picture("out/fused.png").astype(int) - model.decode(x_BCHW)[0, ..., 0].astype(int)
+    assert np.abs(apart).max() <= 1
+
+
+@pytest.mark.parametrize(("ratio", "parent"), [("0", 0), ("1", 1)])
+def test_the_ends_of_ratio_are_the_pictures(digits, ratio, parent):
+    fused("a.png", "b.png", "--output", "out", "--ratio", ratio)
+    same = picture("out/fused.png").astype(int) - picture(f"out/input-{parent}.png").astype(int)
+    assert np.abs(same).max() <= 1
+
+
+def test_the_other_sampler(digits):
+    line = ("a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++")
+    fused(*line, "--output", "out")
+    fused(*line, "--output", "end", "--ratio", "1")
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert lineage["sampler"] == "sde-dpm-solver++"
+    assert min(i["psnr"] for i in lineage["inputs"]) > 100
+    assert np.abs(picture("end/fused.png").astype(int) - picture("end/input-1.png")).max() <= 1
+    fused("a.png", "b.png", "--output", "ddim")
+    assert (digits / "out/fused.png").read_bytes() != (digits / "ddim/fused.png").read_bytes()
+
+
+def test_a_result_depends_on_bytes_and_seed_alone(digits):
+    fused("a.png", "b.png", "--output", "one")
+    (digits / "moved.png").write_bytes((digits / "a.png").read_bytes())
+    fused("moved.png", "b.png", "--output", "two")
+    fused("a.png", "b.png", "--output", "three", "--seed", "1")
+    one, two, three = ((digits / n / "fused.png").read_bytes() for n in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_sweep_is_the_grid_of_one_inversion_each(digits, monkeypatch):
+    calls = []
+    invert = groups.invert_pictures
+    monkeypatch.setattr(groups, "invert_pictures", lambda *a: calls.append(len(a[1])) or invert(*a))
+    fused("a.png", "b.png", "--output", "out", "--sweep", "true", "--ratios", "[0, 1]")
+    assert calls == [2]
+    page = picture("out/sweep.png")
+    fused("a.png", "b.png", "--output", "wide", "--sweep", "true", "--ratios", "[0, 0.2, 0.4, 0.6, 0.8, 1]")
+    assert picture("wide/sweep.png").shape[1] > page.shape[1]
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert lineage["sweep"] == {"modes": list(MODES), "ratios": [0.0, 1.0]}
+    assert "sweep.png" in lineage["files"]
+
+
+def test_grid():
+    config = fuse_config.Config(images=("a", "b", "c"), output="o", ratios=(0.0, 0.5))
+    cells = fuse.grid(config)
+    assert [m for m, _ in cells] == [m for m in MODES for _ in range(2)]
+    assert cells[0][1] == [1, 0, 0]
+    assert cells[1][1] == [0.5, 0.25, 0.25]
+
+
+def test_shares():
+    make = lambda n, **more: fuse_config.Config(images=tuple("abcd"[:n]), output="o", **more).shares  # noqa: E731
+    assert make(2) == [0.5, 0.5]
+    assert make(2, ratio=0.25) == [0.75, 0.25]
+    assert make(4) == [0.25] * 4
+    assert make(2, weights=(1.0, 3.0)) == [0.25, 0.75]
+
+
+def test_pictures_from_yaml(digits):
+    (digits / "list.yaml").write_text("images: [a.png, b.png, c.png]\nweights: [1, 1, 2]\noutput: out\n")
+    fused("--config", "list.yaml")
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert [i["path"] for i in lineage["inputs"]] == ["a.png", "b.png", "c.png"]
+    assert [i["weight"] for i in lineage["inputs"]] == [0.25, 0.25, 0.5]
+
+
+def test_pictures_anywhere_on_the_line_go_before_yaml(digits, capsys):
+    (digits / "list.yaml").write_text("images: [a.png, b.png, c.png]\noutput: out\n")
+    line = ["c.png", "--config", "list.yaml", "--mode=linear", "--seed", "-1", "a.png", *QUICK, "--", "b.png"]
+    assert cli.main(["fuse", *line]) == 0
+    lineage = json.loads((digits / "out/fuse.json").read_text())
+    assert [i["path"] for i in lineage["inputs"]] == ["c.png", "a.png", "b.png"]
+    assert (lineage["mode"], lineage["seed"]) == ("linear", -1)
+
+
+def test_print_config_has_the_pictures(digits, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fuse", "a.png", "b.png", "--output", "out", "--print_config"])
+    assert stop.value.code == 0
+    (digits / "list.yaml").write_text(capsys.readouterr().out)
+    _, config = jobs_arguments.parse("fuse", ["--config", "list.yaml"])
+    assert config == fuse_config.Config(images=("a.png", "b.png"), output="out")
+
+
+def test_urls(digits):
+    for name in "ab":
+        storage.write(f"memory://pictures/{name}.png", (digits / f"{name}.png").read_bytes())
+    fused("memory://pictures/a.png", "memory://pictures/b.png", "--output", "memory://fused")
+    assert "fused.png" in storage.names_in("memory://fused")
+
+
+def test_an_existing_folder_keeps_its_other_files(digits):
+    (digits / "out").mkdir()
+    for name in ("mine.txt", "input-7.png", "fused.png"):
+        (digits / "out" / name).write_text("mine")
+    fused("a.png", "b.png", "--output", "out")
+    assert (digits / "out/mine.txt").read_text() == (digits / "out/input-7.png").read_text() == "mine"
+    assert picture("out/fused.png").shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "images=[]: two or more pictures"),
+        (["a.png"], "images=['a.png']: two or more pictures, or one and prompt.target"),
+        (["--prompt.target", "a cat"], "images=[]: two or more pictures, or one and prompt.target"),
+        (["a.png", "--prompt.target", "a cat"], "prompt.target='a cat': model 'digits-ddpm' reads no words"),
+        (["a.png", "b.png", "--prompt.source", "x"], "prompt.source='x': model 'digits-ddpm' reads no words"),
+        (["a.png", "b.png", "--prompt.template", "a {label}"], "prompt.template='a {label}': null for fuse"),
+        (["a.png", "--prompt.target", "a {label}"], "prompt.target='a {label}': a plain text for fuse"),
+        (["a.png", "--prompt.target", "x", "--sweep"], "images=['a.png']: two, for ratio or sweep"),
+        (["a.png", "b.png", "--prompt.guidance_target", "0"], "prompt.guidance_target=0.0: 1 (off) to 100"),
+        (["a.png", "b.png", "--size", "32"], "size=32: model 'digits-ddpm' works on pixels"),
+        (["a.png", "b.png", "--ratio", "1.5"], "ratio=1.5: 0 to 1"),
+        (["a.png", "b.png", "--ratio", "nan"], "ratio"),
+        (["a.png", "b.png", "--ratio", "1", "--weights", "[1, 1]"], "either ratio or weights"),
+        (["a.png", "b.png", "--weights", "[1, 1, 1]"], "[1.0, 1.0, 1.0]: one for each of the 2 pictures"),
+        (["a.png", "b.png", "--weights", "[0, 0]"], "weights=[0.0, 0.0]"),
+        (["a.png", "b.png", "--weights", "[-1, 2]"], "weights=[-1.0, 2.0]"),
+        (["a.png", "b.png", "--ratios", "[]"], "ratios=[]"),
+        (["a.png", "b.png", "--ratios", "[2]"], "ratios=[2.0]"),
+        (["a.png", "b.png", "--mode", "dissolve"], "dissolve"),
+        (["a.png", "gone.png"], "picture 'gone.png': no such file"),
+        (["a.png", "broken.png"], "picture 'broken.png': truncated_image"),
+        (["a.png", "note.txt"], "picture 'note.txt': not_an_image"),
+        (["a.png", "folder"], "picture 'folder': "),
+        (["a.png", "b.png", "--model.name", "no-such-model"], "model 'no-such-model'"),
+        (["a.png", "b.png", "--inversion.num_steps", "1001"], "inversion.num_steps=1001"),
+        (["a.png", "b.png", "--inversion.sampler", "euler"], "euler"),
+        (["a.png", "b.png", "--edit.name", "smooth"], "images=['a.png', 'b.png']: one for an edit"),
+        (["a.png", "b.png", "--cache", "note.txt/maps"], "note.txt/maps' cannot be written"),
+        (["a.png", "--edit.strength", "1.5"], "edit.strength=1.5: 0 to 1"),
+        (["a.png", "b.png", "--edit.name", "style", "--ratio", "1"], "edit.name='style': without ratio"),
+        (["a.png", "b.png", "--region.source", "file"], "region.mask=None: a picture"),
+        (["a.png", "b.png", "--region.mask", "a.png"], "region.mask='a.png': a picture, with region.source"),
+        (["a.png", "b.png", "a.png", "--region.source", "saliency"], "region.source='saliency': everywhere"),
+        (["a.png", "b.png", "--region.source", "file", "--region.mask", "gone.png"], "picture 'gone.png'"),
+        (
+            ["a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++", "--inversion.num_steps", "1000"],
+            "inversion.num_steps=1000: too many for sde-dpm-solver++",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (digits / "broken.png").write_bytes((digits / "a.png").read_bytes()[:70])
+    (digits / "note.txt").write_text("no picture")
+    (digits / "folder").mkdir()
+    assert words in failed(capsys, *arguments, "--output", "out")
+    assert not (digits / "out").exists()
+
+
+def test_an_output_that_cannot_be_written(digits, capsys):
+    (digits / "file").write_text("x")
+    assert "output" in failed(capsys, "a.png", "b.png", "--output", "file/out")

@@ -1,0 +1,223 @@
+"""Folders become shards: every picture is in them byte by byte, or named with its reason."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from packing import contents, fill, packed, picture
+
+from noiseweave.cluster import folders
+from noiseweave.engine.pictures import images
+
+
+@pytest.fixture
+def flowers(tmp_path) -> Path:
+    files = {f"rose/{n}.png": picture(n) for n in range(5)} | {f"daisy/{n}.png": picture(n) for n in range(4)}
+    return fill(tmp_path / "flowers", files)
+
+
+def test_bytes_labels_captions_and_lineage(tmp_path):
+    files = {
+        "b/one.JPG": picture(1, "JPEG"), "b/one.txt": b"\xef\xbb\xbfa cat \n",
+        "b/one.json": b'{"id": 4, "source": "s"}', "a/sub/two.webp": picture(2, "WEBP"),
+        "a/three.bmp": picture(3, "BMP"), "a/four.jpeg": picture(4, "JPEG"), "a/named.jpg": picture(5, "PNG"),
+    }  # fmt: skip
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert bad == {}
+    assert report["classes"] == {"a": 4, "b": 1}
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["a", "b"]
+    for source, extension in (
+        ("b/one.JPG", "jpg"), ("a/sub/two.webp", "webp"), ("a/three.bmp", "bmp"), ("a/four.jpeg", "jpg"),
+        ("a/named.jpg", "png"),  # called by what it is
+    ):  # fmt: skip
+        assert samples[source][extension] == files[source]
+        assert samples[source]["cls"] == (b"1" if source[0] == "b" else b"0")
+    one = samples["b/one.JPG"]
+    assert (one["__key__"], one["txt"], one["__location__"].caption) == ("b__one", b"a cat \n", "a cat")
+    assert json.loads(one["json"]) == {"id": 4, "earlier_source": "s", "source": "b/one.JPG"}
+    assert samples["a/sub/two.webp"]["__key__"] == "a__sub-two"
+    assert "txt" not in samples["a/three.bmp"]
+
+
+BAD = {
+    "zero.jpg": (b"", "empty_picture"),
+    "text.png": (b"no picture", "not_an_image"),
+    "half.png": (picture(1, size=(200, 200))[:300], "truncated_image"),
+    "half.jpg": (picture(1, "JPEG", (200, 200))[:700], "truncated_image"),
+    "bomb.png": (picture(1, size=(9000, 9000)), "too_large"),
+}
+
+
+def test_bad_pictures_are_named_and_the_rest_is_packed(tmp_path):
+    root = fill(tmp_path / "in", {name: data for name, (data, _) in BAD.items()} | {"good.png": picture()})
+    samples, bad, report = packed(root, tmp_path / "out")
+    assert list(samples) == ["good.png"]
+    assert bad == {name: reason for name, (_, reason) in BAD.items()}
+    assert report["quarantined"]["truncated_image"] == 2
+
+
+def test_nothing_but_bad_pictures_is_code_1_with_a_report(tmp_path):
+    samples, bad, report = packed(fill(tmp_path / "in", {"zero.jpg": b""}), tmp_path / "out")
+    assert (samples, bad, report["shards"]) == ({}, {"zero.jpg": "empty_picture"}, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.txt", "Straße".encode("latin-1"), "bad_txt"), ("a.txt", b"x" * (1 << 21), "too_large"),
+        ("a.json", b"{", "bad_json"), ("a.json", b"[1]", "bad_json"), ("a.json", b"null", "bad_json"),
+        ("a.json", b"\xff", "bad_json"), ("a.json", b"[" * 100_000, "bad_json"), ("a.json", b"", "bad_json"),
+    ],
+)  # fmt: skip
+def test_a_broken_side_file_takes_its_picture_along(name, data, reason, tmp_path):
+    root = fill(tmp_path / "in", {"a.png": picture(), name: data, "b.png": picture()})
+    samples, bad, _ = packed(root, tmp_path / "out")
+    assert list(samples) == ["b.png"]
+    assert bad == {"a.png": reason}
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    samples, _, report = packed(
+        fill(tmp_path / "in", {"a.png": picture(), "b.c.png": picture()}), tmp_path / "out"
+    )
+    assert {s["__key__"] for s in samples.values()} == {"a", "b_c"}
+    assert all("cls" not in s and s["__location__"].label is None for s in samples.values())
+    assert report["classes"] == {}
+
+
+def test_labels_none_packs_folders_without_labels(flowers, tmp_path):
+    samples, _, report = packed(flowers, tmp_path / "out", labels="none")
+    assert len(samples) == 9
+    assert report["classes"] == {}
+    assert all("cls" not in s for s in samples.values())
+
+
+def test_folders_without_pictures_are_no_class_and_loose_pictures_have_none(flowers, tmp_path):
+    fill(
+        flowers,
+        {"about/readme.md": b"x", "cover.png": picture(), "daisy/x.gif": b"GIF", "daisy/lone.txt": b""},
+    )
+    (flowers / "empty").mkdir()
+    samples, bad, report = packed(flowers, tmp_path / "out")
+    assert report["classes"] == {"daisy": 4, "rose": 5}
+    assert bad == {"cover.png": "no_class"}
+    assert report["ignored"] == {".gif": 1, ".txt without a picture": 1}
+    assert "cover.png" not in samples
+
+
+def test_what_systems_leave_behind_is_passed_over(flowers, tmp_path):
+    clean = packed(flowers, tmp_path / "clean")
+    junk = ("rose/.hidden.png", ".git/a.png", "__MACOSX/rose/._0.png", "rose/Thumbs.db", "rose/.DS_Store")
+    dirty = packed(fill(flowers, {name: picture() for name in junk}), tmp_path / "dirty")
+    assert clean[2] == dirty[2]
+    assert contents(tmp_path / "clean") == contents(tmp_path / "dirty")
+
+
+def test_odd_names_get_distinct_safe_keys(tmp_path):
+    names = [
+        "a.b.png",
+        "a_b.png",
+        "a b.png",
+        "A_B.png",
+        "x.png",
+        "x.jpg",
+        "日本.png",
+        "-.png",
+        "n" * 200 + ".png",
+    ]
+    names += ["..png.png", "d/e.png", "d-e.png", os.fsdecode(b"\xff\xfe.png")]
+    samples, bad, _ = packed(
+        fill(tmp_path / "in", {n: picture() for n in names}), tmp_path / "out", labels="none"
+    )
+    keys = [s["__key__"] for s in samples.values()]
+    assert len({k.lower() for k in keys}) == len(names) - 1  # "..png.png" is a hidden file
+    assert all(k.replace("-", "").replace("_", "").isalnum() and k.isascii() and len(k) < 200 for k in keys)
+    assert bad == {}
+
+
+def test_keys_depend_on_the_set_of_paths_alone():
+    paths = [
+        f"{a}{sep}{b}.{e}"
+        for a in "ab"
+        for sep in ("-", " ", "_", "/", ".")
+        for b in "ab"
+        for e in ("png", "jpg")
+    ]
+    keys = dict(zip(paths, folders.keys_of(paths), strict=True))
+    assert len(set(keys.values())) == len(paths)
+    random.Random(0).shuffle(paths)
+    assert dict(zip(paths, folders.keys_of(paths), strict=True)) == keys
+
+
+def test_a_name_that_looks_like_a_hashed_key_is_no_trap():
+    first = folders.keys_of(["a.png", "a.jpg"])
+    keys = folders.keys_of(["a.png", "a.jpg", *(f"{k}.png" for k in first)])
+    assert len({k.lower() for k in keys}) == 4
+
+
+def test_classes_whose_keys_would_meet(tmp_path):
+    files = {
+        "a b/x.png": picture(1),
+        "a_b/x.png": picture(2),
+        "a/b__x.png": picture(3),
+        "a__b/x.png": picture(4),
+    }
+    samples, _, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert len({s["__key__"] for s in samples.values()}) == 4
+    assert set(report["classes"].values()) == {1}
+    assert {n: s["png"] for n, s in samples.items()} == files
+
+
+def test_the_order_of_the_disk_does_not_matter(flowers, tmp_path, monkeypatch):
+    packed(flowers, tmp_path / "a")
+    real = os.scandir
+
+    class Backwards:
+        def __init__(self, path):
+            with real(path) as found:
+                self.entries = list(found)[::-1]
+
+        def __enter__(self):
+            return iter(sorted(self.entries, key=lambda e: hash(e.name)))
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(folders.os, "scandir", Backwards)
+    packed(flowers, tmp_path / "b", threads=3)
+    monkeypatch.undo()
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_links_out_are_not_followed_unless_asked(flowers, tmp_path):
+    fill(tmp_path, {"secret.png": picture(99), "secret.txt": b"secret"})
+    (flowers / "rose/out.png").symlink_to(tmp_path / "secret.png")
+    (flowers / "rose/in.png").symlink_to("0.png")
+    (flowers / "rose/0.txt").symlink_to(tmp_path / "secret.txt")
+    (flowers / "rose/broken.png").symlink_to("nowhere")
+    (flowers / "rose/up").symlink_to("..")
+    (flowers / "linked").symlink_to(tmp_path)
+    samples, bad, _ = packed(flowers, tmp_path / "out")
+    assert bad == {
+        "rose/out.png": "outside_link", "rose/0.png": "outside_link", "rose/broken.png": "unreadable",
+        "rose/up": "link_to_folder", "linked": "link_to_folder",
+    }  # fmt: skip
+    assert samples["rose/in.png"]["png"] == picture(0)
+    samples, bad, _ = packed(flowers, tmp_path / "all", follow_links=True)
+    assert samples["rose/out.png"]["png"] == picture(99)
+    assert samples["rose/0.png"]["txt"] == b"secret"
+
+
+def test_a_named_pipe_does_not_hang(flowers, tmp_path):
+    os.mkfifo(flowers / "rose" / "pipe.png")
+    assert packed(flowers, tmp_path / "out")[1] == {"rose/pipe.png": "not_a_file"}
+
+
+@pytest.mark.parametrize("image_format", [None, "jpg", "webp"])
+def test_size_fits_every_picture(image_format, tmp_path):
+    root = fill(tmp_path / "in", {"a.jpg": picture(1, "JPEG", (40, 20)), "b.png": picture(2, size=(1, 1))})
+    samples, _, _ = packed(root, tmp_path / "out", size=16, image_format=image_format)
+    for sample in samples.values():
+        assert images.decode(sample[image_format or "png"]).shape == (16, 16, 3)

@@ -1,0 +1,186 @@
+"""Shards to shards: cut anew, resized, filtered; nothing else changes."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from packing import by_key, contents, fill, picture, quarantine, run
+from PIL import Image
+
+from noiseweave.cluster import shards, storage
+from noiseweave.engine.pictures import images
+from noiseweave.jobs import cli
+from noiseweave.jobs.pack import config
+from noiseweave.jobs.pack import job as pack
+
+
+def sample(n: int, **more: bytes) -> tuple[str, dict[str, bytes]]:
+    files = {
+        "jpeg": picture(n, "JPEG"),
+        "cls": f"{n % 3}\n".encode(),
+        "txt": b"a picture",
+        "json": b'{"a":  1}',
+    }
+    return f"d/s{n}", files | {name.replace("_", "."): data for name, data in more.items()}
+
+
+def write(folder, *tars: list) -> str:
+    for n, rows in enumerate(tars):
+        storage.write(str(folder / f"{n:03d}.tar"), shards.pack(rows))
+    return str(folder)
+
+
+@pytest.fixture
+def twelve(tmp_path) -> str:
+    rows = [sample(n, mask_png=picture(n), seg_npy=b"\x00\x01" * n) for n in range(12)]
+    storage.write_json(str(tmp_path / "in/classes.json"), ["x", "y", "z"])
+    return write(tmp_path / "in/shards", rows[:5], rows[5:6], rows[6:])
+
+
+def test_without_a_size_every_member_is_kept_bit_for_bit(twelve, tmp_path, capsys):
+    before = by_key(tmp_path / "in/shards")
+    assert len(before) == 12
+    assert run(twelve, tmp_path / "out", shard_samples=7) == 0
+    assert by_key(tmp_path / "out/shards") == before
+    assert list(by_key(tmp_path / "out/shards")) == list(before)
+    assert len(list((tmp_path / "out/shards").glob("*.tar"))) == 2
+    assert "as 3 shards" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["classes"] == {"x": 4, "y": 4, "z": 4}
+    assert run(tmp_path / "out/shards", tmp_path / "back", shard_samples=5) == 0  # and back again
+    assert by_key(tmp_path / "back/shards") == before
+    assert json.loads((tmp_path / "back/classes.json").read_text()) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("pattern", ["{t}/in/shards", "{t}/in/shards/0*.tar", "{t}/in/shards/00{{0..2}}.tar",
+                                     "file://{t}/in/shards"])  # fmt: skip
+def test_patterns_and_urls_are_found_to_be_shards(pattern, twelve, tmp_path):
+    assert run(pattern.format(t=tmp_path), tmp_path / "out") == 0
+    assert len(by_key(tmp_path / "out/shards")) == 12
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["x", "y", "z"]
+
+
+def test_labels_are_filtered_and_numbered_anew_on_request(twelve, tmp_path):
+    before = by_key(tmp_path / "in/shards")
+    assert run(twelve, tmp_path / "kept", keep_labels=(2, 0)) == 0
+    kept = by_key(tmp_path / "kept/shards")
+    assert kept == {k: s for k, s in before.items() if s["cls"] != b"1\n"}
+    assert json.loads((tmp_path / "kept/classes.json").read_text()) == ["x", "y", "z"]
+    assert json.loads((tmp_path / "kept/report.json").read_text())["left_out"] == 4
+    assert run(twelve, tmp_path / "new", keep_labels=(2, 0), renumber=True) == 0
+    new = by_key(tmp_path / "new/shards")
+    assert {k: s["cls"] for k, s in new.items()} == {
+        k: {b"2\n": b"0", b"0\n": b"1"}[s["cls"]] for k, s in kept.items()
+    }
+    assert json.loads((tmp_path / "new/classes.json").read_text()) == ["z", "x"]
+    assert run(twelve, tmp_path / "none", labels="none") == 0
+    assert all("cls" not in s for s in by_key(tmp_path / "none/shards").values())
+    with pytest.raises(ValueError, match=r"keep_labels=\[5\]: the input's classes are 0 to 2"):
+        run(twelve, tmp_path / "beyond", keep_labels=(5,))
+
+
+def test_size_fits_the_picture_and_cuts_its_mask_alike(tmp_path):
+    numbers_HW = np.zeros((20, 40), np.uint8)
+    numbers_HW[:, 20:] = 7
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    mask = Image.fromarray(numbers_HW, "P")
+    mask.putpalette([n for n in range(256) for _ in "rgb"])
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    rows = [("a", {"webp": images.encode(noise_HWC, "webp"), "seg.png": buffer.getvalue(), "npy": b"\x01"})]
+    assert run(write(tmp_path / "in", rows), tmp_path / "out", size=8) == 0
+    files = by_key(tmp_path / "out/shards")["a"]
+    assert set(files) == {"png", "seg.png", "npy"}
+    assert files["npy"] == b"\x01"
+    assert np.array_equal(images.decode(files["png"]), images.fit(noise_HWC, 8))
+    seg = Image.open(io.BytesIO(files["seg.png"]))
+    assert (seg.mode, seg.size) == ("P", (8, 8))
+    assert np.array_equal(np.asarray(seg), np.where(np.arange(8) < 4, 0, 7)[None].repeat(8, 0))
+
+
+def test_keys_that_meet_are_made_distinct(tmp_path):
+    first, second = [sample(n) for n in (0, 1)], [("d/s0--2", {"png": picture(5)}), sample(0)]
+    assert run(write(tmp_path / "in", first, second, [sample(0), sample(2)]), tmp_path / "out") == 0
+    found = by_key(tmp_path / "out/shards")
+    assert list(found) == ["d/s0", "d/s1", "d/s0--2", "d/s0--3", "d/s0--4", "d/s2"]
+    assert found["d/s0"] == found["d/s0--3"] == found["d/s0--4"]
+    for seed in range(20):  # wherever the first goes, the others go too
+        run(tmp_path / "in", tmp_path / "split", validation=0.5, seed=seed, overwrite=True)
+        held = set(by_key(tmp_path / "split/validation")) & {"d/s0", "d/s0--2", "d/s0--3", "d/s0--4"}
+        assert len(held) in (0, 4)
+
+
+def test_broken_samples_are_named_with_their_shard(tmp_path):
+    rows = [
+        sample(0), ("cut", {"png": picture(1, size=(200, 200))[:300]}), ("none", {"cls": b"1"}),
+        ("label", {"png": picture(1), "cls": b"x"}), ("json", {"png": picture(1), "json": b"{"}),
+    ]  # fmt: skip
+    folder = write(tmp_path / "in", rows, [sample(1), sample(2)])
+    whole = (tmp_path / "in/001.tar").read_bytes()
+    (tmp_path / "in/001.tar").write_bytes(whole[: whole.index(b"d/s2.cls") + 300])
+    assert run(folder, tmp_path / "out") == 0
+    assert list(by_key(tmp_path / "out/shards")) == ["d/s0", "d/s1"]
+    assert quarantine(tmp_path / "out") == {
+        "cut": "truncated_image", "none": "no_picture", "label": "bad_label", "json": "bad_json",
+        "d/s2": "truncated_tar",
+    }  # fmt: skip
+    lines = [json.loads(s) for s in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert {e["shard"].rpartition("/")[2] for e in lines if e["source"] == "cut"} == {"000.tar"}
+
+
+def test_two_plain_pictures_cannot_both_be_resized(tmp_path):
+    folder = write(tmp_path / "in", [("a", {"jpg": picture(1, "JPEG"), "png": picture(2)}), sample(0)])
+    assert run(folder, tmp_path / "out", size=8) == 0
+    assert quarantine(tmp_path / "out") == {"a": "two_pictures"}
+    assert run(folder, tmp_path / "whole") == 0
+    assert set(by_key(tmp_path / "whole/shards")["a"]) == {"jpg", "png"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("named", ["{t}/shards", "{t}/link/shards/*.tar", "file://{t}/shards"])
+def test_the_shards_that_are_read_are_never_written_over(named, overwrite, twelve, tmp_path):
+    run(twelve, tmp_path)
+    before = contents(tmp_path / "shards")
+    (tmp_path / "link").symlink_to(".")
+    with pytest.raises(ValueError, match="the input's shards lie in it"):
+        run(named.format(t=tmp_path), tmp_path, shard_samples=2, overwrite=overwrite)
+    assert contents(tmp_path / "shards") == before
+
+
+def test_different_class_lists_are_refused(twelve, tmp_path):
+    shutil.copytree(tmp_path / "in", tmp_path / "more")
+    storage.write_json(str(tmp_path / "more/classes.json"), ["z", "y", "x"])
+    with pytest.raises(ValueError, match="number their classes in different ways"):
+        run(str(tmp_path / "{in,more}/shards/000.tar"), tmp_path / "out")
+
+
+def test_what_an_input_is_taken_for(twelve, tmp_path, capsys):
+    shutil.copy(tmp_path / "in/shards/000.tar", tmp_path / "one.tar")
+    fill(tmp_path / "mixed", {"a.png": picture()})
+    shutil.copy(tmp_path / "one.tar", tmp_path / "mixed")
+    assert run(tmp_path / "one.tar", tmp_path / "a") == run(tmp_path / "mixed", tmp_path / "b") == 0
+    assert by_key(tmp_path / "a/shards") == by_key(tmp_path / "b/shards")
+    assert run(tmp_path / "mixed", tmp_path / "c", format="folder") == 0
+    assert list(by_key(tmp_path / "c/shards")) == ["a"]
+    assert "as a folder of pictures" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["pack", "--input", str(tmp_path / "none*.tar"), "--output", str(tmp_path / "d")])
+    assert "no .tar shards there" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"split='train': not for shards"):
+        run(twelve, tmp_path / "d", split="train")
+
+
+def test_shards_of_an_object_store(tmp_path):
+    rows = [sample(n, note_txt=b"") for n in range(4)]
+    storage.write("memory://resharding/in/000.tar", shards.pack(rows))
+    storage.write_json("memory://resharding/classes.json", ["x", "y", "z"])
+    for pattern in ("memory://resharding/in", "memory://resharding/in/*.tar"):
+        assert run(pattern, tmp_path / "out", overwrite=True) == 0
+        assert by_key(tmp_path / "out/shards") == dict(rows)
+        assert json.loads((tmp_path / "out/classes.json").read_text()) == ["x", "y", "z"]
+    storage.write("memory://resharding/shards/000.tar", shards.pack(rows))
+    with pytest.raises(ValueError, match="the input's shards lie in it"):
+        pack.run(config.Config(input="memory://resharding/shards", output="memory://resharding"))
+    storage.remove("memory://resharding")

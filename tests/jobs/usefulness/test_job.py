@@ -1,0 +1,202 @@
+"""noiseweave evaluate usefulness from the command to its table, on few digits and a tiny generator."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.engine.judging.recipes import ClassifierRecipe
+from noiseweave.engine.pictures.images import encode
+from noiseweave.engine.training.recipes import UnetRecipe
+from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe
+from noiseweave.jobs import cli
+from noiseweave.jobs.usefulness import config as usefulness_config
+from noiseweave.jobs.usefulness import flows as usefulness_flows
+from noiseweave.jobs.usefulness import task as usefulness_task
+
+SMALL = """
+protocol: prior
+per_class: [3, 5]
+subsets: 1
+seeds: 2
+size: 8
+classifier: {steps: 15, batch: 16, width: 4}
+generator:
+  {steps: 3, tuning_steps: 3, batch: 8, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
+guess: {sure: 0.2, rounds: 2}
+methods:
+  real: {}
+  affine: {classical: [affine]}
+  blend: {made: blend, count: 10}
+  pool: {made: pseudo_labels}
+  pool blend: {made: blend, parents: guessed, keep_parents: true, count: 8}
+  fused: {made: fusion, count: 6, inversion: {num_steps: 3, skip: 1}}
+cluster: {address: inline, gpus_per_worker: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    """Shards of 60 digits of 3 classes, and of 30 others; one of the first is no picture."""
+    folder = tmp_path_factory.mktemp("sides")
+    data = load_digits(n_class=3)
+    rows = [
+        (f"{i:03d}", {"png": encode(np.rint(x * 255 / 16).astype(np.uint8)[..., None]), "cls": b"%d" % y})
+        for i, (x, y) in enumerate(zip(data.images[:90], data.target, strict=False))
+    ]
+    rows[59][1]["png"] = b"no picture"
+    storage.write(f"{folder}/input/a.tar", shards.pack(rows[:60]))
+    storage.write(f"{folder}/test/a.tar", shards.pack(rows[60:]))
+    return folder
+
+
+def command(sides, output, *more):
+    config = output.parent / "small.yaml"
+    config.write_text(SMALL)
+    return [
+        "evaluate", "usefulness", "--config", str(config), "--input", f"{sides}/input", "--test", f"{sides}/test",
+        "--output", str(output), *more,
+    ]  # fmt: skip
+
+
+def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert cli.main(command(sides, output)) == 0
+    figures = json.loads((output / "usefulness.json").read_text())
+    assert figures["quarantined"] == 1
+    assert figures["tables"].keys() == {"3", "5"}
+    for rows in figures["tables"].values():
+        assert [r["method"] for r in rows] == ["real", "affine", "blend", "pool", "pool blend", "fused"]
+        assert all(0 <= r["accuracy"] <= 100 for r in rows)
+        [best] = [r for r in rows if r["reference"]]
+        assert best["accuracy"] == max(r["accuracy"] for r in rows[:2])
+        added = {r["method"]: r["added"] for r in rows}
+        assert 0 < added["pool"] <= 59
+        assert added.pop("pool blend") == added.pop("pool") + 8
+        assert added == {"real": 0, "affine": 0, "blend": 10, "fused": 6}
+        gains = {r["method"]: r["gain"] for r in rows}
+        blend = next(r for r in rows if r["method"] == "blend")
+        assert gains["blend"] == pytest.approx(blend["accuracy"] - best["accuracy"], abs=0.011)
+    assert "3 labelled pictures a class" in (output / "usefulness.md").read_text()
+    assert Image.open(output / "usefulness.png").width > 500
+    sheets = {f"{k}-{name}.png" for k in (3, 5) for name in ("blend", "pool", "pool blend", "fused")}
+    assert {p.name for p in (output / "sheets").iterdir()} == sheets
+    assert (output / "quarantine.jsonl").read_text().count("not_an_image") == 1
+    before = (output / "usefulness.md").read_text()
+    assert "% of them right" in before
+    assert cli.main(command(sides, output)) == 0  # all units are done
+    assert (output / "usefulness.md").read_text() == before
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """(phase, units) of each flow that runs."""
+    flows, run = [], pipeline.run
+
+    def follow(plan, phase, *rest):
+        flows.append((phase.name, plan.length))
+        return run(plan, phase, *rest)
+
+    monkeypatch.setattr(pipeline, "run", follow)
+    return flows
+
+
+def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
+    output, words = tmp_path / "out", ["--per_class", "[3]", "--seeds", "1"]
+    assert cli.main(command(sides, output, *words, "--methods", '{"real": {}}')) == 0
+    assert done == [("score", 1)]
+    more = '{"real": {}, "pool": {"made": "pseudo_labels"}}'
+    assert cli.main(command(sides, output, *words, "--methods", more)) == 0
+    assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
+    top = '"top": {"made": "pseudo_labels", "classical": ["flip"]}'
+    assert cli.main(command(sides, output, *words, "--methods", f"{more[:-1]}, {top}}}")) == 0
+    assert done[4:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
+
+
+def test_features_to_guess_by_are_taken_once_in_parts(done, sides, tmp_path, monkeypatch):
+    monkeypatch.setattr(usefulness_flows, "SEEN", 25)
+    output = tmp_path / "out"
+    words = [
+        "--guess.features.name",
+        "pixels",
+        "--guess.features.size",
+        "8",
+        "--guess.rounds",
+        "1",
+        "--seeds",
+        "1",
+    ]
+    methods = ["--methods", '{"real": {}, "pool": {"made": "pseudo_labels"}}']
+    assert cli.main(command(sides, output, *words, *methods)) == 0
+    assert done[:2] == [("see", 3), ("guess", 2)]  # 59 pictures, two numbers of the few
+    parts = [np.load(output / "_run" / f"seen-{start}.npy") for start in (0, 25, 50)]
+    assert np.concatenate(parts).shape == (59, 3 * 8 * 8)
+
+
+def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
+    output = tmp_path / "out"
+    words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
+    assert cli.main(command(sides, output, *words)) == 0
+    assert done == [("tune", 1), ("make", 2), ("score", 4)]
+    assert "left out pool, pool blend" in capsys.readouterr().out
+    rows = json.loads((output / "usefulness.json").read_text())["tables"]["3"]
+    assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
+
+
+def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
+    found = {side: shards.find(f"{sides}/{side}") for side in ("input", "test")}
+    settings = usefulness_config.Config(
+        input="", test="", output=str(tmp_path), per_class=(3,), size=8, guess=GuessRecipe(sure=0.3),
+        classifier=ClassifierRecipe(steps=15, batch=16, width=4),
+        generator=GeneratorRecipe(
+            steps=2, tuning_steps=2, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
+        ),
+    )  # fmt: skip
+    data, _ = usefulness_flows.load(settings, found)
+    few = {(3, 0): usefulness_flows.choose(settings, data, 3, 0)}
+    made = []
+    for shift in (0, 1):
+        pool = replace(data["input"], label_N=(data["input"].label_N + shift) % 3)
+        task = usefulness_task.Task(config=settings, data=data | {"input": pool}, few=few, classes=3)
+        book = Ledger(output=str(tmp_path / str(shift)))
+        files = {}
+        for name, unit in (("prior", ("prior",)), ("guess", (3, 0)), ("tune", (3, 0))):
+            wrote, _ = usefulness_flows.COMPUTE[name](task, book, "cpu", unit)
+            files |= wrote
+            for file, content in wrote.items():
+                storage.write(book.path(file), content)
+        made.append(files)
+    assert len(made[0]) == 3
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--per_class", "[99]"], "per_class=99: class 0 has"),
+        (["--methods", '{"blend": {"made": "blend"}}'], "at least one without made pictures"),
+        (["--protocol", "open"], "protocol"),
+        (["--methods", '{"real": {}, "odd": {"made": "magic"}}'], "methods.odd: "),
+        (["--methods", '{"real": {}, "odd": {"counts": 3}}'], "counts"),
+    ],
+)
+def test_what_cannot_be_is_one_line(sides, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command(sides, tmp_path / "out", *more))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_on_both_sides_is_refused(sides, tmp_path, capsys):
+    words = command(sides, tmp_path / "out")
+    words[words.index("--test") + 1] = f"{sides}/input"
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "are in input too, pixel for pixel" in capsys.readouterr().err
