@@ -98,9 +98,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         command("pack", "--dataset", "digits", "--size", "16", "--output", f"{folder}/digits")
         seconds = command(
-            "augment", "--config", "configs/augment-digits.yaml", "--input", f"{folder}/digits/shards",
-            "--output", f"{folder}/out", "--pairing.max_pairs", str(arguments.pairs),
-        )  # fmt: skip
+            "augment",
+            "--config",
+            "configs/augment-digits.yaml",
+            "--input",
+            f"{folder}/digits/shards",
+            "--output",
+            f"{folder}/out",
+            "--pairing.max_pairs",
+            str(arguments.pairs),
+        )
         report = json.loads(Path(folder, "out/report.json").read_text())
         model = loading.load(ModelConfig())
         pairs = parents(f"{folder}/out", arguments.reference, model)
@@ -109,11 +116,16 @@ def main() -> None:
     job = report["pairs"] / seconds
     generate = report["pairs"] / report["phases"]["generate"]["seconds"]
     result = {
-        "hardware": hardware(), "pairs": report["pairs"], "images_inverted": report["images_inverted"],
-        "job_pairs_per_s": round(job, 3), "generate_pairs_per_s": round(generate, 3),
-        "plain_loop_pairs_per_s": round(plain, 3), "loop_with_our_inversion_pairs_per_s": round(grouped, 3),
-        "job_vs_plain_loop": round(job / plain, 2), "job_vs_loop_with_our_inversion": round(job / grouped, 2),
-    }  # fmt: skip
+        "hardware": hardware(),
+        "pairs": report["pairs"],
+        "images_inverted": report["images_inverted"],
+        "job_pairs_per_s": round(job, 3),
+        "generate_pairs_per_s": round(generate, 3),
+        "plain_loop_pairs_per_s": round(plain, 3),
+        "loop_with_our_inversion_pairs_per_s": round(grouped, 3),
+        "job_vs_plain_loop": round(job / plain, 2),
+        "job_vs_loop_with_our_inversion": round(job / grouped, 2),
+    }
     print(json.dumps(result, indent=1))
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")

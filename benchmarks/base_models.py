@@ -66,15 +66,18 @@ class Judge:
         real = [self.distance(first.image_NHWC[rows]) for rows in some]
         shape = (count, classifier.SIZE, classifier.SIZE, 1)
         self.about = {
-            "train_pictures": len(first.label_N), "test_pictures": len(self.test.label_N), "seed": seed,
+            "train_pictures": len(first.label_N),
+            "test_pictures": len(self.test.label_N),
+            "seed": seed,
             "accuracy": round(self.accuracy(self.test.image_NHWC, self.test.label_N), 4),
             "seconds": round(self.seconds, 1),
-        }  # fmt: skip
+        }
         self.reference = {
-            "real": round(float(np.mean(real)), 2), "real_spread": round(float(np.std(real)), 2),
+            "real": round(float(np.mean(real)), 2),
+            "real_spread": round(float(np.std(real)), 2),
             "real_whole_half": round(self.distance(first.image_NHWC), 2),
             "uniform_noise": round(self.distance(rng.integers(0, 256, shape, np.uint8)), 2),
-        }  # fmt: skip
+        }
 
     def distance(self, image_NHWC: np.ndarray) -> float:
         return classifier.frechet(classifier.features(self.network, image_NHWC), self.features_ND)
@@ -110,10 +113,14 @@ def measure(model: BaseModel, recipe: SamplerRecipe, judge: Judge, count: int, s
     if label is not None and model.classes == classifier.CLASSES:
         right = round(judge.accuracy(picture, label.numpy()), 4)
     return {
-        "sampler": title(model.kind, recipe), "calls": drawn.calls, "guidance": recipe.guidance,
-        "frechet": round(distance, 2), "ratio_to_real": round(distance / judge.reference["real"], 2),
-        "accuracy": right, "seconds_per_100": round(100 * seconds / count, 2),
-    }  # fmt: skip
+        "sampler": title(model.kind, recipe),
+        "calls": drawn.calls,
+        "guidance": recipe.guidance,
+        "frechet": round(distance, 2),
+        "ratio_to_real": round(distance / judge.reference["real"], 2),
+        "accuracy": right,
+        "seconds_per_100": round(100 * seconds / count, 2),
+    }
 
 
 def title(kind: str, recipe: SamplerRecipe) -> str:
@@ -206,8 +213,13 @@ def duels(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for ddpm in entries:
             if flow["kind"].startswith("flow") and ddpm["kind"] == flow["kind"].replace("flow", "ddpm"):
                 euler, ddim = best(flow, "Euler 10"), best(ddpm, "DDIM 10")
-                yield {"flow": flow["name"], "ddpm": ddpm["name"], "euler_10": euler, "ddim_10": ddim,
-                       "ratio": round(euler / ddim, 2)}  # fmt: skip
+                yield {
+                    "flow": flow["name"],
+                    "ddpm": ddpm["name"],
+                    "euler_10": euler,
+                    "ddim_10": ddim,
+                    "ratio": round(euler / ddim, 2),
+                }
 
 
 def page(result: dict[str, Any]) -> str:
@@ -218,13 +230,17 @@ def page(result: dict[str, Any]) -> str:
         f"{h['torch']}, float32. The classifier is right on {100 * c['accuracy']:.1f} % of the real test half. FD "
         f"of as many real pictures of the other half: {r['real']} (spread {r['real_spread']} from one random choice to "
         f"the next); of all {c['train_pictures']} of them: {r['real_whole_half']}; of uniform noise: "
-        f"{r['uniform_noise']}.", "",
-        "| Model | Kind | Parameters | Steps x batch | Training | Sheet |", "| --- | --- | --- | --- | --- | --- |",
-        *(_model_row(e) for e in result["models"]), "",
+        f"{r['uniform_noise']}.",
+        "",
+        "| Model | Kind | Parameters | Steps x batch | Training | Sheet |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(_model_row(e) for e in result["models"]),
+        "",
         "| Model | Sampler | Guidance | Network calls | FD | FD / real | Accuracy | s / 100 pictures |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_sample_row(e, row) for e in result["models"] for row in e["samples"]), "",
-    ]  # fmt: skip
+        *(_sample_row(e, row) for e in result["models"] for row in e["samples"]),
+        "",
+    ]
     return "\n".join([*lines, *(_duel_line(d) for d in result["duels"])]).strip()
 
 
@@ -294,9 +310,14 @@ def run(args: argparse.Namespace, judge: Judge) -> None:
     for entry in score(args, judge, kept):
         entries.append(entry)
         result = {
-            "hardware": hardware(), "count": args.count, "seed": args.seed, "classifier": judge.about,
-            "reference": judge.reference, "models": entries, "duels": list(duels(entries)),
-        }  # fmt: skip
+            "hardware": hardware(),
+            "count": args.count,
+            "seed": args.seed,
+            "classifier": judge.about,
+            "reference": judge.reference,
+            "models": entries,
+            "duels": list(duels(entries)),
+        }
         if args.out:
             # models that are still to come keep what an earlier run found
             later = [e for e in kept.get("models", []) if e["name"] not in {x["name"] for x in entries}]

@@ -94,9 +94,15 @@ def telea(image_HWC: np.ndarray, hole_HW: np.ndarray) -> np.ndarray:
 def repaired(case: Case, options: Mapping[str, Any], folder: Path, device: str) -> dict[str, np.ndarray]:
     """name -> what the job makes of the case's pictures, read from the files that it writes."""
     config = Config(
-        output=str(folder), images=str(case.images), masks=str(case.masks), mask_mode=case.mask_mode, seed=SEED,
-        output_format="png", collage=False, **options,
-    )  # fmt: skip
+        output=str(folder),
+        images=str(case.images),
+        masks=str(case.masks),
+        mask_mode=case.mask_mode,
+        seed=SEED,
+        output_format="png",
+        collage=False,
+        **options,
+    )
     work = inpaint_input.gather(config)
     task = draw.plan(config, str(folder), None, SEED)
     phase = draw.phase(task, device == "cuda")
@@ -158,9 +164,13 @@ def cases(args: argparse.Namespace, folder: Path) -> Iterator[Case]:
     for name, mode in modes:
         if _there(places / name):
             yield Case(
-                name=name, images=places / name / "images", masks=places / name / "masks", mask_mode=mode,
-                channels=3, ways=_ways(args.model, {"ours": {}, "ours, boxes": {"crop_to_mask": True}}),
-            )  # fmt: skip
+                name=name,
+                images=places / name / "images",
+                masks=places / name / "masks",
+                mask_mode=mode,
+                channels=3,
+                ways=_ways(args.model, {"ours": {}, "ours, boxes": {"crop_to_mask": True}}),
+            )
     if _there(flowers) and _there(places / "freeform"):
         _write_flowers(folder / "flowers", args.flowers, sorted((places / "freeform/masks").iterdir()))
         yield _written(folder / "flowers", 3, _ways(args.model, {"ours": {}}))
@@ -186,9 +196,13 @@ def _there(folder: Path) -> bool:
 
 def _written(folder: Path, channels: int, ways: Mapping[str, Mapping[str, Any]]) -> Case:
     return Case(
-        name=folder.name, images=folder / "images", masks=folder / "masks", mask_mode="black",
-        channels=channels, ways=ways,
-    )  # fmt: skip
+        name=folder.name,
+        images=folder / "images",
+        masks=folder / "masks",
+        mask_mode="black",
+        channels=channels,
+        ways=ways,
+    )
 
 
 def _write(folder: Path, n: int, picture: Image.Image, mask: Image.Image) -> None:

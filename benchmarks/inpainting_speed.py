@@ -127,12 +127,18 @@ def theirs(task: Task, model: InpaintModel, loaded: Sequence[Loaded]) -> Patches
 def _theirs(pipe: Any, task: Task, one: Loaded, region: Region) -> np.ndarray:
     height, width = region.hole_HW.shape
     out = pipe(
-        prompt=one.prompt, negative_prompt=task.config.negative_prompt, height=height, width=width,
+        prompt=one.prompt,
+        negative_prompt=task.config.negative_prompt,
+        height=height,
+        width=width,
         image=torch.from_numpy(region.image_HWC.copy()).permute(2, 0, 1)[None].float() / 255,
         mask_image=torch.from_numpy(region.hole_HW.copy())[None, None].float(),
-        num_inference_steps=task.config.inpaint.steps, guidance_scale=task.config.inpaint.guidance,
-        strength=1.0, output_type="np", generator=generator(SEED, "inpaint", chance(one.item, 0)),
-    ).images[0]  # fmt: skip
+        num_inference_steps=task.config.inpaint.steps,
+        guidance_scale=task.config.inpaint.guidance,
+        strength=1.0,
+        output_type="np",
+        generator=generator(SEED, "inpaint", chance(one.item, 0)),
+    ).images[0]
     return (out * 255).round().astype(np.uint8)
 
 
@@ -163,8 +169,9 @@ def measure(config: Config, device: str, repeats: int) -> dict[str, object]:
     task, loaded = read(config)
     model = filling.load(config.model, device)
     runs: dict[str, Way] = {
-        "ours_alone": lambda some: ours(task, model, some, 1), "ours": lambda some: ours(task, model, some, len(some)),
-    }  # fmt: skip
+        "ours_alone": lambda some: ours(task, model, some, 1),
+        "ours": lambda some: ours(task, model, some, len(some)),
+    }
     if task.method == "inpaint":
         runs = {"diffusers": lambda some: theirs(task, model, some)} | runs
     # one thread's own time: other work on the machine does not count, as far as it leaves the caches alone
@@ -172,12 +179,17 @@ def measure(config: Config, device: str, repeats: int) -> dict[str, object]:
     seconds, found = timed(runs, loaded, repeats, time.process_time if own else time.perf_counter)
     median = {name: statistics.median(s) for name, s in seconds.items()}
     result: dict[str, object] = {
-        "method": task.method, "steps": config.inpaint.steps, "pictures": len(loaded),
+        "method": task.method,
+        "steps": config.inpaint.steps,
+        "pictures": len(loaded),
         "working_sizes": sorted({one.regions[0].hole_HW.shape for one in loaded}),
-        "micro_batch": model.micro_batch, "precision": config.model.precision, "repeats": repeats,
+        "micro_batch": model.micro_batch,
+        "precision": config.model.precision,
+        "repeats": repeats,
         "clock": "process" if own else "wall",
-        "seconds": seconds, "pictures_a_second": {n: round(len(loaded) / s, 3) for n, s in median.items()},
-    }  # fmt: skip
+        "seconds": seconds,
+        "pictures_a_second": {n: round(len(loaded) / s, 3) for n, s in median.items()},
+    }
     if task.method == "inpaint":
         result["guidance"] = config.inpaint.guidance
     for name in runs.keys() - {"ours"}:
@@ -230,10 +242,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _config(folder: Path, model: str, args: argparse.Namespace, recipe: InpaintRecipe, size: int) -> Config:
     return Config(
-        output="unused", images=str(folder / "images"), masks=str(folder / "masks"), size=size, seed=SEED,
+        output="unused",
+        images=str(folder / "images"),
+        masks=str(folder / "masks"),
+        size=size,
+        seed=SEED,
         inpaint=recipe,
         model=ModelConfig(name=model, precision=args.precision, micro_batch=args.micro_batch),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

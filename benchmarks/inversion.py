@@ -33,9 +33,13 @@ def hardware() -> dict[str, object]:
         x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x
     ]
     return {
-        "cpu": names[0], "cores": len(names), "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1), "torch": torch.__version__, "python": platform.python_version(),
-    }  # fmt: skip
+        "cpu": names[0],
+        "cores": len(names),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def one_by_one(backbone: Backbone, calls: int, recipe: InversionRecipe, skip: int) -> float:
@@ -77,13 +81,18 @@ def main() -> None:
             seconds[name].append(run())
     median = {name: statistics.median(s) for name, s in seconds.items()}
     result = {
-        "model": "digits-ddpm", "num_steps": 50, "skip": 10, "pictures": args.pictures,
-        "micro_batch": backbone.parts.size, "repeats": args.repeats, "hardware": hardware(),
+        "model": "digits-ddpm",
+        "num_steps": 50,
+        "skip": 10,
+        "pictures": args.pictures,
+        "micro_batch": backbone.parts.size,
+        "repeats": args.repeats,
+        "hardware": hardware(),
         "seconds_a_picture": seconds,
         "pictures_a_second": {name: round(1 / s, 3) for name, s in median.items()},
         "ratio_to_published": round(median["published"] / median["ours"], 2),
         "ratio_of_batching_alone": round(median["kept_calls_one_by_one"] / median["ours"], 2),
-    }  # fmt: skip
+    }
     print(
         f"{result['ratio_to_published']} x the published way; {result['ratio_of_batching_alone']} x batching"
     )

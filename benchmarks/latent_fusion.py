@@ -100,7 +100,7 @@ Halves = Callable[[LatentBackbone, Words, float], Denoiser]
 
 def invert_one(
     model: LatentBackbone, work: Work, i: int, whole: bool, halves: Halves, last: bool = False
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Picture i -> (x_T [C, H, W], z [T, C, H, W])."""
     epsilon = halves(model, model.words([work.prompts.source[i]]), work.prompts.guidance_source)
     x_0 = model.encode(work.image_NHWC[i : i + 1])[0]
@@ -239,13 +239,17 @@ def table(work: Work, found: dict[str, Piece], precision: str) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for name, parts in rungs(work, precision).items():
         cost = sum(n * statistics.median(found[p].seconds) for p, n in parts.items())
-        rows.append({
-            "name": name, "images_per_s": round(1 / cost, 4), "seconds_an_image": cost,
-            "unet_rows_an_image": round(sum(n * found[p].rows for p, n in parts.items()), 1),
-            "unet_calls_an_image": round(sum(n * found[p].calls for p, n in parts.items()), 1),
-            "ratio_to_published": round(rows[0]["seconds_an_image"] / cost, 2) if rows else 1.0,
-            "gain": round(rows[-1]["seconds_an_image"] / cost, 2) if rows else 1.0,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "images_per_s": round(1 / cost, 4),
+                "seconds_an_image": cost,
+                "unet_rows_an_image": round(sum(n * found[p].rows for p, n in parts.items()), 1),
+                "unet_calls_an_image": round(sum(n * found[p].calls for p, n in parts.items()), 1),
+                "ratio_to_published": round(rows[0]["seconds_an_image"] / cost, 2) if rows else 1.0,
+                "gain": round(rows[-1]["seconds_an_image"] / cost, 2) if rows else 1.0,
+            }
+        )
     return rows
 
 
@@ -290,11 +294,14 @@ def use_of_the_machine(model: LatentBackbone, device: str, ours: Piece) -> dict[
     row, rate = flops(model.unet, arguments), matmul_rate(device, model.dtype)
     whole = ours.rows * row / statistics.median(ours.seconds)
     return {
-        "dtype": str(model.dtype), "gflop_a_row": round(row / 1e9, 3), "rows_a_call": rows,
-        "matmul_gflops": round(rate / 1e9, 1), "unet_call_gflops": round(rows * row / call / 1e9, 1),
+        "dtype": str(model.dtype),
+        "gflop_a_row": round(row / 1e9, 3),
+        "rows_a_call": rows,
+        "matmul_gflops": round(rate / 1e9, 1),
+        "unet_call_gflops": round(rows * row / call / 1e9, 1),
         "share_in_a_unet_call": float(f"{rows * row / call / rate:.3g}"),
         "share_over_all_of_ours": float(f"{whole / rate:.3g}"),
-    }  # fmt: skip
+    }
 
 
 def run(
@@ -315,15 +322,23 @@ def run(
             piece.measure(args.device)
     rows = table(work, found, args.precision)
     return {
-        "shape": args.shape, "size": shape.size, "precision": args.precision,
-        "parameters": sum(p.numel() for p in plain.unet.parameters()), "pictures": args.pictures,
-        "pairs": len(work.pairs), "recipe": asdict(work.chain), "short_recipe": asdict(work.short),
-        "guidance": [work.prompts.guidance_source, work.prompts.guidance_target], "repeats": args.repeats,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu", "hardware": hardware(),
-        "psnr_of_the_same_fused_latents": agree, "rungs": rows,
+        "shape": args.shape,
+        "size": shape.size,
+        "precision": args.precision,
+        "parameters": sum(p.numel() for p in plain.unet.parameters()),
+        "pictures": args.pictures,
+        "pairs": len(work.pairs),
+        "recipe": asdict(work.chain),
+        "short_recipe": asdict(work.short),
+        "guidance": [work.prompts.guidance_source, work.prompts.guidance_target],
+        "repeats": args.repeats,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "hardware": hardware(),
+        "psnr_of_the_same_fused_latents": agree,
+        "rungs": rows,
         "use_of_the_machine": use_of_the_machine(fast, args.device, found.get("ours", found["ours_float32"])),
         "seconds": {name: piece.seconds for name, piece in found.items()},
-    }  # fmt: skip
+    }
 
 
 def tell(result: dict[str, Any]) -> None:

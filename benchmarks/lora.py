@@ -81,20 +81,27 @@ class Pictures(Dataset):
 
     def __init__(self, folder: Path, tokenizer: Any, size: int) -> None:
         self.files, self.tokenizer = sorted(folder.glob("*.jpg")), tokenizer
-        self.change = transforms.Compose([
-            transforms.Resize(size, interpolation=transforms.InterpolationMode.LANCZOS),
-            transforms.CenterCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-            transforms.Normalize([0.5], [0.5]),
-        ])  # fmt: skip
+        self.change = transforms.Compose(
+            [
+                transforms.Resize(size, interpolation=transforms.InterpolationMode.LANCZOS),
+                transforms.CenterCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5], [0.5]),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = self.tokenizer(
-            self.files[n].with_suffix(".txt").read_text(), max_length=self.tokenizer.model_max_length,
-            padding="max_length", truncation=True, return_tensors="pt",
-        )  # fmt: skip
+            self.files[n].with_suffix(".txt").read_text(),
+            max_length=self.tokenizer.model_max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        )
         return self.change(Image.open(self.files[n]).convert("RGB")), tokens.input_ids[0]
 
 
@@ -117,9 +124,11 @@ def plain(config: lora_config.Config) -> Callable[[], float]:
     o = config.optimizer
     optimizer = torch.optim.AdamW(weights, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
     loader = DataLoader(
-        Pictures(Path(config.input), pipe.tokenizer, config.data.size), batch_size=config.batch,
-        shuffle=True, drop_last=True,
-    )  # fmt: skip
+        Pictures(Path(config.input), pipe.tokenizer, config.data.size),
+        batch_size=config.batch,
+        shuffle=True,
+        drop_last=True,
+    )
     unet, optimizer, loader = accelerator.prepare(pipe.unet.train(), optimizer, loader)
 
     def endless() -> Any:
@@ -168,9 +177,23 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     pipe = pipelines.build(SHAPE)
     pipe.save_pretrained(folder / "model")
     words = [
-        "--input", photos(folder / "photos", args.pictures), "--output", folder / "out", "--model",
-        folder / "model", "--size", SHAPE.size, "--batch", args.batch, "--accum", 1, "--rank", 16, "--steps", 100_000,
-    ]  # fmt: skip
+        "--input",
+        photos(folder / "photos", args.pictures),
+        "--output",
+        folder / "out",
+        "--model",
+        folder / "model",
+        "--size",
+        SHAPE.size,
+        "--batch",
+        args.batch,
+        "--accum",
+        1,
+        "--rank",
+        16,
+        "--steps",
+        100_000,
+    ]
     config = parse("lora", list(map(str, words)))[1]
     source = lora_input.gather(config)
     start = time.process_time()
@@ -193,13 +216,18 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     median = {name: statistics.median(s) for name, s in seconds.items()}
     samples = args.batch * args.steps
     return {
-        "pictures": args.pictures, "batch": args.batch, "steps": args.steps, "repeats": args.repeats,
-        "clock": "process", "seconds": seconds, "filling_the_cache": round(filling, 2),
+        "pictures": args.pictures,
+        "batch": args.batch,
+        "steps": args.steps,
+        "repeats": args.repeats,
+        "clock": "process",
+        "seconds": seconds,
+        "filling_the_cache": round(filling, 2),
         "samples_a_second": {name: round(samples / s, 2) for name, s in median.items()},
         "ratio_cached": round(median["plain"] / median["ours_cached"], 2),
         "ratio_uncached": round(median["plain"] / median["ours_uncached"], 2),
         "mean_loss": {name: round(float(np.mean(x)), 3) for name, x in losses.items()},
-    }  # fmt: skip
+    }
 
 
 def fill(config: lora_config.Config, source: lora_input.Source) -> lora_input.Source:

@@ -54,9 +54,7 @@ from training import Alone, fresh
 SUBJECTS = pipelines.ROOT.parent / "shared/data/subjects"
 SHAPE = pipelines.SHAPES["tiny"]
 SIZE = SHAPE.size
-CHOSEN = (
-    "dog", "cat", "clock", "vase", "backpack", "monster_toy", "bear_plushie", "colorful_sneaker",
-)  # fmt: skip
+CHOSEN = ("dog", "cat", "clock", "vase", "backpack", "monster_toy", "bear_plushie", "colorful_sneaker")
 TIMES = tuple((i + 0.5) / 10 for i in range(10))
 State = Mapping[str, torch.Tensor]
 
@@ -115,11 +113,41 @@ def learn(pipe: Any, z_NCHW: torch.Tensor, words: torch.Tensor, flowers: int, st
 
 def config_of(folder: Path, model: Path, subject: str, args: argparse.Namespace) -> lora_config.Config:
     words = [
-        "--input", SUBJECTS / subject, "--output", folder / subject, "--model", model, "--size", SIZE, "--batch", 4,
-        "--accum", 1, "--rank", args.rank, "--lr", args.lr, "--steps", max(args.looks), "--data.template",
-        "a photo of sks", "--data.buckets", "false", "--data.crops", 8, "--data.zoom", 1.5, "--validation.share", 0.3,
-        "--validation.every", 0, "--checkpoint.every", np.gcd.reduce(args.looks), "--cache", folder / "cache",
-    ]  # fmt: skip
+        "--input",
+        SUBJECTS / subject,
+        "--output",
+        folder / subject,
+        "--model",
+        model,
+        "--size",
+        SIZE,
+        "--batch",
+        4,
+        "--accum",
+        1,
+        "--rank",
+        args.rank,
+        "--lr",
+        args.lr,
+        "--steps",
+        max(args.looks),
+        "--data.template",
+        "a photo of sks",
+        "--data.buckets",
+        "false",
+        "--data.crops",
+        8,
+        "--data.zoom",
+        1.5,
+        "--validation.share",
+        0.3,
+        "--validation.every",
+        0,
+        "--checkpoint.every",
+        np.gcd.reduce(args.looks),
+        "--cache",
+        folder / "cache",
+    ]
     return parse("lora", list(map(str, words)))[1]
 
 
@@ -166,9 +194,12 @@ def joined(batches: Sequence[LoraBatch]) -> LoraBatch:
     """Batches of one size as one."""
     words = {n: torch.cat([b.words[n] for b in batches]) for n in batches[0].words}
     return LoraBatch(
-        z_BCHW=torch.cat([b.z_BCHW for b in batches]), words=words, size=batches[0].size,
-        eps_BCHW=torch.cat([b.eps_BCHW for b in batches]), time_B=torch.cat([b.time_B for b in batches]),
-    )  # fmt: skip
+        z_BCHW=torch.cat([b.z_BCHW for b in batches]),
+        words=words,
+        size=batches[0].size,
+        eps_BCHW=torch.cat([b.eps_BCHW for b in batches]),
+        time_B=torch.cat([b.time_B for b in batches]),
+    )
 
 
 def compared(before: np.ndarray, after: np.ndarray, whose: np.ndarray) -> dict[str, Any]:
@@ -191,11 +222,14 @@ def compared(before: np.ndarray, after: np.ndarray, whose: np.ndarray) -> dict[s
     difference = np.array([(own - others)[mine].mean() for mine in of])
     half = scipy.stats.t.ppf(0.975, S - 1) * difference.std(ddof=1) / np.sqrt(S)
     return {
-        "own": [own[mine].mean() for mine in of], "others": [others[mine].mean() for mine in of],
-        "difference": difference.tolist(), "mean": difference.mean(),
+        "own": [own[mine].mean() for mine in of],
+        "others": [others[mine].mean() for mine in of],
+        "difference": difference.tolist(),
+        "mean": difference.mean(),
         "interval": [difference.mean() - half, difference.mean() + half],
-        "photos_below_0": int((own < others).sum()), "subjects_below_0": int((difference < 0).sum()),
-    }  # fmt: skip
+        "photos_below_0": int((own < others).sum()),
+        "subjects_below_0": int((difference < 0).sum()),
+    }
 
 
 def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -213,10 +247,17 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         found[step] = compared(before, np.stack([judge(r[0][step]) for r in runs.values()]), whose)
         print(step, json.dumps(rounded(found[step])), flush=True)
     return {
-        "subjects": list(runs), "held_out": np.bincount(whose).tolist(), "rank": args.rank, "lr": args.lr,
-        "batch": 4, "base_steps": args.base_steps, "noises": args.noises, "times": TIMES,
-        "base_loss": [float(before[whose == n].mean()) for n in range(len(runs))], "after": found,
-    }  # fmt: skip
+        "subjects": list(runs),
+        "held_out": np.bincount(whose).tolist(),
+        "rank": args.rank,
+        "lr": args.lr,
+        "batch": 4,
+        "base_steps": args.base_steps,
+        "noises": args.noises,
+        "times": TIMES,
+        "base_loss": [float(before[whose == n].mean()) for n in range(len(runs))],
+        "after": found,
+    }
 
 
 def rounded(value: Any) -> Any:

@@ -107,8 +107,14 @@ def large(n: int, blocks: int) -> dict[str, object]:
         f"{n} x {D}, {len(rows)} of {len(shards)} row blocks: {seconds:.0f} s, {pairs} pairs, {peak:.2f} GiB"
     )
     assert peak < 3
-    return {"rows": n, "row_blocks_done": len(rows), "row_blocks": len(shards), "seconds": round(seconds, 1),
-            "pairs": pairs, "peak_rss_gib": round(peak, 3)}  # fmt: skip
+    return {
+        "rows": n,
+        "row_blocks_done": len(rows),
+        "row_blocks": len(shards),
+        "seconds": round(seconds, 1),
+        "pairs": pairs,
+        "peak_rss_gib": round(peak, 3),
+    }
 
 
 def main() -> None:

@@ -27,9 +27,14 @@ import small_pipeline  # noqa: E402
 PHOTOS = ROOT.parent / "shared/data/flowers"
 # runwayml/stable-diffusion-v1-5, scheduler_config.json
 SCHEDULE = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-    "clip_sample": False, "set_alpha_to_one": False, "prediction_type": "epsilon",
-}  # fmt: skip
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "prediction_type": "epsilon",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +83,38 @@ def build(shape: Shape) -> StableDiffusionPipeline:
     pretrained.quiet()
     tokens = small_pipeline.tokenizer()
     text = CLIPTextConfig(
-        vocab_size=len(tokens), bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
+        vocab_size=len(tokens),
+        bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1,
         pad_token_id=len(tokens) - 1,
         **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         | dict(shape.text),
-    )  # fmt: skip
+    )
     unet = {"sample_size": shape.size // 8, "cross_attention_dim": 768, "attention_head_dim": 8}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return StableDiffusionPipeline(
-            unet=UNet2DConditionModel(**unet | dict(shape.unet)), text_encoder=CLIPTextModel(text),
-            vae=autoencoder(shape), tokenizer=tokens, scheduler=DDIMScheduler(**SCHEDULE),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+            unet=UNet2DConditionModel(**unet | dict(shape.unet)),
+            text_encoder=CLIPTextModel(text),
+            vae=autoencoder(shape),
+            tokenizer=tokens,
+            scheduler=DDIMScheduler(**SCHEDULE),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
 
 
 def autoencoder(shape: Shape) -> Any:
     if shape.vae is None:
         return small_pipeline.autoencoder("taesd")
     kl = {
-        "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": shape.size,
-        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-    }  # fmt: skip
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "sample_size": shape.size,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     return AutoencoderKL(**kl | dict(shape.vae))
 
 

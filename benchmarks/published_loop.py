@@ -53,9 +53,14 @@ def mean(x: Tensor, e: Tensor, a: Tensor, a_prev: Tensor) -> Tensor:
 
 
 def invert(
-    epsilon: Denoiser, scheduler: Any, x_0_CHW: Tensor, noise_SCHW: Tensor, skip: int, whole_chain: bool = True,
+    epsilon: Denoiser,
+    scheduler: Any,
+    x_0_CHW: Tensor,
+    noise_SCHW: Tensor,
+    skip: int,
+    whole_chain: bool = True,
     last: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """One picture -> x_T [C, H, W] at the noisiest kept step, z [S - skip, C, H, W].
 
     Args:

@@ -70,9 +70,12 @@ def commit(u: Unit, result: dict[str, float]) -> tuple[UnitReport, list[Bad]]:
 
 def phase_of(seconds: float, meeting: str, workers: int) -> Phase:
     return Phase(
-        name="sleep", fetch=fetch, make_compute=partial(make_sleep, seconds, meeting, workers), commit=commit,
+        name="sleep",
+        fetch=fetch,
+        make_compute=partial(make_sleep, seconds, meeting, workers),
+        commit=commit,
         things="units",
-    )  # fmt: skip
+    )
 
 
 def session_of(gpus: int) -> Session:
@@ -89,11 +92,13 @@ def measure(gpus: int, each: int, seconds: float) -> dict[str, Any]:
         assert outcome.produced == units, outcome.failed
         told = [record["extra"] for record in ledger.records("sleep")]
     return {
-        "gpus": gpus, "units": units, "wall_s": round(outcome.seconds, 2),
+        "gpus": gpus,
+        "units": units,
+        "wall_s": round(outcome.seconds, 2),
         "efficiency_with_start": round(units * seconds / gpus / outcome.seconds, 4),
         **since_ready(told, start + outcome.seconds, gpus, seconds),
         "start_s": round(max(t["ready"] for t in told) - start, 2),
-    }  # fmt: skip
+    }
 
 
 def since_ready(told: list[dict[str, float]], end: float, gpus: int, seconds: float) -> dict[str, float]:
@@ -182,10 +187,15 @@ def memory(planned: int, done: int, running: int) -> dict[str, Any]:
         with head_growth() as head:
             rows, streamed = growth(lambda: first(plan, left, Ledger(output=f"{folder}/run"), running))
     return {
-        "planned": planned, "markers": done, "units_run": rows, "mib_planned": fresh,
-        "mib_planned_with_markers": resumed, "mib_while_running": streamed, "head_mib_while_running": head,
+        "planned": planned,
+        "markers": done,
+        "units_run": rows,
+        "mib_planned": fresh,
+        "mib_planned_with_markers": resumed,
+        "mib_while_running": streamed,
+        "head_mib_while_running": head,
         "mib_of_a_list_of_the_units": growth(lambda: [unit(i) for i in range(planned)])[1],
-    }  # fmt: skip
+    }
 
 
 def first(plan: Plan, left: Any, ledger: Ledger, count: int) -> int:

@@ -96,12 +96,13 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 best[way] = min(best[way], took) if repeat else best[way]
         found[rows] = best
     return {
-        "network": name, "first_calls_s": first,
+        "network": name,
+        "first_calls_s": first,
         "plain_ms_a_row": {n: round(1e3 * b["plain"] / n, 3) for n, b in found.items()},
         "speed_to_plain": {
             way: {n: round(b["plain"] / b[way], 3) for n, b in found.items()} for way in calls
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -123,10 +124,13 @@ def main() -> None:
         for way, ratios in found[-1]["speed_to_plain"].items():
             print(f"{name:12} {way:24} {ratios}, first calls {found[-1]['first_calls_s'][way]}")
     result = {
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu", "hardware": hardware(),
-        "precision": args.precision, "repeats": args.repeats, "seconds": time.perf_counter() - start,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+        "hardware": hardware(),
+        "precision": args.precision,
+        "repeats": args.repeats,
+        "seconds": time.perf_counter() - start,
         "networks": found,
-    }  # fmt: skip
+    }
     out = args.out or Path(__file__).parent / f"results/tuning-{args.device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")

@@ -30,9 +30,7 @@ from noiseweave.cluster.ledger import Ledger
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
-SETTINGS = {
-    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-}  # fmt: skip
+SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 PATIENCE = 900
 
 
@@ -45,12 +43,33 @@ def main(folder: Path) -> int:
         "pack", "--dataset", "digits", "--size", "16", "--shard_samples", "300", "--output", str(digits)
     )
     with cluster() as (url, workers):
-        job = subprocess.Popen([
-            sys.executable, "-m", "noiseweave", "submit", "--address", url, "--working_dir", str(ROOT / "configs"),
-            "augment", "--config", str(ROOT / "configs/augment-digits.yaml"), "--input", str(digits / "shards"),
-            "--output", str(output), "--cluster.workers", "2", "--cluster.gpus_per_worker", "1",
-            "--inversion.num_steps", "20", "--inversion.skip", "4",
-        ])  # fmt: skip
+        job = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "noiseweave",
+                "submit",
+                "--address",
+                url,
+                "--working_dir",
+                str(ROOT / "configs"),
+                "augment",
+                "--config",
+                str(ROOT / "configs/augment-digits.yaml"),
+                "--input",
+                str(digits / "shards"),
+                "--output",
+                str(output),
+                "--cluster.workers",
+                "2",
+                "--cluster.gpus_per_worker",
+                "1",
+                "--inversion.num_steps",
+                "20",
+                "--inversion.skip",
+                "4",
+            ]
+        )
         wait_for(lambda: len(done(output)) >= 2, job)
         before = len(done(output))
         count = kill(workers[1])
@@ -93,16 +112,29 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen]]]:
     gcs, board, client, *agents = free_ports(6)
     url, nodes = f"http://127.0.0.1:{board}", []
     try:
-        nodes.append(start(
-            "--head", f"--port={gcs}", f"--dashboard-port={board}", f"--ray-client-server-port={client}",
-            f"--dashboard-agent-listen-port={agents[0]}", f"--temp-dir={temporary}/0", "--num-cpus=2", "--num-gpus=0",
-        ))  # fmt: skip
+        nodes.append(
+            start(
+                "--head",
+                f"--port={gcs}",
+                f"--dashboard-port={board}",
+                f"--ray-client-server-port={client}",
+                f"--dashboard-agent-listen-port={agents[0]}",
+                f"--temp-dir={temporary}/0",
+                "--num-cpus=2",
+                "--num-gpus=0",
+            )
+        )
         wait_for(lambda: answers(url), nodes[0])
         for i in (1, 2):
-            nodes.append(start(
-                f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={agents[i]}",
-                f"--temp-dir={temporary}/{i}", "--num-cpus=1", "--num-gpus=1",
-            ))  # fmt: skip
+            nodes.append(
+                start(
+                    f"--address=127.0.0.1:{gcs}",
+                    f"--dashboard-agent-listen-port={agents[i]}",
+                    f"--temp-dir={temporary}/{i}",
+                    "--num-cpus=1",
+                    "--num-gpus=1",
+                )
+            )
             wait_for(lambda: alive(url) == len(nodes), nodes[-1])
         say(f"a head and two workers with a logical GPU each: {url}")
         yield url, nodes[1:]

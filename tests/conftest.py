@@ -48,9 +48,14 @@ def ray_session():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
         ray.init(
-            address="local", num_cpus=4, num_gpus=4, include_dashboard=False,
-            object_store_memory=256 << 20, log_to_driver=False, logging_level="ERROR",
-        )  # fmt: skip
+            address="local",
+            num_cpus=4,
+            num_gpus=4,
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     yield ray
     ray.shutdown()
 

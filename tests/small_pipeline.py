@@ -66,33 +66,52 @@ def tokenizer() -> CLIPTokenizer:
 
 def text_encoder(tokens: CLIPTokenizer, projected: bool = False) -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, projection_dim=WIDTH, bos_token_id=len(tokens) - 2,
-        eos_token_id=len(tokens) - 1, pad_token_id=len(tokens) - 1,
-    )  # fmt: skip
+        vocab_size=len(tokens),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=WIDTH,
+        bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1,
+        pad_token_id=len(tokens) - 1,
+    )
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
 def unet(size: int, xl: bool) -> UNet2DConditionModel:
     extra = {
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH, "use_linear_projection": True,
-    }  # fmt: skip
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+        "use_linear_projection": True,
+    }
     return UNet2DConditionModel(
-        sample_size=size // 8, in_channels=4, out_channels=4, block_out_channels=(32, 32), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), norm_num_groups=8, attention_head_dim=4,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=WIDTH * (1 + xl),
+        sample_size=size // 8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=4,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH * (1 + xl),
         **(extra if xl else {}),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def autoencoder(name: Literal["taesd"] | None) -> AutoencoderTiny | AutoencoderKL:
     if name == "taesd":
         return AutoencoderTiny.from_pretrained(SHIPPED / "taesd", dtype=torch.float32)
     return AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, force_upcast=False,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        force_upcast=False,
+    ).eval()
 
 
 def build(
@@ -109,9 +128,12 @@ def build(
         torch.manual_seed(0)
         tokens = tokenizer()
         parts = {
-            "vae": autoencoder(vae), "text_encoder": text_encoder(tokens), "tokenizer": tokens,
-            "unet": unet(size, xl), "scheduler": PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
-        }  # fmt: skip
+            "vae": autoencoder(vae),
+            "text_encoder": text_encoder(tokens),
+            "tokenizer": tokens,
+            "unet": unet(size, xl),
+            "scheduler": PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
+        }
         if xl:
             second = text_encoder(tokens, projected=True)
             pipe = StableDiffusionXLPipeline(**parts, text_encoder_2=second, tokenizer_2=tokens)

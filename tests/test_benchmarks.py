@@ -95,10 +95,15 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for kind, classes in (("ddpm", 10), ("flow", 10), ("linear_mixing", 0), ("vae", 0), ("dcgan", 0)):
         plan = systems.Blueprint(
-            model=ModelRecipe(kind=kind, classes=classes, width=4, latent=8), objective=ObjectiveRecipe(),
-            unet=UnetRecipe(channels=(8, 8), attention=()), schedule=ScheduleRecipe(kind="cosine"),
-            classes=classes, size=16, channels=1, seed=0,
-        )  # fmt: skip
+            model=ModelRecipe(kind=kind, classes=classes, width=4, latent=8),
+            objective=ObjectiveRecipe(),
+            unet=UnetRecipe(channels=(8, 8), attention=()),
+            schedule=ScheduleRecipe(kind="cosine"),
+            classes=classes,
+            size=16,
+            channels=1,
+            seed=0,
+        )
         base_models.save(systems.build(plan).model, folder / kind, torch.float32)
     (folder / "flow/_run").mkdir()
     (folder / "flow/_run/config.json").write_text(json.dumps({"batch": 16, "steps": 20}))
@@ -120,8 +125,11 @@ def test_each_kind_is_scored_and_told(bench, judge, models, tmp_path, monkeypatc
     entries = {e["name"]: e for e in result["models"]}
     assert set(entries) == {"ddpm", "flow", "linear_mixing", "vae", "dcgan"}
     assert [(r["sampler"], r["guidance"], r["calls"]) for r in entries["flow"]["samples"]] == [
-        ("Euler 10", 1, 10), ("Heun 2", 1, 4), ("Euler 3", 2, 3), ("Euler 4", 2, 4),
-    ]  # fmt: skip
+        ("Euler 10", 1, 10),
+        ("Heun 2", 1, 4),
+        ("Euler 3", 2, 3),
+        ("Euler 4", 2, 4),
+    ]
     assert [r["sampler"] for r in entries["vae"]["samples"]] == ["one call"]
     assert {n: entries[n]["steps"] for n in ("flow", "vae")} == {"flow": 20, "vae": None}
     assert entries["flow"]["seconds"] == 10
@@ -174,10 +182,14 @@ def test_what_is_missing_is_said(bench, tmp_path):
 
 
 TINY = {
-    "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 16,
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "cross_attention_dim": 16,
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +198,7 @@ def latent(modules):
     import latent_fusion
     import pipelines
 
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-    }
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     vae = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     pipelines.SHAPES["sd15"] = pipelines.Shape(size=32, unet=TINY, text=text, vae=vae)
     return latent_fusion, pipelines
@@ -296,9 +303,11 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
     tuning.main()
     [found] = json.loads(out.read_text())["networks"]
     assert found["speed_to_plain"]["plain"] == {"1": 1.0, "2": 1.0}
-    assert set(found["speed_to_plain"]) == set(found["first_calls_s"]) == {
-        "plain", "channels_last", "eager", "channels_last, eager",
-    }  # fmt: skip
+    assert (
+        set(found["speed_to_plain"])
+        == set(found["first_calls_s"])
+        == {"plain", "channels_last", "eager", "channels_last, eager"}
+    )
 
 
 # LoRA on a subject

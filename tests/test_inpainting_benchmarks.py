@@ -63,17 +63,24 @@ def test_quality_has_every_set_that_is_there(quality, tmp_path, monkeypatch, cap
             folder.mkdir(parents=True)
             Image.fromarray(pixels).save(folder / "a.png")
     args = argparse.Namespace(
-        model=None, digits="digits-ddpm", out=tmp_path / "out.json", docs=tmp_path, count=2, flowers=2,
+        model=None,
+        digits="digits-ddpm",
+        out=tmp_path / "out.json",
+        docs=tmp_path,
+        count=2,
+        flowers=2,
         device="cpu",
-    )  # fmt: skip
+    )
     quality.run(args)
     printed = capsys.readouterr().out
     assert "left out: no data/flowers/validation" in printed
     result = json.loads(args.out.read_text())
     sets = {s["set"]: s for s in result["sets"]}
     assert [(s["pictures"], list(s["ways"])) for s in sets.values()] == [
-        (1, ["mean", "telea"]), (1, ["mean", "telea"]), (2, ["mean", "telea", "ours"]),
-    ]  # fmt: skip
+        (1, ["mean", "telea"]),
+        (1, ["mean", "telea"]),
+        (2, ["mean", "telea", "ours"]),
+    ]
     assert sets["freeform"]["ways"] == sets["object"]["ways"]
     assert sets["freeform"]["hole"] == pytest.approx(hole.mean(), abs=1e-3)
     best = {way: m["psnr"] for way, m in sets["digits"]["ways"].items()}
@@ -85,18 +92,28 @@ def test_quality_has_every_set_that_is_there(quality, tmp_path, monkeypatch, cap
 def test_speed_compares_the_same_pictures(modules, tmp_path, monkeypatch):
     speed = modules[1]
     small = dataclasses.replace(
-        speed.pipelines.SHAPES["small"], size=32,
+        speed.pipelines.SHAPES["small"],
+        size=32,
         unet={
-            "block_out_channels": (32, 32), "layers_per_block": 1, "cross_attention_dim": 64,
+            "block_out_channels": (32, 32),
+            "layers_per_block": 1,
+            "cross_attention_dim": 64,
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         },
-    )  # fmt: skip
+    )
     monkeypatch.setitem(speed.pipelines.SHAPES, "small", small)
     args = argparse.Namespace(
-        out=tmp_path / "out.json", device="cpu", shape="small", pictures=5, steps=3, repaint_steps=4,
-        precision="fp32", micro_batch=0, repeats=1,
-    )  # fmt: skip
+        out=tmp_path / "out.json",
+        device="cpu",
+        shape="small",
+        pictures=5,
+        steps=3,
+        repaint_steps=4,
+        precision="fp32",
+        micro_batch=0,
+        repeats=1,
+    )
     speed.run(args)
     result = json.loads(args.out.read_text())
     pipeline, digits = result["pipeline"], result["digits"]

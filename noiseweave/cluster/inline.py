@@ -26,8 +26,9 @@ def rows(
         yield commit(compute.row(row))
 
 
-def _ahead(fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
-           ) -> Iterator[dict[str, Any]]:  # fmt: skip
+def _ahead(
+    fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """``map(fetch, rows)``, one ahead in a thread that does not outlive this process, whatever it waits for."""
     ready: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
     wanted = threading.Semaphore(0)

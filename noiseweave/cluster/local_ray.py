@@ -136,9 +136,13 @@ def _reaper(folder: str) -> Iterator[None]:
     """A process that cleans up when this one cannot: a session of its own, so that Ctrl-C does not reach it."""
     command = [sys.executable, "-P", reaper.__file__, str(os.getpid()), folder]
     process = subprocess.Popen(
-        command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         yield
     finally:

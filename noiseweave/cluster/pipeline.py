@@ -70,9 +70,12 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
     before = ledger.done(phase.name)
     left = _left(plan, before)
     meter = Meter(
-        stage=phase.name, units=len(left), workers=session.workers, things=phase.things,
+        stage=phase.name,
+        units=len(left),
+        workers=session.workers,
+        things=phase.things,
         earlier=plan.length - len(left),
-    )  # fmt: skip
+    )
     channel = None if session.inline or not len(left) else Channel()
     closing = contextlib.closing(channel) if channel else contextlib.nullcontext()
     with closing, watch(meter, channel.look if channel else None) as display:

@@ -52,9 +52,12 @@ def _node(record: Mapping[str, Any]) -> Node:
     has = record["Resources"]
     kinds = [name.removeprefix(ACCELERATOR) for name in has if name.startswith(ACCELERATOR)]
     return Node(
-        address=record["NodeManagerAddress"], gpus=has.get("GPU", 0.0), cpus=has.get("CPU", 0.0),
-        accelerator=kinds[0] if kinds else "", labels=record.get("Labels") or {},
-    )  # fmt: skip
+        address=record["NodeManagerAddress"],
+        gpus=has.get("GPU", 0.0),
+        cpus=has.get("CPU", 0.0),
+        accelerator=kinds[0] if kinds else "",
+        labels=record.get("Labels") or {},
+    )
 
 
 def listing(found: Sequence[Node], most: int = 6) -> str:

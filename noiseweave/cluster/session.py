@@ -234,9 +234,13 @@ def _offer(found: Sequence[Node], config: ClusterConfig) -> Session:
         raise Lacking(f"cluster.workers={workers}: at most {most} fit ({what}){which}; {there}")
     threads = max(1, (os.cpu_count() or 1) // workers)
     return Session(
-        workers=workers, gpus_per_worker=each, threads=threads, retries=config.retries,
-        accelerator=config.accelerator, labels=config.labels,
-    )  # fmt: skip
+        workers=workers,
+        gpus_per_worker=each,
+        threads=threads,
+        retries=config.retries,
+        accelerator=config.accelerator,
+        labels=config.labels,
+    )
 
 
 def _room(found: Sequence[Node], suited: Sequence[Node], each: float) -> int:

@@ -218,9 +218,15 @@ def _location(f: Any, url: str, entry: Entry, payload: Sequence[str]) -> Locatio
     label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
     mask = entry.members.get(entry.first(MASKS) or "")
     return Location(
-        shard=url, key=entry.key, offset=member.offset, size=member.size, label=label, caption=caption,
-        mask_offset=mask.offset if mask else None, mask_size=mask.size if mask else None,
-    )  # fmt: skip
+        shard=url,
+        key=entry.key,
+        offset=member.offset,
+        size=member.size,
+        label=label,
+        caption=caption,
+        mask_offset=mask.offset if mask else None,
+        mask_size=mask.size if mask else None,
+    )
 
 
 def label_and_caption(sides: Mapping[str, bytes | None]) -> tuple[int | None, str | None]:

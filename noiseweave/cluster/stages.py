@@ -66,9 +66,12 @@ class Compute:
     """Holds what ``make_compute`` loaded, one process a GPU."""
 
     def __init__(
-        self, make_compute: Callable[[], Callable[[Any], Any]], threads: int,
-        size: Callable[[Any], int] | None, tell: Tell,
-    ) -> None:  # fmt: skip
+        self,
+        make_compute: Callable[[], Callable[[Any], Any]],
+        threads: int,
+        size: Callable[[Any], int] | None,
+        tell: Tell,
+    ) -> None:
         self.size, self.tell = size, tell
         self.name = f"{platform.node()}/{os.getpid()}"
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
@@ -87,8 +90,14 @@ class Compute:
         if not error:
             with self._telling(row["unit"].value.id, data):
                 data, error = _attempt(self.compute, data)
-        return {"unit": row["unit"], "data": Box(data), "error": error, "fetch": row["fetch"],
-                "compute": time.monotonic() - start, "worker": self.name}  # fmt: skip
+        return {
+            "unit": row["unit"],
+            "data": Box(data),
+            "error": error,
+            "fetch": row["fetch"],
+            "compute": time.monotonic() - start,
+            "worker": self.name,
+        }
 
     @contextlib.contextmanager
     def _telling(self, unit: str, data: Any) -> Iterator[None]:
@@ -121,17 +130,24 @@ class Commit:
         if not error:
             done, error = _attempt(self._write, unit, result, row, start)
             report = done or report
-        return {"id": unit.id, "error": error, "produced": report.produced,
-                "quarantined": sum(report.quarantined.values())}  # fmt: skip
+        return {
+            "id": unit.id,
+            "error": error,
+            "produced": report.produced,
+            "quarantined": sum(report.quarantined.values()),
+        }
 
     def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
         report, bad = self.commit(unit, result)
         counts = Counter(b.reason for b in bad)
         took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}
         report = replace(
-            report, quarantined=dict(counts), seconds=float(sum(took.values())),
-            spent={name: round(float(seconds), 4) for name, seconds in took.items()}, worker=str(row["worker"]),
-        )  # fmt: skip
+            report,
+            quarantined=dict(counts),
+            seconds=float(sum(took.values())),
+            spent={name: round(float(seconds), 4) for name, seconds in took.items()},
+            worker=str(row["worker"]),
+        )
         self.ledger.mark(self.name, report, bad)
         return report
 

@@ -36,10 +36,27 @@ GONE = 60.0
 LAST_LOOKS = 3
 """Times that the log of an ended job is asked for, where it cannot be read to its end."""
 LEFT_OUT = (
-    ".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", ".mypy_cache/", ".pytest_cache/", ".ruff_cache/",
-    ".ipynb_checkpoints/", "node_modules/", ".DS_Store", "*.egg-info/", "*.tar",
-    "/data/", "/out/", "/output/", "/outputs/", "/runs/", "/build/", "/dist/",
-)  # fmt: skip
+    ".git/",
+    ".venv/",
+    "venv/",
+    "__pycache__/",
+    "*.pyc",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    ".ipynb_checkpoints/",
+    "node_modules/",
+    ".DS_Store",
+    "*.egg-info/",
+    "*.tar",
+    "/data/",
+    "/out/",
+    "/output/",
+    "/outputs/",
+    "/runs/",
+    "/build/",
+    "/dist/",
+)
 """What stays at home, besides what .gitignore and .rayignore name; patterns as in .gitignore."""
 IGNORES = (".gitignore", ".rayignore")
 
@@ -236,9 +253,12 @@ def _job(details: Any) -> Job:
     message = " ".join(str(details.message or "").partition(", last available logs")[0].split())
     status = getattr(details.status, "value", details.status)
     return Job(
-        id=details.submission_id, status=str(status), message=message, entrypoint=details.entrypoint,
+        id=details.submission_id,
+        status=str(status),
+        message=message,
+        entrypoint=details.entrypoint,
         exit_code=details.driver_exit_code,
-    )  # fmt: skip
+    )
 
 
 def stop(client: Any, name: str) -> bool:

@@ -127,9 +127,15 @@ def keep_newest(folder: str, attempt: str, keep: int) -> None:
     """At the end of a run: its newest ``keep`` checkpoints stay and nothing else."""
     stay = [name for name in checkpoints(folder) if name.startswith(f"{attempt}/")][-keep:]
     for name in storage.folders_in(folder):
-        doomed = [name] if name != attempt else [
-            f"{name}/{step}" for step in storage.folders_in(storage.join(folder, name)) if f"{name}/{step}" not in stay
-        ]  # fmt: skip
+        doomed = (
+            [name]
+            if name != attempt
+            else [
+                f"{name}/{step}"
+                for step in storage.folders_in(storage.join(folder, name))
+                if f"{name}/{step}" not in stay
+            ]
+        )
         for path in doomed:
             storage.remove(storage.join(folder, path))
 
@@ -173,16 +179,26 @@ def run_training(
 
 
 def _inline(
-    loop: Loop, task: Any, session: Session, max_failures: int, keep: int,
-    folder: str, attempt: str, receive: Callable[[Row], None],
-) -> None:  # fmt: skip
+    loop: Loop,
+    task: Any,
+    session: Session,
+    max_failures: int,
+    keep: int,
+    folder: str,
+    attempt: str,
+    receive: Callable[[Row], None],
+) -> None:
     """The loop as the one worker of its kind, called here."""
     for left in range(max_failures, -1, -1):
         link = Link(
-            rank=0, world=1, gpu=session.gpus_per_worker > 0, resume=latest(folder, attempt),
-            folder=storage.join(folder, attempt), send=receive,
+            rank=0,
+            world=1,
+            gpu=session.gpus_per_worker > 0,
+            resume=latest(folder, attempt),
+            folder=storage.join(folder, attempt),
+            send=receive,
             committed=lambda step, metrics: keep_newest(folder, attempt, keep),
-        )  # fmt: skip
+        )
         try:
             loop(task, link)
             return
@@ -192,9 +208,15 @@ def _inline(
 
 
 def _ray(
-    loop: Loop, task: Any, session: Session, max_failures: int, keep: int,
-    folder: str, attempt: str, receive: Callable[[Row], None],
-) -> None:  # fmt: skip
+    loop: Loop,
+    task: Any,
+    session: Session,
+    max_failures: int,
+    keep: int,
+    folder: str,
+    attempt: str,
+    receive: Callable[[Row], None],
+) -> None:
     """Ray Train's workers call the loop; what they post comes back through a queue."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError

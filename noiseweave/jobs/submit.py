@@ -40,18 +40,22 @@ def main(words: Sequence[str], jobs: Sequence[str]) -> int:
 def _parser(jobs: Sequence[str]) -> argparse.ArgumentParser:
     actions = "".join(f"\n  {name:<8}{text}" for name, text in ACTIONS.items())
     parser = argparse.ArgumentParser(
-        prog="noiseweave submit", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="noiseweave submit",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run a job on a Ray cluster: noiseweave submit [options] JOB --config FILE ...\n"
         f"Options of submit stand before JOB; all that follows is the job's own. In place of JOB:{actions}",
-    )  # fmt: skip
+    )
     _address(parser)
     parser.add_argument("--working_dir", default=".", help="folder that travels to the cluster (%(default)s)")
     parser.add_argument("--detach", action="store_true", help="do not wait: print the job's id and leave")
     parser.add_argument("--id", help="name of the job on the cluster; one is made up")
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME[=VALUE]",
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
         help="environment variable of the job; without a value, as it is here; may be given again",
-    )  # fmt: skip
+    )
     parser.add_argument("job", metavar="JOB", help=f"{', '.join(jobs)}; or {', '.join(ACTIONS)}")
     parser.add_argument(
         "rest", nargs=argparse.REMAINDER, metavar="...", help="the job's own options, or an id"
@@ -61,9 +65,10 @@ def _parser(jobs: Sequence[str]) -> argparse.ArgumentParser:
 
 def _address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--address", help="the cluster: http://HOST:8265, HOST or ray://HOST:PORT; by default "
+        "--address",
+        help="the cluster: http://HOST:8265, HOST or ray://HOST:PORT; by default "
         "RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine",
-    )  # fmt: skip
+    )
 
 
 # jobs that are there

@@ -209,12 +209,16 @@ ENVIRONMENT = """
     ("given", "expected"),
     [
         ({}, ["token", "*", "0", local_ray.LOOPBACK, True]),
-        ({"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "7", "GLOO_SOCKET_IFNAME": "eth7"},
-         ["disabled", None, "7", "eth7", False]),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine" * 8},
-         ["token", "mine" * 8, "0", local_ray.LOOPBACK, True]),
+        (
+            {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "7", "GLOO_SOCKET_IFNAME": "eth7"},
+            ["disabled", None, "7", "eth7", False],
+        ),
+        (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "mine" * 8},
+            ["token", "mine" * 8, "0", local_ray.LOOPBACK, True],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_the_environment_says_holds_and_is_found_again_afterwards(tmp_path, given, expected):
     asked = run_alone(ENVIRONMENT, home=tmp_path, env=given)
     told, error = asked.communicate(timeout=120)

@@ -93,9 +93,10 @@ def test_spill_and_reload_by_another_process_bit_for_bit_and_damage_is_removed(f
     def maps(seed):
         g = torch.Generator().manual_seed(seed)
         return NoiseMaps(
-            x_T_CHW=torch.randn(2, 4, 4, generator=g), residual_TCHW=torch.randn(5, 2, 4, 4, generator=g),
+            x_T_CHW=torch.randn(2, 4, 4, generator=g),
+            residual_TCHW=torch.randn(5, 2, 4, 4, generator=g),
             timesteps_T=torch.arange(5, 0, -1),
-        )  # fmt: skip
+        )
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -74,9 +74,11 @@ def commit(folder, u, result):
 
 def phase(folder, make=None):
     return Phase(
-        name="double", fetch=partial(fetch, folder), make_compute=make or partial(make_double, folder),
+        name="double",
+        fetch=partial(fetch, folder),
+        make_compute=make or partial(make_double, folder),
         commit=partial(commit, folder),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

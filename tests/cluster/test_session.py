@@ -49,16 +49,28 @@ def test_offer(found, config, expected):
 @pytest.mark.parametrize(
     ("found", "config", "words"),
     [
-        (ALL, {"accelerator": "A100"}, r"accelerator='A100': no node is so; found 3 nodes \(10.0.0.1: 0 GPUs, 4"),
-        (ALL, {"labels": {"zone": "b"}}, r"labels=\{'zone': 'b'\}: no node .*4 T4 GPUs, 8 CPUs, market-type=spot"),
+        (
+            ALL,
+            {"accelerator": "A100"},
+            r"accelerator='A100': no node is so; found 3 nodes \(10.0.0.1: 0 GPUs, 4",
+        ),
+        (
+            ALL,
+            {"labels": {"zone": "b"}},
+            r"labels=\{'zone': 'b'\}: no node .*4 T4 GPUs, 8 CPUs, market-type=spot",
+        ),
         (ALL, {"gpus_per_worker": 8}, r"gpus_per_worker=8: no node has so many GPUs; found 3"),
-        (ALL, {"gpus_per_worker": 4, "accelerator": "H100"}, r"no node has so many GPUs on nodes with accelerator"),
+        (
+            ALL,
+            {"gpus_per_worker": 4, "accelerator": "H100"},
+            r"no node has so many GPUs on nodes with accelerator",
+        ),
         (ALL, {"workers": 7}, r"workers=7: at most 6 fit \(6 GPUs at 1 a worker\); found 3 nodes"),
         (ALL, {"workers": 20, "gpus_per_worker": 0}, r"at most 19 fit \(a CPU each, and one for reading\)"),
         ([Node(address="h", gpus=0, cpus=1)], {}, "a worker and reading need a CPU each; found 1 node "),
         ([Node(address="h", gpus=1, cpus=0)], {}, "reading needs a CPU beside them"),
     ],
-)  # fmt: skip
+)
 def test_what_can_never_be_says_what_is_asked_and_found(found, config, words):
     with pytest.raises(Lacking, match=words) as told:
         offer(found, **config)
@@ -73,10 +85,17 @@ def test_of_many_nodes_the_first_are_named():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"address": ""}, {"workers": -1}, {"gpus_per_worker": 1.5}, {"gpus_per_worker": -2}, {"wait": -1},
-        {"labels": {"a b": "c"}}, {"labels": {"a": "in()"}}, {"labels": {"a": "!"}}, {"retries": -1},
+        {"address": ""},
+        {"workers": -1},
+        {"gpus_per_worker": 1.5},
+        {"gpus_per_worker": -2},
+        {"wait": -1},
+        {"labels": {"a b": "c"}},
+        {"labels": {"a": "in()"}},
+        {"labels": {"a": "!"}},
+        {"retries": -1},
     ],
-)  # fmt: skip
+)
 def test_a_wrong_field_is_named(wrong):
     with pytest.raises(ValueError, match=f"cluster.{next(iter(wrong))}="):
         ClusterConfig(**wrong)
@@ -143,11 +162,14 @@ def test_without_an_autoscaler_there_is_no_waiting(monkeypatch):
     ("config", "words"),
     [
         ({"workers": 2}, "cluster.workers=2: cluster.address=inline is one process"),
-        ({"gpus_per_worker": 2}, "cluster.gpus_per_worker=2: cluster.address=inline is one process, with one GPU"),
+        (
+            {"gpus_per_worker": 2},
+            "cluster.gpus_per_worker=2: cluster.address=inline is one process, with one GPU",
+        ),
         ({"accelerator": "T4"}, "cluster.accelerator='T4': cluster.address=inline is one process"),
         ({"labels": {"zone": "b"}}, "cluster.labels={'zone': 'b'}: cluster.address=inline is one process"),
     ],
-)  # fmt: skip
+)
 def test_what_one_process_cannot_be_is_one_line(config, words):
     with pytest.raises(ValueError) as told:  # noqa: PT011
         ClusterConfig(address="inline", **config)

@@ -89,8 +89,11 @@ def test_webdatasets_own_writer_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("end", "kept", "cut"),
     [
-        (0, 0, ""), (100, 0, ""), (511, 0, ""),  # in the first header: nothing says that it was a tar
-        (512, 0, "k0"), (800, 0, "k0"),  # inside the first picture
+        (0, 0, ""),
+        (100, 0, ""),
+        (511, 0, ""),  # in the first header: nothing says that it was a tar
+        (512, 0, "k0"),
+        (800, 0, "k0"),  # inside the first picture
         (1536, 0, "k0"),  # at a member's boundary: the label is lost, so the sample goes
         (1536 + 512, 0, "k0"),  # inside the label
         (SAMPLE + 100, 0, "k0"),  # in a header: k0 may have had more members
@@ -100,7 +103,7 @@ def test_webdatasets_own_writer_is_read(tmp_path):
         (3 * SAMPLE + 700, 3, "k3"),
         (4 * SAMPLE, 3, "k3"),  # the end-of-archive blocks are missing
     ],
-)  # fmt: skip
+)
 def test_a_cut_tar_keeps_whole_samples_alone(end, kept, cut, tmp_path):
     located, bad = shards.locate(put(tmp_path, WHOLE[:end]))
     assert [(x.key, x.label) for x in located] == [(f"k{i}", i) for i in range(kept)]
@@ -183,9 +186,15 @@ def test_a_label_that_is_no_number_takes_its_sample_along(label, tmp_path):
 
 @pytest.mark.parametrize(
     ("meta", "label"),
-    [(b'{"label": 4}', 4), (b'{"label": "UNLIKELY"}', None), (b'{"label": true}', None),
-     (b'{"label": -1}', None), (b"[1]", None), (b"{}", None)],
-)  # fmt: skip
+    [
+        (b'{"label": 4}', 4),
+        (b'{"label": "UNLIKELY"}', None),
+        (b'{"label": true}', None),
+        (b'{"label": -1}', None),
+        (b"[1]", None),
+        (b"{}", None),
+    ],
+)
 def test_a_label_in_the_json_counts_if_it_is_one(meta, label, tmp_path):
     located, bad = shards.locate(put(tmp_path, tar(("a.png", b"1"), ("a.json", meta))))
     assert ([x.label for x in located], bad) == ([label], [])
@@ -241,12 +250,16 @@ def test_find_in_a_folder_with_brackets(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("", "is needed"), ("  ", "is needed"), ("{d}/none", "no such shard"),
-        ("{d}/*.tgz", "no .tar shards"), ("{d}/empty", "no .tar shards"),
-        ("{d}/{{a,z}}.tar", "z.tar .1 missing"), ("{d}/{{a,*}}.tar", "twice"),
+        ("", "is needed"),
+        ("  ", "is needed"),
+        ("{d}/none", "no such shard"),
+        ("{d}/*.tgz", "no .tar shards"),
+        ("{d}/empty", "no .tar shards"),
+        ("{d}/{{a,z}}.tar", "z.tar .1 missing"),
+        ("{d}/{{a,*}}.tar", "twice"),
         ("s3nope://bucket/x.tar", "Protocol not known"),
     ],
-)  # fmt: skip
+)
 def test_find_says_what_is_missing(pattern, words, tmp_path):
     put(tmp_path, WHOLE)
     (tmp_path / "empty").mkdir()

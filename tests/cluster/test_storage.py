@@ -135,10 +135,16 @@ def test_a_writable_output_stays_empty(folder):
 @pytest.mark.parametrize(
     ("folder", "joined"),
     [
-        ("a", "a/x/y"), ("a/", "a/x/y"), ("/", "/x/y"), ("", "x/y"), ("/a//", "/a/x/y"),
-        ("memory://", "memory://x/y"), ("s3://b", "s3://b/x/y"), ("s3://b/", "s3://b/x/y"),
+        ("a", "a/x/y"),
+        ("a/", "a/x/y"),
+        ("/", "/x/y"),
+        ("", "x/y"),
+        ("/a//", "/a/x/y"),
+        ("memory://", "memory://x/y"),
+        ("s3://b", "s3://b/x/y"),
+        ("s3://b/", "s3://b/x/y"),
     ],
-)  # fmt: skip
+)
 def test_join(folder, joined):
     assert storage.join(folder, "x", "y") == joined
 

@@ -58,9 +58,16 @@ def test_a_table_counts_samples_and_labels(tmp_path):
     url = str(tmp_path / "a.tar")
     storage.write(
         url,
-        tar(("a.png", b"1"), ("a.cls", b"3"), ("b.png", b"2"), ("c.txt", b""), ("d.png", b""), ("e.jpg", b"4"),
-            ("e.json", b'{"label": 3}')),
-    )  # fmt: skip
+        tar(
+            ("a.png", b"1"),
+            ("a.cls", b"3"),
+            ("b.png", b"2"),
+            ("c.txt", b""),
+            ("d.png", b""),
+            ("e.jpg", b"4"),
+            ("e.json", b'{"label": 3}'),
+        ),
+    )
     table, bad, labels = streams.table(url)
     assert (table.url, table.count) == (url, 3)
     assert [(b.key, b.reason) for b in bad] == [("c", "no_picture"), ("d", "empty_picture")]
@@ -191,18 +198,46 @@ HOSTILE = {
     "unsafe": [("../a.png", b"x"), ("b.png", b"b"), ("/c.png", b"x"), ("d/../../e.png", b"x")],
     "no extension": [("README", b"x"), ("a.png", b"a"), ("a", b"x"), ("a.cls", b"2")],
     "macos": [("__MACOSX/._a.png", b"x"), ("a.png", b"a"), ("__MACOSX/._b.png", b"x"), ("b.png", b"b")],
-    "webdataset's own names": [("__x__/a.png", b"1"), ("__a__.png", b"2"), ("__x__", b"3"), ("b.__key__", b"4"),
-                               ("b.png", b"5"), ("b.__url__", b"6")],
-    "dots": [("./a.png", b"1"), ("././a.png", b"2"), ("./d/b.png", b"3"), ("d/b.png", b"x"), ("e.f.png", b"4")],
+    "webdataset's own names": [
+        ("__x__/a.png", b"1"),
+        ("__a__.png", b"2"),
+        ("__x__", b"3"),
+        ("b.__key__", b"4"),
+        ("b.png", b"5"),
+        ("b.__url__", b"6"),
+    ],
+    "dots": [
+        ("./a.png", b"1"),
+        ("././a.png", b"2"),
+        ("./d/b.png", b"3"),
+        ("d/b.png", b"x"),
+        ("e.f.png", b"4"),
+    ],
     "no picture": [("a.txt", b"x"), ("b.png", b"b"), ("c.cls", b"1"), ("d.png", b"")],
-    "labels": [("a.png", b"x"), ("a.cls", b"cat"), ("b.png", b"b"), ("b.cls", b"7"), ("c.json", b"{"),
-               ("c.png", b"x")],
-    "sides first": [("a.cls", b"4"), ("a.mp4", bytes(9999)), ("a.png", b"1"), ("b.json", b'{"label": 8}'),
-                    ("b.png", b"2"), ("b.jpg", b"x")],
+    "labels": [
+        ("a.png", b"x"),
+        ("a.cls", b"cat"),
+        ("b.png", b"b"),
+        ("b.cls", b"7"),
+        ("c.json", b"{"),
+        ("c.png", b"x"),
+    ],
+    "sides first": [
+        ("a.cls", b"4"),
+        ("a.mp4", bytes(9999)),
+        ("a.png", b"1"),
+        ("b.json", b'{"label": 8}'),
+        ("b.png", b"2"),
+        ("b.jpg", b"x"),
+    ],
     "looks like bzip2": [("BZh91AY&SY.png", b"1"), ("b.png", b"2")],
-    "long and foreign names": [("é/" + "ü" * 150 + ".png", b"1"), ("x" * 300 + ".png", b"2"), ("z.png", b"3")],
+    "long and foreign names": [
+        ("é/" + "ü" * 150 + ".png", b"1"),
+        ("x" * 300 + ".png", b"2"),
+        ("z.png", b"3"),
+    ],
     "payload": [("a.payload", b"x"), ("a.png", b"1"), ("b.payload", b"x")],
-}  # fmt: skip
+}
 
 
 def pictures(url: str) -> dict[tuple[str, str], tuple]:
@@ -354,10 +389,13 @@ def test_the_next_good_picture_stands_in(bad, ahead, pool, tmp_path):
     for first in (0, 1, 4, 9, 10, 13):
         failures = []
         reader = streams.standing_in(
-            streams.stream(found, **PLAIN, first=first), decoder(spoiled),
+            streams.stream(found, **PLAIN, first=first),
+            decoder(spoiled),
             lambda raw, e, seen=failures: seen.append((raw.key, str(e))),
-            patience=10, pool=pool, ahead=ahead,
-        )  # fmt: skip
+            patience=10,
+            pool=pool,
+            ahead=ahead,
+        )
         read = list(islice(reader, 25 - first))
         reader.close()
         assert [raw.key for raw, _ in read] == expected[first:]

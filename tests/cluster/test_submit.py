@@ -54,23 +54,49 @@ def test_spellings_of_an_address(given, url, monkeypatch):
 
 
 def test_what_stays_at_home(fill):
-    folder = fill(**{
-        "job.yaml": "1", "code/a.py": "22", "code/__pycache__/a.pyc": "x", ".git/HEAD": "x", ".venv/bin/python": "x",
-        "data/a.png": "x", "code/data/b.txt": "333", "out/shards/c.json": "x", "shards/a.tar": "x",
-        "x.egg-info/PKG-INFO": "x", "secret.txt": "x", "notes.md": "x", ".gitignore": "secret.txt\n",
-        ".rayignore": "*.md\n/weights/\n", "weights/w.bin": "x", "code/weights/w.bin": "4444",
-    })  # fmt: skip
+    folder = fill(
+        **{
+            "job.yaml": "1",
+            "code/a.py": "22",
+            "code/__pycache__/a.pyc": "x",
+            ".git/HEAD": "x",
+            ".venv/bin/python": "x",
+            "data/a.png": "x",
+            "code/data/b.txt": "333",
+            "out/shards/c.json": "x",
+            "shards/a.tar": "x",
+            "x.egg-info/PKG-INFO": "x",
+            "secret.txt": "x",
+            "notes.md": "x",
+            ".gitignore": "secret.txt\n",
+            ".rayignore": "*.md\n/weights/\n",
+            "weights/w.bin": "x",
+            "code/weights/w.bin": "4444",
+        }
+    )
     assert submit.files_of(folder) == [
-        ("code/a.py", 2), ("code/data/b.txt", 3), ("code/weights/w.bin", 4), ("job.yaml", 1),
-    ]  # fmt: skip
+        ("code/a.py", 2),
+        ("code/data/b.txt", 3),
+        ("code/weights/w.bin", 4),
+        ("job.yaml", 1),
+    ]
 
 
 def test_rules_of_inner_folders_hold_there_and_go_first(fill):
-    folder = fill(**{
-        ".gitignore": "*.log\n", "a.log": "x", "a.txt": "x", "in/.gitignore": "/*.txt\n!keep.log\n",
-        "in/a.txt": "x", "in/keep.log": "x", "in/other.log": "x", "in/deep/a.txt": "x",
-        ".rayignore": "!/data/\n", "data/table.csv": "x",
-    })  # fmt: skip
+    folder = fill(
+        **{
+            ".gitignore": "*.log\n",
+            "a.log": "x",
+            "a.txt": "x",
+            "in/.gitignore": "/*.txt\n!keep.log\n",
+            "in/a.txt": "x",
+            "in/keep.log": "x",
+            "in/other.log": "x",
+            "in/deep/a.txt": "x",
+            ".rayignore": "!/data/\n",
+            "data/table.csv": "x",
+        }
+    )
     assert names(folder) == ["a.txt", "data/table.csv", "in/deep/a.txt", "in/keep.log"]
 
 

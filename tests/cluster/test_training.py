@@ -68,9 +68,15 @@ def counter(task, link):
 def fit(folder, loop, task, workers=1, inline=False):
     rows = []
     failure = training.run_training(
-        loop, task, name="checkpoints", storage_path=str(folder), session=session(workers, inline),
-        max_failures=1, keep=2, watch=rows.append,
-    )  # fmt: skip
+        loop,
+        task,
+        name="checkpoints",
+        storage_path=str(folder),
+        session=session(workers, inline),
+        max_failures=1,
+        keep=2,
+        watch=rows.append,
+    )
     return failure, rows
 
 
@@ -161,9 +167,15 @@ def test_ctrl_c_is_no_failure_to_try_again(tmp_path):
     rows = []
     with pytest.raises(KeyboardInterrupt):
         training.run_training(
-            stopped, None, name="c", storage_path=str(tmp_path), session=session(1, inline=True),
-            max_failures=3, keep=1, watch=rows.append,
-        )  # fmt: skip
+            stopped,
+            None,
+            name="c",
+            storage_path=str(tmp_path),
+            session=session(1, inline=True),
+            max_failures=3,
+            keep=1,
+            watch=rows.append,
+        )
     assert steps_in(tmp_path / "c") == [1]
 
 

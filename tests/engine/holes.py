@@ -36,15 +36,27 @@ def save_ldm(folder):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         unet = UNet2DModel(
-            sample_size=4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
-            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4,
+            sample_size=4,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
             num_class_embeds=4,
-        )  # fmt: skip
+        )
         vae = small_pipeline.autoencoder("taesd")
     model = BaseModel(
-        kind="ddpm", network=unet, classes=3, size=32, channels=3, noise_shape=(4, 4, 4), encoder=vae,
+        kind="ddpm",
+        network=unet,
+        classes=3,
+        size=32,
+        channels=3,
+        noise_shape=(4, 4, 4),
+        encoder=vae,
         scheduler=DDPMScheduler(1000, clip_sample=False),
-    )  # fmt: skip
+    )
     base_models.save(model, folder, torch.float32)
     return folder
 

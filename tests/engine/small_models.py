@@ -14,9 +14,13 @@ from noiseweave.engine.training.recipes import (
 
 def tiny_kl():
     return AutoencoderKL(
-        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2, scaling_factor=0.5,
-    ).eval()  # fmt: skip
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2,
+        scaling_factor=0.5,
+    ).eval()
 
 
 def tiny_taesd():
@@ -26,10 +30,15 @@ def tiny_taesd():
 
 def model_of(kind="ddpm", classes=0, size=16, channels=1, encoder=None, unet=(8, 16)):
     plan = Blueprint(
-        model=ModelRecipe(kind=kind, classes=classes, width=4, latent=6), objective=ObjectiveRecipe(),
-        unet=UnetRecipe(channels=unet, attention=(), groups=4), schedule=ScheduleRecipe(), classes=classes,
-        size=size, channels=channels, seed=3,
-    )  # fmt: skip
+        model=ModelRecipe(kind=kind, classes=classes, width=4, latent=6),
+        objective=ObjectiveRecipe(),
+        unet=UnetRecipe(channels=unet, attention=(), groups=4),
+        schedule=ScheduleRecipe(),
+        classes=classes,
+        size=size,
+        channels=channels,
+        seed=3,
+    )
     model = systems.build(plan, encoder).model
     model.network.eval()
     return model

@@ -9,9 +9,17 @@ from flows import inline
 from noiseweave.cluster import shards, storage
 
 BASE = [
-    "--inversion.num_steps", "6", "--inversion.skip", "1", "--pairing.upper", "0.97", "--pairing.max_pairs", "24",
-    "--pairing.group_images", "8",
-]  # fmt: skip
+    "--inversion.num_steps",
+    "6",
+    "--inversion.skip",
+    "1",
+    "--pairing.upper",
+    "0.97",
+    "--pairing.max_pairs",
+    "24",
+    "--pairing.group_images",
+    "8",
+]
 
 
 def digits():

@@ -20,9 +20,12 @@ from noiseweave.jobs.inpaint import job as inpaint
 FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
 HARD = [*FAST, "--feather", "0"]
 SAVED = {
-    "PNG": {}, "WEBP": {"lossless": True, "exact": True}, "BMP": {}, "JPEG": {"quality": 90},
+    "PNG": {},
+    "WEBP": {"lossless": True, "exact": True},
+    "BMP": {},
+    "JPEG": {"quality": 90},
     "TIFF": {"compression": "tiff_lzw"},
-}  # fmt: skip
+}
 
 
 def drawn(output: Path, *arguments: object) -> int:

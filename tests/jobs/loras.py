@@ -20,9 +20,25 @@ from noiseweave.jobs.lora.loop import loop
 from noiseweave.jobs.lora.task import Task
 
 SMALL = [
-    "--size", "32", "--rank", "2", "--steps", "6", "--batch", "2", "--accum", "1", "--lr", "1e-2",
-    "--log_every", "1", "--cluster.gpus_per_worker", "0", "--cluster.address", "inline",
-]  # fmt: skip
+    "--size",
+    "32",
+    "--rank",
+    "2",
+    "--steps",
+    "6",
+    "--batch",
+    "2",
+    "--accum",
+    "1",
+    "--lr",
+    "1e-2",
+    "--log_every",
+    "1",
+    "--cluster.gpus_per_worker",
+    "0",
+    "--cluster.address",
+    "inline",
+]
 HERE = Session(workers=1, gpus_per_worker=0, threads=1, retries=0, inline=True)
 
 

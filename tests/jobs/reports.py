@@ -26,9 +26,12 @@ def parent(i: int) -> dict:
 def lineage(i: int, parents: int) -> dict:
     """Sample i: its parents are i and i + 1 of so many, its similarity is (i % 100) / 100."""
     return {
-        "parents": [parent(i % parents), parent((i + 1) % parents)], "similarity": (i % 100) / 100,
-        "mode": MODES[i % 2], "ratio": 0.5, "pair_seed": 2**62 + i,
-    }  # fmt: skip
+        "parents": [parent(i % parents), parent((i + 1) % parents)],
+        "similarity": (i % 100) / 100,
+        "mode": MODES[i % 2],
+        "ratio": 0.5,
+        "pair_seed": 2**62 + i,
+    }
 
 
 def sample(i: int, parents: int, size: int = 8, **more) -> tuple[str, dict[str, bytes]]:
@@ -67,9 +70,14 @@ def build(folder: Path, count: int, *, parents: int = 10, rejected: int = 0, siz
     storage.write(f"{output}/quarantine.jsonl", "".join(f"{line}\n" for line in lines).encode())
     report = {
         "config": {"input": str(folder / "in"), "seed": 2**62, "pairing": {"threshold": 0.7}},
-        "read_from": {"root": f"{folder}/in/"}, "images": parents + 2, "pairs": count, "pair_ends": 2 * count,
-        "images_inverted": count, "quarantined": {"no_picture": 3}, "failed": {},
+        "read_from": {"root": f"{folder}/in/"},
+        "images": parents + 2,
+        "pairs": count,
+        "pair_ends": 2 * count,
+        "images_inverted": count,
+        "quarantined": {"no_picture": 3},
+        "failed": {},
         "phases": {"generate": {"seconds": 9}},
-    }  # fmt: skip
+    }
     storage.write_json(f"{output}/report.json", report)
     return output

@@ -27,10 +27,15 @@ from noiseweave.engine.training.recipes import (
 def tiny(folder: Path, kind: str, classes: int = 0, channels: int = 1, size: int = 16) -> str:
     """An untrained model in a folder of its own, the same at each call."""
     plan = Blueprint(
-        model=ModelRecipe(kind=kind, width=8, latent=4), objective=ObjectiveRecipe(), classes=classes,
-        unet=UnetRecipe(channels=(8, 8), attention=(), head=8, groups=4), schedule=ScheduleRecipe(),
-        size=size, channels=channels, seed=0,
-    )  # fmt: skip
+        model=ModelRecipe(kind=kind, width=8, latent=4),
+        objective=ObjectiveRecipe(),
+        classes=classes,
+        unet=UnetRecipe(channels=(8, 8), attention=(), head=8, groups=4),
+        schedule=ScheduleRecipe(),
+        size=size,
+        channels=channels,
+        seed=0,
+    )
     with torch.random.fork_rng(devices=[]):
         model = systems.build(plan).model
     base_models.save(model, folder, torch.float32)

@@ -125,10 +125,14 @@ def test_flags_go_before_yaml_and_yaml_before_defaults(job, tmp_path):
 )
 def test_a_mistake_is_one_line(job, arguments, words, tmp_path, capsys):
     files = {
-        "unknown": b"output: x\nnope: 1\n", "nested": b"output: x\ninner: {nope: 1}\n",
-        "wrong": b"output: x\ninner: {depth: -4}\n", "broken": b"output: [x\n", "list": b"[1, 2]\n",
-        "empty": b"", "binary": b"\xff\xfe\x00",
-    }  # fmt: skip
+        "unknown": b"output: x\nnope: 1\n",
+        "nested": b"output: x\ninner: {nope: 1}\n",
+        "wrong": b"output: x\ninner: {depth: -4}\n",
+        "broken": b"output: [x\n",
+        "list": b"[1, 2]\n",
+        "empty": b"",
+        "binary": b"\xff\xfe\x00",
+    }
     for name, text in files.items():
         (tmp_path / f"{name}.yaml").write_bytes(text)
     error = failed(capsys, "probe", *(a.format(d=tmp_path) for a in arguments))

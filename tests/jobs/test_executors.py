@@ -31,15 +31,46 @@ from noiseweave.engine.pictures import images
 
 FAST = ("--inversion.num_steps", 3, "--inversion.skip", 1)
 PAIRS = (
-    *FAST, "--pairing.threshold", 0.5, "--pairing.upper", 1, "--pairing.max_pairs", 8, "--pairing.group_images", 5,
-)  # fmt: skip
+    *FAST,
+    "--pairing.threshold",
+    0.5,
+    "--pairing.upper",
+    1,
+    "--pairing.max_pairs",
+    8,
+    "--pairing.group_images",
+    5,
+)
 GATE = (
-    "--gate", "true", "--quality.classifier.steps", 8, "--quality.classifier.width", 8, "--quality.drift", 0.5,
-)  # fmt: skip
+    "--gate",
+    "true",
+    "--quality.classifier.steps",
+    8,
+    "--quality.classifier.width",
+    8,
+    "--quality.drift",
+    0.5,
+)
 LORA = (
-    "--size", 32, "--rank", 2, "--steps", 4, "--batch", 2, "--accum", 1, "--lr", "1e-2", "--log_every", 1,
-    "--validation.share", 0.2, "--validation.every", 2,
-)  # fmt: skip
+    "--size",
+    32,
+    "--rank",
+    2,
+    "--steps",
+    4,
+    "--batch",
+    2,
+    "--accum",
+    1,
+    "--lr",
+    "1e-2",
+    "--log_every",
+    1,
+    "--validation.share",
+    0.2,
+    "--validation.every",
+    2,
+)
 USEFUL = """
 {per_class: [3], subsets: 1, seeds: 1, size: 8, classifier: {steps: 6, batch: 8, width: 4}, guess: {rounds: 1},
  generator: {steps: 2, tuning_steps: 2, batch: 8, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}},
@@ -48,29 +79,122 @@ USEFUL = """
 TRAIN = ("train", "--config", "{d}/small.yaml", "--steps", 8)
 JOBS = {
     "augment": ("augment", "--input", "{d}/in", *PAIRS, *GATE, "--samples.copy_original", "true"),
-    "windows": ("augment", "--input", "{d}/in", *PAIRS, "--pairing.scope", "window", "--pairing.window", 1,
-                "--pairing.overlap", 0, "--fusion.region.source", "saliency"),
-    "inpaint": ("inpaint", "--images", "{d}/imgs", "--masks", "{d}/masks", "--steps", 2, "--inpaint.resample", 1,
-                "--seed", 3, "--rows", 2, "--unit_pictures", 2),
-    "sample": ("sample", "--model.name", "{d}/told", "--count", 7, "--shard_samples", 2, "--sampler.name", "ddpm",
-               "--sampler.steps", 3, "--trajectory", 2),
-    "sets": ("evaluate", "--input", "{d}/in/a.tar", "--reference", "{d}/in/b.tar", "--features.name", "pixels",
-             "--features.size", 4, "--bootstrap", 20),
-    "pairs": ("evaluate", "--mode", "pairs", "--input", "{d}/one", "--reference", "{d}/two", "--unit_pictures", 2),
+    "windows": (
+        "augment",
+        "--input",
+        "{d}/in",
+        *PAIRS,
+        "--pairing.scope",
+        "window",
+        "--pairing.window",
+        1,
+        "--pairing.overlap",
+        0,
+        "--fusion.region.source",
+        "saliency",
+    ),
+    "inpaint": (
+        "inpaint",
+        "--images",
+        "{d}/imgs",
+        "--masks",
+        "{d}/masks",
+        "--steps",
+        2,
+        "--inpaint.resample",
+        1,
+        "--seed",
+        3,
+        "--rows",
+        2,
+        "--unit_pictures",
+        2,
+    ),
+    "sample": (
+        "sample",
+        "--model.name",
+        "{d}/told",
+        "--count",
+        7,
+        "--shard_samples",
+        2,
+        "--sampler.name",
+        "ddpm",
+        "--sampler.steps",
+        3,
+        "--trajectory",
+        2,
+    ),
+    "sets": (
+        "evaluate",
+        "--input",
+        "{d}/in/a.tar",
+        "--reference",
+        "{d}/in/b.tar",
+        "--features.name",
+        "pixels",
+        "--features.size",
+        4,
+        "--bootstrap",
+        20,
+    ),
+    "pairs": (
+        "evaluate",
+        "--mode",
+        "pairs",
+        "--input",
+        "{d}/one",
+        "--reference",
+        "{d}/two",
+        "--unit_pictures",
+        2,
+    ),
     "reconstruction": ("evaluate", "--mode", "reconstruction", "--input", "{d}/in/b.tar", *FAST),
-    "samples": ("evaluate", "--mode", "samples", "--input", "{d}/in/a.tar", "--reference", "{d}/in/b.tar",
-                "--quality.judge", "centroid"),
-    "usefulness": ("evaluate usefulness", "--config", "{d}/useful.yaml", "--input", "{d}/few",
-                   "--test", "{d}/in/b.tar"),
+    "samples": (
+        "evaluate",
+        "--mode",
+        "samples",
+        "--input",
+        "{d}/in/a.tar",
+        "--reference",
+        "{d}/in/b.tar",
+        "--quality.judge",
+        "centroid",
+    ),
+    "usefulness": (
+        "evaluate usefulness",
+        "--config",
+        "{d}/useful.yaml",
+        "--input",
+        "{d}/few",
+        "--test",
+        "{d}/in/b.tar",
+    ),
     "train": (*TRAIN, "--input", "{d}/squares", "--preview.every", 4),
-    "latents": (*TRAIN, "--input", "{d}/squares", "--data.channels", 3, "--data.size", 16,
-                "--model.vae", "{d}/kl/vae"),
+    "latents": (
+        *TRAIN,
+        "--input",
+        "{d}/squares",
+        "--data.channels",
+        3,
+        "--data.size",
+        16,
+        "--model.vae",
+        "{d}/kl/vae",
+    ),
     "lora": ("lora", "--data_root", "{d}/pictures", "--model", "{d}/kl", *LORA),
-}  # fmt: skip
+}
 QUICK = ("sample", "sets")  # the others are slow through Ray: a worker with torch and diffusers each
 TIMES = {  # what two runs do not share
-    "seconds", "hours", "gain_per_hour", "seconds_per_step", "samples_per_second", "workers", "cluster", "output",
-}  # fmt: skip
+    "seconds",
+    "hours",
+    "gain_per_hour",
+    "seconds_per_step",
+    "samples_per_second",
+    "workers",
+    "cluster",
+    "output",
+}
 
 
 def words_of(name, folder, output):
@@ -246,8 +370,9 @@ def test_a_kill_of_an_inline_run_changes_nothing(here, place, tmp_path):
     words = [*words_of("sample", place, tmp_path / "killed"), *map(str, more)]
     process = subprocess.Popen(
         [sys.executable, "-m", "noiseweave", *words, *CPU, "--cluster.address", "inline"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     marks, end = tmp_path / "killed/_run/done/sample", time.monotonic() + 300
     while len(list(marks.glob("*.json"))) < 3:
         assert process.poll() is None, "it ended before it was killed"

@@ -102,8 +102,10 @@ def test_inpaint_marks_what_it_painted_and_only_that(tmp_path):
         data = (tmp_path / "o/restored" / name).read_bytes()
         assert source(data) == "compositeWithTrainedAlgorithmicMedia"
         assert read(data)["parents"] == [sha256((tmp_path / "imgs" / name).read_bytes())]
-        assert (inpaints.stored(tmp_path / "o/restored" / name)
-                == inpaints.stored(tmp_path / "bare/restored" / name)).all()  # fmt: skip
+        assert (
+            inpaints.stored(tmp_path / "o/restored" / name)
+            == inpaints.stored(tmp_path / "bare/restored" / name)
+        ).all()
     assert read((tmp_path / "o/restored/a.png").read_bytes())["seed"] == "3"
     assert read((tmp_path / "o/restored/a_2.png").read_bytes())["seed"] == "4"
     assert read((tmp_path / "o/restored/same.png").read_bytes()) is None

@@ -44,12 +44,24 @@ def head():
     gcs, client, board, agent = free_ports(4)
     process = subprocess.Popen(
         [
-            RAY, "start", "--head", "--block", f"--port={gcs}", f"--ray-client-server-port={client}",
-            "--include-dashboard=true", f"--dashboard-port={board}", f"--dashboard-agent-listen-port={agent}",
-            f"--temp-dir={folder}", "--num-cpus=3", "--object-store-memory=100000000", "--disable-usage-stats",
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            f"--port={gcs}",
+            f"--ray-client-server-port={client}",
+            "--include-dashboard=true",
+            f"--dashboard-port={board}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--temp-dir={folder}",
+            "--num-cpus=3",
+            "--object-store-memory=100000000",
+            "--disable-usage-stats",
         ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=activated(),
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=activated(),
+    )
     try:
         yield _answers(f"http://127.0.0.1:{board}", process)
     finally:
@@ -121,10 +133,27 @@ def test_the_jobs_exit_code_comes_back(head, home, tmp_path, capfd):
 def test_ctrl_c_leaves_the_job_running(head, home, tmp_path, capfd):
     (tmp_path / "growing").mkdir()
     command = [
-        sys.executable, "-m", "noiseweave", "submit", "--address", head, "--id", "watching", "augment",
-        "--input", str(tmp_path / "growing"), "--output", str(tmp_path / "out"), "--model.name", "digits-ddpm",
-        "--pairing.scope", "window", "--follow", "--follow_quiet", "600",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "noiseweave",
+        "submit",
+        "--address",
+        head,
+        "--id",
+        "watching",
+        "augment",
+        "--input",
+        str(tmp_path / "growing"),
+        "--output",
+        str(tmp_path / "out"),
+        "--model.name",
+        "digits-ddpm",
+        "--pairing.scope",
+        "window",
+        "--follow",
+        "--follow_quiet",
+        "600",
+    ]
     sender = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     client, end = submit.connect(head), time.monotonic() + PATIENCE
     while not _joined(client, "watching"):

@@ -31,11 +31,19 @@ class FeatureClassifier(nn.Module):
         super().__init__()
         self.channels, self.size, self.classes, self.width = channels, size, classes, width
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Dropout(0.3), nn.Linear(32 * (size // 4) ** 2, width), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(32 * (size // 4) ** 2, width),
+            nn.ReLU(),
+        )
         self.last = nn.Linear(width, classes)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

@@ -27,9 +27,13 @@ DRAWN = 0.6  # most that a drawn style replaces; all of it leaves specks on a pl
 
 
 def edit(
-    maps: NoiseMaps, s: Schedule, name: EditName, strength: float, fresh_TCHW: Tensor,
+    maps: NoiseMaps,
+    s: Schedule,
+    name: EditName,
+    strength: float,
+    fresh_TCHW: Tensor,
     reference: NoiseMaps | None = None,
-) -> NoiseMaps:  # fmt: skip
+) -> NoiseMaps:
     """One edit by name, on the steps that are its own.
 
     Args:

@@ -33,9 +33,17 @@ Shares = Sequence[tuple[int, float]]
 
 
 def draw_pair(
-    a: int, b: int, key_a: str, key_b: str, similarity: float, recipe: FusionRecipe, seed: int,
-    threshold: float = 0.0, number: int = 0, attempt: int = 0,
-) -> Pair:  # fmt: skip
+    a: int,
+    b: int,
+    key_a: str,
+    key_b: str,
+    similarity: float,
+    recipe: FusionRecipe,
+    seed: int,
+    threshold: float = 0.0,
+    number: int = 0,
+    attempt: int = 0,
+) -> Pair:
     """Order, mode and ratio of a pair, all from (seed, the two keys); an adaptive ratio from its similarity.
 
     Args:
@@ -49,9 +57,15 @@ def draw_pair(
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(
-        a=first, b=second, similarity=similarity, mode=mode, ratio=round(ratio, 6),
-        seed=seed_of(seed, "pair", key_a, key_b, *again), number=number, attempt=attempt,
-    )  # fmt: skip
+        a=first,
+        b=second,
+        similarity=similarity,
+        mode=mode,
+        ratio=round(ratio, 6),
+        seed=seed_of(seed, "pair", key_a, key_b, *again),
+        number=number,
+        attempt=attempt,
+    )
 
 
 def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
@@ -95,9 +109,13 @@ def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
 
 
 def invert_pictures(
-    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int,
+    backbone: Backbone,
+    image_BHWC: np.ndarray,
+    keys: Sequence[str],
+    recipe: InversionRecipe,
+    seed: int,
     prompts: Prompts | None = None,
-) -> tuple[Schedule, list[NoiseMaps]]:  # fmt: skip
+) -> tuple[Schedule, list[NoiseMaps]]:
     """uint8 [B, size, size, C] and their keys -> one NoiseMaps each; noise from (seed, key).
 
     Args:
@@ -145,10 +163,16 @@ class Inverted:
 
 
 def inverted(
-    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], seconds: Collection[int],
-    inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
+    backbone: Backbone,
+    image_BHWC: np.ndarray,
+    keys: Sequence[str],
+    seconds: Collection[int],
+    inversion: InversionRecipe,
+    fusion: FusionRecipe,
+    seed: int,
+    prompts: Prompts | None = None,
     masks: Mapping[int, np.ndarray] | None = None,
-) -> Inverted:  # fmt: skip
+) -> Inverted:
     """A group's pictures -> noise maps.
 
     Args:
@@ -185,12 +209,19 @@ def fused(
         some = pairs[start : start + step]
         mixed = [
             varied(
-                _fused([maps[p.a], maps[p.b]], [1 - p.ratio, p.ratio], p.mode, fusion.keep_spread,
-                       mask_of.get(p.b)),
-                s, fusion.variation or 0.0, p.seed,
+                _fused(
+                    [maps[p.a], maps[p.b]],
+                    [1 - p.ratio, p.ratio],
+                    p.mode,
+                    fusion.keep_spread,
+                    mask_of.get(p.b),
+                ),
+                s,
+                fusion.variation or 0.0,
+                p.seed,
             )
             for p in some
-        ]  # fmt: skip
+        ]
         told = [
             list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
             for p, area in zip(some, areas[start : start + step], strict=True)
@@ -201,10 +232,16 @@ def fused(
 
 
 def augment(
-    backbone: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], pairs: Sequence[Pair],
-    inversion: InversionRecipe, fusion: FusionRecipe, seed: int, prompts: Prompts | None = None,
+    backbone: Backbone,
+    image_BHWC: np.ndarray,
+    keys: Sequence[str],
+    pairs: Sequence[Pair],
+    inversion: InversionRecipe,
+    fusion: FusionRecipe,
+    seed: int,
+    prompts: Prompts | None = None,
     masks: Mapping[int, np.ndarray] | None = None,
-) -> Fused:  # fmt: skip
+) -> Fused:
     """The fused pictures of a group, in the order of its pairs: ``inverted``, then ``fused``."""
     if not pairs:
         return Fused(image_PHWC=image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
@@ -223,9 +260,11 @@ def varied(maps: NoiseMaps, s: Schedule, strength: float, seed: int) -> NoiseMap
 
 
 def _regions(
-    region: RegionRecipe, maps: Sequence[NoiseMaps], seconds: Collection[int],
+    region: RegionRecipe,
+    maps: Sequence[NoiseMaps],
+    seconds: Collection[int],
     masks: Mapping[int, np.ndarray] | None,
-) -> dict[int, Tensor]:  # fmt: skip
+) -> dict[int, Tensor]:
     """Position of each second picture -> float [H, W], where it shows; empty where that is everywhere."""
     if region.source == "saliency":
         return {b: saliency(maps[b], region.smooth) for b in seconds}
@@ -247,10 +286,15 @@ def _shares(weights: Sequence[float], area: float) -> list[float]:
 
 
 def fuse_pictures(
-    backbone: Backbone, s: Schedule, maps: Sequence[NoiseMaps],
-    recipes: Sequence[tuple[str, Sequence[float]]], keep_spread: bool = True, prompts: Prompts | None = None,
-    sampler: SolverName = "ddim", mask_HW: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    backbone: Backbone,
+    s: Schedule,
+    maps: Sequence[NoiseMaps],
+    recipes: Sequence[tuple[str, Sequence[float]]],
+    keep_spread: bool = True,
+    prompts: Prompts | None = None,
+    sampler: SolverName = "ddim",
+    mask_HW: Tensor | None = None,
+) -> Tensor:
     """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W].
 
     The maps of one picture alone are replayed as they are: with a target prompt that is text-guided editing.

@@ -125,9 +125,11 @@ class MapCache:
 
 
 def cached(
-    cache: MapCache, keys: Sequence[str], invert: Callable[[list[int]], list[NoiseMaps]],
+    cache: MapCache,
+    keys: Sequence[str],
+    invert: Callable[[list[int]], list[NoiseMaps]],
     device: torch.device | str = "cpu",
-) -> list[NoiseMaps]:  # fmt: skip
+) -> list[NoiseMaps]:
     """The maps of several pictures, those that the cache lacks inverted in one batch.
 
     Args:
@@ -187,6 +189,7 @@ def _copied(maps: NoiseMaps) -> NoiseMaps:
 def _moved(maps: NoiseMaps, device: torch.device | str) -> NoiseMaps:
     """x_T and residuals on a device; time steps stay on the CPU, as a schedule's do."""
     return NoiseMaps(
-        x_T_CHW=maps.x_T_CHW.to(device), residual_TCHW=maps.residual_TCHW.to(device),
+        x_T_CHW=maps.x_T_CHW.to(device),
+        residual_TCHW=maps.residual_TCHW.to(device),
         timesteps_T=maps.timesteps_T,
-    )  # fmt: skip
+    )

@@ -29,9 +29,12 @@ class Drawn:
 
 
 def drawn(
-    pairs: Sequence[Pair], draw: Callable[[Sequence[Pair]], Fused], again: Callable[[Pair, int], Pair],
-    check: Callable[[Sequence[Pair], Fused], list[Check]] | None, redraw: int,
-) -> Drawn:  # fmt: skip
+    pairs: Sequence[Pair],
+    draw: Callable[[Sequence[Pair]], Fused],
+    again: Callable[[Pair, int], Pair],
+    check: Callable[[Sequence[Pair], Fused], list[Check]] | None,
+    redraw: int,
+) -> Drawn:
     """Draw every pair, and those that the gate rejects again, up to ``redraw`` times."""
     pairs, fused = list(pairs), draw(pairs)
     if check is None:

@@ -36,9 +36,13 @@ SMALLEST = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division
 
 
 def inpaint(
-    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
-    recipe: InpaintRecipe, seed: int,
-) -> np.ndarray:  # fmt: skip
+    model: InpaintModel,
+    image_BHWC: np.ndarray,
+    hole_BHW: np.ndarray,
+    prompts: Sequence[Prompt],
+    recipe: InpaintRecipe,
+    seed: int,
+) -> np.ndarray:
     """Fill the holes of pictures of one size; each a function of (picture, hole, prompt, recipe, seed) alone.
 
     Args:
@@ -83,9 +87,14 @@ def _check(model: InpaintModel, shape: tuple[int, ...], recipe: InpaintRecipe) -
 
 @torch.inference_mode()
 def _filled(
-    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
-    *, recipe: InpaintRecipe, seed: int,
-) -> Tensor:  # fmt: skip
+    model: InpaintModel,
+    image_BHWC: np.ndarray,
+    hole_BHW: np.ndarray,
+    prompts: Sequence[Prompt],
+    *,
+    recipe: InpaintRecipe,
+    seed: int,
+) -> Tensor:
     """The model's pictures, uint8 [B, H, W, C] on the CPU; near the originals outside the holes, no more."""
     generators = [generator(seed, "inpaint", p.key) for p in prompts]
     fill = _conditioned if model.about.kind == "inpaint" else _repainted
@@ -135,9 +144,13 @@ def _told(model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size:
 
 
 def _conditioned(
-    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
-    recipe: InpaintRecipe, generators: list[torch.Generator],
-) -> Tensor:  # fmt: skip
+    model: InpaintModel,
+    image_BHWC: np.ndarray,
+    hole_BHW: np.ndarray,
+    prompts: Sequence[Prompt],
+    recipe: InpaintRecipe,
+    generators: list[torch.Generator],
+) -> Tensor:
     """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
     assert model.text is not None
     told = _told(model, prompts, recipe.guidance, hole_BHW.shape[1:])
@@ -164,9 +177,13 @@ def _conditioned(
 
 
 def _repainted(
-    model: InpaintModel, image_BHWC: np.ndarray, hole_BHW: np.ndarray, prompts: Sequence[Prompt],
-    recipe: InpaintRecipe, generators: list[torch.Generator],
-) -> Tensor:  # fmt: skip
+    model: InpaintModel,
+    image_BHWC: np.ndarray,
+    hole_BHW: np.ndarray,
+    prompts: Sequence[Prompt],
+    recipe: InpaintRecipe,
+    generators: list[torch.Generator],
+) -> Tensor:
     """RePaint in pixels or latents."""
     # a latent near the hole sees into it: it is shown its surroundings there, not what is to be replaced
     shown = np.stack([masks.filled(x, hole) for x, hole in zip(image_BHWC, hole_BHW, strict=True)])

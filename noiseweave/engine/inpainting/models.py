@@ -55,7 +55,7 @@ class InpaintModel:
 
     Attributes:
         about: what describe says of it.
-        text: the pipeline of an inpaint or latent model; ``text_to_image.too_long`` takes it.
+        text: the pipeline of an inpaint or latent model; ``text_pipeline.too_long`` takes it.
         base: a pixel model.
         micro_batch: pictures in one call, halved for good when memory runs out.
     """

@@ -60,9 +60,13 @@ def soft_labels(labels: np.ndarray, classes: int) -> Tensor:
 
 
 def train(
-    image_NHWC: np.ndarray, p_NK: Tensor, recipe: ClassifierRecipe, seed: int,
-    made: tuple[np.ndarray, Tensor] | None = None, device: str = "cpu",
-) -> Classifier:  # fmt: skip
+    image_NHWC: np.ndarray,
+    p_NK: Tensor,
+    recipe: ClassifierRecipe,
+    seed: int,
+    made: tuple[np.ndarray, Tensor] | None = None,
+    device: str = "cpu",
+) -> Classifier:
     """A trained classifier, the same for the same seed on one kind of device; torch's own random state stays.
 
     Args:

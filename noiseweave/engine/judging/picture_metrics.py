@@ -48,9 +48,15 @@ def ssim_map(truth_HWC: np.ndarray, other_HWC: np.ndarray) -> np.ndarray:
         height, width = truth_HWC.shape[:2]
         raise ValueError(f"too_small: {width}x{height}; SSIM's window needs {WINDOW} pixels a side")
     _, map_HWC = structural_similarity(
-        truth_HWC, other_HWC, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False, full=True,
-    )  # fmt: skip
+        truth_HWC,
+        other_HWC,
+        data_range=255,
+        channel_axis=-1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
     return map_HWC.mean(-1)
 
 
@@ -132,9 +138,10 @@ def _alexnet(path: Path) -> dict[str, torch.Tensor]:
     slices = {"0": 1, "3": 2, "6": 3, "8": 4, "10": 5}
     try:
         held: dict[str, Any] = (
-            load_file(path) if path.suffix == ".safetensors"
+            load_file(path)
+            if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
-        )  # fmt: skip
+        )
         names = {k.removeprefix("features."): v for k, v in held.items() if not k.startswith("classifier.")}
         return {f"net.slice{slices[k.split('.')[0]]}.{k}": v for k, v in names.items()}
     except Exception as e:

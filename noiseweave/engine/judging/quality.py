@@ -106,9 +106,14 @@ class Figures:
 
 
 def checks(
-    judge: Judge, image_PHWC: np.ndarray, finite_P: np.ndarray, parents: Sequence[tuple[int, int]],
-    parent_BHWC: np.ndarray, label_B: Sequence[int | None], recipe: QualityRecipe,
-) -> list[Check]:  # fmt: skip
+    judge: Judge,
+    image_PHWC: np.ndarray,
+    finite_P: np.ndarray,
+    parents: Sequence[tuple[int, int]],
+    parent_BHWC: np.ndarray,
+    label_B: Sequence[int | None],
+    recipe: QualityRecipe,
+) -> list[Check]:
     """A verdict on each of P made pictures.
 
     Args:
@@ -121,17 +126,24 @@ def checks(
     labels = [{label_B[i] for i in places} for places in parents]
     return [
         Check(
-            verdict=verdict(f, bool(finite), recipe), nearest=f.nearest, parent=f.parent, drift=f.drift,
+            verdict=verdict(f, bool(finite), recipe),
+            nearest=f.nearest,
+            parent=f.parent,
+            drift=f.drift,
             sharpness=f.sharpness,
         )
         for f, finite in zip(figures(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def figures(
-    judge: Judge, image_PHWC: np.ndarray, parents: Sequence[Sequence[int]], parent_BHWC: np.ndarray,
-    labels: Sequence[set[int | None]], typical: float = FLAT,
-) -> list[Figures]:  # fmt: skip
+    judge: Judge,
+    image_PHWC: np.ndarray,
+    parents: Sequence[Sequence[int]],
+    parent_BHWC: np.ndarray,
+    labels: Sequence[set[int | None]],
+    typical: float = FLAT,
+) -> list[Figures]:
     """What is measured of each of P made pictures.
 
     Args:
@@ -156,13 +168,14 @@ def figures(
         usual = sum(sharp_B[j] for j in places) / len(places) if places else typical
         out.append(
             Figures(
-                nearest=near if parent is None else max(parent, near), parent=parent,
+                nearest=near if parent is None else max(parent, near),
+                parent=parent,
                 drift=drifted(None if chance_PK is None else chance_PK[i], labels[i]),
                 sharpness=sharpness(image_PHWC[i]) / max(usual, FLAT),
                 row=int(row_P[i]) if near > (-1 if parent is None else parent) else None,
                 closest=closest,
             )
-        )  # fmt: skip
+        )
     return out
 
 

@@ -204,9 +204,11 @@ def neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
         recall_M |= (d_RM <= ball_N[rows, None]).any(0)
         nearest_M = np.minimum(nearest_M, d_RM.min(0))
     return Neighbours(
-        precision_N=(inside_N > 0).astype(np.float64), density_N=inside_N / k,
-        recall_M=recall_M.astype(np.float64), coverage_M=(nearest_M <= ball_M).astype(np.float64),
-    )  # fmt: skip
+        precision_N=(inside_N > 0).astype(np.float64),
+        density_N=inside_N / k,
+        recall_M=recall_M.astype(np.float64),
+        coverage_M=(nearest_M <= ball_M).astype(np.float64),
+    )
 
 
 def _radii(f_ND: np.ndarray, k: int) -> np.ndarray:

@@ -132,9 +132,13 @@ def _seen(z_t: Tensor, batch: LoraBatch) -> Tensor:
 
 @torch.no_grad()
 def held_out_loss(
-    network: nn.Module, batch: LoraBatch, scheduler: Any, keys: Sequence[str], seed: int,
+    network: nn.Module,
+    batch: LoraBatch,
+    scheduler: Any,
+    keys: Sequence[str],
+    seed: int,
     times: Sequence[float] = HELD_OUT,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """float32 [B]: the loss's mean over fixed times, with noise from (seed, key, time): two calls can be compared.
 
     Dropout is off, and no weighting, noise offset or prior has a part in it; the batch's own noise and times

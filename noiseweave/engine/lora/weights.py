@@ -35,20 +35,35 @@ from torch import Tensor
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 KOHYA = {
-    "lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
-}  # fmt: skip
+}
 # what the keys of a layer's A, B and alpha end with, in all formats
 ENDS = {
-    ".lora_A.weight": "A", ".lora.down.weight": "A", ".lora_linear_layer.down.weight": "A",
-    "_lora.down.weight": "A", ".lora_down.weight": "A",
-    ".lora_B.weight": "B", ".lora.up.weight": "B", ".lora_linear_layer.up.weight": "B",
-    "_lora.up.weight": "B", ".lora_up.weight": "B", ".alpha": "alpha",
-}  # fmt: skip
+    ".lora_A.weight": "A",
+    ".lora.down.weight": "A",
+    ".lora_linear_layer.down.weight": "A",
+    "_lora.down.weight": "A",
+    ".lora_down.weight": "A",
+    ".lora_B.weight": "B",
+    ".lora.up.weight": "B",
+    ".lora_linear_layer.up.weight": "B",
+    "_lora.up.weight": "B",
+    ".lora_up.weight": "B",
+    ".alpha": "alpha",
+}
 # what names of layers in a UNet begin with
 UNET = (
-    "conv_in.", "conv_out.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.", "up_blocks.",
-)  # fmt: skip
+    "conv_in.",
+    "conv_out.",
+    "time_embedding.",
+    "add_embedding.",
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+)
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in the file's header
 SHOWN = 3  # keys that an error names
 

@@ -28,7 +28,7 @@ class BaseModel:
     """A generator of pictures.
 
     Attributes:
-        kind: of training_recipes.KINDS.
+        kind: of networks.recipes.KINDS.
         network: UNet2DModel; VAE; or the DCGAN's Generator.
         classes: how many it is told, 0 none; the label ``classes`` itself means no class.
         size, channels: of its pictures.
@@ -207,9 +207,14 @@ def _load_baseline(config: ModelConfig, folder: Path, about: Mapping[str, Any], 
     part, kind = _baseline(about["kind"])
     network = _from_pretrained(kind, config.name, folder / part)
     return BaseModel(
-        kind=about["kind"], network=network, classes=0, size=about["size"], channels=about["channels"],
-        noise_shape=(network.config.latent,), micro_batch=config.micro_batch,
-    )  # fmt: skip
+        kind=about["kind"],
+        network=network,
+        classes=0,
+        size=about["size"],
+        channels=about["channels"],
+        noise_shape=(network.config.latent,),
+        micro_batch=config.micro_batch,
+    )
 
 
 def _load_unet(config: ModelConfig, folder: Path, about: Mapping[str, Any], device: str) -> BaseModel:
@@ -223,7 +228,13 @@ def _load_unet(config: ModelConfig, folder: Path, about: Mapping[str, Any], devi
     with pretrained.one_line(config.name, folder / "scheduler"):
         scheduler = kind.from_pretrained(folder / "scheduler")
     return BaseModel(
-        kind=about["kind"], network=network, classes=about["classes"], size=about["size"],
-        channels=about["channels"], noise_shape=(int(network.config.in_channels), side, side),
-        scheduler=scheduler, encoder=encoder, micro_batch=config.micro_batch,
-    )  # fmt: skip
+        kind=about["kind"],
+        network=network,
+        classes=about["classes"],
+        size=about["size"],
+        channels=about["channels"],
+        noise_shape=(int(network.config.in_channels), side, side),
+        scheduler=scheduler,
+        encoder=encoder,
+        micro_batch=config.micro_batch,
+    )

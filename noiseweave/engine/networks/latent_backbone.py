@@ -44,9 +44,16 @@ class LatentBackbone(Backbone):
     """
 
     def __init__(
-        self, unet: Any, vae: Any, scheduler: Any, device: str = "cpu", precision: str = "fp32",
-        micro_batch: int = 0, size: int | None = None, text: TextModel | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        unet: Any,
+        vae: Any,
+        scheduler: Any,
+        device: str = "cpu",
+        precision: str = "fp32",
+        micro_batch: int = 0,
+        size: int | None = None,
+        text: TextModel | None = None,
+    ) -> None:
         self.shrink = shrink_of(vae.config)
         side = size // self.shrink if size else int(unet.config.sample_size)
         most = micro_batch or _rows(device, side)

@@ -109,9 +109,11 @@ class PromptRecipe:
         """The labels of B pictures, for a model that is told classes."""
         guidance = self.guidance_source or 1.0
         return Prompts(
-            source=tuple(labels), target=tuple(labels), guidance_source=guidance,
+            source=tuple(labels),
+            target=tuple(labels),
+            guidance_source=guidance,
             guidance_target=self.guidance_target or guidance,
-        )  # fmt: skip
+        )
 
     def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
         """The texts of B pictures.
@@ -132,10 +134,11 @@ class PromptRecipe:
         aims = [_filled(self.target, *k) for k in known]
         guidance = self.guidance_source or (1.0 if self.target is None else 3.5)
         return Prompts(
-            source=tuple(told), guidance_source=guidance,
+            source=tuple(told),
+            guidance_source=guidance,
             target=tuple(text if aim is None else aim for aim, text in zip(aims, told, strict=True)),
             guidance_target=self.guidance_target or (guidance if self.target is None else 15.0),
-        )  # fmt: skip
+        )
 
 
 def _filled(text: str | None, label: str | None, caption: str | None) -> str | None:

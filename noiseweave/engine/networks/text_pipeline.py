@@ -30,9 +30,14 @@ NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # plain weights only: no fp16 or non-ema doubles, no pickles, no code
 WANTED = (
-    "model_index.json", "*/*.json", "*/merges.txt", "*/model.safetensors", "*/model-0*.safetensors",
-    "*/diffusion_pytorch_model.safetensors", "*/diffusion_pytorch_model-0*.safetensors",
-)  # fmt: skip
+    "model_index.json",
+    "*/*.json",
+    "*/merges.txt",
+    "*/model.safetensors",
+    "*/model-0*.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-0*.safetensors",
+)
 TELLING = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
 PARALLEL = 1e-3  # sine of the angle below which slerp is lerp to float32's precision
 
@@ -208,9 +213,12 @@ def _encoder(pipeline: Any) -> Callable[[str, bool], tuple[Tensor, ...]]:
         else:  # None and not "": SDXL's own way of no words may be zeros
             words, none = "", text or None
         out = pipeline.encode_prompt(
-            prompt=words, device=pipeline.device, num_images_per_prompt=1, negative_prompt=none,
+            prompt=words,
+            device=pipeline.device,
+            num_images_per_prompt=1,
+            negative_prompt=none,
             do_classifier_free_guidance=negative,
-        )  # fmt: skip
+        )
         return tuple(out[int(negative) :: 2])
 
     return encode
@@ -302,10 +310,17 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     shape = (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
     z = torch.stack([torch.randn(shape, generator=g) for g in generators])
     out = pipe(
-        **embeddings(pipe, prompts, recipe.guidance > 1), latents=z.to(pipe.unet.dtype), height=height,
-        width=width, num_inference_steps=recipe.steps, guidance_scale=recipe.guidance, eta=recipe.eta,
-        generator=generators, output_type="np", callback_on_step_end=_counted,
-    )  # fmt: skip
+        **embeddings(pipe, prompts, recipe.guidance > 1),
+        latents=z.to(pipe.unet.dtype),
+        height=height,
+        width=width,
+        num_inference_steps=recipe.steps,
+        guidance_scale=recipe.guidance,
+        eta=recipe.eta,
+        generator=generators,
+        output_type="np",
+        callback_on_step_end=_counted,
+    )
     spread = np.linspace(0, len(beliefs) - 1, min(kept, len(beliefs))).round().astype(int)
     seen = np.stack([*(_decoded(pipe, beliefs[i]) for i in spread), out.images], axis=1)
     flagged = getattr(out, "nsfw_content_detected", None)

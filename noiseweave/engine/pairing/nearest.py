@@ -43,8 +43,14 @@ class _Block:
         return _Block(first=first, f_RD=f, label_R=label)
 
 
-def nearest(first: int, f_RD: np.ndarray, label_R: np.ndarray, columns: Columns, recipe: PairingRecipe,
-            device: str = "cpu") -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+def nearest(
+    first: int,
+    f_RD: np.ndarray,
+    label_R: np.ndarray,
+    columns: Columns,
+    recipe: PairingRecipe,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The K most similar allowed partners of each of R rows, streamed over all columns.
 
     Args:
@@ -129,8 +135,9 @@ def _best(r: Tensor, s: Tensor, b: Tensor, best_s: Tensor, best_b: Tensor) -> tu
     return new_s, new_b
 
 
-def select(a: np.ndarray, b: np.ndarray, similarity: np.ndarray, recipe: PairingRecipe
-           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+def select(
+    a: np.ndarray, b: np.ndarray, similarity: np.ndarray, recipe: PairingRecipe
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidates from all blocks -> unordered pairs, most similar first, within max_uses and max_pairs.
 
     Args:

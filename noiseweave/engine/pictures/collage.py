@@ -15,9 +15,11 @@ TEXT = 14
 
 
 def sheet(
-    rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), heads: Sequence[str] = (),
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[str] = (),
+    heads: Sequence[str] = (),
     tile: int = 96,
-) -> Image.Image:  # fmt: skip
+) -> Image.Image:
     """Rows of uint8 [H, W, 1 or 3] pictures -> one RGB sheet, small ones enlarged without smoothing.
 
     Args:

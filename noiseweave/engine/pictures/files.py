@@ -20,29 +20,57 @@ from noiseweave.engine.pictures.images import Refused
 from noiseweave.engine.pictures.provenance import Mark
 
 EXTENSIONS = {
-    "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "tiff": "TIFF",
-}  # fmt: skip
+    "png": "PNG",
+    "jpg": "JPEG",
+    "jpeg": "JPEG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "tif": "TIFF",
+    "tiff": "TIFF",
+}
 FORMATS = tuple(dict.fromkeys(EXTENSIONS.values()))
 GREY = ("1", "L", "LA", "I;16")
 # the modes that a format gives back as they were
 HOLDS = {
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "WEBP": ("RGB", "RGBA"),
-    "BMP": ("1", "L", "P", "RGB"), "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("1", "L", "P", "RGB"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"),
     "JPEG": ("L", "RGB", "CMYK"),
-}  # fmt: skip
+}
 SMALLEST = 8
 ORIENTATION = 0x0112
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
 # how TIFF lays its pixels out: of the file, not of the picture
 LAYOUT = {
-    *range(254, 267), 273, *range(277, 280), 284, 292, 293, 317, *range(320, 326), 338, 339, 347,
-    *range(512, 522), 529, 530, 531, 532, 700, 34675,
-}  # fmt: skip
+    *range(254, 267),
+    273,
+    *range(277, 280),
+    284,
+    292,
+    293,
+    317,
+    *range(320, 326),
+    338,
+    339,
+    347,
+    *range(512, 522),
+    529,
+    530,
+    531,
+    532,
+    700,
+    34675,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +137,10 @@ def _picture(image: Image.Image) -> Picture:
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     jpeg: dict[str, Any] = {}
     if kind == "JPEG":
-        jpeg = {"qtables": dict(getattr(image, "quantization", {})),
-                "subsampling": JpegImagePlugin.get_sampling(image)}  # fmt: skip
+        jpeg = {
+            "qtables": dict(getattr(image, "quantization", {})),
+            "subsampling": JpegImagePlugin.get_sampling(image),
+        }
     return Picture(image=image, kind=kind, turn=turn if turn in TURNS else 1, keep=keep, jpeg=jpeg)
 
 
@@ -253,9 +283,11 @@ def encode(image: Image.Image, picture: Picture, extension: str, mark: Mark | No
     ready = fitted(image, kind)
     options: dict[str, Any] = dict(picture.keep) | provenance.options(mark, kind)
     if kind == "JPEG":
-        options |= picture.jpeg if picture.kind == "JPEG" and ready.mode == picture.image.mode else {
-            "quality": 95, "subsampling": 0,
-        }  # fmt: skip
+        options |= (
+            picture.jpeg
+            if picture.kind == "JPEG" and ready.mode == picture.image.mode
+            else {"quality": 95, "subsampling": 0}
+        )
     elif kind == "WEBP":
         options = {n: v for n, v in options.items() if n != "dpi"} | {"lossless": True, "exact": True}
     elif kind == "TIFF":

@@ -68,9 +68,12 @@ class Refused(Exception):
 
 
 def opened(
-    data: bytes, formats: tuple[str, ...], max_pixels: int, take: Callable[[Image.Image], T],
+    data: bytes,
+    formats: tuple[str, ...],
+    max_pixels: int,
+    take: Callable[[Image.Image], T],
     check: Callable[[Image.Image], None] = lambda image: None,
-) -> T:  # fmt: skip
+) -> T:
     """What ``take`` makes of a picture's pixels.
 
     Args:

@@ -157,9 +157,12 @@ def boxes(hole_HW: np.ndarray, padding: int, multiple: int = 8, least: int = 64)
 def _around(hole_HW: np.ndarray, padding: int, multiple: int, least: int) -> list[Box]:
     labels, _ = ndimage.label(hole_HW, np.ones((3, 3)))  # corners join
     sides = [
-        [_side(s.start - padding, s.stop + padding, n, multiple, least) for s, n in zip(at, hole_HW.shape, strict=True)]
+        [
+            _side(s.start - padding, s.stop + padding, n, multiple, least)
+            for s, n in zip(at, hole_HW.shape, strict=True)
+        ]
         for at in ndimage.find_objects(labels)
-    ]  # fmt: skip
+    ]
     return sorted(
         (Box(top=y[0], bottom=y[1], left=x[0], right=x[1]) for y, x in sides), key=lambda b: (b.top, b.left)
     )

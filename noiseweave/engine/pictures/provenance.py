@@ -25,15 +25,18 @@ CREATED: Source = "trainedAlgorithmicMedia"
 EDITED: Source = "compositeWithTrainedAlgorithmicMedia"
 MIXED: Source = "compositeSynthetic"  # of sheets: generated pictures beside others
 WORDS = {
-    CREATED: "created using generative AI", EDITED: "edited using generative AI",
+    CREATED: "created using generative AI",
+    EDITED: "edited using generative AI",
     MIXED: "composite with generated pictures",
-}  # fmt: skip
+}
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 NAMESPACE = "urn:x-noiseweave:provenance/1.0/"
 NAMESPACES = {
-    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "xmp": "http://ns.adobe.com/xap/1.0/",
-    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", "noiseweave": NAMESPACE,
-}  # fmt: skip
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "noiseweave": NAMESPACE,
+}
 CREATOR = f"Noiseweave {__version__}"
 HOLDERS = ("PNG", "JPEG", "WEBP", "TIFF")
 """Pillow's names of the formats that can hold a mark; BMP has no place for one."""
@@ -70,10 +73,13 @@ def told(model: str) -> str:
 def packet(mark: Mark) -> bytes:
     """The XMP packet, UTF-8."""
     values: dict[str, object] = {
-        "xmp:CreatorTool": CREATOR, "Iptc4xmpExt:DigitalSourceType": VOCABULARY + mark.source,
-        "Iptc4xmpExt:AISystemUsed": told(mark.model), "noiseweave:model": told(mark.model),
-        "noiseweave:model_hash": mark.model_hash, "noiseweave:seed": mark.seed,
-    }  # fmt: skip
+        "xmp:CreatorTool": CREATOR,
+        "Iptc4xmpExt:DigitalSourceType": VOCABULARY + mark.source,
+        "Iptc4xmpExt:AISystemUsed": told(mark.model),
+        "noiseweave:model": told(mark.model),
+        "noiseweave:model_hash": mark.model_hash,
+        "noiseweave:seed": mark.seed,
+    }
     values |= {f"noiseweave:{name}": value for name, value in mark.how.items()}
     known = "".join(
         f"\n    xmlns:{name}={quoteattr(uri)}" for name, uri in NAMESPACES.items() if name != "rdf"

@@ -61,9 +61,13 @@ def noise_of(model: BaseModel, keys: Sequence[object], seed: int) -> tuple[Tenso
 
 @torch.inference_mode()
 def draw(
-    model: BaseModel, keys: Sequence[object], label_B: Tensor | None, recipe: SamplerRecipe, seed: int,
+    model: BaseModel,
+    keys: Sequence[object],
+    label_B: Tensor | None,
+    recipe: SamplerRecipe,
+    seed: int,
     kept: int = 0,
-) -> Drawn:  # fmt: skip
+) -> Drawn:
     """Draw one picture for each key.
 
     Args:
@@ -151,15 +155,23 @@ def scheduler_of(model: BaseModel, name: str, recipe: SamplerRecipe) -> Any:
     # it has no clip_sample; thresholding at 1 is the same clip
     clip = bool(config.clip_sample)
     return DPMSolverMultistepScheduler.from_config(
-        config, timestep_spacing=recipe.spacing, algorithm_type="dpmsolver++", solver_order=2,
-        thresholding=clip, sample_max_value=1.0,
-    )  # fmt: skip
+        config,
+        timestep_spacing=recipe.spacing,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        thresholding=clip,
+        sample_max_value=1.0,
+    )
 
 
 def diffusion(
-    predict: Predict, scheduler: Any, x: Tensor, recipe: SamplerRecipe, generators: list[torch.Generator],
+    predict: Predict,
+    scheduler: Any,
+    x: Tensor,
+    recipe: SamplerRecipe,
+    generators: list[torch.Generator],
     beliefs: Beliefs,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The reverse process, as diffusers' scheduler steps it."""
     scheduler.set_timesteps(recipe.steps)
     extra: dict[str, Any] = {}

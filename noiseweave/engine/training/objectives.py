@@ -31,9 +31,14 @@ def step_of(time_B: Tensor, steps: int) -> Tensor:
 
 
 def ddpm_loss(
-    network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, t_B: Tensor, alpha_bar_T: Tensor,
-    target: Target = "epsilon", min_snr: float = 0.0,
-) -> Tensor:  # fmt: skip
+    network: Network,
+    x0_BCHW: Tensor,
+    eps_BCHW: Tensor,
+    t_B: Tensor,
+    alpha_bar_T: Tensor,
+    target: Target = "epsilon",
+    min_snr: float = 0.0,
+) -> Tensor:
     """``w(t) || y - network(sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, t) ||^2``, the mean over values.
 
     y is eps (eq. 14), x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho, arXiv 2202.00512).

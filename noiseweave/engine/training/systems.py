@@ -104,10 +104,15 @@ def _unet(plan: Blueprint, encoder: Any) -> System:
         what = "data.size" if encoder is None else "latents' side"
         raise ValueError(f"{what}={shape[1]}: a multiple of {halvings}, as unet.channels has it")
     model = BaseModel(
-        kind=plan.model.kind, network=unet_of(plan, shape), classes=plan.classes, size=plan.size,
-        channels=plan.channels, noise_shape=shape, scheduler=scheduler_of(plan, encoder is not None),
+        kind=plan.model.kind,
+        network=unet_of(plan, shape),
+        classes=plan.classes,
+        size=plan.size,
+        channels=plan.channels,
+        noise_shape=shape,
+        scheduler=scheduler_of(plan, encoder is not None),
         encoder=encoder,
-    )  # fmt: skip
+    )
     turn = Turn(name="loss", network="unet", loss=_loss_of(plan, model.scheduler))
     couples = plan.model.kind == "flow" and plan.objective.coupling == "optimal_transport"
     return System(
@@ -173,9 +178,7 @@ def _vae(plan: Blueprint) -> System:
         size=plan.size, channels=plan.channels, width=plan.model.width, latent=plan.model.latent
     )
     turn = Turn(
-        name="loss",
-        network="vae",
-        loss=lambda n, b: vae.vae_loss(n["vae"], b.x0, b.eps, plan.objective.beta),
+        name="loss", network="vae", loss=lambda n, b: vae.vae_loss(n["vae"], b.x0, b.eps, plan.objective.beta)
     )
     return System(networks={"vae": network}, turns=(turn,), model=_drawn_by(plan, network), drawing="vae")
 
@@ -211,6 +214,10 @@ def _scores(networks: Networks, b: Batch) -> Mapping[str, Tensor]:
 
 def _drawn_by(plan: Blueprint, network: Any) -> BaseModel:
     return BaseModel(
-        kind=plan.model.kind, network=network, classes=0, size=plan.size, channels=plan.channels,
+        kind=plan.model.kind,
+        network=network,
+        classes=0,
+        size=plan.size,
+        channels=plan.channels,
         noise_shape=(plan.model.latent,),
-    )  # fmt: skip
+    )

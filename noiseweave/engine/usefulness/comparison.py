@@ -78,15 +78,25 @@ def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) 
 def blueprint(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
     return Blueprint(
         model=ModelRecipe(kind="ddpm", classes=classes, label_dropout=recipe.label_dropout),
-        objective=recipe.objective, unet=recipe.unet, schedule=recipe.schedule, classes=classes, size=side,
-        channels=channels, seed=seed,
-    )  # fmt: skip
+        objective=recipe.objective,
+        unet=recipe.unet,
+        schedule=recipe.schedule,
+        classes=classes,
+        size=side,
+        channels=channels,
+        seed=seed,
+    )
 
 
 def learn(
-    system: System, parts: Sequence[tuple[Pictures, float]], recipe: GeneratorRecipe, steps: int, seed: int,
-    flip: bool = False, device: str = "cpu",
-) -> None:  # fmt: skip
+    system: System,
+    parts: Sequence[tuple[Pictures, float]],
+    recipe: GeneratorRecipe,
+    steps: int,
+    seed: int,
+    flip: bool = False,
+    device: str = "cpu",
+) -> None:
     """Train a generator in place; its weights become the moving average.
 
     Args:
@@ -129,14 +139,24 @@ def _batch(
     eps = torch.randn(x0.shape, generator=g)
     time, hide = torch.rand(2, len(x0), generator=g)
     return Batch(
-        x0=x0.to(device), label=label.to(device), eps=eps.to(device), time=time.to(device), hide=hide.to(device)
-    )  # fmt: skip
+        x0=x0.to(device),
+        label=label.to(device),
+        eps=eps.to(device),
+        time=time.to(device),
+        hide=hide.to(device),
+    )
 
 
 def tuned(
-    few: Pictures, pool: Pictures | None, start: bytes | None, recipe: GeneratorRecipe, classes: int, seed: int,
-    flip: bool = False, device: str = "cpu",
-) -> bytes:  # fmt: skip
+    few: Pictures,
+    pool: Pictures | None,
+    start: bytes | None,
+    recipe: GeneratorRecipe,
+    classes: int,
+    seed: int,
+    flip: bool = False,
+    device: str = "cpu",
+) -> bytes:
     """A generator that knows the labels of the few, as safetensors.
 
     Args:
@@ -169,9 +189,15 @@ def prior(
 
 
 def made(
-    method: Method, few: Pictures, parents: Pictures, weights: bytes, recipe: GeneratorRecipe, classes: int,
-    seed: int, device: str = "cpu",
-) -> Added:  # fmt: skip
+    method: Method,
+    few: Pictures,
+    parents: Pictures,
+    weights: bytes,
+    recipe: GeneratorRecipe,
+    classes: int,
+    seed: int,
+    device: str = "cpu",
+) -> Added:
     """The pictures that the generator adds to the few, by a method whose ``drawn`` is true.
 
     Args:
@@ -297,9 +323,15 @@ def fusions(
     )
     keys = [str(i) for i in range(len(labels))]
     maps = groups.inverted(
-        backbone, parents.image_NHWC, keys, {p.b for p in pairs}, method.inversion, method.fusion, seed,
+        backbone,
+        parents.image_NHWC,
+        keys,
+        {p.b for p in pairs},
+        method.inversion,
+        method.fusion,
+        seed,
         told if method.told else None,
-    )  # fmt: skip
+    )
     check = _gate(method, few, parents, classes, seed, device) if method.gate else None
 
     def again(pair: Pair, attempt: int) -> Pair:
@@ -309,9 +341,12 @@ def fusions(
         )
 
     done = redraw.drawn(
-        pairs, lambda some: groups.fused(backbone, maps, some, method.inversion.sampler, method.fusion),
-        again, check, method.quality.redraw,
-    )  # fmt: skip
+        pairs,
+        lambda some: groups.fused(backbone, maps, some, method.inversion.sampler, method.fusion),
+        again,
+        check,
+        method.quality.redraw,
+    )
     keep = done.fused.finite_P.copy()
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
@@ -329,9 +364,10 @@ def _gate(
 ) -> Callable[..., list[quality.Check]]:
     network = judge_of(few, method.quality, classes, seed, device)
     judge = quality.Judge(
-        extract=_seen, real_ND=_seen(parents.image_NHWC),
+        extract=_seen,
+        real_ND=_seen(parents.image_NHWC),
         chances=lambda image_PHWC, _: classifier.probabilities(network, image_PHWC),
-    )  # fmt: skip
+    )
 
     def check(pairs: Sequence[Pair], fused: groups.Fused) -> list[quality.Check]:
         ends = [(p.a, p.b) for p in pairs]
@@ -351,9 +387,15 @@ def _seen(image_PHWC: np.ndarray) -> np.ndarray:
 
 
 def score(
-    method: Method, few: Pictures, added: Added | None, test: Pictures, recipe: ClassifierRecipe, classes: int,
-    seed: int, device: str = "cpu",
-) -> float:  # fmt: skip
+    method: Method,
+    few: Pictures,
+    added: Added | None,
+    test: Pictures,
+    recipe: ClassifierRecipe,
+    classes: int,
+    seed: int,
+    device: str = "cpu",
+) -> float:
     """Test accuracy of a classifier that was trained with a method: the one place where test pictures are looked at."""
     made = None
     if added is not None and len(added.p_MK):

@@ -19,9 +19,15 @@ from noiseweave.engine.usefulness.recipes import GuessRecipe
 
 
 def guessed(
-    few: Pictures, image_NHWC: np.ndarray, recipe: GuessRecipe, judge: ClassifierRecipe, classes: int, seed: int,
-    device: str = "cpu", seen_ND: np.ndarray | None = None,
-) -> Pictures:  # fmt: skip
+    few: Pictures,
+    image_NHWC: np.ndarray,
+    recipe: GuessRecipe,
+    judge: ClassifierRecipe,
+    classes: int,
+    seed: int,
+    device: str = "cpu",
+    seen_ND: np.ndarray | None = None,
+) -> Pictures:
     """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure.
 
     Args:

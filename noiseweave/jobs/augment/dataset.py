@@ -29,10 +29,18 @@ from noiseweave.jobs.augment.task import Task
 
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
-INDEX = pa.schema([
-    ("shard", pa.string()), ("key", pa.string()), ("offset", pa.int64()), ("size", pa.int64()),
-    ("label", pa.int64()), ("caption", pa.string()), ("mask_offset", pa.int64()), ("mask_size", pa.int64()),
-])  # fmt: skip
+INDEX = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.int64()),
+        ("caption", pa.string()),
+        ("mask_offset", pa.int64()),
+        ("mask_size", pa.int64()),
+    ]
+)
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -122,9 +130,12 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
     rows, block = rows_of(book), task.config.pairing.block
     total = sum(n for _, n in rows)
     phase = Phase(
-        name="pair", fetch=_payload, make_compute=partial(_make_pair, task, book, rows),
-        commit=partial(_commit_pair, book), things="candidates",
-    )  # fmt: skip
+        name="pair",
+        fetch=_payload,
+        make_compute=partial(_make_pair, task, book, rows),
+        commit=partial(_commit_pair, book),
+        things="candidates",
+    )
     plan = Plan(length=math.ceil(total / block), unit=partial(_block_unit, total, block))
     return pipeline.run(plan, phase, book, s)
 
@@ -153,8 +164,9 @@ def _make_pair(task: Task, book: Ledger, rows: list[tuple[str, int]]) -> Callabl
     return compute
 
 
-def columns(book: Ledger, rows: list[tuple[str, int]], block: int, first: int = 0, end: int | None = None
-            ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
+def columns(
+    book: Ledger, rows: list[tuple[str, int]], block: int, first: int = 0, end: int | None = None
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(first row, features, labels) of rows [first, end), streamed from the files in pieces of ``block`` rows.
 
     Small shards are joined, large ones cut: a piece never depends on how the data set was sharded.
@@ -244,9 +256,12 @@ def read_group(book: Ledger, number: int) -> Group:
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
-        name="generate", fetch=partial(_fetch_group, task, book), make_compute=partial(_make_generate, task, book),
-        commit=partial(_commit_group, task), size=_pairs,
-    )  # fmt: skip
+        name="generate",
+        fetch=partial(_fetch_group, task, book),
+        make_compute=partial(_make_generate, task, book),
+        commit=partial(_commit_group, task),
+        size=_pairs,
+    )
     plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
     return pipeline.run(plan, phase, book, s)
 

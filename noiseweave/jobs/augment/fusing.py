@@ -63,24 +63,36 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     image_BHWC, cut = loaded.image_BHWC[used], groups.cut_off(backbone, prompts)
     if not group.pairs:
         return Made(
-            group=group, image_PHWC=image_BHWC[:0], hashes=[loaded.hashes[i] for i in used], areas=[],
-            bad=loaded.bad + bad, cut=cut,
-        )  # fmt: skip
+            group=group,
+            image_PHWC=image_BHWC[:0],
+            hashes=[loaded.hashes[i] for i in used],
+            areas=[],
+            bad=loaded.bad + bad,
+            cut=cut,
+        )
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
     rows = len(image_BHWC) + len(group.pairs)  # each step has one of each
     with spans.span(0, len(image_BHWC) / rows):
         maps = groups.inverted(
-            backbone, image_BHWC, keys, {p.b for p in group.pairs}, config.inversion, config.fusion, config.seed,
-            prompts, masks,
-        )  # fmt: skip
+            backbone,
+            image_BHWC,
+            keys,
+            {p.b for p in group.pairs},
+            config.inversion,
+            config.fusion,
+            config.seed,
+            prompts,
+            masks,
+        )
     fuse = partial(groups.fused, backbone, maps, sampler=config.inversion.sampler, fusion=config.fusion)
     with spans.span(len(image_BHWC) / rows, 1):
         done = redraw.drawn(
-            group.pairs, fuse,
+            group.pairs,
+            fuse,
             partial(augment_gate.redrawn, task, keys),
             partial(_checks, task, judge, group, image_BHWC) if judge else None,
             config.quality.redraw,
-        )  # fmt: skip
+        )
     return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
 
 
@@ -90,9 +102,14 @@ def _checks(
     from noiseweave.engine.judging import quality
 
     return quality.checks(
-        judge, fused.image_PHWC, fused.finite_P, [(p.a, p.b) for p in pairs], image_BHWC,
-        [p.label for p in group.images], task.config.quality,
-    )  # fmt: skip
+        judge,
+        fused.image_PHWC,
+        fused.finite_P,
+        [(p.a, p.b) for p in pairs],
+        image_BHWC,
+        [p.label for p in group.images],
+        task.config.quality,
+    )
 
 
 def _sorted(
@@ -110,10 +127,14 @@ def _sorted(
     def part(places: np.ndarray, **more: Any) -> Made:
         pairs = tuple(done.pairs[i] for i in places)
         return Made(
-            group=replace(group, pairs=pairs), image_PHWC=fused.image_PHWC[places], hashes=list(hashes),
-            areas=[round(fused.areas[i], 4) for i in places], cut=cut,
-            checks=None if checks is None else [checks[i] for i in places], **more,
-        )  # fmt: skip
+            group=replace(group, pairs=pairs),
+            image_PHWC=fused.image_PHWC[places],
+            hashes=list(hashes),
+            areas=[round(fused.areas[i], 4) for i in places],
+            cut=cut,
+            checks=None if checks is None else [checks[i] for i in places],
+            **more,
+        )
 
     out = np.flatnonzero(fused.finite_P & ~passed)
     rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None

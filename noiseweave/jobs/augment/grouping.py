@@ -11,9 +11,12 @@ from noiseweave.jobs.augment.task import Task
 
 
 def make_groups(
-    task: Task, a: np.ndarray, b: np.ndarray, similarity: np.ndarray,
+    task: Task,
+    a: np.ndarray,
+    b: np.ndarray,
+    similarity: np.ndarray,
     locate: Callable[[np.ndarray], Sequence[Location]],
-) -> Iterator[tuple[Group, np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[Group, np.ndarray]]:
     """Selected pairs of rows (int64 [M], int64 [M], float64 [M]) -> groups, each with its images' row numbers.
 
     ``locate`` gives the Locations of the rows of one group, so that no more of the index is held as records.

@@ -58,11 +58,16 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     config = replace(config, fusion=config.fusion.settled(hears == "classes"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
-        config=config, output=output, channels=channels, size=size, root=root,
+        config=config,
+        output=output,
+        channels=channels,
+        size=size,
+        root=root,
         feature_side=features.side(config.features, config.model.name, config.size),
-        model_hash=loading.fingerprint(config.model.name), hears=hears,
+        model_hash=loading.fingerprint(config.model.name),
+        hears=hears,
         classes=_class_names(config, found or [root]) if hears == "words" else (),
-    )  # fmt: skip
+    )
 
 
 def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:

@@ -93,9 +93,12 @@ def spread(rows: Any, most: int) -> Any:
 
 
 def make(
-    task: Task, book: Ledger, s: Session, places: Callable[[int], Sequence[Location]],
+    task: Task,
+    book: Ledger,
+    s: Session,
+    places: Callable[[int], Sequence[Location]],
     features: Callable[[int], np.ndarray],
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Train the judge once, on a worker.
 
     Args:
@@ -103,9 +106,11 @@ def make(
         features: of as many.
     """
     phase = Phase(
-        name="judge", fetch=partial(_read, task, places), make_compute=partial(_learner, task, features),
+        name="judge",
+        fetch=partial(_read, task, places),
+        make_compute=partial(_learner, task, features),
         commit=partial(_keep, task, book),
-    )  # fmt: skip
+    )
     return pipeline.run(Plan(length=1, unit=_only), phase, book, s)
 
 
@@ -186,9 +191,17 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
     a, b = sorted((pair.a, pair.b))
     config = task.config
     return groups.draw_pair(
-        a, b, keys[a], keys[b], pair.similarity, config.fusion, config.seed, config.pairing.threshold,
-        pair.number, attempt,
-    )  # fmt: skip
+        a,
+        b,
+        keys[a],
+        keys[b],
+        pair.similarity,
+        config.fusion,
+        config.seed,
+        config.pairing.threshold,
+        pair.number,
+        attempt,
+    )
 
 
 def rounded(check: Check) -> Check:

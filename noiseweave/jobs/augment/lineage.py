@@ -16,10 +16,13 @@ from noiseweave.jobs.augment.task import Task
 def mark(known: Mapping[str, Any]) -> Mark:
     """What a fused picture's file says, of its lineage."""
     return Mark(
-        source=CREATED, model=known["model"], model_hash=known["model_hash"], seed=known["seed"],
+        source=CREATED,
+        model=known["model"],
+        model_hash=known["model_hash"],
+        seed=known["seed"],
         parents=[parent["sha256"] for parent in known["parents"]],
         how={name: known[name] for name in ("pair_seed", "mode", "ratio")},
-    )  # fmt: skip
+    )
 
 
 def key_of(task: Task, first: Location, second: Location, number: int = 0) -> str:
@@ -44,13 +47,21 @@ def lineage(
             {"shard": task.name_of(p.shard), "key": p.key, "sha256": h, "label": p.label, "weight": w}
             for p, w, h in zip((first, second), weights, hashes, strict=True)
         ],
-        "similarity": round(pair.similarity, 6), "mode": pair.mode, "ratio": pair.ratio,
-        "num_steps": config.inversion.num_steps, "skip": config.inversion.skip, "noise": config.inversion.noise,
+        "similarity": round(pair.similarity, 6),
+        "mode": pair.mode,
+        "ratio": pair.ratio,
+        "num_steps": config.inversion.num_steps,
+        "skip": config.inversion.skip,
+        "noise": config.inversion.noise,
         "sampler": config.inversion.sampler,
-        "keep_spread": config.fusion.keep_spread, "seed": config.seed, "pair_seed": pair.seed,
-        "model": config.model.name, "model_hash": task.model_hash, "precision": config.model.precision,
+        "keep_spread": config.fusion.keep_spread,
+        "seed": config.seed,
+        "pair_seed": pair.seed,
+        "model": config.model.name,
+        "model_hash": task.model_hash,
+        "precision": config.model.precision,
         "noiseweave": __version__,
-    }  # fmt: skip
+    }
     prompts = task.prompts_of((first, second))
     if prompts is not None:
         value["prompt"] = asdict(prompts)

@@ -60,9 +60,12 @@ def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
         bad += worse
     masks = augment_masks.read(task, group.images, found.keys() & set(seconds))
     return Loaded(
-        group=without(group, found), image_BHWC=shard_pictures.stacked(found, task.size, task.channels),
-        hashes=[hashes[i] for i in sorted(found)], masks=[masks[i] for i in sorted(found)], bad=bad,
-    )  # fmt: skip
+        group=without(group, found),
+        image_BHWC=shard_pictures.stacked(found, task.size, task.channels),
+        hashes=[hashes[i] for i in sorted(found)],
+        masks=[masks[i] for i in sorted(found)],
+        bad=bad,
+    )
 
 
 def without(group: Group, good: Collection[int]) -> Group:

@@ -68,16 +68,22 @@ def summary(
     extra = dict(last.extra) if last else {}
     embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
     return {
-        "noiseweave": __version__, "config": asdict(task.config), "read_from": {"root": task.root},
-        "model_hash": task.model_hash, "images": embedded, **figures(last.produced if last else 0, extra),
+        "noiseweave": __version__,
+        "config": asdict(task.config),
+        "read_from": {"root": task.root},
+        "model_hash": task.model_hash,
+        "images": embedded,
+        **figures(last.produced if last else 0, extra),
         **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
         **(rejections(extra) if task.config.gate else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
-        "phases": {p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
-                   for p, o in outcomes.items()},
-    }  # fmt: skip
+        "phases": {
+            p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
+            for p, o in outcomes.items()
+        },
+    }
 
 
 def rejections(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +97,15 @@ def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
     inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
     modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
     return {
-        "pairs": ends // 2, "samples": produced, "modes": modes,
-        "images_inverted": inverted, "pair_ends": ends, "inversions_saved": ends - inverted,
+        "pairs": ends // 2,
+        "samples": produced,
+        "modes": modes,
+        "images_inverted": inverted,
+        "pair_ends": ends,
+        "inversions_saved": ends - inverted,
         "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
         **({"forgotten": int(extra["forgotten"])} if "forgotten" in extra else {}),
-    }  # fmt: skip
+    }
 
 
 def _ends(extra: Iterable[str]) -> list[str]:

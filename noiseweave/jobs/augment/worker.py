@@ -32,7 +32,8 @@ def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
 
     config = task.config
     extract = feature_cache.extractor(
-        config.features, lambda: spaces.space(config.features, lambda: load_backbone(task), device(task)),
+        config.features,
+        lambda: spaces.space(config.features, lambda: load_backbone(task), device(task)),
         lambda: spaces.identity(config.features, config.model, config.size),
-    )  # fmt: skip
+    )
     return lambda image_BHWC: spaces.similarity(config.features, extract(image_BHWC))

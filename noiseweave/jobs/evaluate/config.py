@@ -92,9 +92,11 @@ class Config:
         for name in ("input", "output"):
             check(bool(getattr(self, name).strip()), name, getattr(self, name), "a folder or URL")
         for name, low, high in (
-            ("neighbours", 1, 1000), ("max_samples", 2, 1_000_000), ("max_pixels", 1, 1 << 40),
+            ("neighbours", 1, 1000),
+            ("max_samples", 2, 1_000_000),
+            ("max_pixels", 1, 1 << 40),
             ("unit_pictures", 1, 100_000),
-        ):  # fmt: skip
+        ):
             check(low <= getattr(self, name) <= high, name, getattr(self, name), f"{low} to {high}")
         few = [n for n in self.compare_steps if not self.inversion.skip < n <= 1000]
         check(not few, "compare_steps", self.compare_steps, "each above inversion.skip, at most 1000")

@@ -85,11 +85,16 @@ def read(task: Task, book: Ledger, url: str) -> Loaded:
     parents = [tuple(order[name] for name in line.parents if name in order) for line in lineages]
     typical = _typical(task, book) if not all(parents) else {}
     return Loaded(
-        where=[place for _, place in kept], image_PHWC=shard_pictures.stacked(good, task.size, task.channels),
-        lineages=lineages, bad=bad + worse, names=[name for name, _ in pictures.values()], parents=parents,
+        where=[place for _, place in kept],
+        image_PHWC=shard_pictures.stacked(good, task.size, task.channels),
+        lineages=lineages,
+        bad=bad + worse,
+        names=[name for name, _ in pictures.values()],
+        parents=parents,
         parent_BHWC=_stacked(task, [picture for _, picture in pictures.values()]),
-        typical_THWC=shard_pictures.stacked(typical, task.size, task.channels), differ=differ,
-    )  # fmt: skip
+        typical_THWC=shard_pictures.stacked(typical, task.size, task.channels),
+        differ=differ,
+    )
 
 
 def _stacked(task: Task, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -100,9 +105,8 @@ def _lineages(url: str, found: Sequence[tuple[shards.Entry, Location]]) -> list[
     members = [entry.members.get("json") for entry, _ in found]
     data = iter(storage.read_ranges(url, [(m.offset, m.size) for m in members if m]))
     return [
-        lineage(next(data) if m else b"{}", place.label)
-        for m, (_, place) in zip(members, found, strict=True)
-    ]  # fmt: skip
+        lineage(next(data) if m else b"{}", place.label) for m, (_, place) in zip(members, found, strict=True)
+    ]
 
 
 def lineage(data: bytes, own: int | None) -> Lineage:

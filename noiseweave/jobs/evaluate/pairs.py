@@ -66,9 +66,13 @@ def run(config: Config) -> int:
     runs = [pairs[i : i + each] for i in range(0, len(pairs), each)]
     units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
     phase = Phase(
-        name="pairs", fetch=partial(_fetch, config), make_compute=partial(_make_scores, config),
-        commit=partial(commit, book), things="pairs", size=stages.length_of_first,
-    )  # fmt: skip
+        name="pairs",
+        fetch=partial(_fetch, config),
+        make_compute=partial(_make_scores, config),
+        commit=partial(commit, book),
+        things="pairs",
+        size=stages.length_of_first,
+    )
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
     rows = all_rows(book, "pairs")
@@ -78,10 +82,14 @@ def run(config: Config) -> int:
         raise ValueError(f"input={config.input!r}: no pair could be compared, quarantined {counts}")
     write_rows(output, rows)
     report = {
-        "mode": "pairs", "quarantined": counts, "failed": outcome.failed, "seconds": round(outcome.seconds, 2),
-        "sets": {"input": {"pictures": len(rows)}}, "warnings": warnings(rows),
+        "mode": "pairs",
+        "quarantined": counts,
+        "failed": outcome.failed,
+        "seconds": round(outcome.seconds, 2),
+        "sets": {"input": {"pictures": len(rows)}},
+        "warnings": warnings(rows),
         "figures": {} if outcome.failed else figures(config, rows),
-    }  # fmt: skip
+    }
     return evaluate_report.finish(config, output, report)
 
 

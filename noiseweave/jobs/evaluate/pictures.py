@@ -107,7 +107,7 @@ def _digest(listing: str) -> str:
 
 def read(
     root: str, payload: str | tuple[str, ...], side: int | None, max_pixels: int, channels: int = 3
-) -> Read:  # fmt: skip
+) -> Read:
     """The pictures of a unit.
 
     Args:

@@ -63,10 +63,12 @@ def run(config: Config) -> int:
         Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
     ]
     phase = Phase(
-        name="reconstruction", fetch=partial(_fetch, config, side, channels),
-        make_compute=partial(_make_rows, config), commit=partial(pairs.commit, book),
+        name="reconstruction",
+        fetch=partial(_fetch, config, side, channels),
+        make_compute=partial(_make_rows, config),
+        commit=partial(pairs.commit, book),
         size=partial(_rows, config),
-    )  # fmt: skip
+    )
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
     by_recipe: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -77,12 +79,15 @@ def run(config: Config) -> int:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     pairs.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     report = {
-        "mode": "reconstruction", "model_hash": loading.fingerprint(config.model.name), "quarantined": counts,
-        "failed": outcome.failed, "seconds": round(outcome.seconds, 2),
+        "mode": "reconstruction",
+        "model_hash": loading.fingerprint(config.model.name),
+        "quarantined": counts,
+        "failed": outcome.failed,
+        "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
         "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pairs.warnings(rows)],
-    }  # fmt: skip
+    }
     return evaluate_report.finish(config, output, report)
 
 
@@ -99,9 +104,14 @@ def identity(config: Config, several: Sequence[InversionRecipe], digest: str) ->
     model = config.model.identity() | {"hash": loading.fingerprint(config.model.name)}
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
     return {
-        "job": "evaluate", "mode": "reconstruction", "files": digest, "model": model,
-        "metrics": list(config.wanted), "recipes": {name_of(r): asdict(r) for r in several}, **about,
-    }  # fmt: skip
+        "job": "evaluate",
+        "mode": "reconstruction",
+        "files": digest,
+        "model": model,
+        "metrics": list(config.wanted),
+        "recipes": {name_of(r): asdict(r) for r in several},
+        **about,
+    }
 
 
 def _fetch(config: Config, side: int, channels: int, unit: Unit) -> Read:
@@ -140,9 +150,13 @@ def _make_rows(config: Config) -> Callable[[Read], Any]:
 
 
 def reconstructed(
-    model: Backbone, image_BHWC: np.ndarray, keys: Sequence[str], recipe: InversionRecipe, seed: int,
+    model: Backbone,
+    image_BHWC: np.ndarray,
+    keys: Sequence[str],
+    recipe: InversionRecipe,
+    seed: int,
     words: bool,
-) -> tuple[list[Trio], dict[str, float]]:  # fmt: skip
+) -> tuple[list[Trio], dict[str, float]]:
     """Each picture beside what it comes back as; key -> PSNR in dB before decoding.
 
     The peak is 2 for pixels in -1..1, and what a latent picture spans for latents.

@@ -61,8 +61,11 @@ def finish(config: Config, output: str, report: dict[str, Any]) -> int:
     if report["figures"]:
         console.print(_table(config, report["figures"]))
     if report["quarantined"]:
-        console.print(f"quarantined: {report['quarantined']}, see {storage.join(output, 'quarantine.jsonl')}",
-                      soft_wrap=True, markup=False)  # fmt: skip
+        console.print(
+            f"quarantined: {report['quarantined']}, see {storage.join(output, 'quarantine.jsonl')}",
+            soft_wrap=True,
+            markup=False,
+        )
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     for unit, error in report["failed"].items():

@@ -81,16 +81,27 @@ def judging(config: Config, sides: Mapping[str, PictureSet]) -> Task:
     assert config.reference is not None
     own = config.size if config.features.name == "unet" else None
     gate = augment_config.Config(
-        input=config.reference, output=config.output, seed=config.seed, size=own, model=config.model,
-        features=config.features, gate=True, quality=config.quality, max_pixels=config.max_pixels,
+        input=config.reference,
+        output=config.output,
+        seed=config.seed,
+        size=own,
+        model=config.model,
+        features=config.features,
+        gate=True,
+        quality=config.quality,
+        max_pixels=config.max_pixels,
         cluster=config.cluster,
-    )  # fmt: skip
+    )
     channels, side = _kind(config, sides["input"])
     return Task(
-        config=gate, output=storage.absolute(config.output), channels=channels, size=config.size or side,
-        root=augment_task.common_root([str(p) for p in sides["reference"].payloads]), model_hash="",
+        config=gate,
+        output=storage.absolute(config.output),
+        channels=channels,
+        size=config.size or side,
+        root=augment_task.common_root([str(p) for p in sides["reference"].payloads]),
+        model_hash="",
         feature_side=spaces.side(config.features, config.model.name, own),
-    )  # fmt: skip
+    )
 
 
 def _kind(config: Config, side: PictureSet) -> tuple[int, int]:
@@ -114,10 +125,16 @@ def identity(config: Config, task: Task, sides: Mapping[str, PictureSet]) -> Map
 
     quality = {name: asdict(config.quality)[name] for name in ("judge", "classifier", "pool")}
     return {
-        "job": "evaluate", "mode": "samples", "sides": {n: s.digest for n, s in sides.items()}, "quality": quality,
-        "space": spaces.identity(config.features, config.model, task.config.size), "seed": config.seed,
-        "size": task.size, "channels": task.channels, "max_pixels": config.max_pixels,
-    }  # fmt: skip
+        "job": "evaluate",
+        "mode": "samples",
+        "sides": {n: s.digest for n, s in sides.items()},
+        "quality": quality,
+        "space": spaces.identity(config.features, config.model, task.config.size),
+        "seed": config.seed,
+        "size": task.size,
+        "channels": task.channels,
+        "max_pixels": config.max_pixels,
+    }
 
 
 def phases(
@@ -137,13 +154,16 @@ def phases(
         raise ValueError(f"reference={config.reference!r}: no picture could be read, quarantined {counts}")
     outcomes["judge"] = augment_gate.make(
         task, book, s, partial(dataset.spread_places, book), partial(dataset.spread_features, book)
-    )  # fmt: skip
+    )
     if not outcomes["judge"].failed:
         units = [Unit(index=i, id=f"input-{i:06d}", payload=u) for i, u in enumerate(sides["input"].payloads)]
         phase = Phase(
-            name="samples", fetch=partial(_fetch, task, book), make_compute=partial(_make_rows, task, book),
-            commit=partial(_commit, book), things="samples",
-        )  # fmt: skip
+            name="samples",
+            fetch=partial(_fetch, task, book),
+            make_compute=partial(_make_rows, task, book),
+            commit=partial(_commit, book),
+            things="samples",
+        )
         plan = Plan(length=len(units), unit=units.__getitem__)
         outcomes["samples"] = pipeline.run(plan, phase, book, s)
     return outcomes
@@ -168,9 +188,13 @@ def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], 
     def compute(data: Loaded) -> tuple[list[Row], list[Bad], int]:
         typical = [quality.sharpness(x) for x in data.typical_THWC]
         found = quality.figures(
-            judge, data.image_PHWC, data.parents, data.parent_BHWC, [line.labels for line in data.lineages],
+            judge,
+            data.image_PHWC,
+            data.parents,
+            data.parent_BHWC,
+            [line.labels for line in data.lineages],
             float(np.mean(typical)) if typical else quality.FLAT,
-        )  # fmt: skip
+        )
         return [_row(data, i, f, pool) for i, f in enumerate(found)], data.bad, data.differ
 
     return compute
@@ -181,10 +205,17 @@ def _row(data: Loaded, i: int, found: Any, pool: Sequence[str]) -> Row:
     near = pool[found.row] if found.row is not None else None
     near = data.names[found.closest] if near is None and found.closest is not None else near
     return {
-        "key": data.where[i].key, "shard": os.path.basename(data.where[i].shard), "mode": line.mode,
-        "parents": len(line.parents), "found": len(data.parents[i]), "nearest": found.nearest, "nearest_key": near,
-        "parent": found.parent, "drift": found.drift, "sharpness": found.sharpness,
-    }  # fmt: skip
+        "key": data.where[i].key,
+        "shard": os.path.basename(data.where[i].shard),
+        "mode": line.mode,
+        "parents": len(line.parents),
+        "found": len(data.parents[i]),
+        "nearest": found.nearest,
+        "nearest_key": near,
+        "parent": found.parent,
+        "drift": found.drift,
+        "sharpness": found.sharpness,
+    }
 
 
 def _commit(
@@ -215,13 +246,17 @@ def finish(
     storage.write(storage.join(task.output, "samples.jsonl"), text.encode("utf-8", "backslashreplace"))
     by_mode = _by_mode(rows)
     report = {
-        "mode": "samples", "quarantined": counts, "failed": failed,
-        "seconds": round(sum(o.seconds for o in outcomes.values()), 2), "size": task.size, "channels": task.channels,
+        "mode": "samples",
+        "quarantined": counts,
+        "failed": failed,
+        "seconds": round(sum(o.seconds for o in outcomes.values()), 2),
+        "size": task.size,
+        "channels": task.channels,
         "sets": {"input": {"pictures": len(rows)}, "reference": {"pictures": outcomes["embed"].produced}},
         "verdicts": {mode: dict(_verdicts(some)) for mode, some in by_mode.items()},
         "figures": figures(by_mode) if rows else {},
         "warnings": warnings(rows, int(outcomes["samples"].extra["differ"])) if rows else [],
-    }  # fmt: skip
+    }
     if rows:
         _show(by_mode)
     return evaluate_report.finish(config, task.output, report)
@@ -259,8 +294,10 @@ def figures(by_mode: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
                 continue
             quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
             out[name if mode == "all" else f"{name}: {mode}"] = {
-                "value": float(values.mean()), **dict(zip(QUANTILES, quantiles, strict=True)), "samples": len(values),
-            }  # fmt: skip
+                "value": float(values.mean()),
+                **dict(zip(QUANTILES, quantiles, strict=True)),
+                "samples": len(values),
+            }
     return out
 
 

@@ -66,18 +66,29 @@ def plan(config: Config) -> Task:
             "inception, efficientnet-lite0, resnet50 or a classifier"
         )
     return Task(
-        config=config, output=storage.absolute(config.output), sets=sets, statistics=statistics, space=space,
-        label=label, side=None if spaces.takes_whole(config.features) else space.get("side"), classes=classes,
-    )  # fmt: skip
+        config=config,
+        output=storage.absolute(config.output),
+        sets=sets,
+        statistics=statistics,
+        space=space,
+        label=label,
+        side=None if spaces.takes_whole(config.features) else space.get("side"),
+        classes=classes,
+    )
 
 
 def identity(task: Task) -> Mapping[str, Any]:
     """What the features depend on: figures are made anew from them, so a run goes on with other metrics."""
     sides = {s.name: s.digest for s in task.sets} | {n: s.digest for n, s in task.statistics.items()}
     return {
-        "job": "evaluate", "mode": "sets", "space": task.space, "classes": task.classes, "sides": sides,
-        "max_pixels": task.config.max_pixels, "unit_pictures": task.config.unit_pictures,
-    }  # fmt: skip
+        "job": "evaluate",
+        "mode": "sets",
+        "space": task.space,
+        "classes": task.classes,
+        "sides": sides,
+        "max_pixels": task.config.max_pixels,
+        "unit_pictures": task.config.unit_pictures,
+    }
 
 
 def _units(side: PictureSet) -> list[Unit]:
@@ -89,9 +100,12 @@ def _units(side: PictureSet) -> list[Unit]:
 
 def phase(task: Task, book: Ledger) -> Phase:
     return Phase(
-        name="features", fetch=partial(_fetch, task.side, task.config.max_pixels),
-        make_compute=partial(_make_extract, task), commit=partial(_commit, book), size=_good,
-    )  # fmt: skip
+        name="features",
+        fetch=partial(_fetch, task.side, task.config.max_pixels),
+        make_compute=partial(_make_extract, task),
+        commit=partial(_commit, book),
+        size=_good,
+    )
 
 
 def _good(data: Read) -> int:
@@ -144,9 +158,16 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
     """
     quarantined = evaluate_report.write_quarantine(task.output, book, "features", task.sets)
     report: dict[str, Any] = {
-        "mode": "sets", "space": dict(task.space), "quarantined": quarantined, "failed": outcome.failed,
-        "workers": workers, "seconds": round(outcome.seconds, 2), "sets": {}, "figures": {}, "warnings": [],
-    }  # fmt: skip
+        "mode": "sets",
+        "space": dict(task.space),
+        "quarantined": quarantined,
+        "failed": outcome.failed,
+        "workers": workers,
+        "seconds": round(outcome.seconds, 2),
+        "sets": {},
+        "figures": {},
+        "warnings": [],
+    }
     if not outcome.failed:
         sides = {s.name: evaluate_side.Side.of(s.name, book) for s in task.sets}
         _check(task, sides, quarantined)

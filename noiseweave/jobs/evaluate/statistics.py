@@ -114,7 +114,10 @@ def write(path: str, side: Side, space: Mapping[str, Any]) -> None:
     """A set's statistics, for a later run's --reference or for pytorch-fid."""
     gaussian, buffer = side.moments().gaussian(), io.BytesIO()
     np.savez_compressed(
-        buffer, mu=gaussian.mean_D, sigma=gaussian.covariance_DD, n=np.array(side.n),
+        buffer,
+        mu=gaussian.mean_D,
+        sigma=gaussian.covariance_DD,
+        n=np.array(side.n),
         space=np.array(json.dumps(dict(space), sort_keys=True)),
-    )  # fmt: skip
+    )
     storage.write(storage.absolute(path), buffer.getvalue())

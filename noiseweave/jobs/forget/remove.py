@@ -59,8 +59,8 @@ def run(plan: dict[str, Any], folders: Sequence[str], book: Ledger, s: Session) 
         groups = storage.join(folder, "_run", "groups")
         work += [Part(kind="groups", url=storage.join(groups, name)) for name in storage.names_in(groups)]
     phase = Phase(
-        name="remove", fetch=partial(_fetch, targets), make_compute=nothing, commit=_commit, things="samples",
-    )  # fmt: skip
+        name="remove", fetch=partial(_fetch, targets), make_compute=nothing, commit=_commit, things="samples"
+    )
     return pipeline.run(Plan(length=len(work), unit=partial(_unit, work)), phase, book, s)
 
 
@@ -101,11 +101,12 @@ def _groups(path: str, targets: Targets) -> Files:
     lines = [json.loads(line) for line in storage.read(path).splitlines()]
     groups = [
         Group(
-            id=value["id"], images=tuple(Location(**p) for p in value["images"]),
+            id=value["id"],
+            images=tuple(Location(**p) for p in value["images"]),
             pairs=tuple(Pair(**p) for p in value["pairs"]),
         )
         for value in lines
-    ]  # fmt: skip
+    ]
     left = [[i for i, p in enumerate(g.images) if not targets.has(p.key, p.shard)] for g in groups]
     kept = [without(group, places) for group, places in zip(groups, left, strict=True)]
     if kept == groups:
@@ -172,9 +173,7 @@ def _remember(book: Ledger, targets: dict[str, list[list[str]]]) -> None:
     """Tell a run that is not finished yet which pictures it is no longer to use."""
     path = book.path(FORGOTTEN)
     known = set(storage.read_json(path) if storage.exists(path) else ())
-    new = {
-        digest_of(name, key) for key, several in targets.items() for names in several for name in names
-    }  # fmt: skip
+    new = {digest_of(name, key) for key, several in targets.items() for names in several for name in names}
     if not new <= known:
         storage.write_json(path, sorted(known | new))
 
@@ -249,10 +248,14 @@ def _write_report(
         return
     counts = {url.removeprefix(storage.join(folder, "")): len(keys) for url, keys in hits.items()}
     request = config.request | {
-        "plan": digest, "samples": sum(counts.values()), "shards": counts,
+        "plan": digest,
+        "samples": sum(counts.values()),
+        "shards": counts,
         "deleted": sorted(name for name in counts if not storage.exists(storage.join(folder, name))),
-        "searched": plan["searched"], "unsearched": plan["unsearched"], "noiseweave": __version__,
-    }  # fmt: skip
+        "searched": plan["searched"],
+        "unsearched": plan["unsearched"],
+        "noiseweave": __version__,
+    }
     storage.write_json(path, {"requests": [*earlier, request]})
 
 

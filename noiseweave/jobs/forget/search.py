@@ -100,9 +100,12 @@ def index_files(folder: str) -> list[str]:
 def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
     """Read every piece; what was found lies in the ledger's folder."""
     phase = Phase(
-        name="search", fetch=partial(_fetch, key), make_compute=nothing, commit=partial(_commit, book),
+        name="search",
+        fetch=partial(_fetch, key),
+        make_compute=nothing,
+        commit=partial(_commit, book),
         things="samples",
-    )  # fmt: skip
+    )
     return pipeline.run(Plan(length=len(work), unit=partial(_unit, list(work))), phase, book, s)
 
 

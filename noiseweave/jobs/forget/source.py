@@ -50,9 +50,10 @@ def names(
     made = {place for r in mine if r.parents for place in places(r)}
     every = [
         *({p.shard for p in named if p.sha256 == h} for h in {p.sha256 for p in named if p.sha256}),
-        *({p.shard} for p in named), *({row} for row in rows),
+        *({p.shard} for p in named),
+        *({row} for row in rows),
         *(set(places(r)) for r in mine if not r.parents),
-    ]  # fmt: skip
+    ]
     groups = joined({n for n in group if not any(same_shard(n, m) for m in made)} for group in every)
     wanted = [group for group in groups if any(asked(config, name) for name in group)]
     check_one(config, wanted)
@@ -118,7 +119,7 @@ def generated(config: Config, mine: Sequence[Record]) -> list[Record]:
 
 def check_found(
     config: Config, found: Collection[object], mine: Sequence[Record], named: Collection[Parent], shards: int
-) -> None:  # fmt: skip
+) -> None:
     """Raise ValueError where nothing has the key, or nothing in the shard that was asked for."""
     if found:
         return

@@ -56,13 +56,18 @@ def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome
     missed = sorted({(b["shard"], b["reason"]) for b in bad if b["reason"] in UNSEARCHED})
     return {
         "key_in": known or sorted({place for r in first for place in source.places(r)}),
-        "hits": {url: dict(sorted(hits[url].items())) for url in sorted(hits)}, "targets": targets.names,
-        "itself": len(first), "direct": direct, "descendants": all_of_them,
-        "input_pictures": sorted(r.url for r in mine if not r.parents and r not in first and targets.has(r.key, r.url)),
+        "hits": {url: dict(sorted(hits[url].items())) for url in sorted(hits)},
+        "targets": targets.names,
+        "itself": len(first),
+        "direct": direct,
+        "descendants": all_of_them,
+        "input_pictures": sorted(
+            r.url for r in mine if not r.parents and r not in first and targets.has(r.key, r.url)
+        ),
         "searched": {"shards": count, "samples": searched.produced},
         "unsearched": [{"shard": shard, "reason": reason} for shard, reason in missed],
         "odd": dict(sorted(Counter(b["reason"] for b in bad if b["reason"] not in UNSEARCHED).items())),
-    }  # fmt: skip
+    }
 
 
 def _with_key(key: str, work: Sequence[Piece], book: Ledger) -> tuple[list[Record], set[Parent]]:

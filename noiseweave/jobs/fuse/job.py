@@ -72,9 +72,13 @@ def chosen(config: Config, mask_key: str | None) -> dict[str, Any]:
 
 
 def describe(
-    config: Config, keys: Sequence[str], psnr: Sequence[float], files: Sequence[str], model_hash: str,
+    config: Config,
+    keys: Sequence[str],
+    psnr: Sequence[float],
+    files: Sequence[str],
+    model_hash: str,
     prompts: Prompts | None,
-) -> Mapping[str, Any]:  # fmt: skip
+) -> Mapping[str, Any]:
     """The content of fuse.json: enough to make the picture again."""
     rows = zip(config.images, keys, config.shares, psnr, strict=True)
     return {
@@ -82,9 +86,15 @@ def describe(
             {"path": path, "sha256": key, "weight": round(weight, 6), "psnr": value}
             for path, key, weight, value in rows
         ],
-        "mode": config.mode, "keep_spread": config.keep_spread, "seed": config.seed,
-        **asdict(config.inversion), "model": config.model.name, "model_hash": model_hash,
-        "precision": config.model.precision, "noiseweave": __version__, "files": files,
+        "mode": config.mode,
+        "keep_spread": config.keep_spread,
+        "seed": config.seed,
+        **asdict(config.inversion),
+        "model": config.model.name,
+        "model_hash": model_hash,
+        "precision": config.model.precision,
+        "noiseweave": __version__,
+        "files": files,
         "sweep": {"modes": MODES, "ratios": config.ratios} if config.sweep else None,
         **({"prompt": asdict(prompts)} if prompts else {}),
-    }  # fmt: skip
+    }

@@ -118,12 +118,18 @@ def map_keys(
     own, model = config.inversion.noise == "independent", loading.fingerprint(config.model.name)
     return [
         map_key(
-            image_HWC, model, config.inversion, seed=config.seed, key=key if own else "",
-            precision=config.model.precision, size=len(image_HWC), source=prompts.source[i] if prompts else None,
+            image_HWC,
+            model,
+            config.inversion,
+            seed=config.seed,
+            key=key if own else "",
+            precision=config.model.precision,
+            size=len(image_HWC),
+            source=prompts.source[i] if prompts else None,
             guidance=prompts.guidance_source if prompts else None,
         )
         for i, (image_HWC, key) in enumerate(zip(image_NHWC, keys, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
@@ -140,9 +146,13 @@ def warn(model: Backbone, prompts: Prompts | None) -> None:
 
 
 def fidelity(
-    model: Backbone, s: Schedule, maps: list[NoiseMaps], image_NHWC: np.ndarray, prompts: Prompts | None,
+    model: Backbone,
+    s: Schedule,
+    maps: list[NoiseMaps],
+    image_NHWC: np.ndarray,
+    prompts: Prompts | None,
     sampler: SolverName,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200.
 
     Of a latent model it is that of the latents: what the VAE loses is not in it.

@@ -14,10 +14,14 @@ from noiseweave.engine.networks.recipes import ModelConfig
 
 # short spellings of options, those of the project that this job follows among them
 ALIASES = {
-    "--model": "--model.name", "--steps": "--inpaint.steps", "--guidance": "--inpaint.guidance",
-    "--strength": "--inpaint.strength", "--batch_imgs_dir": "--images", "--batch_masks_dir": "--masks",
+    "--model": "--model.name",
+    "--steps": "--inpaint.steps",
+    "--guidance": "--inpaint.guidance",
+    "--strength": "--inpaint.strength",
+    "--batch_imgs_dir": "--images",
+    "--batch_masks_dir": "--masks",
     "--output_dir": "--output",
-}  # fmt: skip
+}
 OWNED = ("restored", "collages", "lineage", "shards", "report.html", "report.json", "quarantine.jsonl")
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -101,10 +105,16 @@ class Config:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         self._check_input()
         for name, low, high in (
-            ("size", 0, 8192), ("rows", 1, 1000), ("seed", 0, (1 << 63) - 1001), ("feather", 0, 1000),
-            ("padding", 0, 100_000), ("collage_spacing_h", 0, 1000), ("collage_spacing_v", 0, 1000),
-            ("max_pixels", 1, 1 << 40), ("unit_pictures", 1, 100_000),
-        ):  # fmt: skip
+            ("size", 0, 8192),
+            ("rows", 1, 1000),
+            ("seed", 0, (1 << 63) - 1001),
+            ("feather", 0, 1000),
+            ("padding", 0, 100_000),
+            ("collage_spacing_h", 0, 1000),
+            ("collage_spacing_v", 0, 1000),
+            ("max_pixels", 1, 1 << 40),
+            ("unit_pictures", 1, 100_000),
+        ):
             value = getattr(self, name)
             check(value is None or low <= value <= high, name, value, f"{low} to {high}")
         check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")

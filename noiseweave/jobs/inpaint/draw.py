@@ -49,8 +49,12 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     about = filling.describe(config.model.name)
     _check_steps(config)
     whole = about.multiple > 0
-    check(whole or config.size in (0, about.size), "size", config.size,
-          f"0 or {about.size}, as the model draws {about.size}x{about.size} pixels only")  # fmt: skip
+    check(
+        whole or config.size in (0, about.size),
+        "size",
+        config.size,
+        f"0 or {about.size}, as the model draws {about.size}x{about.size} pixels only",
+    )
     for name in ("prompt", "negative_prompt"):
         value = getattr(config, name)
         check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
@@ -59,9 +63,14 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
             f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr
         )
     return Task(
-        config=config, output=output, sheet=sheet, about=asdict(about), seed=seed,
-        model_hash=filling.fingerprint(config.model.name), loras=lora_files.look(config, about.kind),
-    )  # fmt: skip
+        config=config,
+        output=output,
+        sheet=sheet,
+        about=asdict(about),
+        seed=seed,
+        model_hash=filling.fingerprint(config.model.name),
+        loras=lora_files.look(config, about.kind),
+    )
 
 
 def _check_steps(config: Config) -> None:
@@ -93,9 +102,12 @@ def phase(task: Task, gpu: bool) -> Phase:
     from noiseweave.jobs.inpaint import output as inpaint_output
 
     return Phase(
-        name="inpaint", fetch=partial(_fetch, task), make_compute=partial(_make_paint, task, gpu),
-        commit=partial(inpaint_output.commit, task), size=stages.length_of_first,
-    )  # fmt: skip
+        name="inpaint",
+        fetch=partial(_fetch, task),
+        make_compute=partial(_make_paint, task, gpu),
+        commit=partial(inpaint_output.commit, task),
+        size=stages.length_of_first,
+    )
 
 
 # fetch
@@ -128,10 +140,13 @@ def load(task: Task, item: Item) -> Loaded:
         extension = pictures.extension_of(picture, item.extension, config.output_format)
         pictures.fitted(picture.image, pictures.EXTENSIONS[extension])
     return Loaded(
-        item=item, data=data, mask=mask, prompt=config.prompt if own is None else own,
+        item=item,
+        data=data,
+        mask=mask,
+        prompt=config.prompt if own is None else own,
         label=item.label.read(shards.SIDE_LIMIT) if item.label else None,
         regions=tuple(_region(task, shown_HWC, hole_HW, box) for box in boxes(task, hole_HW)),
-    )  # fmt: skip
+    )
 
 
 def _mask(item: Item) -> bytes:
@@ -169,9 +184,7 @@ def _region(task: Task, shown_HWC: np.ndarray, hole_HW: np.ndarray, box: masks.B
     small = np.asarray(resized(image, size))
     # with the same filter: no known pixel holds a share of what is to be replaced
     share = np.asarray(resized(Image.fromarray(hole.astype(np.float32)), size))
-    return Region(
-        box=box, image_HWC=small[..., None] if small.ndim == 2 else small, hole_HW=share > 1e-6
-    )  # fmt: skip
+    return Region(box=box, image_HWC=small[..., None] if small.ndim == 2 else small, hole_HW=share > 1e-6)
 
 
 def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

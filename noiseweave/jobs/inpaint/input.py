@@ -91,9 +91,12 @@ def _single(config: Config) -> Item:
     stem, extension = os.path.splitext(os.path.basename(places[0].path))
     text = os.path.splitext(places[0].path)[0] + ".txt"
     return Item(
-        key=stem, extension=extension[1:].lower(), picture=places[0], mask=places[1],
+        key=stem,
+        extension=extension[1:].lower(),
+        picture=places[0],
+        mask=places[1],
         text=Place(path=text) if storage.exists(text) else None,
-    )  # fmt: skip
+    )
 
 
 def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Bad]) -> Input:
@@ -150,9 +153,11 @@ def _of_shards(config: Config) -> Input:
     if not total:
         raise ValueError(f"input {config.input!r}: no sample there has a picture and a .mask.png")
     return Input(
-        plan=Plan(length=len(parts), unit=_Units(parts)), pictures=total, left_out=tuple(left_out),
+        plan=Plan(length=len(parts), unit=_Units(parts)),
+        pictures=total,
+        left_out=tuple(left_out),
         digest=digest_of(listing),
-    )  # fmt: skip
+    )
 
 
 def _mask(entry: shards.Entry) -> str | None:
@@ -195,9 +200,14 @@ def _item(url: str, entry: shards.Entry) -> Item:
         if name in entry.members
     }
     return Item(
-        key=entry.key, extension=entry.picture, picture=places[entry.picture], mask=places[mask],
-        text=places.get("txt"), label=places.get("cls"), hole=mask,
-    )  # fmt: skip
+        key=entry.key,
+        extension=entry.picture,
+        picture=places[entry.picture],
+        mask=places[mask],
+        text=places.get("txt"),
+        label=places.get("cls"),
+        hole=mask,
+    )
 
 
 def words(item: Item) -> str | None:

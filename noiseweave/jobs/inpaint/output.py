@@ -126,9 +126,7 @@ def collage(
         restored: uint8 [H, W, 3] each, a row for each.
     """
     height, width = hole_HW.shape
-    page = np.full(
-        (len(restored) * (height + gap_v) - gap_v, 3 * width + 2 * gap_h, 3), 255, np.uint8
-    )  # fmt: skip
+    page = np.full((len(restored) * (height + gap_v) - gap_v, 3 * width + 2 * gap_h, 3), 255, np.uint8)
     white = masks.whitened(original_HWC, hole_HW)
     for r, picture in enumerate(restored):
         top = r * (height + gap_v)
@@ -143,9 +141,13 @@ def mark(task: Task, one: Painted, source: Source, seed: int) -> Mark | None:
     if not task.config.provenance or not one.loaded.regions:
         return None
     return Mark(
-        source=source, model=task.config.model.name, model_hash=task.model_hash, seed=seed,
-        parents=[hashlib.sha256(one.loaded.data).hexdigest()], how={"mode": task.method},
-    )  # fmt: skip
+        source=source,
+        model=task.config.model.name,
+        model_hash=task.model_hash,
+        seed=seed,
+        parents=[hashlib.sha256(one.loaded.data).hexdigest()],
+        how={"mode": task.method},
+    )
 
 
 def names(key: str, rows: int) -> list[str]:
@@ -199,15 +201,26 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
         "mask": config.mask if single else _place(loaded.item, loaded.item.mask),
         "picture_sha256": digest,
         "mask_sha256": hashlib.sha256(loaded.mask).hexdigest(),
-        "key": folders.printable(loaded.item.key), "seeds": list(task.seeds), "prompt": loaded.prompt,
-        "prompt_cut": list(one.cut), "negative_prompt": config.negative_prompt, "mask_mode": config.mask_mode,
+        "key": folders.printable(loaded.item.key),
+        "seeds": list(task.seeds),
+        "prompt": loaded.prompt,
+        "prompt_cut": list(one.cut),
+        "negative_prompt": config.negative_prompt,
+        "mask_mode": config.mask_mode,
         "copied": not loaded.regions,
         "boxes": [[r.box.top, r.box.left, r.box.bottom, r.box.right] for r in loaded.regions],
-        "worked_at": [list(r.hole_HW.shape) for r in loaded.regions], "crop_to_mask": config.crop_to_mask,
-        "padding": config.padding, "feather": config.feather, **asdict(config.inpaint),
-        "method": task.method, "model": config.model.name, "model_hash": task.model_hash,
-        "lora": [file.told for file in task.loras], "precision": one.precision, "noiseweave": __version__,
-    }  # fmt: skip
+        "worked_at": [list(r.hole_HW.shape) for r in loaded.regions],
+        "crop_to_mask": config.crop_to_mask,
+        "padding": config.padding,
+        "feather": config.feather,
+        **asdict(config.inpaint),
+        "method": task.method,
+        "model": config.model.name,
+        "model_hash": task.model_hash,
+        "lora": [file.told for file in task.loras],
+        "precision": one.precision,
+        "noiseweave": __version__,
+    }
 
 
 def _place(item: Item, place: Place) -> str:
@@ -242,16 +255,25 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
     }
     read_from = {name: getattr(task.config, name) for name in ("image", "mask", "images", "masks", "input")}
     return {
-        "noiseweave": __version__, "config": asdict(task.config),
+        "noiseweave": __version__,
+        "config": asdict(task.config),
         "read_from": {name: storage.absolute(path) for name, path in read_from.items() if path is not None},
-        "model": task.config.model.name, "model_hash": task.model_hash,
-        "method": task.method, "lora": [file.told for file in task.loras], "pictures": work.pictures,
-        "restored": outcome.produced, "copied": int(outcome.extra.get("copied", 0)), "seeds": list(task.seeds),
-        "seed_drawn": not task.config.seed, "quarantined": dict(sorted(quarantined.items())),
-        "without_mask": alone["no_mask"], "without_picture": alone["no_picture"],
+        "model": task.config.model.name,
+        "model_hash": task.model_hash,
+        "method": task.method,
+        "lora": [file.told for file in task.loras],
+        "pictures": work.pictures,
+        "restored": outcome.produced,
+        "copied": int(outcome.extra.get("copied", 0)),
+        "seeds": list(task.seeds),
+        "seed_drawn": not task.config.seed,
+        "quarantined": dict(sorted(quarantined.items())),
+        "without_mask": alone["no_mask"],
+        "without_picture": alone["no_picture"],
         "prompts_cut": [name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")],
-        "seconds": round(outcome.seconds, 2), "failed": outcome.failed,
-    }  # fmt: skip
+        "seconds": round(outcome.seconds, 2),
+        "failed": outcome.failed,
+    }
 
 
 def _write_sheet(task: Task, work: Input) -> None:
@@ -272,8 +294,10 @@ def show(task: Task, report: dict[str, Any]) -> None:
     where = storage.join(task.output, "restored" if task.config.input is None else "shards")
     seeds = report["seeds"]
     copied = f", {report['copied']} copied as their masks are empty" if report["copied"] else ""
-    print(f"{report['restored']} restored pictures in {where}, seed {seeds[0]}"
-          f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}{copied}")  # fmt: skip
+    print(
+        f"{report['restored']} restored pictures in {where}, seed {seeds[0]}"
+        f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}{copied}"
+    )
     if task.sheet or task.config.sheets:
         print(f"collages: {task.sheet or storage.join(task.output, 'collages')}")
     for name, what in (

@@ -46,9 +46,7 @@ def pixels(config: Config, item: Item, which: Sequence[int]) -> tuple[np.ndarray
     shown, holes = [], []
     for view in which:
         number, mirrored = divmod(view, 1 + config.data.flip)
-        where = crops.crop(
-            image.shape[:2], item.bucket, config.seed, item.key, number, config.data.zoom
-        )  # fmt: skip
+        where = crops.crop(image.shape[:2], item.bucket, config.seed, item.key, number, config.data.zoom)
         step = -1 if mirrored else 1
         shown.append(crops.cut(image, where, item.bucket)[:, ::step])
         if hole is not None:
@@ -142,9 +140,16 @@ class Reader:
         hidden = step >= 0 and d.hide < config.data.caption_dropout
         z, around, image, hole = self._read(item, view, step)
         return Sample(
-            item=item, z_CHW=z, around_CHW=around, image_HWC=image, hole_HW=hole, eps=d.eps, offset=offset,
-            time=d.time, words="" if hidden else item.words,
-        )  # fmt: skip
+            item=item,
+            z_CHW=z,
+            around_CHW=around,
+            image_HWC=image,
+            hole_HW=hole,
+            eps=d.eps,
+            offset=offset,
+            time=d.time,
+            words="" if hidden else item.words,
+        )
 
     def _read(self, item: Item, view: int, step: int) -> tuple[Any, Any, Any, Any]:
         """Latents, latents around the hole, picture, hole: as far as they are needed and known."""
@@ -174,12 +179,16 @@ class Reader:
                 [s.around_CHW for s in samples], lambda: self.encoders.around(_stack(samples), hole_BHW)
             )
         return LoraBatch(
-            z_BCHW=z, hole_B1HW=hole, around_BCHW=around, words=self._words([s.words for s in samples]),
+            z_BCHW=z,
+            hole_B1HW=hole,
+            around_BCHW=around,
+            words=self._words([s.words for s in samples]),
             eps_BCHW=torch.stack([s.eps for s in samples]),
             offset_BC11=torch.stack([s.offset for s in samples]),
             time_B=torch.tensor([s.time for s in samples], dtype=torch.float32),
-            prior_B=torch.full((len(samples),), prior), size=samples[0].item.bucket,
-        )  # fmt: skip
+            prior_B=torch.full((len(samples),), prior),
+            size=samples[0].item.bucket,
+        )
 
     def _joined(self, cached: Sequence[Tensor | None], encode: Any) -> Tensor:
         """From the cache where all are there, else encoded."""
@@ -222,9 +231,12 @@ def token_ids(pipeline: Any, words: Sequence[str]) -> dict[str, Tensor]:
         tokenizer = getattr(pipeline, part, None)
         if tokenizer is not None:
             out[name] = tokenizer(
-                list(words), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                list(words),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
                 return_tensors="pt",
-            ).input_ids  # fmt: skip
+            ).input_ids
     return out
 
 

@@ -162,10 +162,13 @@ def _latents(
             runs.append((_hash([id_of(config, i) for i in items]), items))
     if runs:
         phase = stages.Phase(
-            name="latents", fetch=partial(_fetch, config, source.folders),
+            name="latents",
+            fetch=partial(_fetch, config, source.folders),
             make_compute=partial(_make_encode, config.model.name, s.gpus_per_worker > 0),
-            commit=partial(_commit, where, config), things="latents", size=stages.length_of_first,
-        )  # fmt: skip
+            commit=partial(_commit, where, config),
+            things="latents",
+            size=stages.length_of_first,
+        )
         _fill(where, "latents", runs, phase, s)
         known = there(where)
     found = {i.key: known[id_of(config, i)] for i in source.all if id_of(config, i) in known}
@@ -281,9 +284,13 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
     if missing:
         parts = [tuple(missing[i : i + TEXTS]) for i in range(0, len(missing), TEXTS)]
         phase = stages.Phase(
-            name="words", fetch=_payload, things="captions", size=len, commit=partial(_commit_words, where),
+            name="words",
+            fetch=_payload,
+            things="captions",
+            size=len,
+            commit=partial(_commit_words, where),
             make_compute=partial(_make_say, config.model.name, s.gpus_per_worker > 0),
-        )  # fmt: skip
+        )
         _fill(where, "words", [(_hash(part), part) for part in parts], phase, s)
         known = there(where)
     return {text: known[_hash(text)] for text in texts}

@@ -14,15 +14,27 @@ from noiseweave.engine.training.recipes import CheckpointRecipe, OptimizerRecipe
 
 # short spellings, those of the project that this job follows among them
 ALIASES = {
-    "--data_root": "--input", "--out": "--output", "--model": "--model.name", "--size": "--data.size",
-    "--rank": "--lora.rank", "--alpha": "--lora.alpha", "--method": "--lora.method", "--lr": "--optimizer.lr",
-    "--accum": "--accumulate", "--workers": "--cluster.workers",
-    "--gpus_per_worker": "--cluster.gpus_per_worker", "--mask_mode": "--data.mask_mode",
-}  # fmt: skip
+    "--data_root": "--input",
+    "--out": "--output",
+    "--model": "--model.name",
+    "--size": "--data.size",
+    "--rank": "--lora.rank",
+    "--alpha": "--lora.alpha",
+    "--method": "--lora.method",
+    "--lr": "--optimizer.lr",
+    "--accum": "--accumulate",
+    "--workers": "--cluster.workers",
+    "--gpus_per_worker": "--cluster.gpus_per_worker",
+    "--mask_mode": "--data.mask_mode",
+}
 OWNED = (
-    "lora_unet.safetensors", "lora_unet_kohya.safetensors", "unet_partial_tuned.safetensors", "report.json",
-    "quarantine.jsonl", "validation",
-)  # fmt: skip
+    "lora_unet.safetensors",
+    "lora_unet_kohya.safetensors",
+    "unet_partial_tuned.safetensors",
+    "report.json",
+    "quarantine.jsonl",
+    "validation",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,9 +145,14 @@ def gather(config: Config) -> Source:
     prior, more = _prior(config, model)
     kept, held = split(items, config.validation.share)
     source = Source(
-        model=model, items=tuple(kept), held=tuple(held), prior=tuple(prior.items), masked=masked,
-        folders=tuple(dict.fromkeys([*seen, *more])), bad=(*left_out, *bad, *prior.bad),
-    )  # fmt: skip
+        model=model,
+        items=tuple(kept),
+        held=tuple(held),
+        prior=tuple(prior.items),
+        masked=masked,
+        folders=tuple(dict.fromkeys([*seen, *more])),
+        bad=(*left_out, *bad, *prior.bad),
+    )
     return replace(source, identity=_identity(source))
 
 
@@ -185,9 +190,12 @@ def _identity(source: Source) -> dict[str, Any]:
     rows = [(i.key, i.words, i.bucket, i.mode, i.content) for i in source.all]
     content = hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return {
-        "pictures": len(source.items), "held_out": len(source.held), "prior_pictures": len(source.prior),
-        "content": content, "model.hash": source.model.hash,
-    }  # fmt: skip
+        "pictures": len(source.items),
+        "held_out": len(source.held),
+        "prior_pictures": len(source.prior),
+        "content": content,
+        "model.hash": source.model.hash,
+    }
 
 
 def told(config: Config, source: Source, workers: int) -> str:
@@ -304,9 +312,10 @@ def _of_folder(
 def _alone(files: Files, stem: str, path: str) -> Found:
     text = files.texts.get(stem)
     return Found(
-        key=stem, picture=Place(root=files.root, path=path),
+        key=stem,
+        picture=Place(root=files.root, path=path),
         text=None if text is None else Place(root=files.root, path=text),
-    )  # fmt: skip
+    )
 
 
 def _distinct(found: Sequence[Found]) -> list[Found]:
@@ -345,9 +354,15 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         return Bad.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
     digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
     return Item(
-        key=f.key, picture=f.picture, mask=f.mask, words=words, size=size, mode=mode,
-        bucket=crops.bucket_of(size, among), content=digest.hexdigest()[:24],
-    )  # fmt: skip
+        key=f.key,
+        picture=f.picture,
+        mask=f.mask,
+        words=words,
+        size=size,
+        mode=mode,
+        bucket=crops.bucket_of(size, among),
+        content=digest.hexdigest()[:24],
+    )
 
 
 def _size(data: bytes, most: int) -> Size:

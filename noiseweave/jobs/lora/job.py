@@ -88,9 +88,14 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
     task = Task(config=config, source=source, threads=s.threads, workers=s.workers)
     try:
         return run_training(
-            loop, task, name="checkpoints", storage_path=state(config), session=s,
-            max_failures=s.retries, keep=config.checkpoint.keep,
+            loop,
+            task,
+            name="checkpoints",
+            storage_path=state(config),
+            session=s,
+            max_failures=s.retries,
+            keep=config.checkpoint.keep,
             watch=Watch(state(config, "log.jsonl"), config.steps),
-        )  # fmt: skip
+        )
     except RuntimeError as e:
         return f"training failed: {e}"

@@ -37,11 +37,17 @@ NAME = "lora"  # of what is trained, in checkpoints
 def regime(task: Task) -> Regime:
     c = task.config
     return Regime(
-        steps=c.steps, batch=c.batch * c.accumulate * task.workers,
-        parts=c.accumulate * (1 + bool(task.source.prior)), precision=c.precision, ema=c.ema,
-        optimizer=c.optimizer, log_every=c.log_every, checkpoint_every=c.checkpoint.every, seed=c.seed,
+        steps=c.steps,
+        batch=c.batch * c.accumulate * task.workers,
+        parts=c.accumulate * (1 + bool(task.source.prior)),
+        precision=c.precision,
+        ema=c.ema,
+        optimizer=c.optimizer,
+        log_every=c.log_every,
+        checkpoint_every=c.checkpoint.every,
+        seed=c.seed,
         state=state(c),
-    )  # fmt: skip
+    )
 
 
 def loop(task: Task, link: Link) -> None:
@@ -107,9 +113,11 @@ def learner(config: Config, network: Denoiser, scheduler: Any) -> Learner:
         return loss(networks[NAME], batch, scheduler, config.objective)
 
     return Learner(
-        networks={NAME: network}, turns=(Turn(name="loss", network=NAME, loss=mean),), drawing=NAME,
+        networks={NAME: network},
+        turns=(Turn(name="loss", network=NAME, loss=mean),),
+        drawing=NAME,
         products=lambda: adapters.files(adapters.state(network), config.lora),
-    )  # fmt: skip
+    )
 
 
 class Validation:

@@ -67,9 +67,12 @@ def warn_of_cut(ends: Sequence[str]) -> None:
     if ends:
         print(
             f"warning: captions longer than the text encoder reads, their ends are cut: {len(ends)}",
-            *(f"  ...{end[:200]}" for end in ends[:SHOWN]), *(["  ..."] if len(ends) > SHOWN else []),
-            sep="\n", file=sys.stderr, flush=True,
-        )  # fmt: skip
+            *(f"  ...{end[:200]}" for end in ends[:SHOWN]),
+            *(["  ..."] if len(ends) > SHOWN else []),
+            sep="\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def quarantine(config: Config, bad: tuple[Bad, ...]) -> Counter[str]:
@@ -86,8 +89,15 @@ def _report(config: Config, source: Source, counts: Counter[str], kept: list[str
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     return {
-        "prompts_cut": len(source.cut), "cut": [end[:200] for end in source.cut[:SHOWN]],
-        "files": kept, "steps": config.steps, "pictures": len(source.items), "held_out": len(source.held),
-        "prior_pictures": len(source.prior), "quarantined": dict(counts), "identity": source.identity,
-        "validation_loss": held, "last": rows[-1] if rows else {},
-    }  # fmt: skip
+        "prompts_cut": len(source.cut),
+        "cut": [end[:200] for end in source.cut[:SHOWN]],
+        "files": kept,
+        "steps": config.steps,
+        "pictures": len(source.items),
+        "held_out": len(source.held),
+        "prior_pictures": len(source.prior),
+        "quarantined": dict(counts),
+        "identity": source.identity,
+        "validation_loss": held,
+        "last": rows[-1] if rows else {},
+    }

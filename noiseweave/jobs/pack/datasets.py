@@ -55,9 +55,12 @@ def source(config: Config, root: str, tally: Tally) -> Source:
             rows = rows.cast_column(name, datasets.Image(decode=False))
         names, numbers = classes_of(config, rows, datasets)
     table = Table(
-        root=root, picture=pictures[0], label="label" if "label" in rows.features else None,
-        caption=next((n for n in CAPTIONS if n in rows.features), None), numbers=numbers,
-    )  # fmt: skip
+        root=root,
+        picture=pictures[0],
+        label="label" if "label" in rows.features else None,
+        caption=next((n for n in CAPTIONS if n in rows.features), None),
+        numbers=numbers,
+    )
     rows = rows.remove_columns(pictures[1:]) if pictures[1:] else rows
     tally.ignored.update(f"picture column {name}" for name in pictures[1:])
     what = f"a Hugging Face image folder, split {split}"
@@ -93,8 +96,12 @@ def opened(config: Config, root: str, datasets: Any) -> tuple[Any, str]:
     splits = datasets.load_dataset("imagefolder", data_dir=root, streaming=True)
     name = config.split or ("train" if "train" in splits else min(splits))
     check(name in splits, "split", name, f"the image folder has {', '.join(map(str, splits))}")
-    check(config.split is not None or name == "train" or len(splits) == 1, "split", config.split,
-          f"choose one of {', '.join(map(str, splits))}")  # fmt: skip
+    check(
+        config.split is not None or name == "train" or len(splits) == 1,
+        "split",
+        config.split,
+        f"choose one of {', '.join(map(str, splits))}",
+    )
     return splits[name], name
 
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 def source(config: Config, root: str, tally: Tally) -> Source:
     classes, total = survey(root, config.labels == "folders")
     check(
-        total > 0, "input", config.input,
+        total > 0,
+        "input",
+        config.input,
         "no .jpg, .jpeg, .png, .webp or .bmp in it or below it (linked folders do not count)",
-    )  # fmt: skip
+    )
     results = samples(root, classes, config, tally)
     names = [folders.printable(name) for name in classes]
     return Source(what="a folder of pictures", classes=names, total=total, results=results)

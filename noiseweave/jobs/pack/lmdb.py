@@ -40,9 +40,11 @@ def source(config: Config, root: str, tally: Tally) -> Source:
     check(sum(sizes.values()) > 0, "input", config.input, "the LMDB is empty")
     names = [folders.printable(n) for n in found if n and config.labels == "folders"]
     return Source(
-        what=f"LMDB ({len(found)} of them, {sum(sizes.values())} values)", classes=names,
-        total=sum(sizes.values()), results=samples(config, root, found, sizes, tally),
-    )  # fmt: skip
+        what=f"LMDB ({len(found)} of them, {sum(sizes.values())} values)",
+        classes=names,
+        total=sum(sizes.values()),
+        results=samples(config, root, found, sizes, tally),
+    )
 
 
 def is_lmdb(root: str) -> bool:

@@ -143,9 +143,12 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     text = "".join(json.dumps(line(b)) + "\n" for b in tally.bad)
     storage.write(storage.join(output, "quarantine.jsonl"), text.encode())
     whole = Side(
-        folder="", shards=sum(s.shards for s in tally.sides), samples=tally.samples,
-        size=sum(s.size for s in tally.sides), labels=sum((s.labels for s in tally.sides), Counter()),
-    )  # fmt: skip
+        folder="",
+        shards=sum(s.shards for s in tally.sides),
+        samples=tally.samples,
+        size=sum(s.size for s in tally.sides),
+        labels=sum((s.labels for s in tally.sides), Counter()),
+    )
     halves = {"train": tally.sides[0], "validation": tally.sides[-1]} if len(tally.sides) == 2 else {}
     report = {
         "job": "pack",

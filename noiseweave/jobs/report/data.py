@@ -61,16 +61,30 @@ def gather(output: str, places: int, source: str | None) -> Record:
         rows = [[one.picture] for one in found]
     stages, workers = _time(output, report, job)
     return {
-        "job": job, "name": posixpath.basename(output.rstrip("/")), "noiseweave": __version__,
+        "job": job,
+        "name": posixpath.basename(output.rstrip("/")),
+        "noiseweave": __version__,
         "ended": bool(report),
         "tiles": [*_tiles(job, report, tally), *_work(stages)],
         "parameters": flatten(report["config"]) if "config" in report else config,
-        "similarity": _similarity(tally), "uses": _uses(tally, report),
-        "counts": [{"title": title, **_most(counts)} for title, counts in (
-            ("Mode", tally.modes), ("Class", tally.classes), ("Verdict", tally.verdicts)) if len(counts) > 1],
-        "stages": stages, "workers": workers, "quarantine": _quarantine(output, report),
-        "failed": _failed(report), "gallery": _gallery(job, rows, found, tally, read_from), "sheets": [],
-    }  # fmt: skip
+        "similarity": _similarity(tally),
+        "uses": _uses(tally, report),
+        "counts": [
+            {"title": title, **_most(counts)}
+            for title, counts in (
+                ("Mode", tally.modes),
+                ("Class", tally.classes),
+                ("Verdict", tally.verdicts),
+            )
+            if len(counts) > 1
+        ],
+        "stages": stages,
+        "workers": workers,
+        "quarantine": _quarantine(output, report),
+        "failed": _failed(report),
+        "gallery": _gallery(job, rows, found, tally, read_from),
+        "sheets": [],
+    }
 
 
 def job_of(output: str) -> tuple[str, Record]:
@@ -118,8 +132,11 @@ def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record
     """The summary's tiles: label, value and a note."""
     kept = tally.verdicts[KEPT]
     rejected = tally.total - kept
-    yield {"label": {"augment": "Samples kept", "inpaint": "Restored"}.get(job, "Pictures"), "value": kept,
-           "note": f"{rejected:,} rejected" if rejected else ""}  # fmt: skip
+    yield {
+        "label": {"augment": "Samples kept", "inpaint": "Restored"}.get(job, "Pictures"),
+        "value": kept,
+        "note": f"{rejected:,} rejected" if rejected else "",
+    }
     if job == "augment":
         yield {"label": "Images read", "value": report.get("images"), "note": ""}
         yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
@@ -167,10 +184,16 @@ def _similarity(tally: Tally) -> Record | None:
     steps = (digit * 10**power for power in range(4) for digit in (1, 2, 5))
     step = next(s for s in steps if there[-1] // s - there[0] // s < BARS)
     low, high = there[0] // step * step, (there[-1] // step + 1) * step
-    return {"bins": [
-        {"from": round(i * 2 / BINS - 1, 4), "to": round((i + step) * 2 / BINS - 1, 4),
-         "n": sum(tally.similarity[i : i + step])} for i in range(low, high, step)
-    ]}  # fmt: skip
+    return {
+        "bins": [
+            {
+                "from": round(i * 2 / BINS - 1, 4),
+                "to": round((i + step) * 2 / BINS - 1, 4),
+                "n": sum(tally.similarity[i : i + step]),
+            }
+            for i in range(low, high, step)
+        ]
+    }
 
 
 def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
@@ -185,8 +208,9 @@ def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
     low, high = min(histogram), max(histogram)
     return {
         "bins": [{"from": i, "to": i, "n": histogram[i]} for i in range(low, high + 1)],
-        "more": MOST_USES if high == MOST_USES else None, "part": tally.uses.part,
-    }  # fmt: skip
+        "more": MOST_USES if high == MOST_USES else None,
+        "part": tally.uses.part,
+    }
 
 
 def _time(output: str, report: Mapping[str, Any], job: str) -> tuple[list[Record], list[Record]]:
@@ -220,8 +244,13 @@ def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
             row["units"] += 1
             row["produced"] += record["produced"]
             row["compute"] += parts.get("compute", 0.0)
-    return {"units": units, "produced": produced, "seconds": seconds, "spent": dict(spent),
-            "slowest": {"unit": slowest[0], "seconds": slowest[1]}}, workers  # fmt: skip
+    return {
+        "units": units,
+        "produced": produced,
+        "seconds": seconds,
+        "spent": dict(spent),
+        "slowest": {"unit": slowest[0], "seconds": slowest[1]},
+    }, workers
 
 
 def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
@@ -262,18 +291,28 @@ def _gallery(
     ]
     absent = sum(any(place is None for place in card["pictures"]) for card in cards)
     return {
-        "total": tally.total, "roles": ROLES.get(job, []), "main": MAIN.get(job, 0),
-        "cards": cards, "pictures": list(made.values()), "absent": absent,
+        "total": tally.total,
+        "roles": ROLES.get(job, []),
+        "main": MAIN.get(job, 0),
+        "cards": cards,
+        "pictures": list(made.values()),
+        "absent": absent,
         "read_from": next(iter(read_from.values()), None),
-    }  # fmt: skip
+    }
 
 
 def _card(one: Found, places: Sequence[int | None]) -> Record:
     return {
-        "key": one.key, "pictures": places, "classes": one.classes, "mode": one.mode,
-        "similarity": one.similarity, "ratio": number(one.lineage.get("ratio")), "verdict": one.verdict,
-        "caption": one.caption, "lineage": bounded(one.lineage),
-    }  # fmt: skip
+        "key": one.key,
+        "pictures": places,
+        "classes": one.classes,
+        "mode": one.mode,
+        "similarity": one.similarity,
+        "ratio": number(one.lineage.get("ratio")),
+        "verdict": one.verdict,
+        "caption": one.caption,
+        "lineage": bounded(one.lineage),
+    }
 
 
 # fuse: one picture and its inputs
@@ -294,16 +333,35 @@ def _of_fuse(output: str) -> Record:
     edit = about.get("edit")
     sheets = {"Every mode at every ratio": "sweep.png"}
     return {
-        "job": "fuse", "name": posixpath.basename(output.rstrip("/")), "noiseweave": __version__, "ended": True,
+        "job": "fuse",
+        "name": posixpath.basename(output.rstrip("/")),
+        "noiseweave": __version__,
+        "ended": True,
         "tiles": [
             {"label": "Inputs", "value": len(inputs), "note": ""},
-            {"label": "Mode", "value": edit["name"] if isinstance(edit, dict) else about.get("mode"), "note": ""},
-            {"label": "Invert and replay", "value": f"{min(psnr):g} dB" if psnr else None, "note": "PSNR, at least"},
+            {
+                "label": "Mode",
+                "value": edit["name"] if isinstance(edit, dict) else about.get("mode"),
+                "note": "",
+            },
+            {
+                "label": "Invert and replay",
+                "value": f"{min(psnr):g} dB" if psnr else None,
+                "note": "PSNR, at least",
+            },
         ],
         "parameters": flatten({k: v for k, v in about.items() if k not in ("inputs", "files", "sweep")}),
-        "similarity": None, "uses": None, "counts": [], "stages": [], "workers": [],
-        "quarantine": {"total": 0, "reasons": [], "rows": []}, "failed": [],
+        "similarity": None,
+        "uses": None,
+        "counts": [],
+        "stages": [],
+        "workers": [],
+        "quarantine": {"total": 0, "reasons": [], "rows": []},
+        "failed": [],
         "gallery": gallery | {"roles": [*roles[:main], "fused", *roles[main:]], "main": main},
-        "sheets": [{"title": t, "picture": p} for t, name in sheets.items()
-                   if (p := pictures.sheet(storage.join(output, name)))],
-    }  # fmt: skip
+        "sheets": [
+            {"title": t, "picture": p}
+            for t, name in sheets.items()
+            if (p := pictures.sheet(storage.join(output, name)))
+        ],
+    }

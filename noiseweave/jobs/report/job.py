@@ -78,10 +78,13 @@ def server_of(page: bytes, host: str, port: int) -> ThreadingHTTPServer:
         def _page(self) -> None:
             self.send_response(HTTPStatus.OK)
             for header, value in (
-                ("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page))),
-                ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"),
-                ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer"),
-            ):  # fmt: skip
+                ("Content-Type", "text/html; charset=utf-8"),
+                ("Content-Length", str(len(page))),
+                ("Cache-Control", "no-store"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("X-Frame-Options", "DENY"),
+                ("Referrer-Policy", "no-referrer"),
+            ):
                 self.send_header(header, value)
             self.end_headers()
             if self.command != "HEAD":

@@ -27,9 +27,12 @@ def html(record: Mapping[str, Any]) -> bytes:
         "base-uri 'none'; form-action 'none'"
     )
     parts = {
-        "policy": policy, "title": escape(f"{record['name']}: {record['job']}"), "style": style,
-        "script": script, "data": embed(record),
-    }  # fmt: skip
+        "policy": policy,
+        "title": escape(f"{record['name']}: {record['job']}"),
+        "style": style,
+        "script": script,
+        "data": embed(record),
+    }
     page = re.sub("@([a-z]+)@", lambda found: parts[found[1]], _part("page.html"))
     return page.encode()
 

@@ -96,8 +96,9 @@ def _located(url: str, name: str, keys: set[str]) -> dict[tuple[str, str], Sourc
         return {}
     return {
         (name, e.key): Source(url=url, offset=where.offset, size=where.size)
-        for e in entries if e.key in keys and (where := e.members.get(e.picture or ""))
-    }  # fmt: skip
+        for e in entries
+        if e.key in keys and (where := e.members.get(e.picture or ""))
+    }
 
 
 def of_inpaint(read_from: Mapping[str, Any], found: Sequence[Found]) -> list[Row]:
@@ -123,12 +124,16 @@ def _originals(
         return [pair for _ in found]
     out = []
     for one in found:
-        places = [(read_from.get(f"{field}s"), one.lineage.get(name)) for field, name in
-                  (("image", "picture"), ("mask", "mask"))]  # fmt: skip
+        places = [
+            (read_from.get(f"{field}s"), one.lineage.get(name))
+            for field, name in (("image", "picture"), ("mask", "mask"))
+        ]
         picture, mask = (
             Source(url=storage.join(str(root), path))
-            if root and isinstance(path, str) and not shards.unsafe(path) else None for root, path in places
-        )  # fmt: skip
+            if root and isinstance(path, str) and not shards.unsafe(path)
+            else None
+            for root, path in places
+        )
         out.append((picture, mask))
     return out
 

@@ -79,8 +79,10 @@ class Found:
         value = self.lineage.get("parents")
         rows = value if isinstance(value, list) else []
         return [
-            p for p in rows if isinstance(p, dict) and isinstance(p.get("shard"), str) and isinstance(p.get("key"), str)
-        ]  # fmt: skip
+            p
+            for p in rows
+            if isinstance(p, dict) and isinstance(p.get("shard"), str) and isinstance(p.get("key"), str)
+        ]
 
     @property
     def classes(self) -> list[str]:
@@ -129,10 +131,13 @@ def _in_shard(url: str) -> Iterator[Found]:
             where = entry.members[entry.picture or ""]
             mask = entry.members.get(entry.first(shards.MASKS) or "")
             yield Found(
-                key=entry.key, picture=Source(url=url, offset=where.offset, size=where.size),
-                lineage=_json(f, entry), label=_text(f, entry, "cls"), caption=_text(f, entry, "txt"),
+                key=entry.key,
+                picture=Source(url=url, offset=where.offset, size=where.size),
+                lineage=_json(f, entry),
+                label=_text(f, entry, "cls"),
+                caption=_text(f, entry, "txt"),
                 mask=Source(url=url, offset=mask.offset, size=mask.size) if mask else None,
-            )  # fmt: skip
+            )
 
 
 def _json(f: Any, entry: shards.Entry) -> Mapping[str, Any]:
@@ -176,9 +181,11 @@ def _in_lineage(output: str, folder: str) -> Iterator[Found]:
             key = file.removeprefix("restored/").rpartition(".")[0]
             caption = lineage.get("prompt")
             yield Found(
-                key=key, picture=Source(url=storage.join(output, file)), lineage={**lineage, "seeds": own},
+                key=key,
+                picture=Source(url=storage.join(output, file)),
+                lineage={**lineage, "seeds": own},
                 caption=caption if isinstance(caption, str) and caption else None,
-            )  # fmt: skip
+            )
     for below in storage.folders_in(folder):
         yield from _in_lineage(output, storage.join(folder, below))
 

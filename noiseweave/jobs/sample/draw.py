@@ -57,9 +57,12 @@ def units(task: Task) -> Plan:
 
 def phase(task: Task, gpu: bool) -> Phase:
     return Phase(
-        name="sample", fetch=partial(_numbers, task), make_compute=partial(_make_draw, task, gpu),
-        commit=partial(_commit, task), size=len,
-    )  # fmt: skip
+        name="sample",
+        fetch=partial(_numbers, task),
+        make_compute=partial(_make_draw, task, gpu),
+        commit=partial(_commit, task),
+        size=len,
+    )
 
 
 def _unit(i: int) -> Unit:
@@ -90,9 +93,11 @@ def _make_base(task: Task, device: str) -> Callable[[range], Result]:
         label_B = torch.tensor([model.classes if n is None else n for n in labels]) if model.classes else None
         drawn = samplers.draw(model, numbers, label_B, config.sampler, config.seed, config.trajectory)
         return Result(
-            first=numbers.start, image_BHWC=drawn.image_BHWC, beliefs_KBHWC=drawn.beliefs_KBHWC,
+            first=numbers.start,
+            image_BHWC=drawn.image_BHWC,
+            beliefs_KBHWC=drawn.beliefs_KBHWC,
             calls=drawn.calls,
-        )  # fmt: skip
+        )
 
     return compute
 
@@ -107,9 +112,12 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
         prompts = [task.words[i][0] for i in numbers]
         image, beliefs = text_pipeline.trajectory(model, prompts, config.text, config.seed, config.trajectory)
         return Result(
-            first=numbers.start, image_BHWC=image, beliefs_KBHWC=beliefs if config.trajectory else None,
-            calls=model.calls(config.text), cut=tuple(text_pipeline.cut_off(model, prompts).values()),
-        )  # fmt: skip
+            first=numbers.start,
+            image_BHWC=image,
+            beliefs_KBHWC=beliefs if config.trajectory else None,
+            calls=model.calls(config.text),
+            cut=tuple(text_pipeline.cut_off(model, prompts).values()),
+        )
 
     return compute
 
@@ -170,10 +178,18 @@ def lineage(task: Task, i: int, label: int | None, calls: int) -> dict[str, Any]
     how = asdict(config.text) | asdict(task.words[i][0]) if task.words else asdict(config.sampler)
     how.pop("name", None)
     return {
-        "number": i, "label": label, "seed": config.seed, "model": config.model.name,
-        "model_hash": task.model_hash, "kind": task.about["kind"], **how, "sampler": task.sampler,
-        "network_evaluations": calls, "precision": config.model.precision, "noiseweave": __version__,
-    }  # fmt: skip
+        "number": i,
+        "label": label,
+        "seed": config.seed,
+        "model": config.model.name,
+        "model_hash": task.model_hash,
+        "kind": task.about["kind"],
+        **how,
+        "sampler": task.sampler,
+        "network_evaluations": calls,
+        "precision": config.model.precision,
+        "noiseweave": __version__,
+    }
 
 
 def _write_trajectory(task: Task, result: Result, n: int) -> None:
@@ -214,12 +230,17 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
         storage.write(storage.join(task.output, "grid.png"), collage.png(page, mark(task)))
     calls = outcome.extra.get("calls", 0.0) / max(1, outcome.produced)
     report = {
-        "noiseweave": __version__, "config": asdict(task.config),
-        "model": task.config.model.name, "model_hash": task.model_hash,
-        "kind": task.about["kind"], "sampler": task.sampler, "samples": outcome.produced,
-        "network_evaluations_per_picture": round(calls, 2), "seconds": round(outcome.seconds, 2),
+        "noiseweave": __version__,
+        "config": asdict(task.config),
+        "model": task.config.model.name,
+        "model_hash": task.model_hash,
+        "kind": task.about["kind"],
+        "sampler": task.sampler,
+        "samples": outcome.produced,
+        "network_evaluations_per_picture": round(calls, 2),
+        "seconds": round(outcome.seconds, 2),
         "failed": outcome.failed,
-    }  # fmt: skip
+    }
     storage.write_json(storage.join(task.output, "report.json"), report)
     where = storage.join(task.output, "shards" if task.config.files == "shards" else "images")
     print(f"{outcome.produced} pictures in {where}, {calls:g} network evaluations each")

@@ -31,8 +31,12 @@ def plan(config: Config, output: str) -> Task:
     about = base_models.describe(config.model.name)
     kind, classes = about["kind"], about["classes"]
     name = sampler_name(kind, config.sampler)
-    check(config.sampler.guidance == 1 or classes > 0, "sampler.guidance", config.sampler.guidance,
-          "1, as the model knows no classes")  # fmt: skip
+    check(
+        config.sampler.guidance == 1 or classes > 0,
+        "sampler.guidance",
+        config.sampler.guidance,
+        "1, as the model knows no classes",
+    )
     check(
         config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
     )
@@ -52,9 +56,15 @@ def plan(config: Config, output: str) -> Task:
         )
         runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
     return Task(
-        config=config, output=output, about=dict(about), model_hash=base_models.fingerprint(config.model.name),
-        sampler=name, total=sum(counts.values()) if counts else config.count or 16, runs=runs, cycle=cycle,
-    )  # fmt: skip
+        config=config,
+        output=output,
+        about=dict(about),
+        model_hash=base_models.fingerprint(config.model.name),
+        sampler=name,
+        total=sum(counts.values()) if counts else config.count or 16,
+        runs=runs,
+        cycle=cycle,
+    )
 
 
 def _check_base(config: Config, kind: str) -> None:
@@ -118,14 +128,24 @@ def _plan_text(config: Config, output: str) -> Task:
         check(not value, name, value, "null for a text-to-image model")
     _check_text(config)
     words = prompts_of(
-        prompts=config.prompts, prompts_file=config.prompts_file, captions=config.captions,
-        negative=config.negative_prompt, interpolate=config.interpolate, frames=config.frames,
-        styles=config.styles, count=config.count,
-    )  # fmt: skip
+        prompts=config.prompts,
+        prompts_file=config.prompts_file,
+        captions=config.captions,
+        negative=config.negative_prompt,
+        interpolate=config.interpolate,
+        frames=config.frames,
+        styles=config.styles,
+        count=config.count,
+    )
     if words.skipped:
         print(f"captions left out: {words.skipped}", file=sys.stderr)
     return Task(
-        config=config, output=output, about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=text_pipeline.fingerprint(text_pipeline.locate(config.model.name)), sampler=config.text.sampler,
-        total=len(words), words=tuple(zip(words.prompts, words.labels, strict=True)), across=words.across,
-    )  # fmt: skip
+        config=config,
+        output=output,
+        about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
+        model_hash=text_pipeline.fingerprint(text_pipeline.locate(config.model.name)),
+        sampler=config.text.sampler,
+        total=len(words),
+        words=tuple(zip(words.prompts, words.labels, strict=True)),
+        across=words.across,
+    )

@@ -92,13 +92,20 @@ def prompts_of(
 
 
 def _check(
-    prompts: Sequence[str], prompts_file: str | None, captions: str | None,
-    interpolate: tuple[str, str] | None, styles: str | None, frames: int, count: int | None,
-) -> None:  # fmt: skip
+    prompts: Sequence[str],
+    prompts_file: str | None,
+    captions: str | None,
+    interpolate: tuple[str, str] | None,
+    styles: str | None,
+    frames: int,
+    count: int | None,
+) -> None:
     given = {
-        "prompts": bool(prompts), "prompts_file": prompts_file is not None,
-        "captions": captions is not None, "interpolate": interpolate is not None,
-    }  # fmt: skip
+        "prompts": bool(prompts),
+        "prompts_file": prompts_file is not None,
+        "captions": captions is not None,
+        "interpolate": interpolate is not None,
+    }
     chosen = [name for name, there in given.items() if there]
     if len(chosen) != 1:
         raise ValueError(f"one of {', '.join(given)} is needed; given: {', '.join(chosen) or 'none'}")

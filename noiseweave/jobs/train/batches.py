@@ -51,18 +51,28 @@ def samples(
 ) -> Iterator[Sample]:
     """The endless samples of stream ``number``, from its sample ``first`` on."""
     raw = streams.stream(
-        source.shards, seed=config.seed, streams=config.streams, number=number,
-        buffer=config.data.buffer, first=first,
-    )  # fmt: skip
+        source.shards,
+        seed=config.seed,
+        streams=config.streams,
+        number=number,
+        buffer=config.data.buffer,
+        first=first,
+    )
     patience = streams.epoch_length(source.count, config.streams, number)
     for item, value in streams.standing_in(raw, decoder(config, source), bad, patience=patience, pool=pool):
         yield value, -1 if item.label is None else item.label
 
 
 def batches(
-    config: Config, source: Source, rank: int, world: int, first: int, shape: Sequence[int],
-    bad: Failed, threads: int,
-) -> Generator[list[Batch], None, None]:  # fmt: skip
+    config: Config,
+    source: Source,
+    rank: int,
+    world: int,
+    first: int,
+    shape: Sequence[int],
+    bad: Failed,
+    threads: int,
+) -> Generator[list[Batch], None, None]:
     """A worker's parts of the steps from ``first`` on; the next step is read while this one trains.
 
     Args:

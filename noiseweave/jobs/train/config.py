@@ -23,9 +23,17 @@ from noiseweave.engine.training.recipes import (
 )
 
 OWNED = (
-    "model_index.json", "noiseweave.json", "unet", "vqvae", "scheduler", "vae", "generator",
-    "quarantine.jsonl", "previews", "strip.png",
-)  # fmt: skip
+    "model_index.json",
+    "noiseweave.json",
+    "unet",
+    "vqvae",
+    "scheduler",
+    "vae",
+    "generator",
+    "quarantine.jsonl",
+    "previews",
+    "strip.png",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +165,12 @@ def state(config: Config, *names: str) -> str:
 
 def blueprint(config: Config, classes: int) -> Blueprint:
     return Blueprint(
-        model=config.model, objective=config.objective, unet=config.unet, schedule=config.schedule,
-        classes=classes, size=config.data.size, channels=config.data.channels, seed=config.seed,
-    )  # fmt: skip
+        model=config.model,
+        objective=config.objective,
+        unet=config.unet,
+        schedule=config.schedule,
+        classes=classes,
+        size=config.data.size,
+        channels=config.data.channels,
+        seed=config.seed,
+    )

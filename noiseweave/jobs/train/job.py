@@ -99,9 +99,15 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
     task = Task(config=config, source=source, threads=s.threads, quarantine=state(config, "bad"))
     try:
         return run_training(
-            loop, task, name="checkpoints", storage_path=state(config), session=s,
-            max_failures=s.retries, keep=config.checkpoint.keep, watch=Watch(state(config, "log.jsonl"), config.steps),
-        )  # fmt: skip
+            loop,
+            task,
+            name="checkpoints",
+            storage_path=state(config),
+            session=s,
+            max_failures=s.retries,
+            keep=config.checkpoint.keep,
+            watch=Watch(state(config, "log.jsonl"), config.steps),
+        )
     except RuntimeError as e:
         return f"training failed: {e}"
 

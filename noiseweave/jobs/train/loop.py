@@ -28,10 +28,17 @@ STRIP = 8  # pictures of a preview that go on the strip
 
 def regime(config: Config) -> Regime:
     return Regime(
-        steps=config.steps, batch=config.batch, parts=config.accumulate, precision=config.precision,
-        ema=config.ema, optimizer=config.optimizer, log_every=config.log_every,
-        checkpoint_every=config.checkpoint.every, seed=config.seed, state=state(config),
-    )  # fmt: skip
+        steps=config.steps,
+        batch=config.batch,
+        parts=config.accumulate,
+        precision=config.precision,
+        ema=config.ema,
+        optimizer=config.optimizer,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint.every,
+        seed=config.seed,
+        state=state(config),
+    )
 
 
 def loop(task: Task, link: Link) -> None:
@@ -44,9 +51,15 @@ def loop(task: Task, link: Link) -> None:
     trainer = Trainer(regime(config), system, link)
     quarantine = Quarantine(task, link.rank, trainer.step)
     ready = batches(
-        config, task.source, link.rank, link.world, trainer.step, system.model.noise_shape,
-        quarantine.add, task.threads,
-    )  # fmt: skip
+        config,
+        task.source,
+        link.rank,
+        link.world,
+        trainer.step,
+        system.model.noise_shape,
+        quarantine.add,
+        task.threads,
+    )
     try:
         steps(trainer, ready, Preview(config, trainer, system.model), quarantine.write)
     except Unreadable as e:

@@ -22,10 +22,19 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "blend": ("count", "parents", "keep_parents", "pairs", "hard_labels", "fusion"),
     "samples": ("count", "inversion", "guidance", "gate", "quality"),
     "fusion": (
-        "count", "parents", "keep_parents", "pairs", "hard_labels", "fusion", "inversion", "guidance", "told", "gate",
+        "count",
+        "parents",
+        "keep_parents",
+        "pairs",
+        "hard_labels",
+        "fusion",
+        "inversion",
+        "guidance",
+        "told",
+        "gate",
         "quality",
     ),
-}  # fmt: skip
+}
 """What of a method its pictures depend on."""
 
 

@@ -82,10 +82,17 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
     if task.drawing:
         steps.append(("tune", places))
     steps.append(("make", [(*place, tagged) for place in places for tagged in task.making]))
-    steps.append((
-        "score", [(*place, tag(config, name), seed)
-                  for place in places for name in config.methods for seed in range(config.seeds)]
-    ))  # fmt: skip
+    steps.append(
+        (
+            "score",
+            [
+                (*place, tag(config, name), seed)
+                for place in places
+                for name in config.methods
+                for seed in range(config.seeds)
+            ],
+        )
+    )
     outcomes: dict[str, Outcome] = {}
     for name, units in steps:
         if units and not any(o.failed for o in outcomes.values()):
@@ -95,9 +102,13 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
 
 def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
     phase = stages.Phase(
-        name=name, fetch=_payload, make_compute=partial(_maker, name, task, book),
-        commit=partial(_commit, book, name), things="classifiers" if name == "score" else "sets", patience=DAY,
-    )  # fmt: skip
+        name=name,
+        fetch=_payload,
+        make_compute=partial(_maker, name, task, book),
+        commit=partial(_commit, book, name),
+        things="classifiers" if name == "score" else "sets",
+        patience=DAY,
+    )
     return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
 
 

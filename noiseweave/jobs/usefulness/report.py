@@ -40,9 +40,12 @@ def finish(
     tables = {k: table(task, book, k) for k in task.config.per_class}
     guesses = {k: _guessed(book, k) for k in task.config.per_class}
     figures = {
-        "noiseweave": __version__, "config": asdict(task.config), "quarantined": len(bad),
-        "seconds": {name: round(o.seconds, 1) for name, o in outcomes.items()}, "tables": tables,
-    }  # fmt: skip
+        "noiseweave": __version__,
+        "config": asdict(task.config),
+        "quarantined": len(bad),
+        "seconds": {name: round(o.seconds, 1) for name, o in outcomes.items()},
+        "tables": tables,
+    }
     storage.write_json(storage.join(output, "usefulness.json"), figures)
     text = "\n".join(page(task, tables, guesses))
     storage.write(storage.join(output, "usefulness.md"), text.encode())
@@ -62,12 +65,19 @@ def table(task: Task, book: Ledger, per_class: int) -> list[dict[str, Any]]:
         mean, half = interval([100 * v for v in values])
         gain, gain_half = interval([100 * (v - w) for v, w in zip(values, scores[best], strict=True)])
         seconds = _seconds(task, book, per_class, name)
-        rows.append({
-            "method": name, "accuracy": round(mean, 2), "half": _number(half), "gain": round(gain, 2),
-            "gain_half": _number(gain_half), "reference": name == best, **_counts(task, book, per_class, name),
-            "hours": round(seconds / 3600, 4),
-            "gain_per_hour": None if seconds < INSTANT else round(gain / (seconds / 3600), 1),
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": name,
+                "accuracy": round(mean, 2),
+                "half": _number(half),
+                "gain": round(gain, 2),
+                "gain_half": _number(gain_half),
+                "reference": name == best,
+                **_counts(task, book, per_class, name),
+                "hours": round(seconds / 3600, 4),
+                "gain_per_hour": None if seconds < INSTANT else round(gain / (seconds / 3600), 1),
+            }
+        )
     return rows
 
 

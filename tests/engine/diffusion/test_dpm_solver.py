@@ -137,8 +137,10 @@ def test_all_time_steps_go_through_the_network_as_one_batch():
     s, calls = dpm_solver.schedule(scheduler(), 20, 5), []
     dpm_solver.invert(
         lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x),
-        s, torch.zeros(2, 1, 2, 2), torch.zeros(15, 2, 1, 2, 2),
-    )  # fmt: skip
+        s,
+        torch.zeros(2, 1, 2, 2),
+        torch.zeros(15, 2, 1, 2, 2),
+    )
     assert len(calls) == 1
     assert calls[0] == [t for t in s.t_T.tolist() for _ in range(2)]
 

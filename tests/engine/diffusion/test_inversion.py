@@ -32,10 +32,16 @@ def gaussian(alpha_bar, m, s2):
 def tiny():
     torch.manual_seed(0)
     unet = UNet2DModel(
-        sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4, attention_head_dim=4,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=4,
+    )
     return unet
 
 
@@ -134,8 +140,10 @@ def test_skipped_steps_are_never_evaluated():
     s = kept(lib.timesteps, lib.alphas_cumprod, 5)
     invert(
         lambda x, t: seen.extend(t.tolist()) or torch.zeros_like(x),
-        s, torch.zeros(2, 1, 2, 2), torch.zeros(15, 2, 1, 2, 2),
-    )  # fmt: skip
+        s,
+        torch.zeros(2, 1, 2, 2),
+        torch.zeros(15, 2, 1, 2, 2),
+    )
     assert sorted(set(seen), reverse=True) == lib.timesteps[5:].tolist()
     assert len(seen) == 30
 

@@ -129,9 +129,13 @@ def test_a_region_moves_its_own_part_of_the_latent(sd, images, made):
         assert torch.equal(getattr(fused, name)[..., :2], getattr(maps[0], name)[..., :2])
         assert torch.equal(getattr(fused, name)[..., 2:], getattr(maps[1], name)[..., 2:])
     x = groups.fuse_pictures(
-        sd, s, maps[:2], [("linear", [0, 1])], prompts=PromptRecipe(source=TEXTS[:2]).of([None] * 2, [None] * 2),
+        sd,
+        s,
+        maps[:2],
+        [("linear", [0, 1])],
+        prompts=PromptRecipe(source=TEXTS[:2]).of([None] * 2, [None] * 2),
         mask_HW=right,
-    )  # fmt: skip
+    )
     first, second = sd.encode(images[:2])
     left, after = slice(None, 2), slice(2, None)
     for side, own, other in ((left, first, second), (after, second, first)):
@@ -144,7 +148,11 @@ def test_a_region_of_nothing_is_the_first_latent_and_of_all_the_second(sd, image
     prompts, s, maps = made
     two = replace(prompts, source=prompts.source[:2], target=prompts.target[:2])
     x = groups.fuse_pictures(
-        sd, s, maps[:2], [("cross_fade", [0, 1])], prompts=replace(two, guidance_target=2.0),
+        sd,
+        s,
+        maps[:2],
+        [("cross_fade", [0, 1])],
+        prompts=replace(two, guidance_target=2.0),
         mask_HW=torch.full((32, 32), value),
-    )  # fmt: skip
+    )
     assert psnr(x[0], sd.encode(images[:2])[parent]) > 100

@@ -45,9 +45,14 @@ class Exact(nn.Module):
 def exact(target="epsilon", classes=0):
     scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=target)
     base = BaseModel(
-        kind="ddpm", network=Exact(scheduler.alphas_cumprod, target), classes=classes, size=8, channels=1,
-        noise_shape=(1, 8, 8), scheduler=scheduler,
-    )  # fmt: skip
+        kind="ddpm",
+        network=Exact(scheduler.alphas_cumprod, target),
+        classes=classes,
+        size=8,
+        channels=1,
+        noise_shape=(1, 8, 8),
+        scheduler=scheduler,
+    )
     return InpaintModel(about=About(kind="pixel", channels=1, size=8, multiple=0), base=base, micro_batch=64)
 
 
@@ -169,10 +174,15 @@ def test_resampling_makes_the_lower_halves_of_digits_fit_the_upper_ones(models, 
     assert psnr(resampled) > psnr(flat) + 2
 
 
-@pytest.mark.parametrize(("kind", "shape", "words"), [
-    ("pixel", (32, 32, 1), "16x16 only"), ("pixel", (16, 16, 3), "1 channels"),
-    ("latent", (30, 32, 3), "multiples of 8"), ("inpaint", (32, 32, 1), "3 channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "shape", "words"),
+    [
+        ("pixel", (32, 32, 1), "16x16 only"),
+        ("pixel", (16, 16, 3), "1 channels"),
+        ("latent", (30, 32, 3), "multiples of 8"),
+        ("inpaint", (32, 32, 1), "3 channels"),
+    ],
+)
 def test_pictures_that_do_not_fit_the_model_are_refused(models, kind, shape, words):
     image, hole = np.zeros((1, *shape), np.uint8), np.ones((1, *shape[:2]), bool)
     with pytest.raises(ValueError, match=words):
@@ -193,8 +203,13 @@ def test_more_steps_than_the_model_has_and_odd_recipes_are_refused(models):
     with pytest.raises(ValueError, match=r"inpaint.steps=1001: the model has 1000"):
         filling.inpaint(exact(), *pictures(1, 8), prompts(1), InpaintRecipe(steps=1001), 0)
     for field, value in (
-        ("steps", 0), ("guidance", 0.5), ("strength", 0.0), ("strength", 1.5), ("strength", 0.01), ("resample", 0),
+        ("steps", 0),
+        ("guidance", 0.5),
+        ("strength", 0.0),
+        ("strength", 1.5),
+        ("strength", 0.01),
+        ("resample", 0),
         ("jump_length", 0),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=rf"inpaint\.{field}={value}"):
             InpaintRecipe(**{field: value})

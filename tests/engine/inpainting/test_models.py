@@ -35,11 +35,18 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
         model.text, filling.TextRecipe(sampler=sampler, steps=6)
     )
     theirs = pipe(
-        prompt=["a cat"] * 2, negative_prompt=["a dog"] * 2, num_inference_steps=6, guidance_scale=guidance,
-        image=torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255, strength=strength, height=64, width=64,
-        mask_image=torch.from_numpy(hole)[:, None].float(), output_type="np",
+        prompt=["a cat"] * 2,
+        negative_prompt=["a dog"] * 2,
+        num_inference_steps=6,
+        guidance_scale=guidance,
+        image=torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255,
+        strength=strength,
+        height=64,
+        width=64,
+        mask_image=torch.from_numpy(hole)[:, None].float(),
+        output_type="np",
         generator=[generator(3, "inpaint", f"k{i}") for i in range(2)],
-    ).images  # fmt: skip
+    ).images
     assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
 
 

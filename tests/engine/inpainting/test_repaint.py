@@ -42,9 +42,14 @@ def test_a_step_is_the_one_of_diffusers_scheduler_with_eta_1(steps):
 
     theirs.register_to_config(clip_sample=False)
     x = repaint(
-        believe, s, known, hole, torch.zeros_like(known), walk(5, 9, 1),
+        believe,
+        s,
+        known,
+        hole,
+        torch.zeros_like(known),
+        walk(5, 9, 1),
         lambda: torch.randn(known.shape, generator=ours),
-    )  # fmt: skip
+    )
     a = s.a_T[0]
     y = a.sqrt() * torch.where(hole, 0, known) + (1 - a).sqrt() * torch.randn(known.shape, generator=other)
     for t in s.t_T:
@@ -70,9 +75,14 @@ def gaussian(covariance, known, steps, jump, resample, count=2500):
     x_0 = torch.cat([known, torch.full((2,), 9.0, dtype=torch.float64)]).expand(count, 1, 1, 4)
     g = torch.Generator().manual_seed(0)
     x = repaint(
-        believe, s, x_0, torch.tensor([False, False, True, True]), torch.zeros_like(x_0),
-        walk(steps, jump, resample), lambda: torch.randn(x_0.shape, generator=g, dtype=torch.float64),
-    ).view(count, 4)  # fmt: skip
+        believe,
+        s,
+        x_0,
+        torch.tensor([False, False, True, True]),
+        torch.zeros_like(x_0),
+        walk(steps, jump, resample),
+        lambda: torch.randn(x_0.shape, generator=g, dtype=torch.float64),
+    ).view(count, 4)
     assert torch.equal(x[:, :2], x_0.view(count, 4)[:, :2])
     return x[:, 2:]
 

@@ -26,9 +26,10 @@ PARENTS = np.stack([picture(100, seed=1), picture(160, seed=2)])
 
 def judged(made, chances=None, finite=True, **recipe):
     judge = quality.Judge(
-        extract=unit, real_ND=unit(np.stack([picture(90, seed=n) for n in range(3, 8)])),
+        extract=unit,
+        real_ND=unit(np.stack([picture(90, seed=n) for n in range(3, 8)])),
         chances=None if chances is None else lambda image_PHWC, f_PD: np.array([chances], np.float32),
-    )  # fmt: skip
+    )
     asked = QualityRecipe(**recipe)
     [check] = quality.checks(judge, made[None], np.array([finite]), [(0, 1)], PARENTS, [0, 1], asked)
     return check
@@ -127,11 +128,16 @@ def test_what_is_rejected_is_drawn_again_until_it_passes_or_the_tries_end():
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        (QualityRecipe, "copy", 1.1), (QualityRecipe, "drift", -0.1), (QualityRecipe, "sharpness", 1.0),
-        (QualityRecipe, "redraw", -1), (QualityRecipe, "pool", 0), (ClassifierRecipe, "steps", 0),
-        (ClassifierRecipe, "share", 1.0), (ClassifierRecipe, "classical", ("mixup", "cutmix")),
+        (QualityRecipe, "copy", 1.1),
+        (QualityRecipe, "drift", -0.1),
+        (QualityRecipe, "sharpness", 1.0),
+        (QualityRecipe, "redraw", -1),
+        (QualityRecipe, "pool", 0),
+        (ClassifierRecipe, "steps", 0),
+        (ClassifierRecipe, "share", 1.0),
+        (ClassifierRecipe, "classical", ("mixup", "cutmix")),
     ],
-)  # fmt: skip
+)
 def test_impossible_values_are_named(kind, field, value):
     with pytest.raises(ValueError, match=rf"{field}="):
         kind(**{field: value})

@@ -85,8 +85,9 @@ def test_a_resample_of_the_kernel_distance_pairs_no_row_with_its_copy():
             which = np.repeat(np.arange(len(f)), w.astype(int))
             k = polynomial_kernel(f[which], degree=3, coef0=1)
             total.append(k[which[:, None] != which].mean())
-        cross = polynomial_kernel(np.repeat(a, w_a[i].astype(int), 0), np.repeat(b, w_b[i].astype(int), 0),
-                                  degree=3, coef0=1)  # fmt: skip
+        cross = polynomial_kernel(
+            np.repeat(a, w_a[i].astype(int), 0), np.repeat(b, w_b[i].astype(int), 0), degree=3, coef0=1
+        )
         assert found[i] == pytest.approx(sum(total) - 2 * cross.mean(), rel=1e-10)
 
 

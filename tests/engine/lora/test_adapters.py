@@ -21,8 +21,12 @@ from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import Lora
 
 WIDE = ("to_q", "to_out.0", "ff.net.2", "proj_in", "conv1", "time_emb_proj", "linear_1", "linear_2")
-KINDS = {(4, False): StableDiffusionPipeline, (4, True): StableDiffusionXLPipeline,
-         (9, False): StableDiffusionInpaintPipeline, (9, True): StableDiffusionXLInpaintPipeline}  # fmt: skip
+KINDS = {
+    (4, False): StableDiffusionPipeline,
+    (4, True): StableDiffusionXLPipeline,
+    (9, False): StableDiffusionInpaintPipeline,
+    (9, True): StableDiffusionXLInpaintPipeline,
+}
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +137,15 @@ def test_kohyas_file_converts_back_to_the_same_tensors(pipelines, xl):
         for t in wanted:
             left.pop(next(i for i, other in enumerate(left) if torch.equal(t, other)))
         assert not left
-    layers = weights.Layers({
-        weights._name(part, n): tuple(w.shape)
-        for part in ("unet", "text_encoder", "text_encoder_2") if getattr(pipelines(4, xl), part, None)
-        for n, w in getattr(pipelines(4, xl), part).named_parameters() if n.endswith(".weight")
-    })  # fmt: skip
+    layers = weights.Layers(
+        {
+            weights._name(part, n): tuple(w.shape)
+            for part in ("unet", "text_encoder", "text_encoder_2")
+            if getattr(pipelines(4, xl), part, None)
+            for n, w in getattr(pipelines(4, xl), part).named_parameters()
+            if n.endswith(".weight")
+        }
+    )
     changes = weights.read(Lora(name="k", data=data), layers)
     again = {f"{c.layer}.lora_{side}.weight": getattr(c, side) for c in changes for side in "AB"}
     state = {n.replace(".text_model.", "."): t for n, t in state.items()}
@@ -264,14 +272,18 @@ def test_beside_bfloat16_weights_the_adapters_are_float32(pipelines):
 @pytest.mark.parametrize(
     ("recipe", "line"),
     [
-        (LoraRecipe(targets=("to_q", "to_z")),
-         "lora.targets='to_z': no linear or convolution layer of the unet is called so; it has conv, conv1, .*to_q.*"),
+        (
+            LoraRecipe(targets=("to_q", "to_z")),
+            "lora.targets='to_z': no linear or convolution layer of the unet is called so; it has conv, .*to_q.*",
+        ),
         (LoraRecipe(targets=("norm1",)), "lora.targets='norm1': no linear or convolution layer .*"),
         (LoraRecipe(rank=33), r"lora.rank=33: at most 32, the width of unet\.\S+, the narrowest layer"),
-        (LoraRecipe(rank=5, targets=("conv_out", "to_q")),
-         r"lora.rank=5: at most 4, the width of unet\.conv_out, the narrowest layer"),
+        (
+            LoraRecipe(rank=5, targets=("conv_out", "to_q")),
+            r"lora.rank=5: at most 4, the width of unet\.conv_out, the narrowest layer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_the_model_is_one_line(pipelines, recipe, line):
     pipe = pipelines()
     with pytest.raises(ValueError, match=f"^{line}$"):

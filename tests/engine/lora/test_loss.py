@@ -25,10 +25,13 @@ def batch_of(count=6, seed=0, **more):
     g = torch.Generator().manual_seed(seed)
     z, eps = torch.randn(2, count, 4, 4, 4, generator=g)
     values = {
-        "z_BCHW": z, "eps_BCHW": eps, "time_B": torch.rand(count, generator=g), "size": (32, 32),
+        "z_BCHW": z,
+        "eps_BCHW": eps,
+        "time_B": torch.rand(count, generator=g),
+        "size": (32, 32),
         "words": {"prompt_embeds": torch.randn(count, 77, 32, generator=g)},
         "offset_BC11": torch.randn(count, 4, 1, 1, generator=g),
-    }  # fmt: skip
+    }
     return LoraBatch(**values | more)
 
 
@@ -193,9 +196,11 @@ def test_held_out_loss_is_the_mean_over_fixed_times_whatever_the_batch(pipelines
     )
     assert torch.equal(held_out_loss(network, other, scheduler, keys, 7), found)
     one = dataclasses.replace(
-        batch, z_BCHW=batch.z_BCHW[1:2], eps_BCHW=batch.eps_BCHW[1:2],
+        batch,
+        z_BCHW=batch.z_BCHW[1:2],
+        eps_BCHW=batch.eps_BCHW[1:2],
         words={n: x[1:2] for n, x in batch.words.items()},
-    )  # fmt: skip
+    )
     torch.testing.assert_close(held_out_loss(network, one, scheduler, ["b"], 7), found[1:2])
     each = [held_out_loss(network, batch, scheduler, keys, 7, times=[t]) for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
     torch.testing.assert_close(torch.stack(each).mean(0), found)

@@ -193,20 +193,27 @@ def test_all_spellings_are_known(kl_folder, down, layer):
         ("input_blocks_0_0", "conv_in"),
         ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"),
         ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
-        ("input_blocks_5_1_transformer_blocks_1_attn2_to_k",
-         "down_blocks.1.attentions.1.transformer_blocks.1.attn2.to_k"),
-        ("input_blocks_8_1_transformer_blocks_9_ff_net_0_proj",
-         "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj"),
+        (
+            "input_blocks_5_1_transformer_blocks_1_attn2_to_k",
+            "down_blocks.1.attentions.1.transformer_blocks.1.attn2.to_k",
+        ),
+        (
+            "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj",
+            "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj",
+        ),
         ("middle_block_1_proj_in", "mid_block.attentions.0.proj_in"),
         ("middle_block_2_emb_layers_1", "mid_block.resnets.1.time_emb_proj"),
         ("output_blocks_2_2_conv", "up_blocks.0.upsamplers.0.conv"),
-        ("output_blocks_4_1_transformer_blocks_0_attn1_to_out_0",
-         "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_out.0"),
+        (
+            "output_blocks_4_1_transformer_blocks_0_attn1_to_out_0",
+            "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_out.0",
+        ),
         ("output_blocks_8_0_skip_connection", "up_blocks.2.resnets.2.conv_shortcut"),
-        ("time_embed_2", "time_embedding.linear_2"), ("label_emb_0_0", "add_embedding.linear_1"),
+        ("time_embed_2", "time_embedding.linear_2"),
+        ("label_emb_0_0", "add_embedding.linear_1"),
         ("out_2", "conv_out"),
     ],
-)  # fmt: skip
+)
 def test_kohyas_names_of_sdxls_own_code(key, layer):
     """The numbers of the original code's blocks: two residual blocks in each, three going up."""
     blocks = {f"unet.down_blocks.0.resnets.{i}.conv1": (8, 8, 3, 3) for i in range(2)}
@@ -321,16 +328,24 @@ HALF = torch.zeros(32, 2)
     [
         ({}, "it is empty"),
         ({"model.diffusion_model.out.2.weight": HALF}, "known format"),
-        ({DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]}, "lora_magnitude_vector"),
+        (
+            {DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]},
+            "lora_magnitude_vector",
+        ),
         ({"lora_unet_conv_in.hada_w1_a": HALF, "lora_unet_conv_in.hada_w1_b": HALF}, "hada_w1_a"),
         ({f"base_model.model.{QUERY}.lora_A.weight": HALF.T}, "bare peft adapters are not"),
         ({DOWN: HALF.T}, f"damaged: no down and up matrix of one rank for unet.{QUERY}"),
         ({DOWN: HALF.T, UP: torch.zeros(32, 3)}, "damaged"),
         ({DOWN: HALF.T, UP: torch.full((32, 2), torch.nan)}, f"not finite (NaN or infinity): {UP}"),
-        ({"transformer.blocks.0.attn.lora_A.weight": HALF.T, "transformer.blocks.0.attn.lora_B.weight": HALF},
-         "transformer.blocks.0.attn (no such layer)"),
+        (
+            {
+                "transformer.blocks.0.attn.lora_A.weight": HALF.T,
+                "transformer.blocks.0.attn.lora_B.weight": HALF,
+            },
+            "transformer.blocks.0.attn (no such layer)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_lora_is_one_line(kl_folder, tensors, words):
     data = save({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()})
     assert words in line(data, lora_weights.layers_in(kl_folder))
@@ -346,10 +361,13 @@ def test_files_that_are_no_safetensors(kl_folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [("{", "is no JSON"), (json.dumps({"unet.lora_alpha": "many"}), f"no scale that is understood, for unet.{QUERY}"),
-     (json.dumps({"lora_alpha": 1, "alpha_pattern": ["("]}), "no scale"),
-     (json.dumps({"lora_alpha": 1, "alpha_pattern": {"(": 1}}), "no scale")],
-)  # fmt: skip
+    [
+        ("{", "is no JSON"),
+        (json.dumps({"unet.lora_alpha": "many"}), f"no scale that is understood, for unet.{QUERY}"),
+        (json.dumps({"lora_alpha": 1, "alpha_pattern": ["("]}), "no scale"),
+        (json.dumps({"lora_alpha": 1, "alpha_pattern": {"(": 1}}), "no scale"),
+    ],
+)
 def test_a_header_that_is_not_understood(kl_folder, config, words):
     data = save({DOWN: HALF.T.contiguous(), UP: HALF}, {"lora_adapter_metadata": config})
     assert words in line(data, lora_weights.layers_in(kl_folder))

@@ -6,13 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMPipeline,
-    DDPMScheduler,
-    LDMPipeline,
-    UNet2DModel,
-)
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, LDMPipeline, UNet2DModel
 from small_models import model_of, tiny_kl, tiny_taesd
 
 from noiseweave.engine import seeding
@@ -145,9 +139,15 @@ def test_the_vae_that_ships_gives_a_photo_back():
 
 def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
     unet = UNet2DModel(
-        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8,), norm_num_groups=4,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), layers_per_block=1,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+    )
     DDPMPipeline(unet=unet, scheduler=DDPMScheduler(beta_schedule="linear")).save_pretrained(tmp_path)
     assert base_models.describe(str(tmp_path)) == {"kind": "ddpm", "classes": 0, "size": 8, "channels": 3}
     assert drawn(loaded(str(tmp_path))).shape == (2, 8, 8, 3)

@@ -15,7 +15,7 @@ from noiseweave.engine.networks.dcgan import (
     discriminator_loss,
     generator_loss,
     scores,
-)  # fmt: skip
+)
 
 
 @pytest.fixture

@@ -132,9 +132,13 @@ def test_latents_are_the_mode_at_the_pipelines_scale(xl, images):
 def test_a_vae_with_statistics_of_its_latents(sd, images):
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latents_mean=[1.0, 2, 3, 4], latents_std=[2.0, 3, 4, 5],
-    )  # fmt: skip
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latents_mean=[1.0, 2, 3, 4],
+        latents_std=[2.0, 3, 4, 5],
+    )
     model = latent_backbone.LatentBackbone(sd.unet, vae, sd.scheduler, text=sd.text)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():

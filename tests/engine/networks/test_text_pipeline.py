@@ -136,10 +136,12 @@ def test_equal_keys_start_from_the_same_noise_and_others_do_not(model):
 def test_the_ends_of_a_mix_are_the_two_prompts(model, xl):
     for m in (model, xl):
         drawn = [
-            Prompt(text="a cat", other="two dogs", mix=0, key="k"), Prompt(text="a cat", key="k"),
-            Prompt(text="a cat", other="two dogs", mix=1, key="k"), Prompt(text="two dogs", key="k"),
+            Prompt(text="a cat", other="two dogs", mix=0, key="k"),
+            Prompt(text="a cat", key="k"),
+            Prompt(text="a cat", other="two dogs", mix=1, key="k"),
+            Prompt(text="two dogs", key="k"),
             Prompt(text="a cat", other="two dogs", mix=0.5, key="k"),
-        ]  # fmt: skip
+        ]
         for name, x in e.embeddings(m.pipeline, drawn, True).items():
             assert torch.equal(x[0], x[1]), name
             assert torch.equal(x[2], x[3]), name

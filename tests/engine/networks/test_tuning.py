@@ -57,10 +57,13 @@ def test_every_loader_of_a_network_listens(kl_folder):
     digits = ModelConfig(name="digits-ddpm", channels_last=True, attention="eager")
     small = ModelConfig(name=str(kl_folder), channels_last=True, attention="eager")
     loaded = [
-        loading.load(digits).unet, loading.load(small).unet, base_models.load(digits).network,
-        text_pipeline.load(small, TextRecipe()).pipeline.unet, models.load(small).text.pipeline.unet,
+        loading.load(digits).unet,
+        loading.load(small).unet,
+        base_models.load(digits).network,
+        text_pipeline.load(small, TextRecipe()).pipeline.unet,
+        models.load(small).text.pipeline.unet,
         models.load(digits).base.network,
-    ]  # fmt: skip
+    ]
     for network in loaded:
         assert is_channels_last(network)
         assert processors(network) == {"AttnProcessor"}

@@ -41,9 +41,10 @@ def reference(f, label, recipe):
     found = {}
     for i in range(len(f)):
         allowed = [
-            j for j in range(len(f))
+            j
+            for j in range(len(f))
             if i != j and low <= grid[i, j] <= high and (recipe.classes == "any" or label[i] == label[j])
-        ]  # fmt: skip
+        ]
         for j in sorted(allowed, key=lambda j: (-grid[i, j], j))[: recipe.top_k]:
             found[min(i, j), max(i, j)] = grid[i, j] / GRID
     uses, kept = [0] * len(f), []

@@ -56,8 +56,10 @@ def test_what_is_painted():
     size, where = (9, 8), np.ones((8, 9), bool)
     paint = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     grey = np.asarray(Image.fromarray(paint).convert("L")).astype(int)
-    got = {m: np.asarray(repaired(saved(noise(m, size), "PNG"), where, paint, "png")).astype(int)
-           for m in pictures.HOLDS["PNG"]}  # fmt: skip
+    got = {
+        m: np.asarray(repaired(saved(noise(m, size), "PNG"), where, paint, "png")).astype(int)
+        for m in pictures.HOLDS["PNG"]
+    }
     assert (got["RGB"] == paint).all()
     assert (got["RGBA"][..., :3] == paint).all()
     assert (got["L"] == grey).all()
@@ -170,9 +172,12 @@ def test_a_16_bit_picture_keeps_its_lower_bytes():
         (saved(noise("RGB", (40, 7)), "PNG"), "too_small"),
         (saved(noise("RGB", (1025, 1024)), "BMP"), "too_large"),
         (saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "unsupported_mode"),
-        (saved(noise("RGB", (9, 9)), "PNG", save_all=True, append_images=[noise("RGB", (9, 9), 1)]), "several_frames"),
+        (
+            saved(noise("RGB", (9, 9)), "PNG", save_all=True, append_images=[noise("RGB", (9, 9), 1)]),
+            "several_frames",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(data, why):
     assert reason(pictures.opened, data, BIG) == why
 
@@ -193,10 +198,14 @@ def test_deep_colour_is_refused_and_not_cut_to_8_bits():
 @pytest.mark.parametrize(
     ("kind", "extension", "wanted", "name"),
     [
-        ("PNG", "png", "same", "png"), ("JPEG", "jpeg", "same", "jpeg"), ("JPEG", "png", "same", "jpg"),
-        ("TIFF", "tiff", "same", "tiff"), ("PNG", "png", "webp", "webp"), ("WEBP", "jpg", "same", "webp"),
+        ("PNG", "png", "same", "png"),
+        ("JPEG", "jpeg", "same", "jpeg"),
+        ("JPEG", "png", "same", "jpg"),
+        ("TIFF", "tiff", "same", "tiff"),
+        ("PNG", "png", "webp", "webp"),
+        ("WEBP", "jpg", "same", "webp"),
     ],
-)  # fmt: skip
+)
 def test_the_extension_says_what_the_file_is(kind, extension, wanted, name):
     picture = pictures.opened(saved(noise("RGB", (9, 9)), kind), BIG)
     assert pictures.extension_of(picture, extension, wanted) == name

@@ -147,9 +147,15 @@ def test_exif_rotation_is_applied(turn):
     """The stored picture is turned so that undoing the EXIF rotation must give the upright one."""
     upright = noise(6, 10)
     stored = [
-        upright, upright[:, ::-1], upright[::-1, ::-1], upright[::-1], upright.swapaxes(0, 1),
-        np.rot90(upright, 1), upright[::-1, ::-1].swapaxes(0, 1), np.rot90(upright, -1),
-    ]  # fmt: skip
+        upright,
+        upright[:, ::-1],
+        upright[::-1, ::-1],
+        upright[::-1],
+        upright.swapaxes(0, 1),
+        np.rot90(upright, 1),
+        upright[::-1, ::-1].swapaxes(0, 1),
+        np.rot90(upright, -1),
+    ]
     exif = Image.Exif()
     exif[0x0112] = turn
     data = encoded(Image.fromarray(np.ascontiguousarray(stored[turn - 1])), exif=exif)

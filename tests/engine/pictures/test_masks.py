@@ -71,11 +71,20 @@ def test_a_mask_of_another_size_is_fitted_by_nearest_neighbour():
     assert np.array_equal(hole_of(grey.repeat(2, 0).repeat(2, 1), "black", (20, 30)), hole)
 
 
-@pytest.mark.parametrize(("mask", "size", "fits"), [
-    ((100, 200), (50, 100), True), ((100, 200), (50, 101), True), ((1000, 2000), (50, 101), True),
-    ((1000, 2000), (1000, 2021), False), ((1000, 2000), (1000, 2019), True), ((38, 25), (75, 50), True),
-    ((64, 64), (64, 65), False), ((512, 512), (512, 768), False), ((16, 32), (32, 16), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mask", "size", "fits"),
+    [
+        ((100, 200), (50, 100), True),
+        ((100, 200), (50, 101), True),
+        ((1000, 2000), (50, 101), True),
+        ((1000, 2000), (1000, 2021), False),
+        ((1000, 2000), (1000, 2019), True),
+        ((38, 25), (75, 50), True),
+        ((64, 64), (64, 65), False),
+        ((512, 512), (512, 768), False),
+        ((16, 32), (32, 16), False),
+    ],
+)
 def test_an_aspect_may_differ_by_a_hundredth_or_by_the_rounding_of_a_side(mask, size, fits):
     grey = np.zeros(mask, np.uint8)
     if fits:

@@ -12,10 +12,13 @@ from noiseweave.engine.pictures import images, provenance
 from noiseweave.engine.pictures.provenance import CREATED, Mark
 
 MARK = Mark(
-    source=CREATED, model="/home/ann/models/d&d \"x\" \x00<y>", model_hash="ab12", seed=7,
+    source=CREATED,
+    model='/home/ann/models/d&d "x" \x00<y>',
+    model_hash="ab12",
+    seed=7,
     parents=("11" * 32, "22" * 32),
     how={"mode": "linear", "ratio": 0.25},
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp"])

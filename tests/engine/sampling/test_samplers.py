@@ -50,9 +50,15 @@ def model_of(kind, classes=0, target="epsilon", **more):
     else:
         scheduler, network = FlowMatchEulerDiscreteScheduler(), Exact(kind)
     return BaseModel(
-        kind=kind, network=network, classes=classes, size=8, channels=1, noise_shape=(1, 8, 8),
-        scheduler=scheduler, **more,
-    )  # fmt: skip
+        kind=kind,
+        network=network,
+        classes=classes,
+        size=8,
+        channels=1,
+        noise_shape=(1, 8, 8),
+        scheduler=scheduler,
+        **more,
+    )
 
 
 def values(drawn):
@@ -60,10 +66,17 @@ def values(drawn):
 
 
 CASES = [
-    ("ddpm", "ddpm", 100), ("ddpm", "ddim", 100), ("ddpm", "dpm-solver++", 80), ("flow", "euler", 100),
-    ("flow", "midpoint", 20), ("flow", "heun", 20), ("flow", "dopri5", 1), ("linear_mixing", "euler", 100),
-    ("linear_mixing", "heun", 20), ("linear_mixing", "dopri5", 1),
-]  # fmt: skip
+    ("ddpm", "ddpm", 100),
+    ("ddpm", "ddim", 100),
+    ("ddpm", "dpm-solver++", 80),
+    ("flow", "euler", 100),
+    ("flow", "midpoint", 20),
+    ("flow", "heun", 20),
+    ("flow", "dopri5", 1),
+    ("linear_mixing", "euler", 100),
+    ("linear_mixing", "heun", 20),
+    ("linear_mixing", "dopri5", 1),
+]
 
 
 @pytest.mark.parametrize(("kind", "name", "steps"), CASES)
@@ -186,8 +199,12 @@ def test_fewer_steps_than_beliefs_give_all_there_are():
 
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
-    [("ddpm", "euler", "ddpm, ddim, dpm-solver"), ("flow", "ddim", "euler, midpoint"), ("vae", "ddim", "one of auto")],
-)  # fmt: skip
+    [
+        ("ddpm", "euler", "ddpm, ddim, dpm-solver"),
+        ("flow", "ddim", "euler, midpoint"),
+        ("vae", "ddim", "one of auto"),
+    ],
+)
 def test_a_sampler_of_another_kind_is_refused_by_name(kind, name, words):
     with pytest.raises(ValueError, match=words):
         sampler_name(kind, SamplerRecipe(name=name))

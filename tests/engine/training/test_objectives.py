@@ -20,7 +20,7 @@ from noiseweave.engine.training.objectives import (
     mixing_loss,
     moving_average,
     step_of,
-)  # fmt: skip
+)
 
 
 @pytest.fixture

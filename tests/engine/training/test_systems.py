@@ -22,9 +22,15 @@ UNET = UnetRecipe(channels=(8, 16), attention=(1,), groups=4)
 def plan(kind="ddpm", classes=0, size=16, channels=1, seed=0, unet=UNET, schedule=None, dropout=0.1, **goal):
     model = ModelRecipe(kind=kind, classes=classes, width=4, latent=6, label_dropout=dropout)
     return Blueprint(
-        model=model, objective=ObjectiveRecipe(**goal), unet=unet, schedule=schedule or ScheduleRecipe(),
-        classes=classes, size=size, channels=channels, seed=seed,
-    )  # fmt: skip
+        model=model,
+        objective=ObjectiveRecipe(**goal),
+        unet=unet,
+        schedule=schedule or ScheduleRecipe(),
+        classes=classes,
+        size=size,
+        channels=channels,
+        seed=seed,
+    )
 
 
 def batch_for(system, count=4, label=None):

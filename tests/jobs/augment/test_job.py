@@ -242,12 +242,16 @@ GOOD = {  # extension, bytes: every one of these becomes a picture
 BAD = {  # extension, bytes, label, reason
     "zero": ("png", b"", "1", "empty_picture"),
     "text": ("jpg", b"no picture at all", "1", "not_an_image"),
-    "cut": ("png", images.encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[:4000], "1",
-            "truncated_image"),
+    "cut": (
+        "png",
+        images.encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[:4000],
+        "1",
+        "truncated_image",
+    ),
     "bomb": ("png", bomb(), "1", "too_large"),
     "label": ("png", png("L", (16, 16), 9), "cat", "bad_label"),
     "float": ("png", png("L", (16, 16), 9), "1.5", "bad_label"),
-}  # fmt: skip
+}
 
 
 def tar_of(members):
@@ -265,10 +269,13 @@ def test_bad_input_is_quarantined_and_the_rest_is_done(source, tmp_path):
     folder.mkdir()
     for k in range(3):
         (folder / f"s-{k}.tar").write_bytes((source / f"s-{k}.tar").read_bytes())
-    write_shard(folder / "t-odd.tar", [
-        *((k, {e: data, "cls": b"77"}) for k, (e, data) in GOOD.items()),
-        *((k, {e: data, "cls": y.encode()}) for k, (e, data, y, _) in BAD.items()),
-    ])  # fmt: skip
+    write_shard(
+        folder / "t-odd.tar",
+        [
+            *((k, {e: data, "cls": b"77"}) for k, (e, data) in GOOD.items()),
+            *((k, {e: data, "cls": y.encode()}) for k, (e, data, y, _) in BAD.items()),
+        ],
+    )
     whole = (source / "s-0.tar").read_bytes()
     (folder / "u-cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
     (folder / "v-gzip.tar").write_bytes(b"\x1f\x8b\x08\x00" + whole[:2000])

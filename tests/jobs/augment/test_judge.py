@@ -20,9 +20,17 @@ from noiseweave.engine.training.recipes import (
 )
 
 GATE = [
-    "--gate", "true", "--quality.classifier.steps", "60", "--quality.classifier.width", "8",
-    "--fusion.variation", "0.8", "--inversion.skip", "0",
-]  # fmt: skip
+    "--gate",
+    "true",
+    "--quality.classifier.steps",
+    "60",
+    "--quality.classifier.width",
+    "8",
+    "--fusion.variation",
+    "0.8",
+    "--inversion.skip",
+    "0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +50,15 @@ def source(tmp_path_factory):
 def classes_model(tmp_path_factory):
     """A class-conditional pixel DDPM of 8 x 8 with random weights."""
     plan = Blueprint(
-        model=ModelRecipe(classes=10), objective=ObjectiveRecipe(), schedule=ScheduleRecipe(), classes=10,
-        unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4), size=8, channels=1, seed=0,
-    )  # fmt: skip
+        model=ModelRecipe(classes=10),
+        objective=ObjectiveRecipe(),
+        schedule=ScheduleRecipe(),
+        classes=10,
+        unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4),
+        size=8,
+        channels=1,
+        seed=0,
+    )
     folder = tmp_path_factory.mktemp("classes") / "model"
     import torch
 
@@ -60,9 +74,19 @@ def rejected(output):
 
 @pytest.mark.parametrize("scope", ["dataset", "window"])
 def test_what_the_gate_rejects_is_drawn_again_then_set_aside(source, tmp_path, scope):
-    told, made = through(tmp_path / "out", *BASE, "--input", source, *GATE, "--pairing.scope", scope,
-        "--quality.drift", "0.3", "--quality.redraw", "1",
-    )  # fmt: skip
+    told, made = through(
+        tmp_path / "out",
+        *BASE,
+        "--input",
+        source,
+        *GATE,
+        "--pairing.scope",
+        scope,
+        "--quality.drift",
+        "0.3",
+        "--quality.redraw",
+        "1",
+    )
     out = rejected(tmp_path / "out")
     assert told["pairs"] == len(made)
     assert told["drawn_again"] >= len(out) == sum(told["rejected"].values()) > 0
@@ -88,8 +112,7 @@ def test_the_same_command_gives_the_same_and_other_settings_are_refused(source, 
 
 def test_what_is_forgotten_is_no_longer_counted_as_rejected(source, tmp_path):
     output = tmp_path / "out"
-    through(output, *BASE, "--input", source, *GATE, "--quality.drift", "0.3", "--quality.redraw", "0"
-    )  # fmt: skip
+    through(output, *BASE, "--input", source, *GATE, "--quality.drift", "0.3", "--quality.redraw", "0")
     key = rejected(output)[0]["parents"][0]["key"]
     gone = [line for line in rejected(output) if key in {p["key"] for p in line["parents"]}]
     before = report(output)
@@ -105,18 +128,40 @@ def test_what_is_forgotten_is_no_longer_counted_as_rejected(source, tmp_path):
 
 
 def test_without_fresh_noise_a_ratio_of_one_is_a_copy(source, tmp_path):
-    told, made = through(tmp_path / "out", *BASE, "--input", source, "--gate", "--quality.classifier.steps", "5",
-        "--fusion.ratio_min", "1", "--fusion.ratio_max", "1", "--quality.drift", "1",
-        "--quality.keep_rejected", "false",
-    )  # fmt: skip
+    told, made = through(
+        tmp_path / "out",
+        *BASE,
+        "--input",
+        source,
+        "--gate",
+        "--quality.classifier.steps",
+        "5",
+        "--fusion.ratio_min",
+        "1",
+        "--fusion.ratio_max",
+        "1",
+        "--quality.drift",
+        "1",
+        "--quality.keep_rejected",
+        "false",
+    )
     assert (len(made), told["rejected"], told["drawn_again"]) == (0, {"copy": 24}, 48)
     assert not (tmp_path / "out/rejected").exists()
 
 
 def test_several_pictures_of_a_pair_differ(source, tmp_path):
-    told, made = through(tmp_path / "out", *BASE, "--input", source, "--fusion.per_pair", "3",
-        "--fusion.variation", "0.5", "--pairing.max_pairs", "5",
-    )  # fmt: skip
+    told, made = through(
+        tmp_path / "out",
+        *BASE,
+        "--input",
+        source,
+        "--fusion.per_pair",
+        "3",
+        "--fusion.variation",
+        "0.5",
+        "--pairing.max_pairs",
+        "5",
+    )
     assert told["samples"] == len(made) == 15
     lines = [json.loads(files["json"]) for files in made.values()]
     ends = {tuple(sorted(p["key"] for p in line["parents"])) for line in lines}

@@ -20,10 +20,27 @@ PATIENCE = 600
 
 def start(source, output):
     command = [
-        sys.executable, "-m", "noiseweave", "augment", "--input", str(source), "--output", str(output),
-        "--inversion.num_steps", "30", "--inversion.skip", "5", "--pairing.group_images", "6",
-        "--pairing.max_pairs", "60", "--pairing.upper", "0.95", "--pairing.max_uses", "3",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "noiseweave",
+        "augment",
+        "--input",
+        str(source),
+        "--output",
+        str(output),
+        "--inversion.num_steps",
+        "30",
+        "--inversion.skip",
+        "5",
+        "--pairing.group_images",
+        "6",
+        "--pairing.max_pairs",
+        "60",
+        "--pairing.upper",
+        "0.95",
+        "--pairing.max_uses",
+        "3",
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -75,8 +92,12 @@ def decoded(output):
 @pytest.mark.slow
 def test_five_kills_change_nothing(tmp_path):
     source = tmp_path / "digits"
-    assert cli.main(["pack", "--dataset", "digits", "--size", "16", "--shard_samples", "150",
-                     "--output", str(source)]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            ["pack", "--dataset", "digits", "--size", "16", "--shard_samples", "150", "--output", str(source)]
+        )
+        == 0
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     calm = start(source / "shards", whole)
     assert calm.wait(PATIENCE) == 0, calm.stderr.read()[-2000:]

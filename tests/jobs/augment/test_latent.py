@@ -35,9 +35,9 @@ def source(tmp_path_factory):
     """Three pictures with captions and labels in one shard, as pack writes them; c has neither."""
     folder = tmp_path_factory.mktemp("data")
     rows = []
-    for i, (key, extra) in enumerate([
-        ("a", {"txt": b"a red rose", "cls": b"1"}), ("b", {"txt": b"a tulip", "cls": b"1"}), ("c", {}),
-    ]):  # fmt: skip
+    for i, (key, extra) in enumerate(
+        [("a", {"txt": b"a red rose", "cls": b"1"}), ("b", {"txt": b"a tulip", "cls": b"1"}), ("c", {})]
+    ):
         coarse = Image.fromarray(np.random.default_rng(i).integers(0, 255, (3, 3, 3), np.uint8))
         rows.append((key, {"png": images.encode(np.asarray(coarse.resize((32, 32), 3))), **extra}))
     storage.write(str(folder / "shards/s-0.tar"), shards.pack(rows))
@@ -47,9 +47,13 @@ def source(tmp_path_factory):
 
 def task(source, output, model, **more):
     config = augment_config.Config(
-        input=str(source), output=str(output), model=ModelConfig(name=model), inversion=QUICK,
-        fusion=FusionRecipe(modes=("linear",)), **more,
-    )  # fmt: skip
+        input=str(source),
+        output=str(output),
+        model=ModelConfig(name=model),
+        inversion=QUICK,
+        fusion=FusionRecipe(modes=("linear",)),
+        **more,
+    )
     return augment._task(config, str(output), shards.find(config.input))
 
 
@@ -58,9 +62,10 @@ def written(of, pairs):
     (url,) = shards.find(of.config.input)
     where, _, bad = reading.read_shard(of, of.feature_side, Unit(index=0, id="0", payload=url))
     group = Group(
-        id="g", images=tuple(where),
+        id="g",
+        images=tuple(where),
         pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
-    )  # fmt: skip
+    )
     assert not bad
     made = fusing.augment_group(of, worker.load_backbone(of), None, reading.read_group(of, group, range(3)))
     rows = zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
@@ -94,9 +99,11 @@ def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tm
     of = task(source, tmp_path, model, prompt=prompt, size=40)
     files, made = written(of, [(0, 2, 0.5)])
     assert json.loads(files[0]["json"])["prompt"] == {
-        "source": ["a photo of a rose", ""], "target": ["a red rose, in oil", ""],
-        "guidance_source": 3.5, "guidance_target": 2.0,
-    }  # fmt: skip
+        "source": ["a photo of a rose", ""],
+        "target": ["a red rose, in oil", ""],
+        "guidance_source": 3.5,
+        "guidance_target": 2.0,
+    }
     assert files[0]["txt"] == b"a red rose, in oil"
     assert made.image_PHWC.shape == (1, 40, 40, 3)
 

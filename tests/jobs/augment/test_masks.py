@@ -23,9 +23,19 @@ from noiseweave.jobs.augment import job as augment
 from noiseweave.jobs.augment import masks
 
 QUICK = [
-    "--inversion.num_steps", "4", "--inversion.skip", "1", "--pairing.threshold", "0.5", "--pairing.classes",
-    "any", "--pairing.max_uses", "3", "--cluster.gpus_per_worker", "0",
-]  # fmt: skip
+    "--inversion.num_steps",
+    "4",
+    "--inversion.skip",
+    "1",
+    "--pairing.threshold",
+    "0.5",
+    "--pairing.classes",
+    "any",
+    "--pairing.max_uses",
+    "3",
+    "--cluster.gpus_per_worker",
+    "0",
+]
 KEYS = [f"d{i:02d}" for i in range(16)]
 RIGHT = np.zeros((32, 32), np.uint8)
 RIGHT[:, 16:] = 255
@@ -173,8 +183,20 @@ def test_only_a_region_makes_another_run(source, tmp_path):
 
 def test_a_mask_file_is_for_fuse(source, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["augment", *QUICK, "--input", str(source), "--output", str(tmp_path / "o"),
-                  "--fusion.region.source", "file", "--fusion.region.mask", "m.png"])  # fmt: skip
+        cli.main(
+            [
+                "augment",
+                *QUICK,
+                "--input",
+                str(source),
+                "--output",
+                str(tmp_path / "o"),
+                "--fusion.region.source",
+                "file",
+                "--fusion.region.mask",
+                "m.png",
+            ]
+        )
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert "fusion.region.mask='m.png': null for augment" in error

@@ -48,9 +48,17 @@ def matched(tmp_path):
 
 def test_figures_of_folders_whole_inside_and_outside(evaluate, matched):
     report = evaluate(
-        "--mode", "pairs", "--input", matched / "restored", "--reference", matched / "truth", "--masks",
-        matched / "masks", "--unit_pictures", 2,
-    )  # fmt: skip
+        "--mode",
+        "pairs",
+        "--input",
+        matched / "restored",
+        "--reference",
+        matched / "truth",
+        "--masks",
+        matched / "masks",
+        "--unit_pictures",
+        2,
+    )
     figures, inside = report["figures"], 20 * np.log10(255 / 40)
     assert figures["psnr inside"]["value"] == pytest.approx(inside)
     assert figures["psnr inside"]["pairs"] == 3
@@ -67,8 +75,10 @@ def test_figures_of_folders_whole_inside_and_outside(evaluate, matched):
     assert row["ssim inside"] == pytest.approx(picture_metrics.ssim(image, other, HOLE))
     assert row["ssim outside"] == pytest.approx(picture_metrics.ssim(image, other, ~HOLE))
     assert {(q["key"], q["reason"]) for q in quarantine(matched / "out")} == {
-        ("alone.png", "no_input"), ("extra.png", "no_reference"), ("wide", "size_differs"),
-    }  # fmt: skip
+        ("alone.png", "no_input"),
+        ("extra.png", "no_reference"),
+        ("wide", "size_differs"),
+    }
     low, high = figures["ssim"]["interval"]
     assert low <= figures["ssim"]["value"] <= high
 
@@ -127,9 +137,19 @@ def test_lpips_of_a_repair_lies_inside_its_mask(evaluate, tmp_path):
     folder(tmp_path / "b", {"x": image})
     storage.write(str(tmp_path / "m/x.png"), saved(mask(hole), "PNG"))
     figures = evaluate(
-        "--mode", "pairs", "--input", tmp_path / "a", "--reference", tmp_path / "b", "--masks", tmp_path / "m",
-        "--metrics", "[lpips]", "--lpips_weights", ALEXNET,
-    )["figures"]  # fmt: skip
+        "--mode",
+        "pairs",
+        "--input",
+        tmp_path / "a",
+        "--reference",
+        tmp_path / "b",
+        "--masks",
+        tmp_path / "m",
+        "--metrics",
+        "[lpips]",
+        "--lpips_weights",
+        ALEXNET,
+    )["figures"]
     assert figures["lpips inside"]["value"] > 3 * figures["lpips outside"]["value"] > 0
     assert figures["lpips"]["interval"] is None
 

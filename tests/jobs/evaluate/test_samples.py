@@ -33,9 +33,20 @@ def gated(source, tmp_path_factory):
     """Made of them by augment with its gate: shards and rejected."""
     output = tmp_path_factory.mktemp("gated") / "out"
     through(
-        output, *BASE, "--input", source, "--gate", "true", *JUDGE, "--quality.redraw", "0",
-        "--fusion.variation", "0.8", "--inversion.skip", "0",
-    )  # fmt: skip
+        output,
+        *BASE,
+        "--input",
+        source,
+        "--gate",
+        "true",
+        *JUDGE,
+        "--quality.redraw",
+        "0",
+        "--fusion.variation",
+        "0.8",
+        "--inversion.skip",
+        "0",
+    )
     return output
 
 
@@ -83,8 +94,11 @@ def test_samples_without_lineage_are_held_against_the_whole_reference(evaluate, 
     report = evaluate(*CENTROID, "--input", given, "--reference", source, "--quality.copy", "0.9999")
     found = rows(tmp_path / "out")
     assert {key: row["verdict"] for key, row in found.items()} == {
-        "copied": "copy", "flat": "broken", "soft": "kept", "called": "drifted",
-    }  # fmt: skip
+        "copied": "copy",
+        "flat": "broken",
+        "soft": "kept",
+        "called": "drifted",
+    }
     assert (found["copied"]["nearest_key"], found["soft"]["nearest_key"]) == ("s-0.tar#d03", "s-1.tar#d50")
     assert {row["parent"] for row in found.values()} == {None}
     assert found["copied"]["drift"] is None
@@ -116,8 +130,13 @@ def test_parents_are_found_by_shard_or_key_and_by_their_files_hash(evaluate, sou
     report = evaluate(*CENTROID, "--input", given, "--reference", f"{tmp_path}/{{s-0,sub/s-1}}.tar")
     found = {key: (row["found"], row["parents"]) for key, row in rows(tmp_path / "out").items()}
     assert found == {
-        "name": (2, 2), "moved": (2, 2), "twice": (0, 2), "other": (0, 1), "odd": (1, 1), "none": (0, 0)
-    }  # fmt: skip
+        "name": (2, 2),
+        "moved": (2, 2),
+        "twice": (0, 2),
+        "other": (0, 1),
+        "odd": (1, 1),
+        "none": (0, 0),
+    }
     assert list(report["verdicts"]) == ["all", "linear", "no mode"]
     assert sum("other files" in w or "is not in the reference" in w for w in report["warnings"]) == 2
 

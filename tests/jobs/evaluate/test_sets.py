@@ -52,7 +52,7 @@ def picture_folder(folder, n, seed):
 
 def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written(
     evaluate, tmp_path, inception_file
-):  # fmt: skip
+):
     from pytorch_fid import fid_score, inception
 
     folders = [picture_folder(tmp_path / name, n, seed) for name, n, seed in (("a", 3, 0), ("b", 3, 1))]
@@ -68,10 +68,19 @@ def test_inception_gives_pytorch_fids_numbers_and_its_files_are_read_and_written
     ]  # as calculate_activation_statistics
     np.savez(tmp_path / "theirs.npz", mu=theirs[1][0], sigma=theirs[1][1])
     report = evaluate(
-        "--input", folders[0], "--reference", tmp_path / "theirs.npz", "--features.name", "inception",
-        "--features.weights", inception_file, "--metrics", "[fd,inception_score]", "--save_statistics",
+        "--input",
+        folders[0],
+        "--reference",
+        tmp_path / "theirs.npz",
+        "--features.name",
+        "inception",
+        "--features.weights",
+        inception_file,
+        "--metrics",
+        "[fd,inception_score]",
+        "--save_statistics",
         tmp_path / "ours.npz",
-    )  # fmt: skip
+    )
     # our file in pytorch-fid's hands
     mu, sigma = fid_score.compute_statistics_of_path(str(tmp_path / "ours.npz"), None, 1, 2048, "cpu")
     assert np.allclose(mu, theirs[0][0], rtol=1e-4, atol=1e-5 * np.abs(theirs[0][0]).max())
@@ -125,9 +134,15 @@ def test_statistics_are_as_good_as_their_pictures_and_of_one_space(evaluate, tmp
 
 def test_all_metrics_of_digits_against_digits(evaluate, tmp_path, digit_shards):
     report = evaluate(
-        "--input", digit_shards[0], "--reference", digit_shards[1], "--features.name", "digits-classifier",
-        "--metrics", "[fd,kid,precision_recall,density_coverage,inception_score]",
-    )  # fmt: skip
+        "--input",
+        digit_shards[0],
+        "--reference",
+        digit_shards[1],
+        "--features.name",
+        "digits-classifier",
+        "--metrics",
+        "[fd,kid,precision_recall,density_coverage,inception_score]",
+    )
     figures = report["figures"]
     kinds = ("FD", "KD", "precision", "recall", "density", "coverage", "IS")
     assert set(figures) == {f"{kind}(digits-classifier)" for kind in kinds}
@@ -276,10 +291,22 @@ def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, tmp_path):
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
     for name in ("more", "roses"):
         report = evaluate(
-            "--input", tmp_path / name, "--reference", tmp_path / "daisy", "--features.name",
-            "efficientnet-lite0", "--features.weights", EFFICIENTNET, "--metrics", "[fd,kid]", "--features.cache",
-            tmp_path / "cache", "--bootstrap", 0, output=tmp_path / f"of-{name}",
-        )  # fmt: skip
+            "--input",
+            tmp_path / name,
+            "--reference",
+            tmp_path / "daisy",
+            "--features.name",
+            "efficientnet-lite0",
+            "--features.weights",
+            EFFICIENTNET,
+            "--metrics",
+            "[fd,kid]",
+            "--features.cache",
+            tmp_path / "cache",
+            "--bootstrap",
+            0,
+            output=tmp_path / f"of-{name}",
+        )
         found[name] = value(report, "KD(efficientnet-lite0)"), value(report, "FD(efficientnet-lite0)")
     assert found["roses"] > found["more"]
     assert found["roses"][1] > found["more"][1]

@@ -17,9 +17,21 @@ from noiseweave.engine.pictures import images
 from noiseweave.jobs.forget import config, remove
 
 FAST = [
-    "--inversion.num_steps", 2, "--inversion.skip", 1, "--pairing.threshold", 0.5, "--pairing.upper", 1,
-    "--pairing.max_pairs", 24, "--pairing.group_images", 6, "--samples.copy_original", "true",
-]  # fmt: skip
+    "--inversion.num_steps",
+    2,
+    "--inversion.skip",
+    1,
+    "--pairing.threshold",
+    0.5,
+    "--pairing.upper",
+    1,
+    "--pairing.max_pairs",
+    24,
+    "--pairing.group_images",
+    6,
+    "--samples.copy_original",
+    "true",
+]
 
 
 @pytest.fixture(scope="module")

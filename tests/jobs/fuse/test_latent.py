@@ -40,8 +40,11 @@ def test_one_picture_and_a_target_are_an_edit(photos, sd_folder, capsys):
     assert storage.names_in("out") == ["fuse.json", "fused.png", "input-0.png", "report.html", "sheet.png"]
     lineage = json.loads((photos / "out/fuse.json").read_text())
     assert lineage["prompt"] == {
-        "source": ["a cat"], "target": ["a dog"], "guidance_source": 3.5, "guidance_target": 15.0,
-    }  # fmt: skip
+        "source": ["a cat"],
+        "target": ["a dog"],
+        "guidance_source": 3.5,
+        "guidance_target": 15.0,
+    }
     assert [i["weight"] for i in lineage["inputs"]] == [1.0]
     assert lineage["inputs"][0]["psnr"] > 100
     assert "latents back at 1" in capsys.readouterr().out
@@ -74,9 +77,19 @@ def test_pictures_told_each_its_own_are_fused_in_latent_space(photos, sd_folder)
 def test_another_size_and_words_that_are_cut(photos, sd_folder, capsys):
     long = "very " * 76 + "old dog"
     fused(
-        "a.png", "b.png", "--output", "out", "--model.name", str(sd_folder), "--size", "40", "--prompt.target", long,
-        "--prompt.guidance_target", "2",
-    )  # fmt: skip
+        "a.png",
+        "b.png",
+        "--output",
+        "out",
+        "--model.name",
+        str(sd_folder),
+        "--size",
+        "40",
+        "--prompt.target",
+        long,
+        "--prompt.guidance_target",
+        "2",
+    )
     assert picture("out/fused.png").shape == (40, 40, 3)
     assert capsys.readouterr().err == "longer than the text encoder reads, cut: ...very old dog\n"
 

@@ -68,15 +68,21 @@ def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path):
     png = saved(noise("RGB", (20, 20)), "PNG")
     good = saved(mask(block((20, 20), 2, 2, 5, 5)), "PNG")
     cases = {
-        "cut": (png[:900], good, "truncated_image"), "words": (b"words", good, "not_an_image"),
-        "none": (b"", good, "empty_picture"), "small": (saved(noise("L", (20, 7)), "PNG"), good, "too_small"),
+        "cut": (png[:900], good, "truncated_image"),
+        "words": (b"words", good, "not_an_image"),
+        "none": (b"", good, "empty_picture"),
+        "small": (saved(noise("L", (20, 7)), "PNG"), good, "too_small"),
         "big": (saved(noise("L", (200, 201)), "PNG"), good, "too_large"),
         "aspect": (png, saved(mask(np.ones((20, 30), bool)), "PNG"), "mask_does_not_fit"),
         "colours": (png, saved(noise("RGB", (20, 20)), "PNG"), "mask_has_colours"),
-        "badmask": (png, good[:60], "bad_mask"), "text": (png, good, "bad_txt"),
-        "film": (saved(noise("L", (9, 9)), "PNG", save_all=True, append_images=[noise("L", (9, 9), 1)]),
-                 saved(mask(full), "PNG"), "several_frames"),
-    }  # fmt: skip
+        "badmask": (png, good[:60], "bad_mask"),
+        "text": (png, good, "bad_txt"),
+        "film": (
+            saved(noise("L", (9, 9)), "PNG", save_all=True, append_images=[noise("L", (9, 9), 1)]),
+            saved(mask(full), "PNG"),
+            "several_frames",
+        ),
+    }
     for name, (picture, hole_png, _) in cases.items():
         storage.write(str(tmp_path / f"imgs/{name}.png"), picture)
         storage.write(str(tmp_path / f"masks/{name}.png"), hole_png)

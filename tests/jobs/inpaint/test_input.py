@@ -109,10 +109,13 @@ def test_words_of_a_picture(tmp_path):
 def test_shards(tmp_path):
     m = saved(mask(hole((8, 8))), "PNG")
     rows = [
-        ("a", {"png": PNG, "mask.png": m, "txt": b"words", "cls": b"3"}), ("b", {"png": PNG}),
-        ("c", {"mask.png": m}), ("d", {"mask.png": m, "jpg": PNG}), ("e", {"png": PNG, "seg.png": m}),
+        ("a", {"png": PNG, "mask.png": m, "txt": b"words", "cls": b"3"}),
+        ("b", {"png": PNG}),
+        ("c", {"mask.png": m}),
+        ("d", {"mask.png": m, "jpg": PNG}),
+        ("e", {"png": PNG, "seg.png": m}),
         ("f", {"png": PNG, "mask.png": m}),
-    ]  # fmt: skip
+    ]
     for name in ("x", "y"):
         storage.write(str(tmp_path / f"{name}.tar"), shards.pack(rows))
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
@@ -125,9 +128,13 @@ def test_shards(tmp_path):
     assert inpaint_input.words(a) == "words"
     assert (d.extension, d.hole, d.text) == ("jpg", "mask.png", None)
     assert sorted((b.key, b.reason) for b in work.left_out) == [
-        ("b", "no_mask"), ("b", "no_mask"), ("c", "no_picture"), ("c", "no_picture"),
-        ("e", "no_mask"), ("e", "no_mask"),
-    ]  # fmt: skip
+        ("b", "no_mask"),
+        ("b", "no_mask"),
+        ("c", "no_picture"),
+        ("c", "no_picture"),
+        ("e", "no_mask"),
+        ("e", "no_mask"),
+    ]
 
 
 def test_a_damaged_shard_is_told_and_the_rest_used(tmp_path):
@@ -183,7 +190,10 @@ def test_links(tmp_path):
         (["--images", "{d}/imgs", "--masks", "{d}/m/../imgs"], "another folder than images"),
         (["--input", "{d}/imgs"], "no .tar shards there"),
         (["--input", "{d}/shards"], "no sample there has a picture and a .mask.png"),
-        (["--image", "{d}/imgs/a.png", "--mask", "{d}/imgs/a.png", "--output", "{d}/imgs/a.png"], "another file"),
+        (
+            ["--image", "{d}/imgs/a.png", "--mask", "{d}/imgs/a.png", "--output", "{d}/imgs/a.png"],
+            "another file",
+        ),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--output", "{d}/imgs/out"], "does not lie in images"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--output", "{d}/o.png"], "there are several pictures"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--mask_mode", "grey"], "mask_mode"),
@@ -191,14 +201,17 @@ def test_links(tmp_path):
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--feather", "-1"], "feather=-1"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--size", "7"], "size=7"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--size", "512"], "the model draws 16x16 pixels only"),
-        (["--images", "{d}/imgs", "--masks", "{d}/m", "--steps", "2000"], "inpaint.steps=2000: the model has 1000"),
+        (
+            ["--images", "{d}/imgs", "--masks", "{d}/m", "--steps", "2000"],
+            "inpaint.steps=2000: the model has 1000",
+        ),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--strength", "0"], "inpaint.strength"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--prompt", "a face"], "the model reads no prompts"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--model", "{d}/none"], "no such folder, not shipped"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--lora", "a.safetensors"], "lora"),
         (["--input", "{d}/shards", "--output_format", "tif"], "output_format='tif'"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, words):
     laid(tmp_path, ["a.png"], [])
     storage.write(str(tmp_path / "m/a.png"), PNG)

@@ -14,9 +14,21 @@ PATIENCE = 600
 
 def start(folder, output, *more):
     command = [
-        sys.executable, "-m", "noiseweave", "inpaint", *folders_of(folder), "--steps", "10", "--rows", "2",
-        "--unit_pictures", "2", "--output", str(output), *map(str, more),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "noiseweave",
+        "inpaint",
+        *folders_of(folder),
+        "--steps",
+        "10",
+        "--rows",
+        "2",
+        "--unit_pictures",
+        "2",
+        "--output",
+        str(output),
+        *map(str, more),
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

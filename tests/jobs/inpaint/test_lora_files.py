@@ -68,11 +68,12 @@ def test_several_with_a_weight_each(kl_folder, picture, tmp_path):
     storage.write("memory://loras/c.safetensors", lora(1))
     a, b, c = str(tmp_path / "a.safetensors"), str(tmp_path / "b"), "memory://loras/c.safetensors"
     runs = {
-        "none": [], "zero": ["--lora", json.dumps([a, b]), "--lora_weight", "[0, 0]"],
+        "none": [],
+        "zero": ["--lora", json.dumps([a, b]), "--lora_weight", "[0, 0]"],
         "b": ["--lora", b, "--lora_weight", "-1"],
         "c": ["--lora", json.dumps([c, a]), "--lora_weight", "[-1, 0]"],
         "both": ["--lora", json.dumps([a, c]), "--lora_weight", -1],
-    }  # fmt: skip
+    }
     made = {}
     for name, more in runs.items():
         assert drawn(tmp_path / name, *arguments, *more) == 0
@@ -117,21 +118,30 @@ def test_a_file_that_changes_while_the_job_runs(kl_folder, picture, tmp_path):
         (["--lora", "{d}/w.bin"], "w.bin is a pickle, which can run code and is never opened"),
         (["--lora", "{d}/old"], "pytorch_lora_weights.bin is a pickle"),
         (["--lora", "{d}/imgs/a.png"], "no safetensors file"),
-        (["--lora", "{d}/nine.safetensors"],
-         "made for another base model: 1 of its 1 layers do not fit: "
-         "lora_unet_conv_in (32x9x3x3, the model's is 32x4x3x3)"),
-        (["--lora", '["{d}/two/a.safetensors", "{d}/nine.safetensors"]'], "nine.safetensors': made for another"),
+        (
+            ["--lora", "{d}/nine.safetensors"],
+            "made for another base model: 1 of its 1 layers do not fit: "
+            "lora_unet_conv_in (32x9x3x3, the model's is 32x4x3x3)",
+        ),
+        (
+            ["--lora", '["{d}/two/a.safetensors", "{d}/nine.safetensors"]'],
+            "nine.safetensors': made for another",
+        ),
         (["--lora", "{d}/two/a.safetensors", "--model", "digits-ddpm"], "null: a base model takes none"),
         (["--lora", "{d}/two/a.safetensors", "--lora_weight", "[1, 2]"], "one for each of the 1 files"),
         (["--lora", "{d}/two/a.safetensors", "--lora_weight", ".nan"], "lora_weight=nan: finite numbers"),
         (["--lora_weight", "0.5"], "nothing, as no --lora is given"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line(kl_folder, picture, tmp_path, capsys, arguments, words):
     for name, data in (
-        ("two/a.safetensors", lora()), ("two/b.safetensors", lora()), ("nine.safetensors", lora(channels=9)),
-        ("w.bin", b""), ("old/pytorch_lora_weights.bin", b""), ("old/config.json", b"{}"),
-    ):  # fmt: skip
+        ("two/a.safetensors", lora()),
+        ("two/b.safetensors", lora()),
+        ("nine.safetensors", lora(channels=9)),
+        ("w.bin", b""),
+        ("old/pytorch_lora_weights.bin", b""),
+        ("old/config.json", b"{}"),
+    ):
         storage.write(str(tmp_path / name), data)
     told = [a.format(d=tmp_path) for a in arguments]
     assert words in refused(capsys, tmp_path / "o", *picture, "--model", kl_folder, *FAST, *told)

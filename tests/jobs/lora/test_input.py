@@ -52,12 +52,17 @@ def test_a_picture_without_a_mask_is_left_out_and_a_folder_without_any_has_rando
 def test_shards_are_as_folders(gather, tmp_path):
     data = make(tmp_path / "a", captions=False)
     samples = [
-        (f"p{i}", {
-            "png": (data / f"imgs/p{i}.png").read_bytes(), "mask.png": (data / f"masks/p{i}.png").read_bytes(),
-            "cls": str(i).encode(), "txt": b"words",
-        })
+        (
+            f"p{i}",
+            {
+                "png": (data / f"imgs/p{i}.png").read_bytes(),
+                "mask.png": (data / f"masks/p{i}.png").read_bytes(),
+                "cls": str(i).encode(),
+                "txt": b"words",
+            },
+        )
         for i in range(6)
-    ]  # fmt: skip
+    ]
     storage.write(str(tmp_path / "s" / "000.tar"), shards.pack(samples))
     config, source = gather(tmp_path / "s", "--data.template", "{caption} of {label}")
     assert [item.words for item in source.items] == [f"words of {i}" for i in range(6)]
@@ -93,9 +98,7 @@ def test_pictures_that_cannot_be_read_are_left_out(gather, tmp_path):
     (data / "imgs" / "p1.txt").write_bytes(b"\xff\xfe\xff")
     write(data / "imgs" / "p2.png", np.zeros((4, 4, 3), np.uint8))
     _, source = gather(data)
-    assert {b.key: b.reason for b in source.bad} == {
-        "p0": "not_an_image", "p1": "bad_txt", "p2": "too_small",
-    }  # fmt: skip
+    assert {b.key: b.reason for b in source.bad} == {"p0": "not_an_image", "p1": "bad_txt", "p2": "too_small"}
     assert [i.key for i in source.items] == ["p3", "p4", "p5"]
 
 

@@ -35,8 +35,12 @@ def test_it_leaves_weights_a_log_a_report_and_the_quarantine(whole):
     output, _ = whole
     names = {p.name for p in output.iterdir()}
     assert names == {
-        "lora_unet.safetensors", "lora_unet_kohya.safetensors", "report.json", "quarantine.jsonl", "_run",
-    }  # fmt: skip
+        "lora_unet.safetensors",
+        "lora_unet_kohya.safetensors",
+        "report.json",
+        "quarantine.jsonl",
+        "_run",
+    }
     report = json.loads((output / "report.json").read_text())
     assert report["pictures"] + report["held_out"] == 5
     assert list(report["validation_loss"]) == ["0", "3", "6"]

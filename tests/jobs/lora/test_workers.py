@@ -45,10 +45,15 @@ def test_two_workers_see_what_one_sees_with_twice_the_batch(ray_session, hole_fo
     source = filled(double)
     session = Session(workers=2, gpus_per_worker=0, threads=1, retries=0)
     failure = training.run_training(
-        followed, Task(config=half, source=source, threads=1, workers=2), name="checkpoints",
-        storage_path=str(tmp_path / "two"), session=session, max_failures=0, keep=1,
+        followed,
+        Task(config=half, source=source, threads=1, workers=2),
+        name="checkpoints",
+        storage_path=str(tmp_path / "two"),
+        session=session,
+        max_failures=0,
+        keep=1,
         watch=lambda row: rows.extend(row["rows"]),
-    )  # fmt: skip
+    )
     assert failure is None
     one = alone(double, source).losses()
     assert len(one) == 20
@@ -62,9 +67,14 @@ def test_a_folder_that_one_of_two_workers_cannot_see_ends_both(ray_session, hole
     task = Task(config=config, source=source, threads=1, workers=2)
     session = Session(workers=2, gpus_per_worker=0, threads=1, retries=0)
     failure = training.run_training(
-        half_blind, task, name="checkpoints", storage_path=str(tmp_path / "two"), session=session, max_failures=0,
+        half_blind,
+        task,
+        name="checkpoints",
+        storage_path=str(tmp_path / "two"),
+        session=session,
+        max_failures=0,
         keep=1,
-    )  # fmt: skip
+    )
     assert failure.startswith("'/not/here' is not to be seen on node ")
 
 
@@ -93,8 +103,9 @@ def test_a_killed_driver_goes_on_to_the_adapter_of_an_undisturbed_run(ray_sessio
     command = ["lora", *map(str, words)]
     driver = subprocess.Popen(
         [sys.executable, "-m", "noiseweave", *command, "--cluster.address", "local"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     until = time.monotonic() + 600
     while not training.checkpoints(str(output / "_run" / "checkpoints")):
         assert driver.poll() is None

@@ -61,8 +61,10 @@ def test_csv_with_names_as_labels_and_a_second_picture(tmp_path):
     found = by_key(tmp_path / "out/shards")
     assert json.loads((tmp_path / "out/classes.json").read_text()) == ["daisy", "rose"]
     assert {k: (s.get("cls"), s.get("txt")) for k, s in found.items()} == {
-        "0": (b"1", b"a"), "1": (b"0", None), "0--2": (None, b"b"),
-    }  # fmt: skip
+        "0": (b"1", b"a"),
+        "1": (b"0", None),
+        "0--2": (None, b"b"),
+    }
     assert json.loads((tmp_path / "out/report.json").read_text())["ignored"] == {"picture column mask": 1}
 
 

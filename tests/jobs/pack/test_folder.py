@@ -20,18 +20,25 @@ def flowers(tmp_path) -> Path:
 
 def test_bytes_labels_captions_and_lineage(tmp_path):
     files = {
-        "b/one.JPG": picture(1, "JPEG"), "b/one.txt": b"\xef\xbb\xbfa cat \n",
-        "b/one.json": b'{"id": 4, "source": "s"}', "a/sub/two.webp": picture(2, "WEBP"),
-        "a/three.bmp": picture(3, "BMP"), "a/four.jpeg": picture(4, "JPEG"), "a/named.jpg": picture(5, "PNG"),
-    }  # fmt: skip
+        "b/one.JPG": picture(1, "JPEG"),
+        "b/one.txt": b"\xef\xbb\xbfa cat \n",
+        "b/one.json": b'{"id": 4, "source": "s"}',
+        "a/sub/two.webp": picture(2, "WEBP"),
+        "a/three.bmp": picture(3, "BMP"),
+        "a/four.jpeg": picture(4, "JPEG"),
+        "a/named.jpg": picture(5, "PNG"),
+    }
     samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
     assert bad == {}
     assert report["classes"] == {"a": 4, "b": 1}
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["a", "b"]
     for source, extension in (
-        ("b/one.JPG", "jpg"), ("a/sub/two.webp", "webp"), ("a/three.bmp", "bmp"), ("a/four.jpeg", "jpg"),
+        ("b/one.JPG", "jpg"),
+        ("a/sub/two.webp", "webp"),
+        ("a/three.bmp", "bmp"),
+        ("a/four.jpeg", "jpg"),
         ("a/named.jpg", "png"),  # called by what it is
-    ):  # fmt: skip
+    ):
         assert samples[source][extension] == files[source]
         assert samples[source]["cls"] == (b"1" if source[0] == "b" else b"0")
     one = samples["b/one.JPG"]
@@ -66,11 +73,16 @@ def test_nothing_but_bad_pictures_is_code_1_with_a_report(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.txt", "Straße".encode("latin-1"), "bad_txt"), ("a.txt", b"x" * (1 << 21), "too_large"),
-        ("a.json", b"{", "bad_json"), ("a.json", b"[1]", "bad_json"), ("a.json", b"null", "bad_json"),
-        ("a.json", b"\xff", "bad_json"), ("a.json", b"[" * 100_000, "bad_json"), ("a.json", b"", "bad_json"),
+        ("a.txt", "Straße".encode("latin-1"), "bad_txt"),
+        ("a.txt", b"x" * (1 << 21), "too_large"),
+        ("a.json", b"{", "bad_json"),
+        ("a.json", b"[1]", "bad_json"),
+        ("a.json", b"null", "bad_json"),
+        ("a.json", b"\xff", "bad_json"),
+        ("a.json", b"[" * 100_000, "bad_json"),
+        ("a.json", b"", "bad_json"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_side_file_takes_its_picture_along(name, data, reason, tmp_path):
     root = fill(tmp_path / "in", {"a.png": picture(), name: data, "b.png": picture()})
     samples, bad, _ = packed(root, tmp_path / "out")
@@ -201,9 +213,12 @@ def test_links_out_are_not_followed_unless_asked(flowers, tmp_path):
     (flowers / "linked").symlink_to(tmp_path)
     samples, bad, _ = packed(flowers, tmp_path / "out")
     assert bad == {
-        "rose/out.png": "outside_link", "rose/0.png": "outside_link", "rose/broken.png": "unreadable",
-        "rose/up": "link_to_folder", "linked": "link_to_folder",
-    }  # fmt: skip
+        "rose/out.png": "outside_link",
+        "rose/0.png": "outside_link",
+        "rose/broken.png": "unreadable",
+        "rose/up": "link_to_folder",
+        "linked": "link_to_folder",
+    }
     assert samples["rose/in.png"]["png"] == picture(0)
     samples, bad, _ = packed(flowers, tmp_path / "all", follow_links=True)
     assert samples["rose/out.png"]["png"] == picture(99)

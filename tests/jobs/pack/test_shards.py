@@ -54,8 +54,10 @@ def test_without_a_size_every_member_is_kept_bit_for_bit(twelve, tmp_path, capsy
     assert json.loads((tmp_path / "back/classes.json").read_text()) == ["x", "y", "z"]
 
 
-@pytest.mark.parametrize("pattern", ["{t}/in/shards", "{t}/in/shards/0*.tar", "{t}/in/shards/00{{0..2}}.tar",
-                                     "file://{t}/in/shards"])  # fmt: skip
+@pytest.mark.parametrize(
+    "pattern",
+    ["{t}/in/shards", "{t}/in/shards/0*.tar", "{t}/in/shards/00{{0..2}}.tar", "file://{t}/in/shards"],
+)
 def test_patterns_and_urls_are_found_to_be_shards(pattern, twelve, tmp_path):
     assert run(pattern.format(t=tmp_path), tmp_path / "out") == 0
     assert len(by_key(tmp_path / "out/shards")) == 12
@@ -114,18 +116,24 @@ def test_keys_that_meet_are_made_distinct(tmp_path):
 
 def test_broken_samples_are_named_with_their_shard(tmp_path):
     rows = [
-        sample(0), ("cut", {"png": picture(1, size=(200, 200))[:300]}), ("none", {"cls": b"1"}),
-        ("label", {"png": picture(1), "cls": b"x"}), ("json", {"png": picture(1), "json": b"{"}),
-    ]  # fmt: skip
+        sample(0),
+        ("cut", {"png": picture(1, size=(200, 200))[:300]}),
+        ("none", {"cls": b"1"}),
+        ("label", {"png": picture(1), "cls": b"x"}),
+        ("json", {"png": picture(1), "json": b"{"}),
+    ]
     folder = write(tmp_path / "in", rows, [sample(1), sample(2)])
     whole = (tmp_path / "in/001.tar").read_bytes()
     (tmp_path / "in/001.tar").write_bytes(whole[: whole.index(b"d/s2.cls") + 300])
     assert run(folder, tmp_path / "out") == 0
     assert list(by_key(tmp_path / "out/shards")) == ["d/s0", "d/s1"]
     assert quarantine(tmp_path / "out") == {
-        "cut": "truncated_image", "none": "no_picture", "label": "bad_label", "json": "bad_json",
+        "cut": "truncated_image",
+        "none": "no_picture",
+        "label": "bad_label",
+        "json": "bad_json",
         "d/s2": "truncated_tar",
-    }  # fmt: skip
+    }
     lines = [json.loads(s) for s in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
     assert {e["shard"].rpartition("/")[2] for e in lines if e["source"] == "cut"} == {"000.tar"}
 

@@ -117,13 +117,18 @@ def test_a_packing_of_before_these_options_is_the_same_packing(flowers, tmp_path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"validation": 1.0}, "validation=1.0"), ({"validation": -0.1}, "validation=-0.1"),
-        ({"validation": float("nan")}, "validation=nan"), ({"renumber": True}, "needs keep_labels"),
-        ({"keep_labels": ()}, "keep_labels"), ({"keep_labels": (1, 1)}, "each once"),
-        ({"keep_labels": (-1,)}, "from 0 on"), ({"keep_labels": (1,), "labels": "none"}, "needs labels"),
-        ({"split": "train", "format": "folder"}, "split='train'"), ({"split": " "}, "a name"),
+        ({"validation": 1.0}, "validation=1.0"),
+        ({"validation": -0.1}, "validation=-0.1"),
+        ({"validation": float("nan")}, "validation=nan"),
+        ({"renumber": True}, "needs keep_labels"),
+        ({"keep_labels": ()}, "keep_labels"),
+        ({"keep_labels": (1, 1)}, "each once"),
+        ({"keep_labels": (-1,)}, "from 0 on"),
+        ({"keep_labels": (1,), "labels": "none"}, "needs labels"),
+        ({"split": "train", "format": "folder"}, "split='train'"),
+        ({"split": " "}, "a name"),
     ],
-)  # fmt: skip
+)
 def test_impossible_options(options, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         run(tmp_path, tmp_path / "out", **options)

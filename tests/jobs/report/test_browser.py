@@ -17,9 +17,16 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here"),
 ]
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--window-size=1200,900",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,900",
+)
 CAPTION = "<img src=x onerror=window.hacked=1> </script> a quiet caption"
 
 
@@ -82,8 +89,10 @@ def test_it_opens_from_the_disk_without_a_word_and_without_a_request(opened):
     assert opened.get_log("browser") == []
     asked = opened.execute_script("return performance.getEntriesByType('resource').map((r) => r.name)")
     assert [url for url in asked if not url.startswith("data:")] == []
-    tiles = {t.find_element("css selector", "dt").text: t.find_element("css selector", ".value").text
-             for t in all_of(opened, ".tile")}  # fmt: skip
+    tiles = {
+        t.find_element("css selector", "dt").text: t.find_element("css selector", ".value").text
+        for t in all_of(opened, ".tile")
+    }
     assert (tiles["Samples kept"], tiles["Quarantined"], tiles["Inversions saved"]) == ("126", "3", "50%")
     assert len(all_of(opened, "#charts svg")) == 2
     assert [row.text.split()[:2] for row in all_of(opened, "#workers tbody tr")] == [

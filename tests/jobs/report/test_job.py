@@ -186,8 +186,9 @@ def test_a_folder_of_drawn_pictures_on_a_remote_store():
     made = data_of(storage.read(f"{root}/report.html").decode())
     fsspec.filesystem("memory").rm("/report-sample", recursive=True)
     assert not made["ended"]
-    assert [c["classes"] for c in made["gallery"]["cards"]] in (list(x) for x in (
-        [["0"], ["0"], ["1"]], [["0"], ["1"], ["1"]]))  # fmt: skip
+    assert [c["classes"] for c in made["gallery"]["cards"]] in (
+        list(x) for x in ([["0"], ["0"], ["1"]], [["0"], ["1"], ["1"]])
+    )
     assert made["gallery"]["total"] == 4
 
 

@@ -50,10 +50,20 @@ def test_count_pictures_in_shards_with_their_lineage(calm):
         assert line.pop("noiseweave")
         assert line.pop("model_hash") == report(calm)["model_hash"]
         assert line == {
-            "number": i, "label": None, "seed": 0, "model": "digits-ddpm", "kind": "ddpm", "sampler": "ddpm",
-            "steps": 3, "eta": 0, "guidance": 1, "tolerance": 1e-4, "spacing": "trailing",
-            "network_evaluations": 3, "precision": "fp32",
-        }  # fmt: skip
+            "number": i,
+            "label": None,
+            "seed": 0,
+            "model": "digits-ddpm",
+            "kind": "ddpm",
+            "sampler": "ddpm",
+            "steps": 3,
+            "eta": 0,
+            "guidance": 1,
+            "tolerance": 1e-4,
+            "spacing": "trailing",
+            "network_evaluations": 3,
+            "precision": "fp32",
+        }
         again = samplers.draw(model, [line["number"]], None, recipe, line["seed"]).image_BHWC[0]
         assert np.abs(images.decode(files["png"], 1).astype(int) - again).max() <= 1
     assert report(calm)["samples"] == 9
@@ -112,8 +122,9 @@ def test_a_folder_has_a_sub_folder_for_each_class(told, tmp_path):
     assert Image.open(tmp_path / "f/grid.png").size == Image.open(tmp_path / "s/grid.png").size
     assert drawn(tmp_path / "w", *DIGITS, "--count", 2, "--files", "folder", "--image_format", "jpg") == 0
     assert [p.name for p in sorted((tmp_path / "w/images").iterdir())] == [
-        "sample-00000000.jpg", "sample-00000001.jpg",
-    ]  # fmt: skip
+        "sample-00000000.jpg",
+        "sample-00000001.jpg",
+    ]
 
 
 def test_trajectories_hold_k_beliefs_and_end_in_the_picture(tmp_path):
@@ -169,8 +180,13 @@ def test_labels_are_taken_in_turn_and_guidance_is_heard(told, tmp_path):
     assert drawn(tmp_path / "one", *base, "--count", 6, "--labels", "1") == 0
     one, every = pixels(tmp_path / "one"), pixels(tmp_path / "all")
     assert [bool((a == b).all()) for a, b in zip(one, every, strict=True)] == [
-        False, True, False, False, False, True,
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert drawn(tmp_path / "far", *base, "--count", 6, "--sampler.guidance", 5) == 0
     assert (pixels(tmp_path / "far") != every).any()
     assert lines(tmp_path / "far")[0]["guidance"] == 5
@@ -305,11 +321,16 @@ def place(tmp_path_factory):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(noisy, "PNG")
     files = {
-        "text.png": b"no picture", "cut.png": noisy.getvalue()[:2000], "whole.png": png(),
-        "vae/config.json": b'{"_class_name": "AutoencoderKL"}', "list/model_index.json": b"[1]",
-        "flux/model_index.json": b'{"_class_name": "FluxPipeline"}', "other/_run/config.json": b'{"job": "pack"}',
-        "mine/shards/a.tar": b"", "mine/panel.png": b"mine",
-    }  # fmt: skip
+        "text.png": b"no picture",
+        "cut.png": noisy.getvalue()[:2000],
+        "whole.png": png(),
+        "vae/config.json": b'{"_class_name": "AutoencoderKL"}',
+        "list/model_index.json": b"[1]",
+        "flux/model_index.json": b'{"_class_name": "FluxPipeline"}',
+        "other/_run/config.json": b'{"job": "pack"}',
+        "mine/shards/a.tar": b"",
+        "mine/panel.png": b"mine",
+    }
     for name, data in files.items():
         storage.write(str(root / name), data)
     (root / "empty").mkdir()
@@ -334,7 +355,10 @@ def place(tmp_path_factory):
         (["--model.name", "{d}/weightless"], "unet/*.safetensors is missing"),
         (["--output", "/dev/null/o"], "output '/dev/null/o' cannot be written"),
         (["--output", "{d}/other"], "holds _run, which no sample run wrote"),
-        (["--output", "{d}/mine", "--panel", "{d}/whole.png", "--count", "1"], "holds shards, which no sample"),
+        (
+            ["--output", "{d}/mine", "--panel", "{d}/whole.png", "--count", "1"],
+            "holds shards, which no sample",
+        ),
         (["--count", "0"], "count=0: 1 or more"),
         (["--count", "2", "--match", "{d}/four"], "either match or count"),
         (["--match", "{d}/empty"], "none is there"),
@@ -348,7 +372,10 @@ def place(tmp_path_factory):
         (["--sampler.name", "euler"], "one of auto, ddpm, ddim, dpm-solver++"),
         (["--sampler.name", "best"], "dpm-solver++"),
         (["--sampler.steps", "1001"], "sampler.steps=1001: the model has 1000 time steps"),
-        (["--model.name", "{d}/flow", "--sampler.name", "ddim"], "one of auto, euler, midpoint, heun, dopri5"),
+        (
+            ["--model.name", "{d}/flow", "--sampler.name", "ddim"],
+            "one of auto, euler, midpoint, heun, dopri5",
+        ),
         (["--model.name", "{d}/gan", "--sampler.name", "ddim"], "one of auto"),
         (["--model.name", "{d}/gan", "--trajectory", "3"], "trajectory=3: 0, as a dcgan draws in one step"),
         (["--grid", "0x3"], "grid='0x3'"),
@@ -371,9 +398,12 @@ def place(tmp_path_factory):
         (["--interpolate", "a"], "--interpolate: 2 words are needed, 1 given"),
         (["--interpolate", "a", "--frames", "3"], "--interpolate: 2 words are needed, 1 given"),
         (["--negative_prompt", "blur"], "negative_prompt: for a text-to-image model"),
-        (["--cluster.workers", "2", "--count", "1"], "cluster.workers=2: cluster.address=inline is one process"),
+        (
+            ["--cluster.workers", "2", "--count", "1"],
+            "cluster.workers=2: cluster.address=inline is one process",
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_clear_line(change, message, place, tmp_path, capsys):
     assert message in refused(capsys, tmp_path / "o", *DIGITS, *(c.format(d=place) for c in change))
     assert (place / "mine/panel.png").read_bytes() == b"mine"

@@ -13,10 +13,25 @@ PATIENCE = 600
 
 def start(output):
     command = [
-        sys.executable, "-m", "noiseweave", "sample", "--model.name", "digits-ddpm", "--count", "47",
-        "--sampler.name", "ddpm", "--sampler.steps", "60", "--shard_samples", "3", "--trajectory", "2",
-        "--output", str(output),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "noiseweave",
+        "sample",
+        "--model.name",
+        "digits-ddpm",
+        "--count",
+        "47",
+        "--sampler.name",
+        "ddpm",
+        "--sampler.steps",
+        "60",
+        "--shard_samples",
+        "3",
+        "--trajectory",
+        "2",
+        "--output",
+        str(output),
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

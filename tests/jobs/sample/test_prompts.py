@@ -58,8 +58,12 @@ def test_an_interpolation_changes_the_words_alone():
         ("a cat", "a dog", found[0].key, "blurry")
     }
     assert found.labels == [
-        "a cat", "0.75 a cat + 0.25 a dog", "0.50 a cat + 0.50 a dog", "0.25 a cat + 0.75 a dog", "a dog"
-    ]  # fmt: skip
+        "a cat",
+        "0.75 a cat + 0.25 a dog",
+        "0.50 a cat + 0.50 a dog",
+        "0.25 a cat + 0.75 a dog",
+        "a dog",
+    ]
     assert found.across == 5
 
 
@@ -75,8 +79,10 @@ def test_styles_cross_the_contents_and_keep_their_noise(file):
     styles = file("oil painting\n{} as a {wooden} toy\n# no\nposter of {content}, {content}!\n", "styles.txt")
     found = p.prompts_of(prompts=("a cat", "a {} dog"), styles=styles, count=2)
     assert [x.text for x in found.prompts[:3]] == [
-        "a cat, oil painting", "a cat as a {wooden} toy", "poster of a cat, a cat!"
-    ]  # fmt: skip
+        "a cat, oil painting",
+        "a cat as a {wooden} toy",
+        "poster of a cat, a cat!",
+    ]
     assert found[7].text == "a {} dog as a {wooden} toy"
     assert found.labels[0] == "a cat, oil painting"
     assert (len(found), found.across) == (12, 3)

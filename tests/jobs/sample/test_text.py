@@ -31,8 +31,11 @@ def test_words_on_the_command_line_become_captioned_pictures(base, tmp_path, cap
     assert not any(same(pictures[i], pictures[j]) for i in range(4) for j in range(i))
     line = lines(tmp_path)[2]
     assert (line["text"], line["key"], line["kind"], line["sampler"]) == (
-        "a dog", "0:a dog", "text", "dpm-solver++",
-    )  # fmt: skip
+        "a dog",
+        "0:a dog",
+        "text",
+        "dpm-solver++",
+    )
     assert (line["steps"], line["guidance"], line["network_evaluations"]) == (2, 7.5, 2)
     assert "2 network evaluations each" in capsys.readouterr().out
     assert Image.open(tmp_path / "grid.png").height > 2 * 32
@@ -71,9 +74,13 @@ def test_styles_of_a_prompt_start_from_the_same_noise(base, tmp_path):
     (tmp_path / "s.txt").write_text("oil on canvas\n{content}\nthe ghost of {content}\n")
     assert drawn(tmp_path / "o", "a cat", "a dog", "--styles", tmp_path / "s.txt", *base) == 0
     assert words(tmp_path / "o") == [
-        "a cat, oil on canvas", "a cat", "the ghost of a cat",
-        "a dog, oil on canvas", "a dog", "the ghost of a dog",
-    ]  # fmt: skip
+        "a cat, oil on canvas",
+        "a cat",
+        "the ghost of a cat",
+        "a dog, oil on canvas",
+        "a dog",
+        "the ghost of a dog",
+    ]
     keys = [line["key"] for line in lines(tmp_path / "o")]
     assert [len(set(keys[:3])), len(set(keys[3:])), len(set(keys))] == [1, 1, 2]
     assert drawn(tmp_path / "p", "a cat", *base) == 0

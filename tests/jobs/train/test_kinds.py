@@ -124,7 +124,7 @@ def test_as_many_classes_as_the_shards_have(digits, tmp_path):
         (["--model.vae", "/nowhere"], "data.channels=1: 3 with model.vae"),
         (["--model.vae", "/nowhere", "--data.channels", "3"], "'/nowhere': no such folder"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_one_line_and_claims_nothing(digits, tmp_path, capsys, more, words):
     with pytest.raises(SystemExit) as e:
         main(["train", *arguments(digits, tmp_path / "out", *more)])
@@ -145,9 +145,13 @@ def test_classes_without_labels_are_refused(tmp_path):
 def vae(tmp_path_factory):
     torch.manual_seed(0)
     network = AutoencoderKL(
-        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=2, scaling_factor=0.5,
-    )  # fmt: skip
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=2,
+        scaling_factor=0.5,
+    )
     folder = tmp_path_factory.mktemp("vae")
     network.save_pretrained(folder)
     return str(folder)

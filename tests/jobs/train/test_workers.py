@@ -57,9 +57,15 @@ def both(ray_session, tmp_path_factory):
     tasks = {k: (helper.task_of(c), str(folder / f"{k}.store")) for k, c in configs.items()}
     session, rows = Session(workers=2, gpus_per_worker=0, threads=1, retries=0), {}
     failure = training.run_training(
-        several, tasks, name="checkpoints", storage_path=str(folder), session=session, max_failures=0, keep=1,
+        several,
+        tasks,
+        name="checkpoints",
+        storage_path=str(folder),
+        session=session,
+        max_failures=0,
+        keep=1,
         watch=lambda row: rows.update({row["name"]: row["rows"]}),
-    )  # fmt: skip
+    )
     assert failure is None
     return {k: (c, rows[k]) for k, c in configs.items()}
 

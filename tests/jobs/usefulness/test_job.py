@@ -59,9 +59,18 @@ def command(sides, output, *more):
     config = output.parent / "small.yaml"
     config.write_text(SMALL)
     return [
-        "evaluate", "usefulness", "--config", str(config), "--input", f"{sides}/input", "--test", f"{sides}/test",
-        "--output", str(output), *more,
-    ]  # fmt: skip
+        "evaluate",
+        "usefulness",
+        "--config",
+        str(config),
+        "--input",
+        f"{sides}/input",
+        "--test",
+        f"{sides}/test",
+        "--output",
+        str(output),
+        *more,
+    ]
 
 
 def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
@@ -151,12 +160,20 @@ def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_pat
 def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
     found = {side: shards.find(f"{sides}/{side}") for side in ("input", "test")}
     settings = usefulness_config.Config(
-        input="", test="", output=str(tmp_path), per_class=(3,), size=8, guess=GuessRecipe(sure=0.3),
+        input="",
+        test="",
+        output=str(tmp_path),
+        per_class=(3,),
+        size=8,
+        guess=GuessRecipe(sure=0.3),
         classifier=ClassifierRecipe(steps=15, batch=16, width=4),
         generator=GeneratorRecipe(
-            steps=2, tuning_steps=2, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
+            steps=2,
+            tuning_steps=2,
+            batch=8,
+            unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4),
         ),
-    )  # fmt: skip
+    )
     data, _ = usefulness_flows.load(settings, found)
     few = {(3, 0): usefulness_flows.choose(settings, data, 3, 0)}
     made = []
