@@ -15,7 +15,7 @@ from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.units import UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 READ = 1000  # markers asked for at a time
 
@@ -35,7 +35,7 @@ class Ledger:
             n.removesuffix(".json") for n in storage.names_in(self.path("done", phase)) if n.endswith(".json")
         }
 
-    def mark(self, phase: str, report: UnitReport, bad: list[Bad]) -> None:
+    def mark(self, phase: str, report: UnitReport, bad: list[Quarantined]) -> None:
         """Write the done-marker: the last thing that a unit does."""
         record = {**asdict(report), "bad": [asdict(b) for b in bad]}
         storage.write_json(self.path("done", phase, f"{report.id}.json"), record)

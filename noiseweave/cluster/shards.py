@@ -21,7 +21,7 @@ from typing import Any
 from braceexpand import braceexpand
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Location, Quarantined
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 MASK = "mask."  # what the extension of a mask begins with
@@ -103,7 +103,7 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder and stem else stem), extension.lower()
 
 
-def index(url: str) -> tuple[list[Entry], list[Bad]]:
+def index(url: str) -> tuple[list[Entry], list[Quarantined]]:
     """Read a shard's table of contents.
 
     Returns:
@@ -112,7 +112,7 @@ def index(url: str) -> tuple[list[Entry], list[Bad]]:
         lost a member, its label say), ``unsafe_key``, ``duplicate_key`` (the first is kept), ``not_a_file``.
     """
     entries: dict[str, Entry] = {}
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     last: str | None = None
     try:
         size = storage.size_of(url)
@@ -145,12 +145,14 @@ class _Cut(Exception):
         self.key = key
 
 
-def _bad(url: str, name: str, reason: str, detail: str = "") -> Bad:
+def _bad(url: str, name: str, reason: str, detail: str = "") -> Quarantined:
     text = name[:200].encode(errors="backslashreplace").decode()
-    return Bad(shard=url, key=text, reason=reason, detail=detail.encode(errors="backslashreplace").decode())
+    return Quarantined(
+        shard=url, key=text, reason=reason, detail=detail.encode(errors="backslashreplace").decode()
+    )
 
 
-def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str, Member]]:
+def _members(f: Any, url: str, size: int, bad: list[Quarantined]) -> Iterator[tuple[str, Member]]:
     """The regular members of an uncompressed tar, as far as it is whole; _Cut where it is not."""
     end = 0
     try:
@@ -178,7 +180,7 @@ def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str,
         raise
 
 
-def locate(url: str) -> tuple[list[Location], list[Bad]]:
+def locate(url: str) -> tuple[list[Location], list[Quarantined]]:
     """Index a shard and read the small members: one Location a picture.
 
     A sample without a picture is quarantined as ``no_picture``; an empty one as ``empty_picture``; a ``.cls``
@@ -188,7 +190,9 @@ def locate(url: str) -> tuple[list[Location], list[Bad]]:
     return [location for _, location in found], bad
 
 
-def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Entry, Location]], list[Bad]]:
+def located(
+    url: str, payload: Sequence[str] = PICTURES
+) -> tuple[list[tuple[Entry, Location]], list[Quarantined]]:
     """As ``locate``, with each sample's members, and for payloads of another kind than pictures.
 
     Args:
@@ -204,7 +208,7 @@ def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Ent
             try:
                 out.append((entry, _location(f, url, entry, payload)))
             except ValueError as e:
-                bad.append(Bad.of(e, shard=url, key=entry.key))
+                bad.append(Quarantined.of(e, shard=url, key=entry.key))
     return out, bad
 
 

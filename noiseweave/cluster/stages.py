@@ -18,7 +18,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
 from noiseweave.cluster.units import Plan, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Phase:
     name: str
     fetch: Callable[[Any], Any]
     make_compute: Callable[[], Callable[[Any], Any]]
-    commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
+    commit: Callable[[Any, Any], tuple[UnitReport, list[Quarantined]]]
     things: str = "images"
     size: Callable[[Any], int] | None = None
     patience: float | None = None
@@ -119,7 +119,7 @@ class Commit:
     """Writes a unit's output, then its done-marker."""
 
     def __init__(
-        self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger
+        self, name: str, commit: Callable[..., tuple[UnitReport, list[Quarantined]]], ledger: Ledger
     ) -> None:
         self.name, self.commit, self.ledger = name, commit, ledger
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import seeding
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 T = TypeVar("T")
 CHUNK = 1024  # samples in a part of a table: what a stream unpacks at a time
@@ -71,7 +71,9 @@ class Piece:
     stop: int
 
 
-def table(url: str, payload: Sequence[str] = shards.PICTURES) -> tuple[Shard, list[Bad], Counter[int | None]]:
+def table(
+    url: str, payload: Sequence[str] = shards.PICTURES
+) -> tuple[Shard, list[Quarantined], Counter[int | None]]:
     """Index a shard for training.
 
     Args:

@@ -117,7 +117,7 @@ class NoiseMaps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bad:
+class Quarantined:
     """A quarantined piece of input: which one, why, and the words of the error."""
 
     shard: str
@@ -126,7 +126,7 @@ class Bad:
     detail: str = ""
 
     @classmethod
-    def of(cls, error: ValueError | str, *, shard: str = "", key: str) -> Bad:
+    def of(cls, error: ValueError | str, *, shard: str = "", key: str) -> Quarantined:
         """``"reason: detail"``, as whatever reads one sample raises it -> the record."""
         reason, _, detail = str(error).partition(": ")
         return cls(shard=shard, key=key, reason=reason, detail=detail)

@@ -22,7 +22,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad, Group, Location, Pair
+from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as augment_gate
 from noiseweave.jobs.augment.task import Task
@@ -68,7 +68,7 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
     if not outcome.failed or not task.config.skip_failed:
         return bool(outcome.failed)
     for unit, error in outcome.failed.items():
-        bad = Bad(shard=unit, key="", reason="failed_unit", detail=error)
+        bad = Quarantined(shard=unit, key="", reason="failed_unit", detail=error)
         book.mark(phase, UnitReport(id=unit, produced=0, quarantined={"failed_unit": 1}), [bad])
         outcome.quarantined["failed_unit"] += 1
     return False
@@ -96,14 +96,14 @@ def _shard_unit(found: Sequence[str], i: int) -> Unit:
 def _make_embed(task: Task) -> Callable[[Any], Any]:
     extract = worker.load_extractor(task)
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+    def compute(data: tuple[list[Location], np.ndarray, list[Quarantined]]) -> Any:
         locations, image_NHWC, bad = data
         return locations, extract(image_NHWC) if locations else np.zeros((0, 0), np.float32), bad
 
     return compute
 
 
-def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     locations, f_ND, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
@@ -194,7 +194,7 @@ def columns(
         yield start, np.concatenate(f_parts), np.concatenate(label_parts)
 
 
-def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
     storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
@@ -307,7 +307,7 @@ def spread_places(book: Ledger, most: int) -> list[Location]:
     return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
 
 
-def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Bad]]:
+def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Quarantined]]:
     writing.write_shard(task, unit.id, made)
     return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=fusing.counts(made)), made.bad
 
@@ -348,6 +348,6 @@ def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes
 
 def _commit_original(
     task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]
-) -> tuple[UnitReport, list[Bad]]:
+) -> tuple[UnitReport, list[Quarantined]]:
     storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
     return UnitReport(id=unit.id, produced=len(result)), []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad, Group, Pair
+from noiseweave.engine.records import Group, Pair, Quarantined
 from noiseweave.jobs.augment import judge as augment_gate
 from noiseweave.jobs.augment import masks as augment_masks
 from noiseweave.jobs.augment.reading import Loaded, without
@@ -45,7 +45,7 @@ class Made:
     image_PHWC: np.ndarray
     hashes: Sequence[str]
     areas: list[float]
-    bad: list[Bad]
+    bad: list[Quarantined]
     cut: Mapping[str, str]
     checks: Sequence[Check] | None = None
     rejected: Made | None = None
@@ -113,7 +113,12 @@ def _checks(
 
 
 def _sorted(
-    task: Task, group: Group, hashes: Sequence[str], done: Drawn, bad: list[Bad], cut: Mapping[str, str]
+    task: Task,
+    group: Group,
+    hashes: Sequence[str],
+    done: Drawn,
+    bad: list[Quarantined],
+    cut: Mapping[str, str],
 ) -> Made:
     """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
     from noiseweave.engine.fusion import redraw
@@ -141,10 +146,10 @@ def _sorted(
     return part(np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=redraw.counts(done))
 
 
-def _not_finite(group: Group, pair: Pair) -> Bad:
+def _not_finite(group: Group, pair: Pair) -> Quarantined:
     first, second = group.images[pair.a], group.images[pair.b]
     detail = f"the model gave no finite picture of it with {first.key}, in float32 neither"
-    return Bad(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
+    return Quarantined(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
 
 
 def counts(made: Made) -> dict[str, float]:

@@ -21,7 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad, Location, Pair
+from noiseweave.engine.records import Location, Pair, Quarantined
 from noiseweave.jobs.augment import masks, worker
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
@@ -174,7 +174,7 @@ def from_bytes(data: bytes, device: str) -> Any:
     return network.to(device).eval().requires_grad_(False)
 
 
-def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     data, count = result
     storage.write(book.path("judge.safetensors"), data)
     return UnitReport(id=unit.id, produced=count), []

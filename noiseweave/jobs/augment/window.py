@@ -22,7 +22,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.pairing.recipes import PairingRecipe
-from noiseweave.engine.records import Bad, Group, Location
+from noiseweave.engine.records import Group, Location, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as augment_gate
 from noiseweave.jobs.augment.dataset import stopped
@@ -204,7 +204,7 @@ def plan(
     return list(grouping.make_groups(task, a, b, similarity, lambda rows: [where[r] for r in rows]))
 
 
-def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     done, images, bad = result
     extra: dict[str, float] = {"images_read": images}
     for number, made in enumerate(done):

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.augment import dataset
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
@@ -64,7 +64,7 @@ class Loaded:
     where: list[Location]
     image_PHWC: np.ndarray
     lineages: list[Lineage]
-    bad: list[Bad]
+    bad: list[Quarantined]
     names: list[str] = field(default_factory=list)
     parent_BHWC: np.ndarray
     parents: list[tuple[int, ...]]

@@ -19,7 +19,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.pictures import files
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.evaluate import pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
@@ -99,7 +99,7 @@ def identity(config: Config, digest: str) -> Mapping[str, Any]:
     return {"job": "evaluate", "mode": "pairs", "files": digest, **about}
 
 
-def gather(config: Config) -> tuple[list[Matched], list[Bad], str]:
+def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
     """Pictures with their references and masks; none is opened.
 
     Raises:
@@ -135,7 +135,7 @@ def _has_tars(name: str, given: str) -> bool:
     return True
 
 
-def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
+def _of_folders(config: Config) -> tuple[list[Matched], list[Quarantined]]:
     roots = (
         reading_places.root_of("input", config.input),
         reading_places.root_of("reference", config.reference),
@@ -151,11 +151,11 @@ def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
     root = reading_places.root_of("masks", config.masks)
     masked, _ = reading_places.matched(ours, reading_places.listed("masks", root, roots[0]))
     mask_of = {item.key: item.mask for item in masked}
-    left_out += [Bad(shard="", key=p.key, reason="no_mask") for p in pairs if p.key not in mask_of]
+    left_out += [Quarantined(shard="", key=p.key, reason="no_mask") for p in pairs if p.key not in mask_of]
     return [replace(p, mask=mask_of[p.key]) for p in pairs if p.key in mask_of], left_out
 
 
-def _of_shards(config: Config) -> tuple[list[Matched], list[Bad]]:
+def _of_shards(config: Config) -> tuple[list[Matched], list[Quarantined]]:
     sides, left_out = [], []
     for name, given in (("input", config.input), ("reference", config.reference)):
         found, bad = _samples(name, given or "")
@@ -179,11 +179,11 @@ def _of_shards(config: Config) -> tuple[list[Matched], list[Bad]]:
 Found = tuple[str, shards.Entry]
 
 
-def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Bad]]:
+def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Quarantined]]:
     """key -> (shard, sample) of the samples with a picture; keys that come in two shards are left out."""
     uses: Counter[str] = Counter()
     found: dict[str, Found] = {}
-    left_out: list[Bad] = []
+    left_out: list[Quarantined] = []
     side = pictures.find(name, given, 1)
     for url in side.payloads:
         assert isinstance(url, str)
@@ -199,8 +199,8 @@ def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Bad]]:
     return found, left_out
 
 
-def _alone(found: Found, reason: str) -> Bad:
-    return Bad(shard=found[0], key=found[1].key, reason=reason)
+def _alone(found: Found, reason: str) -> Quarantined:
+    return Quarantined(shard=found[0], key=found[1].key, reason=reason)
 
 
 def _member(url: str, entry: shards.Entry, extensions: Sequence[str]) -> Place | None:
@@ -210,14 +210,14 @@ def _member(url: str, entry: shards.Entry, extensions: Sequence[str]) -> Place |
     return Place(path=url, offset=entry.members[name].offset, size=entry.members[name].size)
 
 
-def _fetch(config: Config, unit: Unit) -> tuple[list[Trio], list[Bad]]:
+def _fetch(config: Config, unit: Unit) -> tuple[list[Trio], list[Quarantined]]:
     good: list[Trio] = []
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     for pair in unit.payload:
         try:
             good.append(load(config, pair))
         except ValueError as e:
-            bad.append(Bad.of(e, key=pair.key))
+            bad.append(Quarantined.of(e, key=pair.key))
     return good, bad
 
 
@@ -250,13 +250,13 @@ def load(config: Config, pair: Matched) -> Trio:
     return Trio(key=pair.key, picture_HWC=picture, reference_HWC=reference, inside_HW=inside)
 
 
-Scored = tuple[list[dict[str, Any]], list[Bad]]
+Scored = tuple[list[dict[str, Any]], list[Quarantined]]
 
 
-def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Bad]]], Scored]:
+def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Quarantined]]], Scored]:
     score = scorer(config)
 
-    def compute(data: tuple[list[Trio], list[Bad]]) -> Scored:
+    def compute(data: tuple[list[Trio], list[Quarantined]]) -> Scored:
         rows, bad = score(data[0])
         return rows, data[1] + bad
 
@@ -278,7 +278,7 @@ def scorer(config: Config) -> Callable[[list[Trio]], Scored]:
             try:
                 rows.append({"key": trio.key} | scores(config, trio, lpips))
             except ValueError as e:
-                bad.append(Bad.of(e, key=trio.key))
+                bad.append(Quarantined.of(e, key=trio.key))
         return rows, bad
 
     return score
@@ -303,7 +303,7 @@ def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float |
     return out
 
 
-def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     rows, bad = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows)), bad

@@ -22,7 +22,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.evaluate import pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
@@ -129,7 +129,7 @@ def _make_rows(config: Config) -> Callable[[Read], Any]:
     words = loading.hears(config.model.name, PromptRecipe()) == "words"
     score = pairs.scorer(config)
 
-    def compute(data: Read) -> tuple[list[dict[str, Any]], list[Bad]]:
+    def compute(data: Read) -> tuple[list[dict[str, Any]], list[Quarantined]]:
         rows: list[dict[str, Any]] = []
         bad = list(data.bad)
         for places, image_NHWC in spans.steps(data.groups):

@@ -26,7 +26,7 @@ from noiseweave.cluster.session import Session, session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.augment import config as augment_config
 from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as augment_gate
@@ -115,7 +115,7 @@ def _kind(config: Config, side: PictureSet) -> tuple[int, int]:
             try:
                 return images.kind_of(data, config.max_pixels)
             except ValueError as e:
-                bad[Bad.of(e, key=place.key).reason] += 1
+                bad[Quarantined.of(e, key=place.key).reason] += 1
     raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {dict(bad)}")
 
 
@@ -176,7 +176,7 @@ def _fetch(task: Task, book: Ledger, unit: Unit) -> Loaded:
     return lineage.read(task, book, unit.payload)
 
 
-def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], list[Bad], int]]:
+def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], list[Quarantined], int]]:
     from noiseweave.engine.judging import quality
 
     extract = worker.load_extractor(task)
@@ -185,7 +185,7 @@ def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], 
     judge = augment_gate.judge(task, extract, f_ND, learnt)
     pool = [task.key_of(p.shard, p.key) for p in dataset.spread_places(book, len(f_ND))]
 
-    def compute(data: Loaded) -> tuple[list[Row], list[Bad], int]:
+    def compute(data: Loaded) -> tuple[list[Row], list[Quarantined], int]:
         typical = [quality.sharpness(x) for x in data.typical_THWC]
         found = quality.figures(
             judge,
@@ -219,8 +219,8 @@ def _row(data: Loaded, i: int, found: Any, pool: Sequence[str]) -> Row:
 
 
 def _commit(
-    book: Ledger, unit: Unit, result: tuple[list[Row], list[Bad], int]
-) -> tuple[UnitReport, list[Bad]]:
+    book: Ledger, unit: Unit, result: tuple[list[Row], list[Quarantined], int]
+) -> tuple[UnitReport, list[Quarantined]]:
     rows, bad, differ = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows), extra={"differ": differ}), bad

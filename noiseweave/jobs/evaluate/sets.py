@@ -17,7 +17,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.networks import loading
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.evaluate import pictures, set_figures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate import side as evaluate_side
@@ -134,7 +134,9 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
             f_ND[places] = part
         good = np.asarray(np.isfinite(f_ND).all(axis=1))
         bad = [
-            Bad(shard="", key=k, reason="not_finite") for k, ok in zip(data.keys, good, strict=True) if not ok
+            Quarantined(shard="", key=k, reason="not_finite")
+            for k, ok in zip(data.keys, good, strict=True)
+            if not ok
         ]
         f_ND = f_ND[good]
         return f_ND, classify(f_ND) if classify and len(f_ND) else None, data.colour, data.bad + bad
@@ -142,7 +144,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     return compute
 
 
-def _commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     f_ND, p_NC, colour, bad = result
     if p_NC is not None:
         storage.write(book.path("probabilities", f"{unit.id}.npy"), npy(p_NC))

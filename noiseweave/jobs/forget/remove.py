@@ -24,7 +24,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad, Group, Location, Pair
+from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import index_files, nothing
@@ -81,7 +81,7 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
     return gone, [(part.url, content)] if gone else []
 
 
-def _commit(unit: Unit, result: tuple[int, Files]) -> tuple[UnitReport, list[Bad]]:
+def _commit(unit: Unit, result: tuple[int, Files]) -> tuple[UnitReport, list[Quarantined]]:
     gone, files = result
     for path, content in files:
         if content is None:

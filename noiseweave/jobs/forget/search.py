@@ -17,7 +17,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 PLACES = ("shards", "rejected", "")  # below an input
 ORIGINAL = re.compile(r"original-(\d+)\.tar")
@@ -118,7 +118,7 @@ def _unit(work: Sequence[Piece], i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=work[i])
 
 
-def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Bad]]:
+def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Quarantined]]:
     piece: Piece = unit.payload
     if piece.kind == "index":
         return {"rows": rows_of(piece.url, key)}, []
@@ -146,7 +146,7 @@ def _source(piece: Piece) -> str | None:
     return column[0].as_py() if len(column) else None
 
 
-def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
+def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
     entries, bad = shards.index(url)
     out: list[Any] = []
     if not entries:
@@ -156,7 +156,7 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
             try:
                 known = _lineage(shards.small(f, entry, "json"))
             except ValueError as e:
-                bad.append(Bad.of(e, shard=url, key=entry.key))
+                bad.append(Quarantined.of(e, shard=url, key=entry.key))
                 known = {}
             parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
             if parents or entry.key == key:
@@ -194,8 +194,8 @@ def parents_of(known: dict[str, Any]) -> list[Parent]:
 
 
 def _commit(
-    book: Ledger, unit: Unit, result: tuple[dict[str, Any], list[Bad]]
-) -> tuple[UnitReport, list[Bad]]:
+    book: Ledger, unit: Unit, result: tuple[dict[str, Any], list[Quarantined]]
+) -> tuple[UnitReport, list[Quarantined]]:
     found, bad = result
     storage.write_json(_path(book, unit.index), found)
     return UnitReport(id=unit.id, produced=len(found.get("samples", ()))), bad

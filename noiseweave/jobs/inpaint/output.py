@@ -23,7 +23,7 @@ from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
 from noiseweave.jobs.reading.places import Item, Place
@@ -32,7 +32,7 @@ from noiseweave.jobs.report.job import finish_page
 SHOWN = 10  # names that the screen lists; report.json has all
 
 
-def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad]]:
+def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Quarantined]]:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
     rows: list[tuple[str, dict[str, bytes]]] = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.reading.places import Item
 
@@ -93,13 +93,13 @@ class Painted:
     cut: tuple[str, ...] = ()
 
 
-Batch = tuple[list[Loaded], list[Bad]]
-Result = tuple[list[Painted], list[Bad]]
+Batch = tuple[list[Loaded], list[Quarantined]]
+Result = tuple[list[Painted], list[Quarantined]]
 
 
-def left_out(item: Item, why: str) -> Bad:
+def left_out(item: Item, why: str) -> Quarantined:
     """``"reason: detail"`` -> the record of it."""
-    return Bad.of(why, shard=item.shard, key=item.name)
+    return Quarantined.of(why, shard=item.shard, key=item.name)
 
 
 def hole_of(config: Config, mask: bytes, size: Sequence[int]) -> np.ndarray:

@@ -27,7 +27,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
 from noiseweave.jobs.reading.places import Place
@@ -63,7 +63,7 @@ def filled(config: Config, source: Source, s: Session) -> Source:
     return replace(source, encoded=found, spoken=spoken)
 
 
-def _without(source: Source, good: set[str], bad: Sequence[Bad]) -> Source:
+def _without(source: Source, good: set[str], bad: Sequence[Quarantined]) -> Source:
     """The source without the pictures that could not be encoded."""
     items, held, prior = (
         tuple(i for i in some if i.key in good) for some in (source.items, source.held, source.prior)
@@ -78,7 +78,7 @@ def _checked(config: Config, source: Source) -> Source:
     """Without a cache: each picture decoded once, so that training meets no bad one."""
     from noiseweave.jobs.lora.batches import pixels
 
-    def look(item: Item) -> Bad | None:
+    def look(item: Item) -> Quarantined | None:
         try:
             pixels(config, item, [0])
         except ValueError as e:
@@ -91,8 +91,10 @@ def _checked(config: Config, source: Source) -> Source:
     return _without(source, {i.key for i in source.all if i.key not in wrong}, bad)
 
 
-def _bad(item: Item, error: ValueError) -> Bad:
-    return Bad.of(error, shard=item.picture.path if item.picture.size is not None else "", key=item.key)
+def _bad(item: Item, error: ValueError) -> Quarantined:
+    return Quarantined.of(
+        error, shard=item.picture.path if item.picture.size is not None else "", key=item.key
+    )
 
 
 # what there is
@@ -149,7 +151,7 @@ def _unit(runs: Sequence[tuple[str, Any]], i: int) -> Unit:
 
 def _latents(
     config: Config, source: Source, where: str, s: Session
-) -> tuple[dict[str, dict[str, Place]], list[Bad]]:
+) -> tuple[dict[str, dict[str, Place]], list[Quarantined]]:
     """The places of each picture's arrays by its key, and the pictures that have none."""
     known = there(where)
     missing = {id_of(config, i): i for i in source.all if id_of(config, i) not in known}
@@ -175,12 +177,12 @@ def _latents(
     return found, _lost(where, [i for i in source.all if i.key not in found])
 
 
-def _lost(where: str, items: Sequence[Item]) -> list[Bad]:
+def _lost(where: str, items: Sequence[Item]) -> list[Quarantined]:
     if not items:
         return []
     book = Ledger(output=where)
-    why = {b["key"]: Bad(**b) for record in book.records("latents") for b in record["bad"]}
-    return [why.get(i.key) or Bad(shard="", key=i.key, reason="not_encoded") for i in items]
+    why = {b["key"]: Quarantined(**b) for record in book.records("latents") for b in record["bad"]}
+    return [why.get(i.key) or Quarantined(shard="", key=i.key, reason="not_encoded") for i in items]
 
 
 def here() -> str:
@@ -262,7 +264,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {f"{name}.npy": npy(array) for name, array in arrays.items()}
 
 
-def _commit(where: str, config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(where: str, config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     made, bad = result
     finite = [(item, arrays) for item, arrays in made if np.isfinite(arrays["z"]).all()]
     lost = [item for item, arrays in made if not np.isfinite(arrays["z"]).all()]
@@ -309,7 +311,7 @@ def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
     ]
 
 
-def _commit_words(where: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_words(where: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     rows = [(key, _packed(arrays)) for key, arrays in result]
     storage.write(storage.join(where, f"{unit.id}.tar"), shards.pack(rows))
     return UnitReport(id=unit.id, produced=len(rows)), []

@@ -15,7 +15,7 @@ from noiseweave.cluster import shards
 from noiseweave.engine import seeding
 from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.pictures.crops import Size
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
 from noiseweave.jobs.reading.places import TEXT_LIMIT, Files, Place, listed, matched, root_of
 
@@ -106,7 +106,7 @@ class Source:
     prior: tuple[Item, ...]
     masked: bool
     folders: tuple[str, ...]
-    bad: tuple[Bad, ...] = ()
+    bad: tuple[Quarantined, ...] = ()
     cut: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
@@ -159,7 +159,7 @@ def gather(config: Config) -> Source:
 @dataclass(frozen=True)
 class _Prior:
     items: Sequence[Item] = ()
-    bad: Sequence[Bad] = ()
+    bad: Sequence[Quarantined] = ()
 
 
 def _prior(config: Config, model: Model) -> tuple[_Prior, list[str]]:
@@ -265,7 +265,9 @@ def _masked(config: Config, model: Model, found: Sequence[Found]) -> bool:
 # folders and shards
 
 
-def _found(config: Config, where: str, name: str) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
+def _found(
+    config: Config, where: str, name: str
+) -> tuple[list[Found], masks.MaskMode, list[Quarantined], list[str]]:
     """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
     if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
         return _of_folder(config, where, name)
@@ -289,7 +291,7 @@ def _of_sample(p: Location) -> Found:
 
 def _of_folder(
     config: Config, where: str, name: str
-) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
+) -> tuple[list[Found], masks.MaskMode, list[Quarantined], list[str]]:
     root = root_of(name, where)
     within = os.path.join(root, PICTURES)
     inner = within if os.path.isdir(within) else root
@@ -324,8 +326,10 @@ def _distinct(found: Sequence[Found]) -> list[Found]:
     return [f if uses[f.key] == 1 else replace(f, key=f.picture.path.replace(".", "-")) for f in found]
 
 
-def _no_mask(f: Found) -> Bad:
-    return Bad(shard=f.picture.path if f.picture.size is not None else "", key=f.key, reason="no_mask")
+def _no_mask(f: Found) -> Quarantined:
+    return Quarantined(
+        shard=f.picture.path if f.picture.size is not None else "", key=f.key, reason="no_mask"
+    )
 
 
 # one picture
@@ -333,17 +337,17 @@ def _no_mask(f: Found) -> Bad:
 
 def _looked(
     config: Config, model: Model, found: Sequence[Found], mode: masks.MaskMode
-) -> tuple[list[Item], list[Bad]]:
+) -> tuple[list[Item], list[Quarantined]]:
     """Every picture's size, bucket, words and content; those that cannot be read are quarantined."""
     among = crops.buckets(config.data.size, model.multiple)
     square = (config.data.size, config.data.size)
     look_at = functools.partial(_item, config, among if config.data.buckets else [square], mode)
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(look_at, found))
-    return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Bad)]
+    return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Quarantined)]
 
 
-def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Bad:
+def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Quarantined:
     try:
         data = f.picture.read()
         mask = f.mask.read() if f.mask is not None else b""
@@ -351,7 +355,7 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         words = caption(config, f)
     except (ValueError, OSError) as e:
         error = e if isinstance(e, ValueError) else f"unreadable: {e}"
-        return Bad.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
+        return Quarantined.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
     digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
     return Item(
         key=f.key,

@@ -12,7 +12,7 @@ from typing import Any
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import check_same, refuse_foreign
 from noiseweave.cluster.training import latest
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import OWNED, Config, state
 from noiseweave.jobs.lora.input import Source
 
@@ -75,7 +75,7 @@ def warn_of_cut(ends: Sequence[str]) -> None:
         )
 
 
-def quarantine(config: Config, bad: tuple[Bad, ...]) -> Counter[str]:
+def quarantine(config: Config, bad: tuple[Quarantined, ...]) -> Counter[str]:
     """quarantine.jsonl, one line each; reason -> count."""
     lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in bad]
     path = storage.join(config.output, "quarantine.jsonl")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.pack.samples import (
     Keys,
     Packed,
@@ -119,7 +119,7 @@ def classes_of(config: Config, rows: Any, datasets: Any) -> tuple[list[str], dic
     return [], {}
 
 
-def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[Packed | Bad]:
+def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[Packed | Quarantined]:
     """Every row in the order of the metadata, or of the file names where there are none."""
     yield from in_order(config, load, jobs(config, table, rows, tally))
 
@@ -148,7 +148,7 @@ def name_of(table: Table, row: Mapping[str, Any]) -> str:
     return os.path.relpath(path, table.root) if os.path.isabs(path) else path
 
 
-def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Packed | Bad:
+def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Packed | Quarantined:
     name = name_of(table, row)
     try:
         if not name or "://" in name:
@@ -160,7 +160,7 @@ def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Pack
             files["txt"] = text.encode()
         return packed(config, key, label_of(table, row), files, meta_of(table, row, name), data)
     except ValueError as e:
-        return Bad.of(e, key=folders.printable(name))
+        return Quarantined.of(e, key=folders.printable(name))
 
 
 def number_of(table: Table, row: Mapping[str, Any]) -> Any:

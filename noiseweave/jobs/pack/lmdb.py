@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.pack.samples import (
     Packed,
     Source,
@@ -103,7 +103,7 @@ def size_of(path: str) -> int:
 
 def samples(
     config: Config, root: str, found: Mapping[str, str], sizes: Mapping[str, int], tally: Tally
-) -> Iterator[Packed | Bad]:
+) -> Iterator[Packed | Quarantined]:
     """Every value of every LMDB, in the order of its keys."""
     prefixes: Sequence[str] = folders.keys_of(list(found)) if "" not in found else [""]
     for label, (folder, prefix) in enumerate(zip(found.values(), prefixes, strict=True)):
@@ -130,7 +130,7 @@ class Part(NamedTuple):
     label: int | None
 
 
-def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Bad:
+def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Quarantined:
     key, value = record
     name = folders.printable(os.path.join(part.folder, os.fsdecode(key)))
     try:
@@ -138,4 +138,4 @@ def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Ba
         files = dict([picture(config, value)])
         return packed(config, safe, part.label, files, {"source": name}, value)
     except ValueError as e:
-        return Bad.of(e, key=name)
+        return Quarantined.of(e, key=name)

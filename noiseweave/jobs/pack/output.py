@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.pack.samples import Packed, Side, Tally
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def drop_shards(output: str, folder: str, first: int) -> None:
             storage.remove(storage.join(output, folder, name))
 
 
-def write_shards(output: str, config: Config, results: Iterable[Packed | Bad], tally: Tally) -> None:
+def write_shards(output: str, config: Config, results: Iterable[Packed | Quarantined], tally: Tally) -> None:
     """Results -> shards of ``shard_samples`` samples or ``shard_mb`` megabytes, whichever comes first."""
     for result in results:
-        if isinstance(result, Bad):
+        if isinstance(result, Quarantined):
             tally.bad.append(result)
             continue
         side = tally.sides[result.held_out]
@@ -162,7 +162,7 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     print(summary(output, classes, tally))
 
 
-def line(b: Bad) -> dict[str, str]:
+def line(b: Quarantined) -> dict[str, str]:
     where = {"shard": b.shard} if b.shard else {}
     return {**where, "source": b.key, "reason": b.reason, "detail": b.detail[:300]}
 
@@ -186,7 +186,7 @@ def summary(output: str, classes: Sequence[str], tally: Tally) -> str:
     )
 
 
-def watched(results: Iterable[Packed | Bad], total: int | None) -> Iterator[Packed | Bad]:
+def watched(results: Iterable[Packed | Quarantined], total: int | None) -> Iterator[Packed | Quarantined]:
     """The same results, with a progress bar on standard error where a person looks at it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.engine.seeding import seed_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Tally:
     sides: list[Side]
     left_out: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -77,7 +77,7 @@ class Source:
     what: str
     classes: Sequence[str]
     total: int | None
-    results: Iterable[Packed | Bad]
+    results: Iterable[Packed | Quarantined]
 
 
 def packed(
@@ -154,8 +154,8 @@ def side_picture(data: bytes, size: int) -> bytes:
 
 
 def in_order(
-    config: Config, load: Callable[..., Packed | Bad], jobs: Iterable[tuple[Any, ...]]
-) -> Iterator[Packed | Bad]:
+    config: Config, load: Callable[..., Packed | Quarantined], jobs: Iterable[tuple[Any, ...]]
+) -> Iterator[Packed | Quarantined]:
     """``load(config, *job)`` of each job with a few threads, a few jobs at a time, in the jobs' order."""
     from concurrent.futures import ThreadPoolExecutor
 

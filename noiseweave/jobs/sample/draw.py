@@ -21,7 +21,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -126,7 +126,7 @@ def key_of(i: int) -> str:
     return f"sample-{i:08d}"
 
 
-def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad]]:
+def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Quarantined]]:
     rows = [_files(task, result, n) for n in range(len(result.image_BHWC))]
     for n in range(len(rows) if result.beliefs_KBHWC is not None else 0):
         _write_trajectory(task, result, n)

@@ -21,7 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Source
@@ -41,7 +41,9 @@ def survey(config: Config) -> Source:
     return _source(config, tables, bad, labels)
 
 
-def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: Counter[int | None]) -> Source:
+def _source(
+    config: Config, tables: tuple[Shard, ...], bad: list[Quarantined], labels: Counter[int | None]
+) -> Source:
     classes = _classes(config, labels)
     content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
     identity: dict[str, Any] = {
@@ -57,7 +59,7 @@ def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: C
 
 def _tables(
     found: list[str], payload: tuple[str, ...]
-) -> tuple[tuple[Shard, ...], list[Bad], Counter[int | None]]:
+) -> tuple[tuple[Shard, ...], list[Quarantined], Counter[int | None]]:
     with ThreadPoolExecutor(16) as pool:
         parts = list(pool.map(partial(table, payload=payload), found))
     if not sum(shard.count for shard, _, _ in parts):
@@ -146,7 +148,7 @@ def latents(config: Config, source: Source, s: Session) -> Source:
         raise ValueError(f"latents of {len(outcome.failed)} shards failed; {unit}: {error}")
     from noiseweave.jobs.train import report
 
-    report.quarantine(config, [Bad(**b) for r in book.records("latents") for b in r["bad"]])
+    report.quarantine(config, [Quarantined(**b) for r in book.records("latents") for b in r["bad"]])
     made = [_latent_shard(config, i) for i in range(len(source.shards))]
     tables, _, _ = _tables([m for m in made if storage.exists(m)], LATENT)
     return Source(shards=tables, payload=LATENT, classes=source.classes)
@@ -160,7 +162,7 @@ def _unit(tables: tuple[Shard, ...], i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=tables[i].url)
 
 
-def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
+def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Quarantined]]:
     """The pictures of a shard, uint8 [N, size, size, 3]."""
     return shard_pictures.read_shard(unit.payload, config.data.size, 3)
 
@@ -177,7 +179,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     vae = base_models.load_encoder(config.model.vae, "cuda" if gpu else "cpu")
     parts = MicroBatch(partial(encode, vae), 16, "cpu")
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+    def compute(data: tuple[list[Location], np.ndarray, list[Quarantined]]) -> Any:
         locations, image_NHWC, bad = data
         if not locations:
             return locations, np.zeros(0, np.float16), bad
@@ -189,7 +191,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     return compute
 
 
-def _commit(config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     locations, z_NVCHW, bad = result
     if locations:
         rows = [(p.key, _files(p, z)) for p, z in zip(locations, z_NVCHW, strict=True)]

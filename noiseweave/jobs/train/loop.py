@@ -15,7 +15,7 @@ from noiseweave.cluster.training import Link
 from noiseweave.engine.networks import base_models
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.training import systems
 from noiseweave.jobs.train.batches import Unreadable, batches
@@ -109,12 +109,12 @@ class Quarantine:
     """What this worker could not decode, left for the driver, which counts each picture once."""
 
     def __init__(self, task: Task, rank: int, first: int) -> None:
-        self.found: dict[tuple[str, str], Bad] = {}
+        self.found: dict[tuple[str, str], Quarantined] = {}
         # a list of its own for each start, so that a resumed worker keeps what was found before
         self.path = storage.join(task.quarantine, f"{first:09d}-{rank:05d}.jsonl")
 
     def add(self, raw: Raw, error: ValueError) -> None:
-        self.found[raw.shard, raw.key] = Bad.of(error, shard=raw.shard, key=raw.key)
+        self.found[raw.shard, raw.key] = Quarantined.of(error, shard=raw.shard, key=raw.key)
 
     def write(self) -> None:
         if self.found:

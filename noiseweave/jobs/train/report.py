@@ -10,14 +10,14 @@ from collections import Counter
 from pathlib import Path
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.training.watch import _lines
 
 STRIP = 12  # rows of the strip
 
 
-def quarantine(config: Config, bad: list[Bad]) -> Counter[str]:
+def quarantine(config: Config, bad: list[Quarantined]) -> Counter[str]:
     """Add ``bad`` and what the workers could not decode to quarantine.jsonl, once each; reason -> count."""
     path, folder = storage.join(config.output, "quarantine.jsonl"), state(config, "bad")
     files = [path] * storage.exists(path) + [storage.join(folder, f) for f in storage.names_in(folder)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noiseweave.cluster.streams import Shard
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.train.config import Config
 
 
@@ -42,7 +42,7 @@ class Source:
     shards: tuple[Shard, ...]
     payload: tuple[str, ...]
     classes: int
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
     identity: Mapping[str, Any] = field(default_factory=dict)
     own: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 

@@ -18,7 +18,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.judging.recipes import ClassifierRecipe
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.engine.usefulness import comparison, guesses
 from noiseweave.engine.usefulness.comparison import Added, Pictures, few_of
 from noiseweave.engine.usefulness.recipes import Method
@@ -30,14 +30,14 @@ SEEN = 512  # pictures of the pool that one unit takes features of
 DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
 
 
-def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
+def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Quarantined]]:
     """Both sides in memory, with keys; what was bad.
 
     Raises:
         ValueError: a side has no labelled picture, or a picture lies on both.
     """
     data: dict[str, Any] = {}
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     seen: dict[str, set[bytes]] = {}
     for side, found in sides.items():
         read = [shard_pictures.read_shard(s, config.size, config.channels, config.max_pixels) for s in found]
@@ -217,7 +217,7 @@ def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
 COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
 
 
-def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     files, extra = result
     for file, data in files.items():
         storage.write(book.path(file), data)

@@ -15,7 +15,7 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.pictures import collage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.engine.usefulness.comparison import interval
 from noiseweave.jobs.usefulness.config import made_tag, tag
 from noiseweave.jobs.usefulness.flows import read_made
@@ -26,7 +26,7 @@ INSTANT = 2.0  # seconds below which pictures cost nothing that a gain could be 
 
 
 def finish(
-    task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Bad], output: str
+    task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Quarantined], output: str
 ) -> None:
     """Write all of it and say where it is."""
     lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in bad)
