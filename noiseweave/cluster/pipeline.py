@@ -17,7 +17,7 @@ import os
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +44,7 @@ class Outcome:
         units: planned.
         produced: things made.
         quarantined: reason -> count.
-        extra: the sums of the reports' extra.
+        extra, tallies: the sums of the reports'.
         failed: unit id -> error, of units that two passes could not do.
         seconds: wall time of this run of the phase.
     """
@@ -53,6 +53,7 @@ class Outcome:
     produced: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
+    tallies: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -60,6 +61,8 @@ class Outcome:
         self.produced += record["produced"]
         self.quarantined.update(record["quarantined"])
         self.extra.update(record["extra"])
+        for name, counts in record["tallies"].items():
+            self.tallies[name].update(counts)
 
 
 def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:

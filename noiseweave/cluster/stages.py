@@ -16,7 +16,7 @@ from typing import Any
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
-from noiseweave.cluster.units import Plan, UnitReport
+from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Quarantined
 
@@ -47,6 +47,20 @@ class Phase:
 def length_of_first(data: Sequence[Any]) -> int:
     """A ``Phase.size``: of data whose first part holds what things are made of."""
     return len(data[0])
+
+
+def payload(unit: Unit) -> Any:
+    """A ``Phase.fetch``: of units that hold their data."""
+    return unit.payload
+
+
+def unchanged() -> Callable[[Any], Any]:
+    """A ``Phase.make_compute``: of phases that only fetch and commit."""
+    return _same
+
+
+def _same(data: Any) -> Any:
+    return data
 
 
 class Fetch:

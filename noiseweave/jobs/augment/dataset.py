@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -78,7 +78,7 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
 
 
 def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
-    plan = Plan(length=len(found), unit=partial(_shard_unit, found))
+    plan = Plan.of(found)
     phase = Phase(
         name="embed",
         fetch=partial(reading.read_shard, task, task.feature_side),
@@ -87,10 +87,6 @@ def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
         size=stages.length_of_first,
     )
     return pipeline.run(plan, phase, book, s)
-
-
-def _shard_unit(found: Sequence[str], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=found[i])
 
 
 def _make_embed(task: Task) -> Callable[[Any], Any]:
@@ -131,17 +127,13 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
     total = sum(n for _, n in rows)
     phase = Phase(
         name="pair",
-        fetch=_payload,
+        fetch=stages.payload,
         make_compute=partial(_make_pair, task, book, rows),
         commit=partial(_commit_pair, book),
         things="candidates",
     )
     plan = Plan(length=math.ceil(total / block), unit=partial(_block_unit, total, block))
     return pipeline.run(plan, phase, book, s)
-
-
-def _payload(unit: Unit) -> Any:
-    return unit.payload
 
 
 def _block_unit(total: int, block: int, i: int) -> Unit:
@@ -262,12 +254,8 @@ def generate(task: Task, book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit_group, task),
         size=_pairs,
     )
-    plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
+    plan = Plan.of(range(storage.read_json(book.path("groups.json"))["groups"]))
     return pipeline.run(plan, phase, book, s)
-
-
-def _group_unit(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=i)
 
 
 def _fetch_group(task: Task, book: Ledger, unit: Unit) -> reading.Loaded:
@@ -309,7 +297,7 @@ def spread_places(book: Ledger, most: int) -> list[Location]:
 
 def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Quarantined]]:
     writing.write_shard(task, unit.id, made)
-    return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=fusing.counts(made)), made.bad
+    return fusing.report(unit.id, [made]), made.bad
 
 
 # copy: the input's good samples beside the new ones
@@ -321,18 +309,10 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
         name="copy",
         fetch=partial(_fetch_original, book),
-        make_compute=_identity,
+        make_compute=stages.unchanged,
         commit=partial(_commit_original, task),
     )
-    return pipeline.run(Plan(length=len(units), unit=partial(_original_unit, units)), phase, book, s)
-
-
-def _original_unit(units: Sequence[str], i: int) -> Unit:
-    return Unit(index=i, id=units[i], payload=units[i])
-
-
-def _identity() -> Callable[[Any], Any]:
-    return lambda data: data
+    return pipeline.run(Plan.of(units, units), phase, book, s)
 
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:

@@ -111,11 +111,7 @@ def make(
         make_compute=partial(_learner, task, features),
         commit=partial(_keep, task, book),
     )
-    return pipeline.run(Plan(length=1, unit=_only), phase, book, s)
-
-
-def _only(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=None)
+    return pipeline.run(Plan.of([None]), phase, book, s)
 
 
 def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +25,7 @@ from noiseweave.jobs.report.job import finish_page
 
 OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
-SHOWN = 10  # ends of prompts that were cut
+SHOWN = 10  # ends of prompts that were truncated
 
 
 def failed(outcomes: dict[str, Outcome]) -> int:
@@ -65,17 +65,17 @@ def summary(
 ) -> dict[str, Any]:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
-    extra = dict(last.extra) if last else {}
-    embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
+    last = last or Outcome(units=0)
+    embedded = outcomes["embed"].produced if "embed" in outcomes else int(last.extra["images_read"])
     return {
         "noiseweave": __version__,
         "config": asdict(task.config),
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
         "images": embedded,
-        **figures(last.produced if last else 0, extra),
-        **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
-        **(rejections(extra) if task.config.gate else {}),
+        **figures(last),
+        **_truncated(last),
+        **(rejections(last) if task.config.gate else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -86,20 +86,20 @@ def summary(
     }
 
 
-def rejections(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate did: reasons of what stayed rejected, and pictures drawn again."""
-    why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
-    return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
+def rejections(outcome: Outcome) -> dict[str, Any]:
+    """What the gate did: verdicts of pictures that stayed rejected, and pictures drawn again."""
+    verdicts = {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n}
+    return {"rejected": verdicts, "drawn_again": int(outcome.extra["redrawn"])}
 
 
-def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
+def figures(outcome: Outcome) -> dict[str, Any]:
     """What report.json says of the samples, from the markers' sums."""
-    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
-    modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
+    extra = outcome.extra
+    inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
         "pairs": ends // 2,
-        "samples": produced,
-        "modes": modes,
+        "samples": outcome.produced,
+        "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
         "images_inverted": inverted,
         "pair_ends": ends,
         "inversions_saved": ends - inverted,
@@ -108,9 +108,14 @@ def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _ends(extra: Iterable[str]) -> list[str]:
-    """Some ends of prompts that the text encoder does not read."""
-    return sorted(name.removeprefix("cut:") for name in extra if name.startswith("cut:"))[:SHOWN]
+def _truncated(outcome: Outcome) -> dict[str, Any]:
+    """How many prompts the text encoder did not read to the end, with some of those ends."""
+    count = int(outcome.extra["prompts_truncated"])
+    return (
+        {"prompts_truncated": count, "truncated": sorted(outcome.tallies["truncated"])[:SHOWN]}
+        if count
+        else {}
+    )
 
 
 def _contact_sheet(task: Task) -> str | None:
@@ -190,9 +195,11 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     if "rejected" in report:
         why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
         table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
-    if "prompts_cut" in report:
-        table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
-        for end in report["cut"]:
+    if "prompts_truncated" in report:
+        table.add_row(
+            "prompts truncated", f"{report['prompts_truncated']}, longer than the text encoder reads"
+        )
+        for end in report["truncated"]:
             table.add_row("", escape(f"...{end}"))
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():

@@ -206,9 +206,6 @@ def plan(
 
 def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
     done, images, bad = result
-    extra: dict[str, float] = {"images_read": images}
     for number, made in enumerate(done):
         writing.write_shard(task, f"{unit.id}-{number:03d}", made)
-        for name, value in fusing.counts(made).items():
-            extra[name] = extra.get(name, 0) + value
-    return UnitReport(id=unit.id, produced=sum(len(m.group.pairs) for m in done), extra=extra), bad
+    return fusing.report(unit.id, done, images), bad

@@ -56,9 +56,11 @@ def sample(
         files["txt"] = caption.encode()
     known = lineage(task, first, second, pair, area, (made.hashes[pair.a], made.hashes[pair.b]))
     if prompts and (
-        ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
+        ends := [
+            made.truncated[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.truncated
+        ]
     ):
-        known["prompt_cut"] = ends
+        known["prompt_truncated"] = ends
     if check is not None:
         known["check"] = asdict(augment_gate.rounded(check))
     files["json"] = json.dumps(known, ensure_ascii=False).encode()

@@ -19,6 +19,9 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Quarantined
 
+Tally = tuple[str, str]
+"""A tally of a done-marker, and the key that counts a sample in it."""
+
 PLACES = ("shards", "rejected", "")  # below an input
 ORIGINAL = re.compile(r"original-(\d+)\.tar")
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
@@ -55,7 +58,7 @@ class Record:
     Attributes:
         url: of its shard.
         source: of the shard that it was copied from, or None.
-        counted: the sum of its unit's marker that it is in, mode:linear or rejected:drifted; None
+        counted: the tally of its unit's marker that it is in, (modes, linear) or (rejected, drifted); None
             for none.
     """
 
@@ -63,7 +66,7 @@ class Record:
     source: str | None
     key: str
     parents: tuple[Parent, ...]
-    counted: str | None
+    counted: Tally | None
 
 
 def pieces(folders: Sequence[str]) -> list[Piece]:
@@ -106,16 +109,12 @@ def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit, book),
         things="samples",
     )
-    return pipeline.run(Plan(length=len(work), unit=partial(_unit, list(work))), phase, book, s)
+    return pipeline.run(Plan.of(list(work)), phase, book, s)
 
 
 def nothing() -> Callable[[Any], Any]:
     """No compute: the flow is all reading and writing."""
     return lambda data: data
-
-
-def _unit(work: Sequence[Piece], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=work[i])
 
 
 def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Quarantined]]:
@@ -164,12 +163,12 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
     return out, bad
 
 
-def _counted(known: Mapping[str, Any]) -> str | None:
+def _counted(known: Mapping[str, Any]) -> Tally | None:
     check, mode = known.get("check"), known.get("mode")
     verdict = check.get("verdict") if isinstance(check, Mapping) else None
     if isinstance(verdict, str) and verdict != "kept":
-        return f"rejected:{verdict}"
-    return f"mode:{mode}" if isinstance(mode, str) else None
+        return "rejected", verdict
+    return ("modes", mode) if isinstance(mode, str) else None
 
 
 def _lineage(data: bytes | None) -> dict[str, Any]:
@@ -213,7 +212,13 @@ def records(work: Sequence[Piece], book: Ledger) -> Iterator[Record]:
         found = storage.read_json(_path(book, i))
         for key, parents, counted in found["samples"]:
             known = tuple(Parent(shard=s, key=k, sha256=h) for s, k, h in parents)
-            yield Record(url=found["url"], source=found["source"], key=key, parents=known, counted=counted)
+            yield Record(
+                url=found["url"],
+                source=found["source"],
+                key=key,
+                parents=known,
+                counted=tuple(counted) if counted else None,
+            )
 
 
 def indexed(work: Sequence[Piece], book: Ledger) -> set[str]:

@@ -11,9 +11,9 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.jobs.forget import source
 from noiseweave.jobs.forget.config import Config
-from noiseweave.jobs.forget.search import UNSEARCHED, Parent, Piece, Record, indexed, records
+from noiseweave.jobs.forget.search import UNSEARCHED, Parent, Piece, Record, Tally, indexed, records
 
-Hits = dict[str, dict[str, str | None]]
+Hits = dict[str, dict[str, Tally | None]]
 """Shard -> key of a sample that is to go -> how its parents were fused."""
 
 

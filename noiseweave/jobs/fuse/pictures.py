@@ -142,7 +142,7 @@ def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
 def warn(model: Backbone, prompts: Prompts | None) -> None:
     """Say on standard error what the text encoder does not read of prompts that are too long for it."""
     for end in groups.cut_off(model, prompts).values():
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}", file=sys.stderr)
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}", file=sys.stderr)
 
 
 def fidelity(

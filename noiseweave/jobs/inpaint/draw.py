@@ -240,11 +240,13 @@ class Painter:
                 continue
             rows = [tuple(p[0][row] for p in mine if p) for row in range(self.task.config.rows)]
             ran = {p[1] for p in mine if p} or {self.task.config.model.precision}
-            cut = self._cut(one.prompt) if mine else ()
-            good.append(Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), cut=cut))
+            truncated = self._truncated(one.prompt) if mine else ()
+            good.append(
+                Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), truncated=truncated)
+            )
         return good, bad
 
-    def _cut(self, text: str) -> tuple[str, ...]:
+    def _truncated(self, text: str) -> tuple[str, ...]:
         from noiseweave.engine.networks import text_pipeline
 
         if self.model.text is None:

@@ -46,9 +46,13 @@ def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Qua
     if rows:
         path = storage.join(task.output, "shards", f"inpainted-{unit.index:06d}.tar")
         storage.write(path, shards.pack(rows))
-    extra = Counter({"copied": float(sum(not one.loaded.regions for one in painted))})
-    extra.update(f"cut:{end}" for one in painted for end in one.cut)
-    return UnitReport(id=unit.id, produced=done * task.config.rows, extra=dict(extra)), bad
+    report = UnitReport(
+        id=unit.id,
+        produced=done * task.config.rows,
+        extra={"copied": sum(not one.loaded.regions for one in painted)},
+        tallies={"truncated": Counter(end for one in painted for end in one.truncated)},
+    )
+    return report, bad
 
 
 def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
@@ -204,7 +208,7 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
         "key": folders.printable(loaded.item.key),
         "seeds": list(task.seeds),
         "prompt": loaded.prompt,
-        "prompt_cut": list(one.cut),
+        "prompt_truncated": list(one.truncated),
         "negative_prompt": config.negative_prompt,
         "mask_mode": config.mask_mode,
         "copied": not loaded.regions,
@@ -270,7 +274,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "quarantined": dict(sorted(quarantined.items())),
         "without_mask": alone["no_mask"],
         "without_picture": alone["no_picture"],
-        "prompts_cut": [name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")],
+        "truncated": list(outcome.tallies["truncated"]),
         "seconds": round(outcome.seconds, 2),
         "failed": outcome.failed,
     }
@@ -310,7 +314,7 @@ def show(task: Task, report: dict[str, Any]) -> None:
             print(f"{len(alone)} {what}: {', '.join(alone[:SHOWN])}{more}")
     if report["quarantined"]:
         print(f"left out: {report['quarantined']}, see {storage.join(task.output, 'quarantine.jsonl')}")
-    for end in report["prompts_cut"]:
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}")
+    for end in report["truncated"]:
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in report["failed"].items():
         print(f"failed: unit {unit}: {error}")

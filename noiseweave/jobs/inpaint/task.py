@@ -84,13 +84,13 @@ class Painted:
     Attributes:
         patches: for each variant, uint8 [h, w, C] of each region.
         precision: that the network ran in.
-        cut: ends of the prompt and the negative prompt that the text encoder does not read.
+        truncated: ends of the prompt and the negative prompt that the text encoder does not read.
     """
 
     loaded: Loaded
     patches: tuple[tuple[np.ndarray, ...], ...]
     precision: str
-    cut: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
 
 
 Batch = tuple[list[Loaded], list[Quarantined]]

@@ -136,14 +136,10 @@ def _fill(where: str, name: str, runs: Sequence[tuple[str, Any]], phase: stages.
     book = Ledger(output=where)
     for unit, _ in runs:  # it is asked for, so what it wrote is gone
         storage.remove(book.path("done", name, f"{unit}.json"))
-    outcome = pipeline.run(Plan(length=len(runs), unit=partial(_unit, runs)), phase, book, s)
+    outcome = pipeline.run(Plan.of([data for _, data in runs], [name for name, _ in runs]), phase, book, s)
     if outcome.failed:
         unit, error = next(iter(outcome.failed.items()))
         raise ValueError(f"cache of {name}: {len(outcome.failed)} units failed; {unit}: {error}")
-
-
-def _unit(runs: Sequence[tuple[str, Any]], i: int) -> Unit:
-    return Unit(index=i, id=runs[i][0], payload=runs[i][1])
 
 
 # latents
@@ -287,7 +283,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
         parts = [tuple(missing[i : i + TEXTS]) for i in range(0, len(missing), TEXTS)]
         phase = stages.Phase(
             name="words",
-            fetch=_payload,
+            fetch=stages.payload,
             things="captions",
             size=len,
             commit=partial(_commit_words, where),
@@ -296,10 +292,6 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
         _fill(where, "words", [(_hash(part), part) for part in parts], phase, s)
         known = there(where)
     return {text: known[_hash(text)] for text in texts}
-
-
-def _payload(unit: Unit) -> Any:
-    return unit.payload
 
 
 def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:

@@ -95,7 +95,7 @@ class Source:
         masked: whether holes come from masks; else they are random, for a model that sees holes.
         folders: that every worker must see.
         bad: what was left out, and why.
-        cut: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
+        truncated: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
         identity: what else than the config the weights depend on.
         encoded, spoken: where the cache holds what the encoders made, by key and by words; {} without a cache.
     """
@@ -107,7 +107,7 @@ class Source:
     masked: bool
     folders: tuple[str, ...]
     bad: tuple[Quarantined, ...] = ()
-    cut: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
     spoken: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)

@@ -38,8 +38,8 @@ def run(config: Config) -> int:
             print(f"{config.output}: finished already ({config.steps} steps)")
             return 0
         print(lora_input.told(config, source, s.workers), flush=True)
-        source = replace(source, cut=lora_cache.cut_off(config, source))
-        report.warn_of_cut(source.cut)
+        source = replace(source, truncated=lora_cache.cut_off(config, source))
+        report.warn_of_truncated(source.truncated)
         report.claim(config, task_identity)
         source = lora_cache.filled(config, source, s)
         failure = _train(config, source, s)

@@ -16,7 +16,7 @@ from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import OWNED, Config, state
 from noiseweave.jobs.lora.input import Source
 
-SHOWN = 10  # ends of captions that were cut
+SHOWN = 10  # ends of captions that were truncated
 REPORT = "report.json"  # written last: with it the run is finished
 
 
@@ -62,11 +62,11 @@ def finish(config: Config, source: Source, failure: str | None) -> int:
     return 0
 
 
-def warn_of_cut(ends: Sequence[str]) -> None:
+def warn_of_truncated(ends: Sequence[str]) -> None:
     """Say what of the captions has no effect, on standard error."""
     if ends:
         print(
-            f"warning: captions longer than the text encoder reads, their ends are cut: {len(ends)}",
+            f"warning: captions truncated, longer than the text encoder reads: {len(ends)}",
             *(f"  ...{end[:200]}" for end in ends[:SHOWN]),
             *(["  ..."] if len(ends) > SHOWN else []),
             sep="\n",
@@ -89,8 +89,8 @@ def _report(config: Config, source: Source, counts: Counter[str], kept: list[str
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     return {
-        "prompts_cut": len(source.cut),
-        "cut": [end[:200] for end in source.cut[:SHOWN]],
+        "prompts_truncated": len(source.truncated),
+        "truncated": [end[:200] for end in source.truncated[:SHOWN]],
         "files": kept,
         "steps": config.steps,
         "pictures": len(source.items),

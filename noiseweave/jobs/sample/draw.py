@@ -37,14 +37,14 @@ class Result:
         image_BHWC: uint8 [B, H, W, C].
         beliefs_KBHWC: uint8 [K, B, H, W, C] or None.
         calls: network evaluations of each picture, guided ones counted once.
-        cut: ends of prompts that the text encoder does not read.
+        truncated: ends of prompts that the text encoder does not read.
     """
 
     first: int
     image_BHWC: np.ndarray
     beliefs_KBHWC: np.ndarray | None
     calls: int
-    cut: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
 
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
@@ -52,7 +52,7 @@ def run(task: Task, book: Ledger, s: Session) -> Outcome:
 
 
 def units(task: Task) -> Plan:
-    return Plan(length=-(-task.total // task.config.shard_samples), unit=_unit)
+    return Plan.of(range(-(-task.total // task.config.shard_samples)))
 
 
 def phase(task: Task, gpu: bool) -> Phase:
@@ -63,10 +63,6 @@ def phase(task: Task, gpu: bool) -> Phase:
         commit=partial(_commit, task),
         size=len,
     )
-
-
-def _unit(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=None)
 
 
 def _numbers(task: Task, unit: Unit) -> range:
@@ -116,7 +112,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
             image_BHWC=image,
             beliefs_KBHWC=beliefs if config.trajectory else None,
             calls=model.calls(config.text),
-            cut=tuple(text_pipeline.cut_off(model, prompts).values()),
+            truncated=tuple(text_pipeline.cut_off(model, prompts).values()),
         )
 
     return compute
@@ -136,8 +132,8 @@ def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Qu
     else:
         for n, files in enumerate(rows):
             storage.write(picture_path(task, result.first + n), files[task.config.image_format])
-    extra = {"calls": float(result.calls * len(rows)), **{f"cut:{end}": 1.0 for end in result.cut}}
-    return UnitReport(id=unit.id, produced=len(rows), extra=extra), []
+    extra, truncated = {"calls": float(result.calls * len(rows))}, dict.fromkeys(result.truncated, 1)
+    return UnitReport(id=unit.id, produced=len(rows), extra=extra, tallies={"truncated": truncated}), []
 
 
 def _shard(task: Task, index: int) -> str:
@@ -244,8 +240,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     storage.write_json(storage.join(task.output, "report.json"), report)
     where = storage.join(task.output, "shards" if task.config.files == "shards" else "images")
     print(f"{outcome.produced} pictures in {where}, {calls:g} network evaluations each")
-    for end in (name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")):
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}")
+    for end in outcome.tallies["truncated"]:
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
     finish_page(task.output)

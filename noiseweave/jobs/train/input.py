@@ -141,7 +141,7 @@ def latents(config: Config, source: Source, s: Session) -> Source:
         things="latents",
         size=stages.length_of_first,
     )
-    plan = Plan(length=len(source.shards), unit=partial(_unit, source.shards))
+    plan = Plan.of([shard.url for shard in source.shards])
     outcome = pipeline.run(plan, phase, book, s)
     if outcome.failed:
         unit, error = next(iter(outcome.failed.items()))
@@ -156,10 +156,6 @@ def latents(config: Config, source: Source, s: Session) -> Source:
 
 def _latent_shard(config: Config, index: int) -> str:
     return state(config, "latents", f"{index:06d}.tar")
-
-
-def _unit(tables: tuple[Shard, ...], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=tables[i].url)
 
 
 def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Quarantined]]:

@@ -103,21 +103,13 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
 def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
     phase = stages.Phase(
         name=name,
-        fetch=_payload,
+        fetch=stages.payload,
         make_compute=partial(_maker, name, task, book),
         commit=partial(_commit, book, name),
         things="classifiers" if name == "score" else "sets",
         patience=DAY,
     )
-    return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
-
-
-def _unit(units: Sequence[tuple], i: int) -> Unit:
-    return Unit(index=i, id="-".join(str(part) for part in units[i]), payload=units[i])
-
-
-def _payload(unit: Unit) -> Any:
-    return unit.payload
+    return pipeline.run(Plan.of(units, ["-".join(map(str, unit)) for unit in units]), phase, book, s)
 
 
 def _maker(name: str, task: Task, book: Ledger) -> Callable[[Any], Any]:

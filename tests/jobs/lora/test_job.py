@@ -44,7 +44,7 @@ def test_it_leaves_weights_a_log_a_report_and_the_quarantine(whole):
     report = json.loads((output / "report.json").read_text())
     assert report["pictures"] + report["held_out"] == 5
     assert list(report["validation_loss"]) == ["0", "3", "6"]
-    assert (report["prompts_cut"], report["cut"]) == (1, ["very very very very very old wall"])
+    assert (report["prompts_truncated"], report["truncated"]) == (1, ["very very very very very old wall"])
     rows = [json.loads(line) for line in (output / "_run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
     bad = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
