@@ -61,31 +61,56 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def open_run(
     output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
 ) -> Ledger:
-    """Open a new or an interrupted run in ``output``.
+    """Open a new or an interrupted run in ``output``: ``check_run``, and ``claim_run`` where there is none."""
+    if check_run(output, config, overwrite, owned):
+        storage.sweep_temporaries(output)
+        return Ledger(output=output)
+    return claim_run(output, config, overwrite, owned)
+
+
+def check_run(
+    output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
+) -> bool:
+    """Whether ``output`` holds a run of this config, to be gone on with. Writes nothing there.
 
     Args:
         config: what the output depends on, as nested mappings of JSON values; ``job`` names who writes it.
-        overwrite: throw an earlier run of the same job away first.
-        owned: names below ``output`` that this job writes; only these and ``_run`` are ever deleted.
+        overwrite: an earlier run of the same job is not looked at.
+        owned: names below ``output`` that this job writes.
 
     Raises:
         ValueError: the folder holds a run of another config (the changed fields are named), what no run of this
             job wrote, or is not writable.
     """
-    ledger = Ledger(output=output)
     storage.check_writable(output)
-    wanted, path = flatten(config), ledger.path("config.json")
+    wanted, path = flatten(config), Ledger(output=output).path("config.json")
     found = storage.read_json(path) if storage.exists(path) else None
     refuse_foreign(output, found, wanted, owned)
+    if overwrite or found is None:
+        return False
+    check_same(output, found, wanted)
+    return True
+
+
+def claim_run(
+    output: str,
+    config: Mapping[str, Any],
+    overwrite: bool = False,
+    owned: tuple[str, ...] = (),
+    state: tuple[str, ...] = ("_run",),
+) -> Ledger:
+    """Make ``output`` this run's own, after ``check_run``.
+
+    Args:
+        overwrite: throw an earlier run of the same job away first: ``owned`` and ``state``, never anything else.
+        state: what of ``_run`` goes then.
+    """
+    ledger = Ledger(output=output)
     if overwrite:
         # markers first, so that a kill here leaves none without its output; the config last, it says whose this is
-        for name in ("_run/done", *owned, "_run"):
+        for name in ("_run/done", *owned, *state):
             storage.remove(storage.join(output, name))
-    elif found is not None:
-        check_same(output, found, wanted)
-        storage.sweep_temporaries(output)
-        return ledger
-    storage.write_json(path, wanted)
+    storage.write_json(ledger.path("config.json"), flatten(config))
     return ledger
 
 

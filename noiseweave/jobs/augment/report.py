@@ -20,6 +20,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
+from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.report.job import finish_page
 
@@ -45,19 +46,14 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
 
 def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Counter[str]:
     """One line for each quarantined piece of input, gathered from the done-markers."""
-    counts: Counter[str] = Counter()
-    lines = []
-    for phase in outcomes:
-        for record in book.records(phase):
-            for bad in record["bad"]:
-                counts[bad["reason"]] += 1
-                bad["shard"] = (
-                    task.name_of(bad["shard"]) if bad["shard"].startswith(task.root) else bad["shard"]
-                )
-                lines.append(json.dumps({"phase": phase, **bad}, ensure_ascii=False))
-    text = "".join(line + "\n" for line in lines)
-    storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    return counts
+
+    def named(shard: str) -> str:
+        return task.name_of(shard) if shard.startswith(task.root) else shard
+
+    rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
+    return outputs.write_quarantine(
+        task.output, ({"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows)
+    )
 
 
 def summary(

@@ -20,6 +20,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
 from noiseweave.engine.records import Quarantined
@@ -101,7 +102,7 @@ def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> di
 
 def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> Mapping[str, Any]:
 
-    model = config.model.identity() | {"hash": loading.fingerprint(config.model.name)}
+    model = identity_of(config.model, hash=loading.fingerprint(config.model.name))
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
     return {
         "job": "evaluate",

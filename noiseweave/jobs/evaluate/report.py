@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +14,7 @@ from rich.table import Table
 from noiseweave import __version__
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
+from noiseweave.jobs import outputs
 from noiseweave.jobs.evaluate.config import Config
 from noiseweave.jobs.evaluate.pictures import PictureSet
 
@@ -45,9 +44,7 @@ def write_quarantine(
     named += [(record["id"].rpartition("-")[0] or "input", record) for record in book.records(phase)]
     for name, record in named:
         lines += [{"set": name, **bad, "shard": os.path.basename(bad["shard"])} for bad in record["bad"]]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    storage.write(storage.join(output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    return dict(sorted(Counter(str(line["reason"]) for line in lines).items()))
+    return dict(sorted(outputs.write_quarantine(output, lines).items()))
 
 
 def finish(config: Config, output: str, report: dict[str, Any]) -> int:

@@ -24,6 +24,7 @@ from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
 from noiseweave.jobs.reading.places import Item, Place
@@ -238,10 +239,8 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     Returns the exit code: 1 when units failed.
     """
     lines = [{"phase": "match", **asdict(b)} for b in work.left_out]
-    lines += [{"phase": "inpaint", **b} for record in book.records("inpaint") for b in record["bad"]]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    report = summary(task, work, outcome, Counter(str(line["reason"]) for line in lines))
+    lines += [{"phase": "inpaint", **b} for b in outputs.quarantined(book, "inpaint")]
+    report = summary(task, work, outcome, outputs.write_quarantine(task.output, lines))
     storage.write_json(storage.join(task.output, "report.json"), report)
     if task.sheet and outcome.produced:
         _write_sheet(task, work)

@@ -1,18 +1,17 @@
-"""What lora tells: whose the output folder is, the quarantine, the report, the weights."""
+"""How lora ends: the quarantine, the report, the weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from noiseweave.cluster import storage
-from noiseweave.cluster.ledger import check_same, refuse_foreign
 from noiseweave.cluster.training import latest
-from noiseweave.engine.records import Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.lora.config import OWNED, Config, state
 from noiseweave.jobs.lora.input import Source
 
@@ -20,33 +19,9 @@ SHOWN = 10  # ends of captions that were truncated
 REPORT = "report.json"  # written last: with it the run is finished
 
 
-def finished(config: Config, identity: dict[str, Any]) -> bool:
-    """Whether this very run has ended in the output folder.
-
-    Raises:
-        ValueError: the folder holds something else; the line names what differs.
-    """
-    path = state(config, "config.json")
-    found = storage.read_json(path) if storage.exists(path) else None
-    refuse_foreign(config.output, found, identity, OWNED)
-    if config.overwrite or found is None:
-        return False
-    check_same(config.output, found, identity)
-    return storage.exists(storage.join(config.output, REPORT))
-
-
-def claim(config: Config, identity: dict[str, Any]) -> None:
-    """Make the output folder this run's own, after all checks; with overwrite an earlier run goes, its cache stays."""
-    if config.overwrite:
-        gone = (*OWNED, "_run/checkpoints", "_run/log.jsonl", "_run/tensorboard")
-        for name in gone:
-            storage.remove(storage.join(config.output, name))
-    storage.write_json(state(config, "config.json"), identity)
-
-
 def finish(config: Config, source: Source, failure: str | None) -> int:
     """Publish the last checkpoint's weights: 0, or 1 with a line on standard error."""
-    counts = quarantine(config, source.bad)
+    counts = outputs.write_quarantine(config.output, map(asdict, source.bad))
     print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
     last = latest(state(config, "checkpoints")) or "none"
     if failure or not last.endswith(f"{config.steps:09d}"):
@@ -73,15 +48,6 @@ def warn_of_truncated(ends: Sequence[str]) -> None:
             file=sys.stderr,
             flush=True,
         )
-
-
-def quarantine(config: Config, bad: tuple[Quarantined, ...]) -> Counter[str]:
-    """quarantine.jsonl, one line each; reason -> count."""
-    lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in bad]
-    path = storage.join(config.output, "quarantine.jsonl")
-    if lines:
-        storage.write(path, "".join(lines).encode(errors="backslashreplace"))
-    return Counter(b.reason for b in bad)
 
 
 def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from fsspec.core import url_to_fs
@@ -15,7 +13,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.pack.samples import Packed, Side, Tally
 
 if TYPE_CHECKING:
@@ -49,12 +49,8 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
 
 def identity(config: Config, kind: str) -> dict[str, Any]:
     """The part of a config that decides what the shards hold, as JSON gives it back."""
-    values = asdict(config)
-    for name in ("output", "threads", "overwrite"):
-        del values[name]
-    if config.input is not None:
-        values["input"] = storage.absolute(config.input)
-    return dict(json.loads(json.dumps({**values, "format": kind})))
+    read_from = None if config.input is None else storage.absolute(config.input)
+    return identity_of(config, input=read_from, format=kind)
 
 
 def refuse_input(output: str, read_from: Iterable[str]) -> None:
@@ -81,18 +77,10 @@ def refuse_other(
         check(not strange, "output", output, f"its {folder}/ holds {strange[:1]}, which no pack wrote")
     if theirs is None or overwrite:
         return
-    before = {**defaults(), "format": ours["format"], **theirs}  # written before an option was there
-    pairs = [(name, before.get(name), ours.get(name)) for name in sorted(before.keys() | ours.keys())]
+    pairs = [(name, theirs.get(name), ours.get(name)) for name in sorted(theirs.keys() | ours.keys())]
     changed = [f"{name} was {old!r}, now {new!r}" for name, old, new in pairs if old != new]
     text = f"it holds another packing ({'; '.join(changed)}); take another folder, or --overwrite"
     check(not changed, "output", output, text)
-
-
-def defaults() -> dict[str, Any]:
-    from noiseweave.jobs.pack.config import Config
-
-    hidden = ("output", "threads", "overwrite")
-    return {f.name: f.default for f in fields(Config) if f.default is not MISSING and f.name not in hidden}
 
 
 def written_by(manifest: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -140,8 +128,7 @@ def write_shard(output: str, side: Side) -> None:
 def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     """Class names, quarantine and, last, the report. No times in it: the same input gives the same files."""
     storage.write_json(storage.join(output, "classes.json"), list(classes))
-    text = "".join(json.dumps(line(b)) + "\n" for b in tally.bad)
-    storage.write(storage.join(output, "quarantine.jsonl"), text.encode())
+    outputs.write_quarantine(output, map(line, tally.bad))
     whole = Side(
         folder="",
         shards=sum(s.shards for s in tally.sides),

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from noiseweave.cluster import storage
+from noiseweave.jobs import outputs
 
 
 class Watch:
@@ -27,7 +28,7 @@ class Watch:
         if time.monotonic() - self.shown < self.seconds and not told:
             return
         self.shown = time.monotonic()
-        storage.write(self.path, _lines(self.rows))
+        storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
         print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
 
     def _told(self, row: dict[str, Any]) -> str:
@@ -40,8 +41,3 @@ class Watch:
                 f"{left / 60:.1f} min left",
             ]
         return "  ".join(told)
-
-
-def _lines(rows: dict[Any, Any]) -> bytes:
-    """Rows as JSON lines, in the order of their keys."""
-    return b"".join(json.dumps(row).encode() + b"\n" for _, row in sorted(rows.items()))

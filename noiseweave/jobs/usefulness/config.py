@@ -11,6 +11,7 @@ from typing import Any
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
 
@@ -66,24 +67,24 @@ class Config:
         overwrite: throw away an earlier run in the output folder.
     """
 
-    input: str
-    test: str
-    output: str
+    input: str = field(metadata=ASIDE)
+    test: str = field(metadata=ASIDE)
+    output: str = field(metadata=ASIDE)
     protocol: Protocol = "prior"
-    per_class: tuple[int, ...] = (10,)
-    subsets: int = 1
-    seeds: int = 5
+    per_class: tuple[int, ...] = field(default=(10,), metadata=ASIDE)
+    subsets: int = field(default=1, metadata=ASIDE)
+    seeds: int = field(default=5, metadata=ASIDE)
     size: int = 16
     channels: int = 1
     flip: bool = False
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
     guess: GuessRecipe = field(default_factory=GuessRecipe)
-    methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()})
+    methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()}, metadata=ASIDE)
     seed: int = 0
     max_pixels: int = 64_000_000
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    overwrite: bool = False
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Quarantined
 from noiseweave.engine.usefulness.comparison import interval
+from noiseweave.jobs import outputs
 from noiseweave.jobs.usefulness.config import made_tag, tag
 from noiseweave.jobs.usefulness.flows import read_made
 from noiseweave.jobs.usefulness.task import Task
@@ -29,8 +29,7 @@ def finish(
     task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Quarantined], output: str
 ) -> None:
     """Write all of it and say where it is."""
-    lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in bad)
-    storage.write(storage.join(output, "quarantine.jsonl"), lines.encode("utf-8", "backslashreplace"))
+    outputs.write_quarantine(output, map(asdict, bad))
     failed = {name: o.failed for name, o in outcomes.items() if o.failed}
     for name, units in failed.items():
         for unit, error in units.items():

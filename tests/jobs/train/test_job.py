@@ -210,4 +210,4 @@ def test_a_model_that_no_run_wrote_is_not_written_over(bad_shards, tmp_path, cap
     (tmp_path / "out" / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(["train", *arguments(bad_shards, tmp_path / "out")])
-    assert "holds another model; --overwrite replaces it" in capsys.readouterr().err
+    assert "holds model_index.json, which no train run wrote" in capsys.readouterr().err
