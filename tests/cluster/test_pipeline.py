@@ -266,7 +266,7 @@ HANGS = """
     from noiseweave.cluster import pipeline, stages
     from noiseweave.cluster.ledger import Ledger
     from noiseweave.cluster.session import ClusterConfig, session
-    from noiseweave.engine.records import Plan, Unit
+    from noiseweave.cluster.units import Plan, Unit
     def fetch(u):
         print("hangs", flush=True)
         threading.Event().wait()
