@@ -47,6 +47,7 @@ def inside(root: str) -> list[str]:
 
 
 def bad(path: str, reason: str, detail: str = "") -> Quarantined:
+    """The record of a path that is not taken."""
     return Quarantined(shard="", key=printable(path), reason=reason, detail=detail)
 
 
@@ -89,6 +90,7 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
 
 
 def junk(name: str) -> bool:
+    """Whether a name is hidden, or a file that systems leave beside pictures."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -135,6 +137,7 @@ def key_of(name: bytes) -> str:
 
 
 def stem_of(path: str) -> str:
+    """The path without a picture's extension; any other extension stays."""
     stem, extension = os.path.splitext(path)
     return stem if extension.lower() in EXTENSIONS else path
 

@@ -27,6 +27,7 @@ class Ledger:
     output: str
 
     def path(self, *names: str) -> str:
+        """A path below the run's own folder."""
         return storage.join(self.output, "_run", *names)
 
     def done(self, phase: str) -> set[str]:

@@ -60,6 +60,7 @@ class MapStore:
             warnings.warn(f"cache {self.folder}: a noise map was not kept ({e})", stacklevel=2)
 
     def remove(self, key: str) -> None:
+        """Delete the value of a key; none is no error."""
         storage.remove(self._path(key))
 
     def _path(self, key: str) -> str:

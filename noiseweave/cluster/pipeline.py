@@ -58,6 +58,7 @@ class Outcome:
     seconds: float = 0.0
 
     def add(self, record: Mapping[str, Any]) -> None:
+        """Add a done-marker's counts."""
         self.produced += record["produced"]
         self.quarantined.update(record["quarantined"])
         self.extra.update(record["extra"])

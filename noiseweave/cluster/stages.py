@@ -99,6 +99,7 @@ class Compute:
         return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One fetched unit -> its result, or its error, with the seconds that it took."""
         start = time.monotonic()
         data, error = row["data"].value, str(row["error"]) or self.broken
         if not error:

@@ -74,11 +74,13 @@ def _knock(fs: AsyncFileSystem, root: str) -> None:
 
 
 def exists(path: str) -> bool:
+    """Whether there is a file or folder."""
     fs, name = system(path, fresh=True)
     return bool(fs.exists(name))
 
 
 def is_folder(path: str) -> bool:
+    """Whether a path or URL is a folder."""
     fs, name = system(path, fresh=True)
     return bool(fs.isdir(name))
 
@@ -145,10 +147,12 @@ def write(path: str, data: bytes) -> None:
 
 
 def read_json(path: str) -> Any:
+    """A file's JSON value."""
     return json.loads(read(path))
 
 
 def write_json(path: str, value: Any) -> None:
+    """Write a value as JSON, whole or not at all, its keys in order."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     write(path, (text + "\n").encode(errors="backslashreplace"))  # file names may hold lone surrogates
 
@@ -176,6 +180,7 @@ def folders_in(folder: str) -> list[str]:
 
 
 def size_of(path: str) -> int:
+    """A file's size in bytes."""
     fs, name = system(path)
     return int(fs.size(name))
 

@@ -81,6 +81,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Whether it runs no more."""
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 

@@ -78,6 +78,7 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
 
 
 def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
+    """Features of every shard, and an index of its pictures."""
     plan = Plan.of(found)
     phase = Phase(
         name="embed",
@@ -123,6 +124,7 @@ def rows_of(book: Ledger) -> list[tuple[str, int]]:
 
 
 def pair(task: Task, book: Ledger, s: Session) -> Outcome:
+    """The most similar partners of each block of pictures."""
     rows, block = rows_of(book), task.config.pairing.block
     total = sum(n for _, n in rows)
     phase = Phase(
@@ -247,6 +249,7 @@ def read_group(book: Ledger, number: int) -> Group:
 
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
+    """The fused pictures of each group."""
     phase = Phase(
         name="generate",
         fetch=partial(_fetch_group, task, book),

@@ -153,6 +153,7 @@ def to_bytes(learnt: Any) -> bytes:
 
 
 def from_bytes(data: bytes, device: str) -> Any:
+    """What ``to_bytes`` wrote."""
     import safetensors.torch
 
     from noiseweave.engine.judging import classifier
@@ -177,6 +178,7 @@ def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport
 
 
 def load(task: Task, book: Ledger, device: str) -> Any:
+    """What the judge of this run knows of classes, as ``make`` left it."""
     return from_bytes(storage.read(book.path("judge.safetensors")), device)
 
 

@@ -30,6 +30,7 @@ SHOWN = 10  # ends of prompts that were truncated
 
 
 def failed(outcomes: dict[str, Outcome]) -> int:
+    """How many units failed, of all phases."""
     return sum(len(o.failed) for o in outcomes.values())
 
 

@@ -54,6 +54,7 @@ def windows(shard_count: int, recipe: PairingRecipe, ended: bool) -> int:
 
 
 def do(task: Task, found: Sequence[str], count: int, book: Ledger, s: Session) -> Outcome:
+    """Pair and generate within each of the first ``count`` windows."""
     phase = Phase(
         name="window",
         fetch=partial(_fetch, task),

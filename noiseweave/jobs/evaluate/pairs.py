@@ -55,6 +55,7 @@ class Trio:
 
 
 def run(config: Config) -> int:
+    """Score each picture against its reference. Returns the exit code."""
     pairs, left_out, digest = gather(config)
     if "lpips" in config.wanted:
         from noiseweave.engine.judging import picture_metrics
@@ -94,6 +95,7 @@ def run(config: Config) -> int:
 
 
 def identity(config: Config, digest: str) -> Mapping[str, Any]:
+    """What the scores depend on."""
     names = ("mask_mode", "max_pixels", "unit_pictures")
     about = {name: getattr(config, name) for name in names} | {"metrics": list(config.wanted)}
     return {"job": "evaluate", "mode": "pairs", "files": digest, **about}
@@ -304,6 +306,7 @@ def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float |
 
 
 def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+    """Keep a unit's scores."""
     rows, bad = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows)), bad

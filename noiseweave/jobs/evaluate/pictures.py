@@ -50,6 +50,7 @@ class Read:
 
 
 def is_statistics(path: str | None) -> bool:
+    """Whether a path names statistics of a set in place of its pictures."""
     return path is not None and path.endswith(".npz")
 
 

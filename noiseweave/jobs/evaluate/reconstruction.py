@@ -44,11 +44,13 @@ def recipes(config: Config) -> list[InversionRecipe]:
 
 
 def name_of(recipe: InversionRecipe) -> str:
+    """A recipe as the figures name it."""
     noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
     return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{noise}"
 
 
 def run(config: Config) -> int:
+    """Score inversion and replay of each picture, by recipe. Returns the exit code."""
     from noiseweave.engine.judging import picture_metrics
 
     several = recipes(config)
@@ -93,6 +95,7 @@ def run(config: Config) -> int:
 
 
 def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The figures of matched pairs, for each recipe."""
     return {
         f"{recipe}: {name}": about
         for recipe, rows in by_recipe.items()
@@ -101,7 +104,7 @@ def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> di
 
 
 def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> Mapping[str, Any]:
-
+    """What the scores depend on."""
     model = identity_of(config.model, hash=loading.fingerprint(config.model.name))
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
     return {

@@ -45,6 +45,7 @@ Row = dict[str, Any]
 
 
 def run(config: Config) -> int:
+    """Score each generated sample beside its parents and the whole reference. Returns the exit code."""
     sides = {name: _side(config, name) for name in ("input", "reference")}
     if sides["input"].payloads == sides["reference"].payloads:
         raise ValueError(

@@ -29,6 +29,7 @@ from noiseweave.jobs.reading import feature_cache
 
 
 def run(config: Config) -> int:
+    """Compare sets of pictures in a feature space. Returns the exit code."""
     task = plan(config)
     book = ledger.open_run(task.output, identity(task), config.overwrite, OWNED)
     units = [unit for s in task.sets for unit in _units(s)]
@@ -99,6 +100,7 @@ def _units(side: PictureSet) -> list[Unit]:
 
 
 def phase(task: Task, book: Ledger) -> Phase:
+    """The features of each unit of each set."""
     return Phase(
         name="features",
         fetch=partial(_fetch, task.side, task.config.max_pixels),

@@ -41,6 +41,7 @@ class Config:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The inputs, one or several."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
     @property

@@ -24,9 +24,11 @@ class Targets:
     names: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def add(self, key: str, names: Iterable[str]) -> None:
+        """A picture's key, and all names of its shard."""
         self.names.setdefault(key, []).append(list(names))
 
     def has(self, key: str, shard: str) -> bool:
+        """Whether a picture is to go."""
         return any(source.same_shard(shard, name) for names in self.names.get(key, ()) for name in names)
 
     def bears(self, record: Record) -> bool:

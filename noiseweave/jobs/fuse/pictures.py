@@ -34,6 +34,7 @@ MIB = 2**20
 
 
 def device() -> str:
+    """cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -48,6 +49,7 @@ def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str],
 
 
 def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
+    """A picture's SHA-256 and uint8 [size, size, channels]."""
     data = read(path)
     try:
         image_HWC = images.fit(images.decode(data, channels), size)
@@ -81,6 +83,7 @@ def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[st
 
 
 def read(path: str) -> bytes:
+    """A file's bytes; what cannot be read is one line."""
     try:
         return storage.read(storage.absolute(path))
     except FileNotFoundError:

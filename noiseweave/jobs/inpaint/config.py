@@ -150,6 +150,7 @@ class Config:
 
     @property
     def loras(self) -> tuple[str, ...]:
+        """The LoRA files, none, one or several."""
         if self.lora is None:
             return ()
         return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)

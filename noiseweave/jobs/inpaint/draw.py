@@ -95,10 +95,12 @@ def check_single(task: Task, work: Input) -> None:
 
 
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
+    """Paint every unit of pictures."""
     return pipeline.run(work.plan, phase(task, s.gpus_per_worker > 0), book, s)
 
 
 def phase(task: Task, gpu: bool) -> Phase:
+    """Pictures and masks are fetched, painted, and written."""
     from noiseweave.jobs.inpaint import output as inpaint_output
 
     return Phase(

@@ -161,6 +161,7 @@ def names(key: str, rows: int) -> list[str]:
 
 
 def collage_path(task: Task, key: str) -> str:
+    """Where the collage of a picture lies."""
     return storage.join(task.output, "collages", f"{key}_collage.png")
 
 

@@ -112,6 +112,7 @@ def _space(config: Config, source: Source) -> str:
 
 
 def id_of(config: Config, item: Item) -> str:
+    """A unit's id."""
     return _hash(
         item.content, item.bucket, item.mask and item.mode, item.key if config.data.crops > 1 else ""
     )

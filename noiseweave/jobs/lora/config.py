@@ -201,6 +201,7 @@ class Config:
 
 
 def state(config: Config, *names: str) -> str:
+    """A path below the run's own folder."""
     from noiseweave.cluster import storage
 
     return storage.join(config.output, "_run", *names)

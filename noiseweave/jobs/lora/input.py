@@ -114,6 +114,7 @@ class Source:
 
     @property
     def all(self) -> tuple[Item, ...]:
+        """All pictures: to train on, held out, prior."""
         return (*self.items, *self.held, *self.prior)
 
     @property

@@ -73,6 +73,7 @@ def identity(config: Config, source: Source, workers: int) -> dict[str, Any]:
 
 
 def check_cluster(config: Config, s: Session) -> None:
+    """Raise ValueError for what the config asks and these workers cannot do."""
     from noiseweave.jobs.training.workers import check_workers
 
     check_workers(config.precision, config.optimizer, s)

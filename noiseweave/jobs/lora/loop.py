@@ -35,6 +35,7 @@ NAME = "lora"  # of what is trained, in checkpoints
 
 
 def regime(task: Task) -> Regime:
+    """How the steps are made."""
     c = task.config
     return Regime(
         steps=c.steps,
@@ -109,6 +110,8 @@ def prepare(config: Config, network: Denoiser, gpu: bool) -> None:
 
 
 def learner(config: Config, network: Denoiser, scheduler: Any) -> Learner:
+    """The network that learns, its loss, and what is kept of it."""
+
     def mean(networks: Mapping[str, Any], batch: Any) -> torch.Tensor:
         return loss(networks[NAME], batch, scheduler, config.objective)
 
@@ -128,10 +131,12 @@ class Validation:
         self.batches: list[tuple[Any, list[Item]]] | None = None
 
     def due(self, step: int) -> bool:
+        """Whether held-out pictures are looked at after a step."""
         every = self.config.validation.every
         return bool(self.source.held and every and (step % every == 0 or step == self.config.steps))
 
     def look(self, step: int) -> dict[str, float]:
+        """The mean loss of held-out pictures, and their drawings."""
         trainer = self.trainer
         if self.batches is None:
             self.batches = self.reader.held_out(self.config.validation.most)

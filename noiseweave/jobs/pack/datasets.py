@@ -47,6 +47,7 @@ class Table:
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """Rows of a folder with metadata, as the datasets library reads them."""
     with offline() as datasets:
         rows, split = opened(config, root, datasets)
         pictures = [n for n, kind in rows.features.items() if isinstance(kind, datasets.Image)]
@@ -137,6 +138,7 @@ def jobs(
 
 
 def key_of(table: Table, row: Mapping[str, Any]) -> str:
+    """A row's key, from its file's name."""
     stem = folders.stem_of(name_of(table, row))
     plain = folders.plain_of(stem)
     return plain if plain and len(plain) <= folders.KEY_LENGTH else folders.key_of(os.fsencode(stem))
@@ -149,6 +151,7 @@ def name_of(table: Table, row: Mapping[str, Any]) -> str:
 
 
 def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Packed | Quarantined:
+    """A row's sample, or why there is none."""
     name = name_of(table, row)
     try:
         if not name or "://" in name:
@@ -170,6 +173,7 @@ def number_of(table: Table, row: Mapping[str, Any]) -> Any:
 
 
 def label_of(table: Table, row: Mapping[str, Any]) -> int | None:
+    """A row's class number; one that is no number from 0 on is an error."""
     value = number_of(table, row)
     if value is None:
         return None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """A folder of pictures, its sub-folders as classes where labels are wanted."""
     classes, total = survey(root, config.labels == "folders")
     check(
         total > 0,

@@ -35,6 +35,7 @@ NAME = re.compile(r"(?P<category>.+?)(?:_(?P<split>train|val|test))?(?:_lmdb)?")
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """One LMDB, or one a class in sub-folders."""
     found = databases(config, root)
     sizes = {folder: size_of(os.path.join(root, folder)) for folder in found.values()}
     check(sum(sizes.values()) > 0, "input", config.input, "the LMDB is empty")
@@ -53,6 +54,7 @@ def is_lmdb(root: str) -> bool:
 
 
 def inner(root: str) -> list[str]:
+    """Sub-folders that hold an LMDB."""
     return [name for name in folders.inside(root) if os.path.isfile(os.path.join(root, name, DATA))]
 
 
@@ -97,6 +99,7 @@ def opened(path: str) -> Iterator[Any]:
 
 
 def size_of(path: str) -> int:
+    """How many values an LMDB has."""
     with opened(path) as env:
         return int(env.stat()["entries"])
 
@@ -131,6 +134,7 @@ class Part(NamedTuple):
 
 
 def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Quarantined:
+    """A value's sample, or why there is none."""
     key, value = record
     name = folders.printable(os.path.join(part.folder, os.fsdecode(key)))
     try:

@@ -27,6 +27,7 @@ FOLDERS = ("shards", "validation")
 
 
 def new_tally(config: Config) -> Tally:
+    """Counts of nothing yet, for one or two folders of shards."""
     return Tally(sides=[Side(folder=name) for name in FOLDERS[: 2 if config.validation else 1]])
 
 
@@ -116,6 +117,7 @@ def write_shards(output: str, config: Config, results: Iterable[Packed | Quarant
 
 
 def write_shard(output: str, side: Side) -> None:
+    """Write a side's batch as its next shard."""
     data = shards.pack([(p.key, p.files) for p in side.batch])
     storage.write(storage.join(output, side.folder, f"shard-{side.shards:06d}.tar"), data)
     side.shards += 1
@@ -150,6 +152,7 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
 
 
 def line(b: Quarantined) -> dict[str, str]:
+    """A quarantined picture as quarantine.jsonl has it."""
     where = {"shard": b.shard} if b.shard else {}
     return {**where, "source": b.key, "reason": b.reason, "detail": b.detail[:300]}
 
@@ -162,6 +165,7 @@ def sums(side: Side, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def summary(output: str, classes: Sequence[str], tally: Tally) -> str:
+    """What was packed, in a line."""
     count = max([len(classes), *(max(s.labels, default=-1) + 1 for s in tally.sides)])
     rest = f"{len(tally.bad)} quarantined, {sum(tally.ignored.values())} other files ignored"
     halves = "".join(f", {s.samples} in {s.folder}/" for s in tally.sides if len(tally.sides) == 2)

@@ -60,6 +60,7 @@ class Tally:
 
     @property
     def samples(self) -> int:
+        """Samples of all sides."""
         return sum(side.samples for side in self.sides)
 
 
@@ -109,6 +110,7 @@ def held_out(config: Config, key: str, content: bytes) -> bool:
 
 
 def wanted(config: Config, label: object) -> bool:
+    """Whether samples of a label are kept."""
     return config.keep_labels is None or label in config.keep_labels
 
 
@@ -176,6 +178,7 @@ class Keys:
         self.taken.execute("BEGIN")
 
     def distinct(self, key: str) -> str:
+        """The key, or, where it was there before, the key with the next free number."""
         if self._take(key):
             return key
         (uses,) = self.taken.execute("SELECT uses FROM taken WHERE key = ?", (key,)).fetchone()
@@ -189,4 +192,5 @@ class Keys:
 
 
 def missing_package(name: str, kind: str) -> ValueError:
+    """The error of a format whose package is not installed."""
     return ValueError(f"format {kind}: the {name} package is missing; pip install 'noiseweave[sources]'")

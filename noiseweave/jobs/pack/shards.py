@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, found: Sequence[str], tally: Tally) -> Source:
+    """The samples of existing shards."""
     classes = carried_classes(str(config.input), found) if config.labels == "folders" else []
     results = samples(config, found, tally)
     return Source(what=f"{len(found)} shards", classes=classes, total=None, results=results)
@@ -50,6 +51,7 @@ def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Pack
 
 
 def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Quarantined:
+    """A sample of a shard, made anew, or why there is none."""
     try:
         files, main = members(url, entry), entry.picture
         assert main is not None, entry.key

@@ -156,6 +156,7 @@ def _paired(
 
 
 def size_of(place: Place) -> int:
+    """A file's size in bytes; -1 for a link that leads nowhere."""
     if not place.root:
         return storage.size_of(place.path)
     try:
@@ -165,4 +166,5 @@ def size_of(place: Place) -> int:
 
 
 def digest_of(listing: str) -> str:
+    """16 hex digits of a listing's SHA-256."""
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -61,6 +61,7 @@ class Found:
 
     @property
     def verdict(self) -> str:
+        """What the gate said of it; kept where there was none."""
         return str(self.check.get("verdict", KEPT))[:40]
 
     @property
@@ -71,6 +72,7 @@ class Found:
 
     @property
     def similarity(self) -> float | None:
+        """The similarity of its parents."""
         return number(self.lineage.get("similarity"))
 
     @property
@@ -95,6 +97,7 @@ class Found:
 
 
 def number(value: Any) -> float | None:
+    """A finite number, or None."""
     ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if ok else None
 
@@ -200,6 +203,7 @@ class Uses:
         self.below, self.counts = 1 << 64, dict[int, int]()
 
     def add(self, name: str) -> None:
+        """Count a use of a picture, where its name's hash is among those that are counted."""
         h = int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest())
         if h >= self.below:
             return
@@ -226,6 +230,7 @@ class Tally:
     uses: Uses = field(default_factory=Uses)
 
     def add(self, one: Found) -> None:
+        """Count a sample."""
         self.total += 1
         _count(self.verdicts, one.verdict)
         for name in one.classes:
@@ -256,6 +261,7 @@ class Picker:
         self.heaps: dict[str, list[tuple[int, int, Found]]] = {}
 
     def add(self, one: Found) -> None:
+        """Keep a sample where its key's hash is among the lowest of its verdict."""
         h = int.from_bytes(hashlib.blake2b(one.key.encode(errors="replace"), digest_size=8).digest())
         entry = (-h, -self.seen, one)
         self.seen += 1

@@ -48,14 +48,17 @@ class Result:
 
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
+    """Draw every shard of samples."""
     return pipeline.run(units(task), phase(task, s.gpus_per_worker > 0), book, s)
 
 
 def units(task: Task) -> Plan:
+    """A unit for each shard."""
     return Plan.of(range(-(-task.total // task.config.shard_samples)))
 
 
 def phase(task: Task, gpu: bool) -> Phase:
+    """Numbers of samples -> pictures -> files or shards."""
     return Phase(
         name="sample",
         fetch=partial(_numbers, task),
@@ -119,6 +122,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
 
 
 def key_of(i: int) -> str:
+    """A sample's key."""
     return f"sample-{i:08d}"
 
 

@@ -145,6 +145,7 @@ class Config:
 
     @property
     def streams(self) -> int:
+        """How many streams the data is read as."""
         return self.data.streams or math.gcd(self.batch, 8)
 
 
@@ -161,10 +162,12 @@ def check_size(config: Config) -> None:
 
 
 def state(config: Config, *names: str) -> str:
+    """A path below the run's own folder."""
     return storage.join(config.output, "_run", *names)
 
 
 def blueprint(config: Config, classes: int) -> Blueprint:
+    """What the networks are built from."""
     return Blueprint(
         model=config.model,
         objective=config.objective,

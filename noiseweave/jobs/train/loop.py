@@ -27,6 +27,7 @@ STRIP = 8  # pictures of a preview that go on the strip
 
 
 def regime(config: Config) -> Regime:
+    """How the steps are made."""
     return Regime(
         steps=config.steps,
         batch=config.batch,
@@ -79,6 +80,7 @@ class Preview:
         self.config, self.trainer, self.model = config, trainer, model
 
     def due(self, step: int) -> bool:
+        """Whether samples are drawn after a step."""
         every = self.config.preview.every
         return bool(step and every and (step % every == 0 or step == self.config.steps))
 
@@ -114,9 +116,11 @@ class Quarantine:
         self.path = storage.join(task.quarantine, f"{first:09d}-{rank:05d}.jsonl")
 
     def add(self, raw: Raw, error: ValueError) -> None:
+        """Note a picture that could not be decoded."""
         self.found[raw.shard, raw.key] = Quarantined.of(error, shard=raw.shard, key=raw.key)
 
     def write(self) -> None:
+        """Write what was noted, for the driver to gather."""
         if self.found:
             lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in list(self.found.values())]
             storage.write(self.path, "".join(lines).encode())

@@ -28,6 +28,7 @@ def quarantine(config: Config, bad: list[Quarantined]) -> Counter[str]:
 
 
 def last(config: Config) -> str:
+    """The newest whole checkpoint's folder, or "none"."""
     from noiseweave.cluster.training import latest
 
     return latest(state(config, "checkpoints")) or "none"

@@ -48,4 +48,5 @@ class Source:
 
     @property
     def count(self) -> int:
+        """Pictures of all shards."""
         return sum(shard.count for shard in self.shards)

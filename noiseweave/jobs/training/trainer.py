@@ -98,6 +98,7 @@ class Trainer:
 
     @property
     def drawing(self) -> Any:
+        """The network that pictures are drawn with."""
         return self.networks[self.system.drawing]
 
     @property
@@ -159,6 +160,7 @@ class Trainer:
         GradientState._reset_state()
 
     def lr(self, step: int) -> float:
+        """The learning rate at a step."""
         r = self.regime.optimizer
         return learning_rate(step, peak=r.lr, steps=self.regime.steps, warmup=r.warmup, decay=r.decay)
 
@@ -321,5 +323,6 @@ class Clock:
         self.first, self.began = step, time.monotonic()
 
     def row(self, step: int, batch: int) -> dict[str, float]:
+        """Seconds a step and samples a second since the clock began."""
         seconds = (time.monotonic() - self.began) / (step - self.first)
         return {"step": step, "seconds_per_step": seconds, "samples_per_second": batch / seconds}

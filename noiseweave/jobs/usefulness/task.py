@@ -32,6 +32,7 @@ class Task:
         return {made_tag(m): m for m in self.config.methods.values() if m.made != "none"}
 
     def method(self, tagged: str) -> Method:
+        """The method of a tag."""
         return self.config.methods[tagged.rpartition("@")[0]]
 
     @property
