@@ -15,7 +15,7 @@ from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.units import UnitReport
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
 READ = 1000  # markers asked for at a time
 
@@ -41,16 +41,16 @@ class Ledger:
         record = {**asdict(report), "bad": [asdict(b) for b in bad]}
         storage.write_json(self.path("done", phase, f"{report.id}.json"), record)
 
-    def records(self, phase: str) -> Iterator[dict[str, Any]]:
+    def records(self, phase: str) -> Iterator[Json]:
         """The markers of a phase, sorted by id."""
         paths = [self.path("done", phase, f"{unit}.json") for unit in sorted(self.done(phase))]
         for start in range(0, len(paths), READ):
             yield from map(json.loads, storage.read_all(paths[start : start + READ]))
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: JsonMapping, prefix: str = "") -> Json:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
+    flat: Json = {}
     for name, item in value.items():
         if isinstance(item, Mapping):
             flat |= flatten(item, f"{prefix}{name}.")
@@ -60,7 +60,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_run(
-    output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
+    output: str, config: JsonMapping, overwrite: bool = False, owned: tuple[str, ...] = ()
 ) -> Ledger:
     """Open a new or an interrupted run in ``output``: ``check_run``, and ``claim_run`` where there is none."""
     if check_run(output, config, overwrite, owned):
@@ -69,9 +69,7 @@ def open_run(
     return claim_run(output, config, overwrite, owned)
 
 
-def check_run(
-    output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
-) -> bool:
+def check_run(output: str, config: JsonMapping, overwrite: bool = False, owned: tuple[str, ...] = ()) -> bool:
     """Whether ``output`` holds a run of this config, to be gone on with. Writes nothing there.
 
     Args:
@@ -95,7 +93,7 @@ def check_run(
 
 def claim_run(
     output: str,
-    config: Mapping[str, Any],
+    config: JsonMapping,
     overwrite: bool = False,
     owned: tuple[str, ...] = (),
     state: tuple[str, ...] = ("_run",),
@@ -115,9 +113,7 @@ def claim_run(
     return ledger
 
 
-def refuse_foreign(
-    output: str, found: dict[str, Any] | None, wanted: dict[str, Any], owned: tuple[str, ...]
-) -> None:
+def refuse_foreign(output: str, found: Json | None, wanted: Json, owned: tuple[str, ...]) -> None:
     """What another job or a person put there is never written over, not even when told to."""
     if found is None:
         there = [name for name in owned if storage.exists(storage.join(output, name))]
@@ -130,7 +126,7 @@ def refuse_foreign(
         )
 
 
-def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same(output: str, found: Json, wanted: Json) -> None:
     """Raise ValueError where an output folder holds a run of another config; it names what differs."""
     names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
     if names:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from noiseweave.cluster.polling import repeated
+from noiseweave.engine.records import Json
 
 ENDED = "Ray ended; the same command goes on from what is done"
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+QUIET: Json = {"log_to_driver": False, "logging_level": "ERROR"}
 """Options of ``ray.init``."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from braceexpand import braceexpand
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Location, Quarantined
+from noiseweave.engine.records import JsonMapping, Location, Quarantined
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 MASK = "mask."  # what the extension of a mask begins with
@@ -258,7 +258,7 @@ def small(f: Any, entry: Entry, extension: str) -> bytes | None:
     return bytes(f.read(member.size))
 
 
-def _meta(data: bytes | None) -> Mapping[str, Any]:
+def _meta(data: bytes | None) -> JsonMapping:
     if data is None:
         return {}
     try:
@@ -268,7 +268,7 @@ def _meta(data: bytes | None) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
+def _label(data: bytes | None, meta: JsonMapping) -> int | None:
     """The .cls, which must be a number, or else the .json's label if that is one: it may mean anything."""
     if data is None:
         value = meta.get("label")
@@ -281,7 +281,7 @@ def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
     return int(text)
 
 
-def _caption(meta: Mapping[str, Any]) -> str | None:
+def _caption(meta: JsonMapping) -> str | None:
     caption = meta.get("caption")
     return caption if isinstance(caption, str) else None
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Fetch:
     def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
         self.plan, self.fetch = plan, fetch
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Json) -> Json:
         start = time.monotonic()
         unit = self.plan.unit(int(row["index"]))
         data, error = _attempt(self.fetch, unit)
@@ -94,11 +94,11 @@ class Compute:
         self.compute, self.broken = _attempt(make_compute)
         _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Json) -> Json:
         """A batch of one, as Ray Data hands it over."""
         return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
 
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def row(self, row: Json) -> Json:
         """One fetched unit -> its result, or its error, with the seconds that it took."""
         start = time.monotonic()
         data, error = row["data"].value, str(row["error"]) or self.broken
@@ -138,7 +138,7 @@ class Commit:
     ) -> None:
         self.name, self.commit, self.ledger = name, commit, ledger
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Json) -> Json:
         start = time.monotonic()
         unit, result, error = row["unit"].value, row["data"].value, row["error"]
         report = UnitReport(id=unit.id, produced=0)
@@ -152,7 +152,7 @@ class Commit:
             "quarantined": sum(report.quarantined.values()),
         }
 
-    def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
+    def _write(self, unit: Any, result: Any, row: JsonMapping, start: float) -> UnitReport:
         report, bad = self.commit(unit, result)
         counts = Counter(b.reason for b in bad)
         took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}

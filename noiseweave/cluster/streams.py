@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import seeding
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, Quarantined
 
 T = TypeVar("T")
 CHUNK = 1024  # samples in a part of a table: what a stream unpacks at a time
@@ -191,7 +191,7 @@ def _epoch(parts: Sequence[Piece], seed: int, buffer: int, skip: int) -> Iterato
     return map(_raw, itertools.islice(grouped, skip, None))
 
 
-def _files(parts: Iterable[Piece], skipped: Set[int]) -> Iterator[dict[str, Any]]:
+def _files(parts: Iterable[Piece], skipped: Set[int]) -> Iterator[Json]:
     """Members as webdataset's ``tar_file_expander`` gives them; an empty one for a sample that is skipped."""
     number = itertools.count()
     for piece in parts:
@@ -241,7 +241,7 @@ def _read(f: Any, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tu
     return checksum, found
 
 
-def _raw(sample: dict[str, Any]) -> Raw:
+def _raw(sample: Json) -> Raw:
     label, caption = shards.label_and_caption(sample)
     return Raw(
         shard=sample["__url__"], key=sample["__key__"], data=sample[PAYLOAD], label=label, caption=caption

@@ -19,9 +19,10 @@ from typing import Any
 from noiseweave.cluster import storage
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
+from noiseweave.engine.records import Json
 
 COMPLETE = "complete.json"
-Row = dict[str, Any]
+Row = Json
 
 
 @dataclass(frozen=True, kw_only=True)

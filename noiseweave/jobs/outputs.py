@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
+from noiseweave.engine.records import JsonMapping
 
 QUARANTINE = "quarantine.jsonl"
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def json_lines(rows: Iterable[JsonMapping]) -> bytes:
     """A line of JSON for each row, UTF-8; what of a file's name is no text is written as its escape."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return text.encode("utf-8", "backslashreplace")
 
 
-def write_quarantine(output: str, rows: Iterable[Mapping[str, Any]]) -> Counter[str]:
+def write_quarantine(output: str, rows: Iterable[JsonMapping]) -> Counter[str]:
     """quarantine.jsonl, a line for each quarantined sample, and with none an empty file; reason -> count.
 
     Args:

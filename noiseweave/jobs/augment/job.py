@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
+from noiseweave.engine.records import Json
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.task import FORGOTTEN, Task, common_root
 from noiseweave.jobs.reading import class_names
@@ -76,14 +76,14 @@ def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
     return tuple(class_names.carried_classes(config.input, found)) if asks else ()
 
 
-def identity(task: Task, found: list[str]) -> dict[str, Any]:
+def identity(task: Task, found: list[str]) -> Json:
     """What the output depends on: the config, the model's weights, class names in prompts, the input."""
     from noiseweave.cluster import storage
 
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-        read: dict[str, Any] = {"shards": len(found), "names_and_sizes": digest}
+        read: Json = {"shards": len(found), "names_and_sizes": digest}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

@@ -6,7 +6,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,6 +19,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
+from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.report.job import finish_page
@@ -57,9 +57,7 @@ def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) ->
     )
 
 
-def summary(
-    task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
-) -> dict[str, Any]:
+def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     last = last or Outcome(units=0)
@@ -83,13 +81,13 @@ def summary(
     }
 
 
-def rejections(outcome: Outcome) -> dict[str, Any]:
+def rejections(outcome: Outcome) -> Json:
     """What the gate did: verdicts of pictures that stayed rejected, and pictures drawn again."""
     verdicts = {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n}
     return {"rejected": verdicts, "drawn_again": int(outcome.extra["redrawn"])}
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
+def figures(outcome: Outcome) -> Json:
     """What report.json says of the samples, from the markers' sums."""
     extra = outcome.extra
     inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
@@ -105,7 +103,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _truncated(outcome: Outcome) -> dict[str, Any]:
+def _truncated(outcome: Outcome) -> Json:
     """How many prompts the text encoder did not read to the end, with some of those ends."""
     count = int(outcome.extra["prompts_truncated"])
     return (
@@ -155,7 +153,7 @@ def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray]
         yield [parents[0], images.decode(picture, task.channels), parents[1]], text
 
 
-def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
+def _parent(task: Task, parent: Json) -> np.ndarray:
     """A parent as the model saw it."""
     url = task.root + parent["shard"]
     entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
@@ -167,7 +165,7 @@ def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
     return images.fit(picture, task.size)
 
 
-def _why_none(report: dict[str, Any]) -> str:
+def _why_none(report: Json) -> str:
     if report["failed"]:
         return "units failed"
     lost = report["quarantined"].get("not_finite")
@@ -176,7 +174,7 @@ def _why_none(report: dict[str, Any]) -> str:
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
-def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
+def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")

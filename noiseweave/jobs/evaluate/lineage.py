@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine.records import Location, Quarantined
+from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.augment import dataset
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
@@ -143,7 +143,7 @@ def locate(task: Task, book: Ledger, wanted: Iterable[Name]) -> dict[Name, Locat
         by_key = {row["key"]: Location(**row) for row in rows}
         found |= {name: by_key[name[1]] for name in names if name[1] in by_key}
     left = [name for names in by_unit.values() for name in names if name not in found]
-    once: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    once: dict[str, list[Json]] = defaultdict(list)
     for row in _rows(book, dict.fromkeys(units.values()), left) if left else []:
         once[row["key"]].append(row)
     return found | {name: Location(**once[name[1]][0]) for name in left if len(once[name[1]]) == 1}
@@ -160,10 +160,10 @@ def units_of(task: Task, book: Ledger) -> dict[str, str | None]:
     return out | dict(names)
 
 
-def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> list[dict[str, Any]]:
+def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> list[Json]:
     """Rows of the index of some units with these keys."""
     keys = pa.array([key for _, key, _ in names], pa.string())
-    out: list[dict[str, Any]] = []
+    out: list[Json] = []
     for unit in units:
         path = book.path("index", f"{unit}.parquet")
         if unit is not None and storage.exists(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.pictures import files
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
@@ -94,7 +94,7 @@ def run(config: Config) -> int:
     return evaluate_report.finish(config, output, report)
 
 
-def identity(config: Config, digest: str) -> Mapping[str, Any]:
+def identity(config: Config, digest: str) -> JsonMapping:
     """What the scores depend on."""
     names = ("mask_mode", "max_pixels", "unit_pictures")
     about = {name: getattr(config, name) for name in names} | {"metrics": list(config.wanted)}
@@ -252,7 +252,7 @@ def load(config: Config, pair: Matched) -> Trio:
     return Trio(key=pair.key, picture_HWC=picture, reference_HWC=reference, inside_HW=inside)
 
 
-Scored = tuple[list[dict[str, Any]], list[Quarantined]]
+Scored = tuple[list[Json], list[Quarantined]]
 
 
 def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Quarantined]]], Scored]:
@@ -312,26 +312,26 @@ def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quar
     return UnitReport(id=unit.id, produced=len(rows)), bad
 
 
-def all_rows(book: Ledger, phase: str) -> list[dict[str, Any]]:
+def all_rows(book: Ledger, phase: str) -> list[Json]:
     """What the units of a phase wrote, in order."""
     paths = [book.path("scores", f"{record['id']}.json") for record in book.records(phase)]
     return [row for path in paths for row in storage.read_json(path)]
 
 
-def write_rows(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(output: str, rows: Iterable[JsonMapping]) -> None:
     """pairs.jsonl: a line for each pair."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.write(storage.join(output, "pairs.jsonl"), text.encode("utf-8", "backslashreplace"))
 
 
-def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(rows: Sequence[JsonMapping]) -> list[str]:
     """What a mean PSNR does not tell."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("psnr")]
     equal = {n: sum(n in row and row[n] is None for row in rows) for n in names}
     return [f"{n}: {count} pairs are equal there and not in its mean" for n, count in equal.items() if count]
 
 
-def figures(config: Config, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def figures(config: Config, rows: Sequence[JsonMapping]) -> Json:
     """Mean of each metric with its interval, median, and for PSNR also that of the mean squared error of all."""
     from noiseweave.engine.judging import picture_metrics, set_metrics
 
@@ -340,10 +340,10 @@ def figures(config: Config, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         for n in dict.fromkeys(n for row in rows for n in row)
         if n not in ("key", "recipe") and not n.startswith("mse")
     ]
-    out: dict[str, Any] = {}
+    out: Json = {}
     for name in names:
         values = np.array([row[name] for row in rows if row.get(name) is not None], np.float64)
-        about: dict[str, Any] = {"value": float(values.mean()) if len(values) else None, "interval": None}
+        about: Json = {"value": float(values.mean()) if len(values) else None, "interval": None}
         if config.bootstrap and len(values) > 1:
             w_BN = set_metrics.weights(config.bootstrap, len(values), config.seed, name)
             resampled = w_BN @ values / len(values)

@@ -23,7 +23,7 @@ from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
@@ -74,7 +74,7 @@ def run(config: Config) -> int:
     )
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
-    by_recipe: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_recipe: dict[str, list[Json]] = defaultdict(list)
     for row in pairs.all_rows(book, "reconstruction"):
         by_recipe[row["recipe"]].append(row)
     counts = evaluate_report.write_quarantine(output, book, "reconstruction", [found])
@@ -94,7 +94,7 @@ def run(config: Config) -> int:
     return evaluate_report.finish(config, output, report)
 
 
-def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def figures(config: Config, by_recipe: Mapping[str, list[Json]]) -> Json:
     """The figures of matched pairs, for each recipe."""
     return {
         f"{recipe}: {name}": about
@@ -103,7 +103,7 @@ def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> di
     }
 
 
-def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> Mapping[str, Any]:
+def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> JsonMapping:
     """What the scores depend on."""
     model = identity_of(config.model, hash=loading.fingerprint(config.model.name))
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
@@ -133,8 +133,8 @@ def _make_rows(config: Config) -> Callable[[Read], Any]:
     words = loading.hears(config.model.name, PromptRecipe()) == "words"
     score = pairs.scorer(config)
 
-    def compute(data: Read) -> tuple[list[dict[str, Any]], list[Quarantined]]:
-        rows: list[dict[str, Any]] = []
+    def compute(data: Read) -> tuple[list[Json], list[Quarantined]]:
+        rows: list[Json] = []
         bad = list(data.bad)
         for places, image_NHWC in spans.steps(data.groups):
             for start in spans.steps(range(0, len(places), TOGETHER)):

@@ -26,7 +26,7 @@ from noiseweave.cluster.session import Session, session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.augment import config as augment_config
 from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as augment_gate
@@ -41,7 +41,7 @@ from noiseweave.jobs.evaluate.pictures import PictureSet
 FIGURES = ("nearest", "parent", "drift", "sharpness")
 QUANTILES = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
 VERDICTS = ("kept", "copy", "drifted", "broken")
-Row = dict[str, Any]
+Row = Json
 
 
 def run(config: Config) -> int:
@@ -120,7 +120,7 @@ def _kind(config: Config, side: PictureSet) -> tuple[int, int]:
     raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {dict(bad)}")
 
 
-def identity(config: Config, task: Task, sides: Mapping[str, PictureSet]) -> Mapping[str, Any]:
+def identity(config: Config, task: Task, sides: Mapping[str, PictureSet]) -> JsonMapping:
     """What the figures depend on: verdicts are made anew from them, so a run goes on with other limits."""
     from noiseweave.engine.features import spaces
 
@@ -285,9 +285,9 @@ def _verdicts(rows: Sequence[Row]) -> Counter[str]:
     return Counter(dict.fromkeys(VERDICTS, 0)) + Counter(row["verdict"] for row in rows)
 
 
-def figures(by_mode: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+def figures(by_mode: Mapping[str, Sequence[Row]]) -> Json:
     """Mean and quantiles of each figure, of all samples and of each mode's; of those that have it."""
-    out: dict[str, Any] = {}
+    out: Json = {}
     for name in FIGURES:
         for mode, rows in by_mode.items():
             values = np.array([row[name] for row in rows if row[name] is not None], np.float64)

@@ -17,7 +17,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.networks import loading
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pictures, set_figures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate import side as evaluate_side
@@ -78,7 +78,7 @@ def plan(config: Config) -> Task:
     )
 
 
-def identity(task: Task) -> Mapping[str, Any]:
+def identity(task: Task) -> JsonMapping:
     """What the features depend on: figures are made anew from them, so a run goes on with other metrics."""
     sides = {s.name: s.digest for s in task.sets} | {n: s.digest for n, s in task.statistics.items()}
     return {
@@ -161,7 +161,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
         ValueError: sets that cannot be compared.
     """
     quarantined = evaluate_report.write_quarantine(task.output, book, "features", task.sets)
-    report: dict[str, Any] = {
+    report: Json = {
         "mode": "sets",
         "space": dict(task.space),
         "quarantined": quarantined,

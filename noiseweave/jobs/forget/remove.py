@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, storage
@@ -24,7 +24,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Group, Location, Pair, Quarantined
+from noiseweave.engine.records import Group, Json, Location, Pair, Quarantined
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files, nothing
@@ -50,7 +50,7 @@ class Part:
     keys: tuple[str, ...] = ()
 
 
-def run(plan: dict[str, Any], folders: Sequence[str], book: Ledger, s: Session) -> Outcome:
+def run(plan: Json, folders: Sequence[str], book: Ledger, s: Session) -> Outcome:
     """Rewrite the shards with hits, and what augment keeps of the pictures."""
     targets = Targets(names=plan["targets"])
     work = [Part(kind="shard", url=url, keys=tuple(keys)) for url, keys in plan["hits"].items()]
@@ -140,7 +140,7 @@ def _index(path: str, targets: Targets) -> Files:
 # what counted them
 
 
-def tidy(config: Config, plan: dict[str, Any], folders: Sequence[str]) -> None:
+def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
     """Correct the markers and reports of each output, delete the pages that show samples, and write forget.json."""
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
     for folder in folders:
@@ -233,7 +233,7 @@ def _sums(book: Ledger, phase: str) -> Outcome:
     return outcome
 
 
-def _write_report(config: Config, plan: dict[str, Any], folder: str, hits: Hits, digest: str) -> None:
+def _write_report(config: Config, plan: Json, folder: str, hits: Hits, digest: str) -> None:
     """forget.json: every request that removed something here, with a hash in place of the key."""
     path = storage.join(folder, REPORT)
     earlier = storage.read_json(path)["requests"] if storage.exists(path) else []
@@ -262,7 +262,7 @@ def before(config: Config, folders: Sequence[str]) -> bool:
 # what is said
 
 
-def tell(config: Config, plan: dict[str, Any]) -> None:
+def tell(config: Config, plan: Json) -> None:
     """What was found, shard by shard."""
     searched = plan["searched"]
     print(f"searched {searched['shards']} shards; {config.key!r} is in {', '.join(plan['key_in'])}")

@@ -17,7 +17,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
 Tally = tuple[str, str]
 """A tally of a done-marker, and the key that counts a sample in it."""
@@ -117,7 +117,7 @@ def nothing() -> Callable[[Any], Any]:
     return lambda data: data
 
 
-def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Quarantined]]:
+def _fetch(key: str, unit: Unit) -> tuple[Json, list[Quarantined]]:
     piece: Piece = unit.payload
     if piece.kind == "index":
         return {"rows": rows_of(piece.url, key)}, []
@@ -163,7 +163,7 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
     return out, bad
 
 
-def _counted(known: Mapping[str, Any]) -> Tally | None:
+def _counted(known: JsonMapping) -> Tally | None:
     check, mode = known.get("check"), known.get("mode")
     verdict = check.get("verdict") if isinstance(check, Mapping) else None
     if isinstance(verdict, str) and verdict != "kept":
@@ -171,7 +171,7 @@ def _counted(known: Mapping[str, Any]) -> Tally | None:
     return ("modes", mode) if isinstance(mode, str) else None
 
 
-def _lineage(data: bytes | None) -> dict[str, Any]:
+def _lineage(data: bytes | None) -> Json:
     try:
         value = json.loads(data or b"{}")
     except (ValueError, RecursionError) as e:
@@ -179,7 +179,7 @@ def _lineage(data: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def parents_of(known: dict[str, Any]) -> list[Parent]:
+def parents_of(known: Json) -> list[Parent]:
     """The pictures that a lineage names; inpaint's had one as ``shard#key`` alone before it had ``parents``."""
     listed = known.get("parents")
     if not isinstance(listed, list) and "picture_sha256" in known:
@@ -193,7 +193,7 @@ def parents_of(known: dict[str, Any]) -> list[Parent]:
 
 
 def _commit(
-    book: Ledger, unit: Unit, result: tuple[dict[str, Any], list[Quarantined]]
+    book: Ledger, unit: Unit, result: tuple[Json, list[Quarantined]]
 ) -> tuple[UnitReport, list[Quarantined]]:
     found, bad = result
     storage.write_json(_path(book, unit.index), found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
+from noiseweave.engine.records import Json
 from noiseweave.jobs.forget import source
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import UNSEARCHED, Parent, Piece, Record, Tally, indexed, records
@@ -36,7 +36,7 @@ class Targets:
         return any(self.has(parent.key, parent.shard) for parent in record.parents)
 
 
-def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome) -> dict[str, Any]:
+def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome) -> Json:
     """What is to go, as JSON values.
 
     Raises:

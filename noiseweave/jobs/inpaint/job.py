@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from typing import Any
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
 
@@ -79,7 +78,7 @@ def seed_of(config: Config, output: str) -> int:
     return 1 + secrets.randbelow((1 << 31) - 1)
 
 
-def identity(task: Task, digest: str) -> Mapping[str, Any]:
+def identity(task: Task, digest: str) -> JsonMapping:
     """What the output depends on."""
     return identity_of(
         task.config,

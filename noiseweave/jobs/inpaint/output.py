@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,7 @@ from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
@@ -195,7 +194,7 @@ def samples(
     return out
 
 
-def lineage(task: Task, one: Painted) -> dict[str, Any]:
+def lineage(task: Task, one: Painted) -> Json:
     """Where a restored picture came from, enough to make it again."""
     config, loaded = task.config, one.loaded
     single = config.image is not None
@@ -251,7 +250,7 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     return 1 if outcome.failed or nothing else 0
 
 
-def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> dict[str, Any]:
+def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> Json:
     """The content of report.json."""
     alone = {
         reason: [b.key if not b.shard else f"{b.shard}#{b.key}" for b in work.left_out if b.reason == reason]
@@ -293,7 +292,7 @@ def _write_sheet(task: Task, work: Input) -> None:
     storage.write(task.sheet, data)
 
 
-def show(task: Task, report: dict[str, Any]) -> None:
+def show(task: Task, report: Json) -> None:
     """What a person wants to know at the end."""
     where = storage.join(task.output, "restored" if task.config.input is None else "shards")
     seeds = report["seeds"]

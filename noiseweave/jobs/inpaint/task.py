@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.reading.places import Item
 
@@ -34,7 +34,7 @@ class Task:
     config: Config
     output: str
     sheet: str | None
-    about: Mapping[str, Any]
+    about: JsonMapping
     model_hash: str
     seed: int
     loras: tuple[LoraFile, ...] = ()

@@ -9,19 +9,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from noiseweave.cluster import shards
 from noiseweave.engine import seeding
 from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.pictures.crops import Size
-from noiseweave.engine.records import Location, Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Location, Quarantined
 from noiseweave.jobs.lora.config import Config
 from noiseweave.jobs.reading.places import TEXT_LIMIT, Files, Place, listed, matched, root_of
 
 PICTURES = "imgs"
 MASKS = {"masks": "black", "masks_inverted": "white"}
-PLAIN: Mapping[str, Any] = {"captions": True, "template": "{caption}"}
+PLAIN: JsonMapping = {"captions": True, "template": "{caption}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class Source:
     folders: tuple[str, ...]
     bad: tuple[Quarantined, ...] = ()
     truncated: tuple[str, ...] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    identity: JsonMapping = field(default_factory=dict)
     encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
     spoken: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
 
@@ -187,7 +186,7 @@ def split(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
     return [i for i in items if i.key not in held], [i for i in items if i.key in held]
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _identity(source: Source) -> Json:
     rows = [(i.key, i.words, i.bucket, i.mode, i.content) for i in source.all]
     content = hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return {

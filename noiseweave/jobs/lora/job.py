@@ -7,9 +7,10 @@ in the global batch), so one worker and many see the same.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import Json
 from noiseweave.jobs.lora.config import OWNED, Config, state
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def located(config: Config) -> Config:
     )
 
 
-def identity(config: Config, source: Source, workers: int) -> dict[str, Any]:
+def identity(config: Config, source: Source, workers: int) -> Json:
     """What the weights depend on."""
     global_batch = config.batch * config.accumulate * workers
     return identity_of(config, job="lora", global_batch=global_batch, **source.identity)

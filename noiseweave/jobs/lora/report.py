@@ -7,10 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.training import latest
+from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.lora.config import OWNED, Config, state
 from noiseweave.jobs.lora.input import Source
@@ -50,7 +50,7 @@ def warn_of_truncated(ends: Sequence[str]) -> None:
         )
 
 
-def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> dict[str, Any]:
+def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> Json:
     path = state(config, "log.jsonl")
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}

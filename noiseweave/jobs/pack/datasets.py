@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.pack.samples import (
     Keys,
     Packed,
@@ -125,9 +125,7 @@ def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[P
     yield from in_order(config, load, jobs(config, table, rows, tally))
 
 
-def jobs(
-    config: Config, table: Table, rows: Any, tally: Tally
-) -> Iterator[tuple[Table, str, Mapping[str, Any]]]:
+def jobs(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[tuple[Table, str, JsonMapping]]:
     """(table, key, row) of the rows that are wanted."""
     keys = Keys()
     for row in rows:
@@ -137,20 +135,20 @@ def jobs(
             tally.left_out += 1
 
 
-def key_of(table: Table, row: Mapping[str, Any]) -> str:
+def key_of(table: Table, row: JsonMapping) -> str:
     """A row's key, from its file's name."""
     stem = folders.stem_of(name_of(table, row))
     plain = folders.plain_of(stem)
     return plain if plain and len(plain) <= folders.KEY_LENGTH else folders.key_of(os.fsencode(stem))
 
 
-def name_of(table: Table, row: Mapping[str, Any]) -> str:
+def name_of(table: Table, row: JsonMapping) -> str:
     """A row's picture, as a path below the input folder."""
     path = str((row[table.picture] or {}).get("path") or "")
     return os.path.relpath(path, table.root) if os.path.isabs(path) else path
 
 
-def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Packed | Quarantined:
+def load(config: Config, table: Table, key: str, row: JsonMapping) -> Packed | Quarantined:
     """A row's sample, or why there is none."""
     name = name_of(table, row)
     try:
@@ -166,13 +164,13 @@ def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Pack
         return Quarantined.of(e, key=folders.printable(name))
 
 
-def number_of(table: Table, row: Mapping[str, Any]) -> Any:
+def number_of(table: Table, row: JsonMapping) -> Any:
     """What the label column says, a name as its number; None without one."""
     value = row.get(table.label) if table.label else None
     return table.numbers.get(value, value) if isinstance(value, str) else value
 
 
-def label_of(table: Table, row: Mapping[str, Any]) -> int | None:
+def label_of(table: Table, row: JsonMapping) -> int | None:
     """A row's class number; one that is no number from 0 on is an error."""
     value = number_of(table, row)
     if value is None:
@@ -182,7 +180,7 @@ def label_of(table: Table, row: Mapping[str, Any]) -> int | None:
     return value
 
 
-def meta_of(table: Table, row: Mapping[str, Any], name: str) -> dict[str, Any]:
+def meta_of(table: Table, row: JsonMapping, name: str) -> Json:
     """The other columns, as JSON holds them, and the path as ``source``."""
     used = (table.picture, table.label, table.caption, "source")
     rest = {column: value for column, value in row.items() if column not in used}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def caption(data: bytes) -> bytes:
         raise ValueError(f"bad_txt: the caption is not UTF-8 ({e.reason})") from None
 
 
-def lineage(data: bytes | None, source: str) -> dict[str, Any]:
+def lineage(data: bytes | None, source: str) -> Json:
     """The picture's own .json with ``source``, its path in the folder; an older source is kept beside it."""
     try:
         meta = json.loads(data) if data is not None else {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs import outputs
 from noiseweave.jobs.pack.samples import Packed, Side, Tally
 
@@ -48,7 +48,7 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
     storage.write_json(manifest, ours)
 
 
-def identity(config: Config, kind: str) -> dict[str, Any]:
+def identity(config: Config, kind: str) -> Json:
     """The part of a config that decides what the shards hold, as JSON gives it back."""
     read_from = None if config.input is None else storage.absolute(config.input)
     return identity_of(config, input=read_from, format=kind)
@@ -67,9 +67,7 @@ def place(path: str) -> str:
     return os.path.realpath(name) if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
 
 
-def refuse_other(
-    output: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None, overwrite: bool
-) -> None:
+def refuse_other(output: str, ours: JsonMapping, theirs: JsonMapping | None, overwrite: bool) -> None:
     """Another packing gives way when told to; shards that no pack wrote never do."""
     for folder in {*written_by(ours), *written_by(theirs)}:
         names = storage.names_in(storage.join(output, folder))
@@ -84,7 +82,7 @@ def refuse_other(
     check(not changed, "output", output, text)
 
 
-def written_by(manifest: Mapping[str, Any] | None) -> tuple[str, ...]:
+def written_by(manifest: JsonMapping | None) -> tuple[str, ...]:
     """The folders of shards that a packing fills."""
     if manifest is None:
         return ()
@@ -157,7 +155,7 @@ def line(b: Quarantined) -> dict[str, str]:
     return {**where, "source": b.key, "reason": b.reason, "detail": b.detail[:300]}
 
 
-def sums(side: Side, classes: Sequence[str]) -> dict[str, Any]:
+def sums(side: Side, classes: Sequence[str]) -> Json:
     """Counts; a label without a class name is named by its number."""
     names = dict(enumerate(classes)) | {n: str(n) for n in side.labels if n >= len(classes)}
     counts = {name: side.labels[n] for n, name in names.items()}

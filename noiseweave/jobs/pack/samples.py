@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
 
 if TYPE_CHECKING:
@@ -82,12 +82,7 @@ class Source:
 
 
 def packed(
-    config: Config,
-    key: str,
-    label: int | None,
-    files: dict[str, bytes],
-    meta: Mapping[str, Any],
-    content: bytes,
+    config: Config, key: str, label: int | None, files: dict[str, bytes], meta: JsonMapping, content: bytes
 ) -> Packed:
     """A sample with its ``.cls`` and ``.json``; ``content`` is the picture as the input holds it."""
     number = renumbered(config, label)

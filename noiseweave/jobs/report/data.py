@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from noiseweave import __version__
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.report import pictures
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
 
@@ -29,7 +29,7 @@ BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
 
-Record = dict[str, Any]
+Record = Json
 
 
 def gather(output: str, places: int, source: str | None) -> Record:
@@ -109,7 +109,7 @@ def _json(path: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _read_from(report: Mapping[str, Any], job: str, source: str | None) -> Record:
+def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
     """Where the input's pictures lie: as the report says, or its config, or as told."""
     known = dict(report.get("read_from") or {})
     if job == "augment" and not known and "config" in report:
@@ -128,7 +128,7 @@ def _read_from(report: Mapping[str, Any], job: str, source: str | None) -> Recor
 # figures
 
 
-def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record]:
+def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     """The summary's tiles: label, value and a note."""
     kept = tally.verdicts[KEPT]
     rejected = tally.total - kept
@@ -163,7 +163,7 @@ def _work(stages: Sequence[Record]) -> Iterator[Record]:
         yield {"label": "Work of all workers", "value": total, "unit": "seconds", "note": note}
 
 
-def _inversions(report: Mapping[str, Any]) -> Record:
+def _inversions(report: JsonMapping) -> Record:
     ends, inverted = report.get("pair_ends") or 0, report.get("images_inverted") or 0
     saved = f"{1 - inverted / ends:.0%}" if ends else None
     return {"label": "Inversions saved", "value": saved, "note": f"{inverted:,} for {ends:,} pair ends"}
@@ -196,7 +196,7 @@ def _similarity(tally: Tally) -> Record | None:
     }
 
 
-def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
+def _uses(tally: Tally, report: JsonMapping) -> Record | None:
     """The histogram of pairs per image: exact, or of a random part of the images where they are very many."""
     counts = tally.uses.counts.values()
     if not counts:
@@ -213,7 +213,7 @@ def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
     }
 
 
-def _time(output: str, report: Mapping[str, Any], job: str) -> tuple[list[Record], list[Record]]:
+def _time(output: str, report: JsonMapping, job: str) -> tuple[list[Record], list[Record]]:
     """A row for each stage, and one for each worker of it, from the done-markers."""
     book = Ledger(output=output)
     names = storage.folders_in(book.path("done"))
@@ -253,7 +253,7 @@ def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
     }, workers
 
 
-def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
+def _quarantine(output: str, report: JsonMapping) -> Record:
     """Counts of all reasons, and the first lines."""
     path = storage.join(output, "quarantine.jsonl")
     reasons: Counter[str] = Counter()
@@ -268,7 +268,7 @@ def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
     return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
 
 
-def _failed(report: Mapping[str, Any]) -> list[Record]:
+def _failed(report: JsonMapping) -> list[Record]:
     """Failed units with their errors; augment's are named phase by phase."""
     rows = []
     for name, value in (report.get("failed") or {}).items():
@@ -281,7 +281,7 @@ def _failed(report: Mapping[str, Any]) -> list[Record]:
 
 
 def _gallery(
-    job: str, rows: Sequence[pictures.Row], found: Sequence[Found], tally: Tally, read_from: Mapping[str, Any]
+    job: str, rows: Sequence[pictures.Row], found: Sequence[Found], tally: Tally, read_from: JsonMapping
 ) -> Record:
     """Cards, and the pictures that they point at by number."""
     made = pictures.embedded(rows, job)

@@ -16,10 +16,12 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from noiseweave.engine.records import JsonMapping
+
 SAFE = 2**53 - 1  # largest integer that a script keeps
 
 
-def html(record: Mapping[str, Any]) -> bytes:
+def html(record: JsonMapping) -> bytes:
     """The page, UTF-8."""
     style, script = _part("page.css"), _part("page.js")
     policy = (

@@ -10,11 +10,12 @@ import heapq
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from noiseweave.cluster import shards, storage
+from noiseweave.engine.records import Json, JsonMapping
 
 PREFIXES = {"augment": "augmented-", "sample": "sample-", "inpaint": "inpainted-"}
 KEPT = "kept"
@@ -48,13 +49,13 @@ class Found:
 
     key: str
     picture: Source
-    lineage: Mapping[str, Any] = field(default_factory=dict)
+    lineage: JsonMapping = field(default_factory=dict)
     label: str | None = None
     caption: str | None = None
     mask: Source | None = None
 
     @property
-    def check(self) -> Mapping[str, Any]:
+    def check(self) -> JsonMapping:
         """What the quality gate found; {} where there was none."""
         value = self.lineage.get("check")
         return value if isinstance(value, dict) else {}
@@ -76,7 +77,7 @@ class Found:
         return number(self.lineage.get("similarity"))
 
     @property
-    def parents(self) -> list[Mapping[str, Any]]:
+    def parents(self) -> list[JsonMapping]:
         """As the lineage has them, those with a shard and a key."""
         value = self.lineage.get("parents")
         rows = value if isinstance(value, list) else []
@@ -102,7 +103,7 @@ def number(value: Any) -> float | None:
     return float(value) if ok else None
 
 
-def bounded(lineage: Mapping[str, Any]) -> dict[str, Any]:
+def bounded(lineage: JsonMapping) -> Json:
     """A lineage without what is too long for a page."""
     short = {}
     for name, value in list(lineage.items())[:FIELDS]:
@@ -143,7 +144,7 @@ def _in_shard(url: str) -> Iterator[Found]:
             )
 
 
-def _json(f: Any, entry: shards.Entry) -> Mapping[str, Any]:
+def _json(f: Any, entry: shards.Entry) -> JsonMapping:
     try:
         value = json.loads(shards.small(f, entry, "json") or b"{}")
     except (ValueError, RecursionError):

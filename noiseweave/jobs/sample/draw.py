@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +20,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -172,7 +171,7 @@ def mark(task: Task, i: int | None = None, source: Source = CREATED) -> Mark | N
     return Mark(source=source, model=config.model.name, model_hash=task.model_hash, seed=config.seed, how=how)
 
 
-def lineage(task: Task, i: int, label: int | None, calls: int) -> dict[str, Any]:
+def lineage(task: Task, i: int, label: int | None, calls: int) -> Json:
     """Where a picture came from, enough to draw it again."""
     config = task.config
     how = asdict(config.text) | asdict(task.words[i][0]) if task.words else asdict(config.sampler)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.sample.config import OWNED, Config
 from noiseweave.jobs.sample.task import Task
 
@@ -41,7 +40,7 @@ def run(config: Config) -> int:
     return draw.finish(task, book, outcome)
 
 
-def identity(task: Task) -> Mapping[str, Any]:
+def identity(task: Task) -> JsonMapping:
     """What the output depends on."""
     # the files that the prompts came from may have changed
     said = json.dumps([asdict(prompt) for prompt, _ in task.words])

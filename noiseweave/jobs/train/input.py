@@ -21,7 +21,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Location, Quarantined
+from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Source
@@ -46,11 +46,7 @@ def _source(
 ) -> Source:
     classes = _classes(config, labels)
     content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
-    identity: dict[str, Any] = {
-        "samples": sum(t.count for t in tables),
-        "classes": classes,
-        "content": content,
-    }
+    identity: Json = {"samples": sum(t.count for t in tables), "classes": classes, "content": content}
     if config.model.vae is not None:
         _check_latents(config, classes)
         identity["model.vae_hash"] = _encoder_hash(config.model.vae)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster.streams import Shard
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.train.config import Config
 
 
@@ -43,7 +42,7 @@ class Source:
     payload: tuple[str, ...]
     classes: int
     bad: list[Quarantined] = field(default_factory=list)
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    identity: JsonMapping = field(default_factory=dict)
     own: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property

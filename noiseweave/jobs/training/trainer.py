@@ -22,6 +22,7 @@ from torch import Tensor
 
 from noiseweave.cluster.training import Link
 from noiseweave.engine.networks.recipes import Precision
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.seeding import seed_of
 from noiseweave.engine.training.objectives import coupled, learning_rate, moving_average
 from noiseweave.engine.training.systems import Learner, Turn
@@ -78,13 +79,13 @@ class Trainer:
     def __init__(self, regime: Regime, system: Learner, link: Link) -> None:
         self.regime, self.system, self.link, self.step = regime, system, link, 0
         self.accelerator = accelerator_of(regime, link)
-        self.rows: deque[dict[str, Any]] = deque(maxlen=ROWS)
-        self.networks: dict[str, Any] = dict(system.networks)
-        self.optimizers: dict[str, Any] = {
+        self.rows: deque[Json] = deque(maxlen=ROWS)
+        self.networks: Json = dict(system.networks)
+        self.optimizers: Json = {
             n: optimizer_of(regime.optimizer, network) for n, network in self.networks.items()
         }
         average = self._restore() if link.resume else kept(self.drawing)
-        self.wrapped: dict[str, Any] = {}
+        self.wrapped: Json = {}
         for name, network in self.networks.items():
             self.wrapped[name], self.optimizers[name] = self.accelerator.prepare(
                 network, self.optimizers[name]
@@ -102,7 +103,7 @@ class Trainer:
         return self.networks[self.system.drawing]
 
     @property
-    def averaging(self) -> dict[str, Any]:
+    def averaging(self) -> Json:
         """The weights that are averaged, by name."""
         return self.weights[self.system.drawing]
 
@@ -204,7 +205,7 @@ class Trainer:
             total += share.detach()
         return total
 
-    def _gradient_check(self, weights: Mapping[str, Any]) -> Tensor:
+    def _gradient_check(self, weights: JsonMapping) -> Tensor:
         """Clip; 0, or nan when the norm is not finite. With fp16, accelerate skips such a step by itself."""
         limit = self.regime.optimizer.clip or float("inf")
         norm = self.accelerator.clip_grad_norm_(list(weights.values()), limit)
@@ -310,7 +311,7 @@ def steps(trainer: Trainer, ready: Iterable[list[Any]], beside: Beside, saved: C
             saved()
 
 
-def _log(trainer: Trainer, row: dict[str, Any]) -> None:
+def _log(trainer: Trainer, row: Json) -> None:
     trainer.link.post(row)
     trainer.rows.append(row)
     trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from noiseweave.cluster import storage
+from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 
 
@@ -19,7 +19,7 @@ class Watch:
         self.rows = {row["step"]: row for row in map(json.loads, old)}
         self.shown = 0.0
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: Json) -> None:
         if "earlier" in row:  # of a run that was killed before it wrote them down
             self.rows |= {r["step"]: r for r in row["earlier"]}
             return
@@ -31,7 +31,7 @@ class Watch:
         storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
         print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
 
-    def _told(self, row: dict[str, Any]) -> str:
+    def _told(self, row: Json) -> str:
         told = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
         if "lr" in row:  # all but what is seen before the first step
             left = (self.steps - row["step"]) * row["seconds_per_step"]

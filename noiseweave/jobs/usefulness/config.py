@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
@@ -13,6 +12,7 @@ from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import ClassifierRecipe
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
 
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
@@ -80,7 +80,7 @@ class Config:
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
     guess: GuessRecipe = field(default_factory=GuessRecipe)
-    methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()}, metadata=ASIDE)
+    methods: Json = field(default_factory=lambda: {"real": Method()}, metadata=ASIDE)
     seed: int = 0
     max_pixels: int = 64_000_000
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
@@ -140,5 +140,5 @@ def made_tag(method: Method) -> str:
     return f"{method.made}@{_hash({name: recipe[name] for name in MADE_FROM[method.made]})}"
 
 
-def _hash(recipe: Mapping[str, Any]) -> str:
+def _hash(recipe: JsonMapping) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]

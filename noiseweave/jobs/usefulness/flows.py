@@ -18,7 +18,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.judging.recipes import ClassifierRecipe
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.engine.usefulness import comparison, guesses
 from noiseweave.engine.usefulness.comparison import Added, Pictures, few_of
 from noiseweave.engine.usefulness.recipes import Method
@@ -30,13 +30,13 @@ SEEN = 512  # pictures of the pool that one unit takes features of
 DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
 
 
-def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Quarantined]]:
+def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[Json, list[Quarantined]]:
     """Both sides in memory, with keys; what was bad.
 
     Raises:
         ValueError: a side has no labelled picture, or a picture lies on both.
     """
-    data: dict[str, Any] = {}
+    data: Json = {}
     bad: list[Quarantined] = []
     seen: dict[str, set[bytes]] = {}
     for side, found in sides.items():
@@ -58,7 +58,7 @@ def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, 
     return data, bad
 
 
-def choose(config: Config, data: Mapping[str, Any], per_class: int, subset: int) -> Pictures:
+def choose(config: Config, data: JsonMapping, per_class: int, subset: int) -> Pictures:
     """The few of a subset."""
     pool = data["input"]
     rows = few_of(pool.label_N, data["input_keys"], per_class, config.seed + subset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.pictures import collage
-from noiseweave.engine.records import Quarantined
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.engine.usefulness.comparison import interval
 from noiseweave.jobs import outputs
 from noiseweave.jobs.usefulness.config import made_tag, tag
@@ -54,7 +53,7 @@ def finish(
     print(f"wrote {storage.join(output, 'usefulness.md')}, .json, .png and sheets/")
 
 
-def table(task: Task, book: Ledger, per_class: int) -> list[dict[str, Any]]:
+def table(task: Task, book: Ledger, per_class: int) -> list[Json]:
     """A row for each method: accuracy and what it is over the best method without made pictures, in per cent."""
     scores = _accuracies(task, book, per_class)
     plain = [name for name, m in task.config.methods.items() if m.made == "none"]
@@ -119,7 +118,7 @@ def _guessed(book: Ledger, per_class: int) -> str:
     return f" Guesses of the pool's labels: {told}, {100 * right / told:.1f} % of them right." if told else ""
 
 
-def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
+def _counts(task: Task, book: Ledger, per_class: int, name: str) -> Json:
     """Pictures added and rejected, of the first subset."""
     for record in book.records("make"):
         if record["id"] == f"{per_class}-0-{made_tag(task.config.methods[name])}":
@@ -129,7 +128,7 @@ def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, An
     return {"added": 0, "rejected": {}}
 
 
-def page(task: Task, tables: Mapping[int, list[dict[str, Any]]], guesses: Mapping[int, str]) -> Iterator[str]:
+def page(task: Task, tables: Mapping[int, list[Json]], guesses: Mapping[int, str]) -> Iterator[str]:
     """The tables as Markdown."""
     c = task.config
     yield (
@@ -157,7 +156,7 @@ def _within(half: float | None) -> str:
     return "" if half is None else f" +- {half:.2f}"
 
 
-def plot(tables: Mapping[int, list[dict[str, Any]]]) -> bytes:
+def plot(tables: Mapping[int, list[Json]]) -> bytes:
     """Accuracies with their intervals, a panel for each number of labelled pictures: PNG."""
     from matplotlib.figure import Figure
 
