@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.units import UnitReport
@@ -136,6 +135,6 @@ def check_same(output: str, found: Json, wanted: Json) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

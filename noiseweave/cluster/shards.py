@@ -16,7 +16,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import BinaryIO
 
 from braceexpand import braceexpand
 
@@ -152,7 +152,7 @@ def _bad(url: str, name: str, reason: str, detail: str = "") -> Quarantined:
     )
 
 
-def _members(f: Any, url: str, size: int, bad: list[Quarantined]) -> Iterator[tuple[str, Member]]:
+def _members(f: BinaryIO, url: str, size: int, bad: list[Quarantined]) -> Iterator[tuple[str, Member]]:
     """The regular members of an uncompressed tar, as far as it is whole; _Cut where it is not."""
     end = 0
     try:
@@ -212,7 +212,7 @@ def located(
     return out, bad
 
 
-def _location(f: Any, url: str, entry: Entry, payload: Sequence[str]) -> Location:
+def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str]) -> Location:
     main, noun = entry.first(payload), "picture" if tuple(payload) == PICTURES else payload[0]
     if main is None:
         raise ValueError(f"no_{noun}: only {', '.join(sorted(entry.members))}")
@@ -247,7 +247,7 @@ def label_and_caption(sides: Mapping[str, bytes | None]) -> tuple[int | None, st
     return _label(sides.get("cls"), meta), caption
 
 
-def small(f: Any, entry: Entry, extension: str) -> bytes | None:
+def small(f: BinaryIO, entry: Entry, extension: str) -> bytes | None:
     """The bytes of a side member, None when the sample has none."""
     member = entry.members.get(extension)
     if member is None:

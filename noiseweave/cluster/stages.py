@@ -10,9 +10,9 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
@@ -20,9 +20,15 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
+Data = TypeVar("Data")
+Result = TypeVar("Result")
+T = TypeVar("T")
+Committed = tuple[UnitReport, list[Quarantined]]
+"""What a commit gives back: what is recorded of the unit, and what was quarantined in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(Generic[Data, Result]):
     """What is done to each unit of a plan. All callables travel to the workers.
 
     Attributes:
@@ -36,15 +42,15 @@ class Phase:
     """
 
     name: str
-    fetch: Callable[[Any], Any]
-    make_compute: Callable[[], Callable[[Any], Any]]
-    commit: Callable[[Any, Any], tuple[UnitReport, list[Quarantined]]]
+    fetch: Callable[[Unit], Data]
+    make_compute: Callable[[], Callable[[Data], Result]]
+    commit: Callable[[Unit, Result], Committed]
     things: str = "images"
-    size: Callable[[Any], int] | None = None
+    size: Callable[[Data], int] | None = None
     patience: float | None = None
 
 
-def length_of_first(data: Sequence[Any]) -> int:
+def length_of_first(data: tuple[Sized, ...]) -> int:
     """A ``Phase.size``: of data whose first part holds what things are made of."""
     return len(data[0])
 
@@ -54,19 +60,19 @@ def payload(unit: Unit) -> Any:
     return unit.payload
 
 
-def unchanged() -> Callable[[Any], Any]:
+def unchanged() -> Callable[[Data], Data]:
     """A ``Phase.make_compute``: of phases that only fetch and commit."""
     return _same
 
 
-def _same(data: Any) -> Any:
+def _same(data: Data) -> Data:
     return data
 
 
 class Fetch:
     """Number of a unit -> unit and its data."""
 
-    def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
+    def __init__(self, plan: Plan, fetch: Callable[[Unit], object]) -> None:
         self.plan, self.fetch = plan, fetch
 
     def __call__(self, row: Json) -> Json:
@@ -81,7 +87,7 @@ class Compute:
 
     def __init__(
         self,
-        make_compute: Callable[[], Callable[[Any], Any]],
+        make_compute: Callable[[], Callable[[Any], object]],
         threads: int,
         size: Callable[[Any], int] | None,
         tell: Tell,
@@ -91,7 +97,8 @@ class Compute:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
-        self.compute, self.broken = _attempt(make_compute)
+        made, self.broken = _attempt(make_compute)
+        self.compute = made or _same  # which is not called
         _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
 
     def __call__(self, batch: Json) -> Json:
@@ -115,7 +122,7 @@ class Compute:
         }
 
     @contextlib.contextmanager
-    def _telling(self, unit: str, data: Any) -> Iterator[None]:
+    def _telling(self, unit: str, data: object) -> Iterator[None]:
         """While the block computes a unit, say how far it is."""
         size = self.size(data) if self.size else None
         self.tell(self.name, Word(unit=unit, share=0.0, size=size))
@@ -174,7 +181,7 @@ class Box:
     value: Any
 
 
-def _attempt(f: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+def _attempt(f: Callable[..., T], *arguments: object) -> tuple[T | None, str]:
     """(result, "") or (None, one line about the exception and where it came from)."""
     try:
         return f(*arguments), ""

@@ -19,8 +19,9 @@ import re
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
@@ -44,7 +45,7 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def system(path: str, fresh: bool = False) -> tuple[Any, str]:
+def system(path: str, fresh: bool = False) -> tuple[AbstractFileSystem, str]:
     """The file system of a path or URL, and its name there.
 
     Args:
@@ -151,7 +152,7 @@ def read_json(path: str) -> Any:
     return json.loads(read(path))
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
     """Write a value as JSON, whole or not at all, its keys in order."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     write(path, (text + "\n").encode(errors="backslashreplace"))  # file names may hold lone surrogates
@@ -211,7 +212,7 @@ def check_writable(folder: str) -> None:
         raise ValueError(f"output {folder!r} cannot be written: {e}") from None
 
 
-def open_read(path: str) -> Any:
+def open_read(path: str) -> BinaryIO:
     """A seekable binary file, buffered by fsspec."""
     fs, name = system(path)
     return fs.open(name, "rb")

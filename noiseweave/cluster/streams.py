@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import BinaryIO, TypeVar
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import seeding
@@ -214,7 +214,7 @@ def _rows(piece: Piece) -> Iterator[tuple[str, int, list[tuple[str, int, int]]]]
         yield from rows[max(piece.start - n * CHUNK, 0) : piece.stop - n * CHUNK]
 
 
-def _open(url: str) -> Any:
+def _open(url: str) -> BinaryIO:
     try:
         return storage.open_read(url)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
@@ -222,7 +222,7 @@ def _open(url: str) -> Any:
 
 
 def _checked(
-    f: Any, url: str, key: str, checksum: int, members: Sequence[tuple[str, int, int]]
+    f: BinaryIO, url: str, key: str, checksum: int, members: Sequence[tuple[str, int, int]]
 ) -> list[tuple[str, bytes]]:
     now, found = _read(f, members)
     if now != checksum or [len(data) for _, data in found] != [size for _, _, size in members]:
@@ -230,7 +230,7 @@ def _checked(
     return found
 
 
-def _read(f: Any, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tuple[str, bytes]]]:
+def _read(f: BinaryIO, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tuple[str, bytes]]]:
     """The members' bytes, and a checksum of their tar headers and of the side members."""
     checksum, found = 0, []
     for extension, offset, size in members:

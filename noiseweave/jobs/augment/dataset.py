@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +19,13 @@ from noiseweave.cluster.arrays import load_npy, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as augment_gate
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
@@ -41,6 +41,10 @@ INDEX = pa.schema(
         ("mask_size", pa.int64()),
     ]
 )
+
+
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of the first and of the second picture of each pair, and their similarity."""
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -90,17 +94,17 @@ def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
     return pipeline.run(plan, phase, book, s)
 
 
-def _make_embed(task: Task) -> Callable[[Any], Any]:
+def _make_embed(task: Task) -> Callable[[ShardPictures], ShardPictures]:
     extract = worker.load_extractor(task)
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Quarantined]]) -> Any:
+    def compute(data: ShardPictures) -> ShardPictures:
         locations, image_NHWC, bad = data
         return locations, extract(image_NHWC) if locations else np.zeros((0, 0), np.float32), bad
 
     return compute
 
 
-def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit_embed(book: Ledger, unit: Unit, result: ShardPictures) -> Committed:
     locations, f_ND, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
@@ -142,11 +146,13 @@ def _block_unit(total: int, block: int, i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=(i * block, min((i + 1) * block, total)))
 
 
-def _make_pair(task: Task, book: Ledger, rows: list[tuple[str, int]]) -> Callable[[Any], Any]:
+def _make_pair(
+    task: Task, book: Ledger, rows: list[tuple[str, int]]
+) -> Callable[[tuple[int, int]], Candidates]:
     from noiseweave.engine import spans
     from noiseweave.engine.pairing import nearest
 
-    def compute(span: tuple[int, int]) -> Any:
+    def compute(span: tuple[int, int]) -> Candidates:
         first, end = span
         blocks = list(columns(book, rows, task.config.pairing.block, first, end))
         f_RD = np.concatenate([f for _, f, _ in blocks])
@@ -188,7 +194,7 @@ def columns(
         yield start, np.concatenate(f_parts), np.concatenate(label_parts)
 
 
-def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit_pair(book: Ledger, unit: Unit, result: Candidates) -> Committed:
     table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
     storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
@@ -270,7 +276,7 @@ def _pairs(loaded: reading.Loaded) -> int:
     return len(loaded.group.pairs)
 
 
-def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:
+def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusing.Made]:
     backbone, judge = worker.load_backbone(task), None
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
@@ -298,7 +304,7 @@ def spread_places(book: Ledger, most: int) -> list[Location]:
     return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
 
 
-def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Quarantined]]:
+def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> Committed:
     writing.write_shard(task, unit.id, made)
     return fusing.report(unit.id, [made]), made.bad
 
@@ -329,8 +335,6 @@ def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes
     return out
 
 
-def _commit_original(
-    task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]
-) -> tuple[UnitReport, list[Quarantined]]:
+def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> Committed:
     storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
     return UnitReport(id=unit.id, produced=len(result)), []

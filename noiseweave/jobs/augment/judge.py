@@ -18,10 +18,10 @@ from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Location, Pair, Quarantined
+from noiseweave.engine.records import Location, Pair
 from noiseweave.jobs.augment import masks, worker
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
@@ -171,7 +171,7 @@ def from_bytes(data: bytes, device: str) -> Any:
     return network.to(device).eval().requires_grad_(False)
 
 
-def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> Committed:
     data, count = result
     storage.write(book.path("judge.safetensors"), data)
     return UnitReport(id=unit.id, produced=count), []

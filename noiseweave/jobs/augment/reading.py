@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from noiseweave.cluster.units import Unit
-from noiseweave.engine.records import Group, Location, Quarantined
+from noiseweave.engine.records import Group, Quarantined
 from noiseweave.jobs.augment import masks as augment_masks
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Loaded:
     bad: list[Quarantined]
 
 
-def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Quarantined]]:
+def read_shard(task: Task, side: int, unit: Unit) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
     where, image_NHWC, bad = shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
     if not task.forgotten:

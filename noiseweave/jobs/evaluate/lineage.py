@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +114,7 @@ def lineage(data: bytes, own: int | None) -> Lineage:
     Args:
         own: the sample's own label.
     """
-    known: Any = json.loads(data)  # shards.located has read it: what is no JSON is quarantined
+    known: object = json.loads(data)  # shards.located has read it: what is no JSON is quarantined
     known = known if isinstance(known, dict) else {}
     listed = known.get("parents")
     listed = [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
@@ -128,7 +127,7 @@ def lineage(data: bytes, own: int | None) -> Lineage:
     return Lineage(mode=_text(known.get("mode")), parents=tuple(parents), labels=labels or {own})
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.cluster import ledger, pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.pictures import files
@@ -305,7 +305,7 @@ def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float |
     return out
 
 
-def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def commit(book: Ledger, unit: Unit, result: Scored) -> Committed:
     """Keep a unit's scores."""
     rows, bad = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)

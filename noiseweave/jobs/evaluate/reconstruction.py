@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,11 +23,11 @@ from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
-from noiseweave.engine.records import Json, JsonMapping, Quarantined
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.evaluate import pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
-from noiseweave.jobs.evaluate.pairs import Trio
+from noiseweave.jobs.evaluate.pairs import Scored, Trio
 from noiseweave.jobs.evaluate.pictures import Read
 
 if TYPE_CHECKING:
@@ -127,13 +127,12 @@ def _rows(config: Config, data: Read) -> int:
     return len(data.keys) * len(recipes(config))
 
 
-def _make_rows(config: Config) -> Callable[[Read], Any]:
-
+def _make_rows(config: Config) -> Callable[[Read], Scored]:
     model = loading.load(config.model, evaluate_report.device(config), config.size)
     words = loading.hears(config.model.name, PromptRecipe()) == "words"
     score = pairs.scorer(config)
 
-    def compute(data: Read) -> tuple[list[Json], list[Quarantined]]:
+    def compute(data: Read) -> Scored:
         rows: list[Json] = []
         bad = list(data.bad)
         for places, image_NHWC in spans.steps(data.groups):

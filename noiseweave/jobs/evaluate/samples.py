@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +22,7 @@ from noiseweave.cluster import ledger, pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session, session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
@@ -37,6 +36,9 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
 from noiseweave.jobs.evaluate.pictures import PictureSet
+
+if TYPE_CHECKING:
+    from noiseweave.engine.judging.quality import Figures
 
 FIGURES = ("nearest", "parent", "drift", "sharpness")
 QUANTILES = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -201,7 +203,7 @@ def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], 
     return compute
 
 
-def _row(data: Loaded, i: int, found: Any, pool: Sequence[str]) -> Row:
+def _row(data: Loaded, i: int, found: Figures, pool: Sequence[str]) -> Row:
     line = data.lineages[i]
     near = pool[found.row] if found.row is not None else None
     near = data.names[found.closest] if near is None and found.closest is not None else near
@@ -219,9 +221,7 @@ def _row(data: Loaded, i: int, found: Any, pool: Sequence[str]) -> Row:
     }
 
 
-def _commit(
-    book: Ledger, unit: Unit, result: tuple[list[Row], list[Quarantined], int]
-) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(book: Ledger, unit: Unit, result: tuple[list[Row], list[Quarantined], int]) -> Committed:
     rows, bad, differ = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows), extra={"differ": differ}), bad

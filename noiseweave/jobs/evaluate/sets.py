@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from noiseweave.cluster.arrays import npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.networks import loading
@@ -26,6 +25,9 @@ from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pictures import PictureSet, Read
 from noiseweave.jobs.evaluate.set_task import Task
 from noiseweave.jobs.reading import feature_cache
+
+Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
+"""Features, class probabilities where the space has classes, pictures with colour, what was quarantined."""
 
 
 def run(config: Config) -> int:
@@ -119,7 +121,7 @@ def _fetch(side: int | None, max_pixels: int, unit: Unit) -> Read:
     return pictures.read(root, payload, side, max_pixels)
 
 
-def _make_extract(task: Task) -> Callable[[Read], Any]:
+def _make_extract(task: Task) -> Callable[[Read], Extracted]:
     from noiseweave.engine.features import spaces
 
     config, device = task.config, evaluate_report.device(task.config)
@@ -129,7 +131,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     extract = feature_cache.extractor(config.features, load, lambda: task.space)
     classify = load().classify if task.classes else None
 
-    def compute(data: Read) -> Any:
+    def compute(data: Read) -> Extracted:
         parts = [(places, extract(image_NHWC)) for places, image_NHWC in spans.steps(data.groups)]
         f_ND = np.zeros((len(data.keys), parts[0][1].shape[1] if parts else 0), np.float32)
         for places, part in parts:
@@ -146,7 +148,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     return compute
 
 
-def _commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(book: Ledger, unit: Unit, result: Extracted) -> Committed:
     f_ND, p_NC, colour, bad = result
     if p_NC is not None:
         storage.write(book.path("probabilities", f"{unit.id}.npy"), npy(p_NC))

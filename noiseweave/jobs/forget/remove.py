@@ -22,9 +22,9 @@ from noiseweave.cluster.arrays import array, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Group, Json, Location, Pair, Quarantined
+from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files, nothing
@@ -77,7 +77,7 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
     return gone, [(part.url, content)] if gone else []
 
 
-def _commit(unit: Unit, result: tuple[int, Files]) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(unit: Unit, result: tuple[int, Files]) -> Committed:
     gone, files = result
     for path, content in files:
         if content is None:

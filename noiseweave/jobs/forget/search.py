@@ -15,7 +15,7 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
@@ -192,9 +192,7 @@ def parents_of(known: Json) -> list[Parent]:
     ]
 
 
-def _commit(
-    book: Ledger, unit: Unit, result: tuple[Json, list[Quarantined]]
-) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(book: Ledger, unit: Unit, result: tuple[Json, list[Quarantined]]) -> Committed:
     found, bad = result
     storage.write_json(_path(book, unit.index), found)
     return UnitReport(id=unit.id, produced=len(found.get("samples", ()))), bad

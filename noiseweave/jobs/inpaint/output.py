@@ -17,12 +17,13 @@ from noiseweave import __version__
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Unit, UnitReport
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
-from noiseweave.engine.records import Json, Quarantined
+from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
@@ -32,7 +33,7 @@ from noiseweave.jobs.report.job import finish_page
 SHOWN = 10  # names that the screen lists; report.json has all
 
 
-def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Quarantined]]:
+def commit(task: Task, unit: Unit, result: Result) -> Committed:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
     rows: list[tuple[str, dict[str, bytes]]] = []

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.arrays import npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Quarantined
@@ -32,8 +33,17 @@ from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
 from noiseweave.jobs.reading.places import Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EACH = 16  # pictures in a unit
 TEXTS = 256  # captions in a unit
+
+
+Views = tuple[Item, np.ndarray, np.ndarray | None]
+"""A picture, its views, and the views of its hole where the model sees holes."""
+Encoded = tuple[list[tuple[Item, dict[str, np.ndarray]]], list[Quarantined]]
+Spoken = list[tuple[str, dict[str, np.ndarray]]]
 
 
 def folder(config: Config) -> str | None:
@@ -194,7 +204,7 @@ def check_seen(paths: Iterable[str]) -> None:
         raise ValueError(f"{path!r} is not to be seen on node {here()}; every node must reach it")
 
 
-def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> Any:
+def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> tuple[list[Views], list[Quarantined]]:
     """The views of a run of pictures of one size, and what was bad."""
     from noiseweave.jobs.lora.batches import pixels, views
 
@@ -208,12 +218,12 @@ def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> Any:
     return good, bad
 
 
-def _make_encode(name: str, gpu: bool) -> Callable[[Any], Any]:
+def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quarantined]]], Encoded]:
     from noiseweave.jobs.lora.batches import Encoders
 
     encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet", "text_encoder", "text_encoder_2"))
 
-    def compute(data: Any) -> Any:
+    def compute(data: tuple[list[Views], list[Quarantined]]) -> Encoded:
         good, bad = data
         made = []
         for item, image_VHWC, hole_VHW in spans.steps(good):
@@ -227,7 +237,9 @@ def _make_encode(name: str, gpu: bool) -> Callable[[Any], Any]:
     return compute
 
 
-def opened(name: str, device: str, *without: str) -> Any:
+def opened(
+    name: str, device: str, *without: str
+) -> Any:  # diffusers gives its pipelines no attributes that mypy knows
     """A pipeline in float32, its parts ``without`` left out."""
     from diffusers import AutoPipelineForInpainting
 
@@ -253,7 +265,7 @@ def cut_off(config: Config, source: Source) -> tuple[str, ...]:
     return tuple(text_pipeline.cut_off(model, [Prompt(text=t, key="") for t in texts]).values())
 
 
-def _half(x: Any) -> np.ndarray:
+def _half(x: Tensor) -> np.ndarray:
     return x.cpu().half().numpy()
 
 
@@ -261,7 +273,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {f"{name}.npy": npy(array) for name, array in arrays.items()}
 
 
-def _commit(where: str, config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(where: str, config: Config, unit: Unit, result: Encoded) -> Committed:
     made, bad = result
     finite = [(item, arrays) for item, arrays in made if np.isfinite(arrays["z"]).all()]
     lost = [item for item, arrays in made if not np.isfinite(arrays["z"]).all()]
@@ -295,7 +307,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
     return {text: known[_hash(text)] for text in texts}
 
 
-def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
+def _make_say(name: str, gpu: bool) -> Callable[[Sequence[str]], Spoken]:
     from noiseweave.jobs.lora.batches import Encoders
 
     encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet"))
@@ -304,7 +316,7 @@ def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
     ]
 
 
-def _commit_words(where: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit_words(where: str, unit: Unit, result: Spoken) -> Committed:
     rows = [(key, _packed(arrays)) for key, arrays in result]
     storage.write(storage.join(where, f"{unit.id}.tar"), shards.pack(rows))
     return UnitReport(id=unit.id, produced=len(rows)), []

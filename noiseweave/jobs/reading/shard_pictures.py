@@ -10,6 +10,9 @@ from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Location, Quarantined
 
+ShardPictures = tuple[list[Location], np.ndarray, list[Quarantined]]
+"""Locations, an array with a row for each, and what was quarantined."""
+
 
 def read(
     places: Sequence[Location], side: int, channels: int, max_pixels: int = images.MAX_PIXELS
@@ -42,9 +45,7 @@ def stacked(found: Mapping[int, np.ndarray], side: int, channels: int) -> np.nda
     return np.stack(order) if order else np.zeros((0, side, side, channels), np.uint8)
 
 
-def read_shard(
-    url: str, side: int, channels: int, max_pixels: int = images.MAX_PIXELS
-) -> tuple[list[Location], np.ndarray, list[Quarantined]]:
+def read_shard(url: str, side: int, channels: int, max_pixels: int = images.MAX_PIXELS) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, channels], and what was bad."""
     places, bad = shards.locate(url)
     found, worse = read(places, side, channels, max_pixels)

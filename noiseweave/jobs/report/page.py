@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
-from typing import Any
 
 from noiseweave.engine.records import JsonMapping
 
@@ -39,13 +38,13 @@ def html(record: JsonMapping) -> bytes:
     return page.encode()
 
 
-def embed(value: Any) -> str:
+def embed(value: object) -> str:
     """JSON that may stand in a script element: pure ASCII, with nothing that HTML reads as markup."""
     text = json.dumps(exact(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def exact(value: Any) -> Any:
+def exact(value: object) -> object:
     """The value with the integers that a script would round, seeds above all, and what is no number as text."""
     if isinstance(value, Mapping):
         return {str(name): exact(inner) for name, inner in value.items()}

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.records import Json, JsonMapping
@@ -97,10 +97,11 @@ class Found:
         return [str(name)[:80] for name in named if name is not None]
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, or None."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if ok else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def bounded(lineage: JsonMapping) -> Json:
@@ -152,7 +153,7 @@ def _json(f: Any, entry: shards.Entry) -> JsonMapping:
     return value if isinstance(value, dict) else {}
 
 
-def _text(f: Any, entry: shards.Entry, extension: str) -> str | None:
+def _text(f: BinaryIO, entry: shards.Entry, extension: str) -> str | None:
     try:
         data = shards.small(f, entry, extension)
     except ValueError:

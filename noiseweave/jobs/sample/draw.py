@@ -16,11 +16,11 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
-from noiseweave.engine.records import Json, Quarantined
+from noiseweave.engine.records import Json
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -125,7 +125,7 @@ def key_of(i: int) -> str:
     return f"sample-{i:08d}"
 
 
-def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(task: Task, unit: Unit, result: Result) -> Committed:
     rows = [_files(task, result, n) for n in range(len(result.image_BHWC))]
     for n in range(len(rows) if result.beliefs_KBHWC is not None else 0):
         _write_trajectory(task, result, n)

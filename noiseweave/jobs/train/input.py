@@ -11,18 +11,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Source
 
@@ -154,12 +155,12 @@ def _latent_shard(config: Config, index: int) -> str:
     return state(config, "latents", f"{index:06d}.tar")
 
 
-def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Quarantined]]:
+def _fetch(config: Config, unit: Unit) -> ShardPictures:
     """The pictures of a shard, uint8 [N, size, size, 3]."""
     return shard_pictures.read_shard(unit.payload, config.data.size, 3)
 
 
-def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
+def _make_encode(config: Config, gpu: bool) -> Callable[[ShardPictures], ShardPictures]:
     import torch
 
     from noiseweave.engine import spans
@@ -171,7 +172,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     vae = base_models.load_encoder(config.model.vae, "cuda" if gpu else "cpu")
     parts = MicroBatch(partial(encode, vae), 16, "cpu")
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Quarantined]]) -> Any:
+    def compute(data: ShardPictures) -> ShardPictures:
         locations, image_NHWC, bad = data
         if not locations:
             return locations, np.zeros(0, np.float16), bad
@@ -183,7 +184,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     return compute
 
 
-def _commit(config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Quarantined]]:
+def _commit(config: Config, unit: Unit, result: ShardPictures) -> Committed:
     locations, z_NVCHW, bad = result
     if locations:
         rows = [(p.key, _files(p, z)) for p, z in zip(locations, z_NVCHW, strict=True)]

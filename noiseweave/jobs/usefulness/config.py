@@ -103,7 +103,7 @@ class Config:
         check(plain, "methods", list(self.methods), "at least one without made pictures, to compare with")
 
 
-def method_of(name: str, value: Any) -> Method:
+def method_of(name: str, value: object) -> Method:
     """A method as YAML has it -> the method.
 
     Raises:

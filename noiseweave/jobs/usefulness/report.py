@@ -123,8 +123,7 @@ def _counts(task: Task, book: Ledger, per_class: int, name: str) -> Json:
     for record in book.records("make"):
         if record["id"] == f"{per_class}-0-{made_tag(task.config.methods[name])}":
             extra = record["extra"]
-            out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
-            return {"added": int(extra["made"]), "rejected": out}
+            return {"added": int(extra["made"]), "rejected": record["tallies"].get("rejected", {})}
     return {"added": 0, "rejected": {}}
 
 
