@@ -24,7 +24,7 @@ from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
 from noiseweave.engine.records import Json, JsonMapping
-from noiseweave.jobs.evaluate import pairs, pictures
+from noiseweave.jobs.evaluate import pair_figures, pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored, Trio
@@ -75,12 +75,12 @@ def run(config: Config) -> int:
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
     by_recipe: dict[str, list[Json]] = defaultdict(list)
-    for row in pairs.all_rows(book, "reconstruction"):
+    for row in pair_figures.all_rows(book, "reconstruction"):
         by_recipe[row["recipe"]].append(row)
     counts = evaluate_report.write_quarantine(output, book, "reconstruction", [found])
     if not by_recipe and not outcome.failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
-    pairs.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     report = {
         "mode": "reconstruction",
         "model_hash": loading.fingerprint(config.model.name),
@@ -89,7 +89,7 @@ def run(config: Config) -> int:
         "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
-        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pairs.warnings(rows)],
+        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)],
     }
     return evaluate_report.finish(config, output, report)
 
@@ -99,7 +99,7 @@ def figures(config: Config, by_recipe: Mapping[str, list[Json]]) -> Json:
     return {
         f"{recipe}: {name}": about
         for recipe, rows in by_recipe.items()
-        for name, about in pairs.figures(config, rows).items()
+        for name, about in pair_figures.figures(config, rows).items()
     }
 
 

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -31,7 +32,7 @@ from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as augment_gate
 from noiseweave.jobs.augment import task as augment_task
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.evaluate import lineage, pairs, pictures
+from noiseweave.jobs.evaluate import lineage, pair_figures, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
@@ -240,7 +241,7 @@ def finish(
     """
     failed = {f"{name} {unit}": e for name, o in outcomes.items() for unit, e in o.failed.items()}
     counts = evaluate_report.write_quarantine(task.output, book, "samples", [], {"embed": "reference"})
-    rows = [_judged(config, row) for row in pairs.all_rows(book, "samples")]
+    rows = [_judged(config, row) for row in pair_figures.all_rows(book, "samples")]
     if not rows and not failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

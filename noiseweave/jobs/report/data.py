@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.report import pictures
+from noiseweave.jobs.report.faults import LINES, failed, quarantine
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
 
 JOBS = ("augment", "inpaint", "sample")
@@ -23,8 +23,6 @@ ROLES = {
 MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
 ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
 THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
-LINES = 500  # of quarantine.jsonl in the page, failed units, workers
-COLUMNS = ("phase", "shard", "key", "reason", "detail")
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
@@ -69,22 +67,19 @@ def gather(output: str, places: int, source: str | None) -> Record:
         "parameters": flatten(report["config"]) if "config" in report else config,
         "similarity": _similarity(tally),
         "uses": _uses(tally, report),
-        "counts": [
-            {"title": title, **_most(counts)}
-            for title, counts in (
-                ("Mode", tally.modes),
-                ("Class", tally.classes),
-                ("Verdict", tally.verdicts),
-            )
-            if len(counts) > 1
-        ],
+        "counts": _counts(tally),
         "stages": stages,
         "workers": workers,
-        "quarantine": _quarantine(output, report),
-        "failed": _failed(report),
+        "quarantine": quarantine(output, report),
+        "failed": failed(report),
         "gallery": _gallery(job, rows, found, tally, read_from),
         "sheets": [],
     }
+
+
+def _counts(tally: Tally) -> list[Record]:
+    titles = {"Mode": tally.modes, "Class": tally.classes, "Verdict": tally.verdicts}
+    return [{"title": title, **_most(counts)} for title, counts in titles.items() if len(counts) > 1]
 
 
 def job_of(output: str) -> tuple[str, Record]:
@@ -150,7 +145,7 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     quarantined = sum((report.get("quarantined") or {}).values())
     if job != "sample":
         yield {"label": "Quarantined", "value": quarantined, "note": "", "bad": quarantined > 0}
-    failed = len(_failed(report))
+    failed = len(failed(report))
     if failed:
         yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
 
@@ -251,30 +246,6 @@ def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
         "spent": dict(spent),
         "slowest": {"unit": slowest[0], "seconds": slowest[1]},
     }, workers
-
-
-def _quarantine(output: str, report: JsonMapping) -> Record:
-    """Counts of all reasons, and the first lines."""
-    path = storage.join(output, "quarantine.jsonl")
-    reasons: Counter[str] = Counter()
-    rows: list[Record] = []
-    if storage.exists(path):
-        with storage.open_read(path) as f:
-            for line in f:
-                bad = json.loads(line)
-                reasons[str(bad["reason"])] += 1
-                if len(rows) < LINES:
-                    rows.append({name: str(bad.get(name, ""))[:300] for name in COLUMNS})
-    return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
-
-
-def _failed(report: JsonMapping) -> list[Record]:
-    """Failed units with their errors; augment's are named phase by phase."""
-    rows = []
-    for name, value in (report.get("failed") or {}).items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [{"unit": f"{name} {unit}".strip(), "error": str(error)} for unit, error in nested]
-    return rows[:LINES]
 
 
 # gallery

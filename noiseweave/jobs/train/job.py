@@ -71,8 +71,7 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
         return run_training(
             loop,
             task,
-            name="checkpoints",
-            storage_path=state(config),
+            folder=state(config, "checkpoints"),
             session=s,
             max_failures=s.retries,
             keep=config.checkpoint.keep,

@@ -18,7 +18,7 @@ from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.records import Quarantined
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.training import systems
-from noiseweave.jobs.train.batches import Unreadable, batches
+from noiseweave.jobs.train.batches import Unreadable, batches, streams_of
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Task
 from noiseweave.jobs.training.trainer import Regime, Trainer, steps
@@ -54,8 +54,7 @@ def loop(task: Task, link: Link) -> None:
     ready = batches(
         config,
         task.source,
-        link.rank,
-        link.world,
+        streams_of(config, link.rank, link.world),
         trainer.step,
         system.model.noise_shape,
         quarantine.add,
