@@ -23,7 +23,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
@@ -57,7 +57,7 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
         return outcomes
     plan_groups(task, book)
     if task.config.gate:
-        outcomes["judge"] = augment_gate.make(
+        outcomes["judge"] = judging.make(
             task, book, s, partial(spread_places, book), partial(spread_features, book)
         )
         if outcomes["judge"].failed:
@@ -280,15 +280,15 @@ def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusin
     backbone, judge = worker.load_backbone(task), None
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
-        learnt = augment_gate.load(task, book, worker.device(task))
-        judge = augment_gate.judge(task, worker.load_extractor(task), f_ND, learnt)
+        learnt = judging.load(task, book, worker.device(task))
+        judge = judging.judge(task, worker.load_extractor(task), f_ND, learnt)
     return partial(fusing.augment_group, task, backbone, judge)
 
 
 def spread_features(book: Ledger, most: int) -> np.ndarray:
     """At most so many rows of the features, evenly spread over the input."""
     rows = rows_of(book)
-    places = augment_gate.spread(range(sum(n for _, n in rows)), most)
+    places = judging.spread(sum(n for _, n in rows), most)
     wanted, parts, position = np.asarray(places, np.int64), [], 0
     for unit, n in rows:
         here = wanted[(wanted >= position) & (wanted < position + n)] - position
@@ -300,7 +300,7 @@ def spread_features(book: Ledger, most: int) -> np.ndarray:
 def spread_places(book: Ledger, most: int) -> list[Location]:
     """As many of the index."""
     index = _index(book)
-    places = np.asarray(augment_gate.spread(range(len(index)), most), np.int64)
+    places = judging.spread(len(index), most)
     return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from noiseweave.cluster.units import UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Group, Pair, Quarantined
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment import masks as augment_masks
 from noiseweave.jobs.augment.reading import Loaded, without
 from noiseweave.jobs.augment.task import Task
@@ -92,7 +92,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
         done = redraw.drawn(
             group.pairs,
             fuse,
-            partial(augment_gate.redrawn, task, keys),
+            partial(judging.redrawn, task, keys),
             partial(_checks, task, judge, group, image_BHWC) if judge else None,
             config.quality.redraw,
         )

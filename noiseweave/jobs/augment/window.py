@@ -24,7 +24,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.engine.records import Group, Location, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.dataset import stopped
 from noiseweave.jobs.augment.judge import Extract
 from noiseweave.jobs.augment.task import Task
@@ -185,10 +185,13 @@ def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> 
 
 
 def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
+    from noiseweave.engine.judging import judge
+
     labels = [p.label for p in loaded.group.images]
     label_N = np.array([-1 if y is None else y for y in labels], np.int64)
-    learnt = augment_gate.learn(task, loaded.image_BHWC, f_ND, label_N, worker.device(task))
-    return augment_gate.judge(task, extract, f_ND, learnt)
+    config = task.config
+    learnt = judge.learn(config.quality, loaded.image_BHWC, f_ND, label_N, config.seed, worker.device(task))
+    return judging.judge(task, extract, f_ND, learnt)
 
 
 def plan(

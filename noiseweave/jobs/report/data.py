@@ -11,7 +11,7 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.report import pictures
-from noiseweave.jobs.report.faults import LINES, failed, quarantine
+from noiseweave.jobs.report.faults import LINES, failed_units, quarantine_table
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
 
 JOBS = ("augment", "inpaint", "sample")
@@ -70,8 +70,8 @@ def gather(output: str, places: int, source: str | None) -> Record:
         "counts": _counts(tally),
         "stages": stages,
         "workers": workers,
-        "quarantine": quarantine(output, report),
-        "failed": failed(report),
+        "quarantine": quarantine_table(output, report),
+        "failed": failed_units(report),
         "gallery": _gallery(job, rows, found, tally, read_from),
         "sheets": [],
     }
@@ -145,7 +145,7 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     quarantined = sum((report.get("quarantined") or {}).values())
     if job != "sample":
         yield {"label": "Quarantined", "value": quarantined, "note": "", "bad": quarantined > 0}
-    failed = len(failed(report))
+    failed = len(failed_units(report))
     if failed:
         yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
 

@@ -11,7 +11,7 @@ from noiseweave.engine.records import Json, JsonMapping
 LINES = 500  # of quarantine.jsonl in the page, failed units, workers
 
 
-def quarantine(output: str, report: JsonMapping) -> Json:
+def quarantine_table(output: str, report: JsonMapping) -> Json:
     """Counts of all reasons, and the first lines."""
     path = storage.join(output, "quarantine.jsonl")
     reasons: Counter[str] = Counter()
@@ -26,7 +26,7 @@ def quarantine(output: str, report: JsonMapping) -> Json:
     return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
 
 
-def failed(report: JsonMapping) -> list[Json]:
+def failed_units(report: JsonMapping) -> list[Json]:
     """Failed units with their errors; augment's are named phase by phase."""
     rows = []
     for name, value in (report.get("failed") or {}).items():
