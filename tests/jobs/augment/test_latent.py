@@ -124,12 +124,10 @@ def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
         return augment.identity(of, shards.find(str(source)))
 
     assert same() != same(prompt=PromptRecipe(source="x"))
-    assert same()["prompt"]["classes"] == ()
-    assert same(prompt=PromptRecipe(template="{label}"))["prompt"]["classes"] == ("daisy", "rose")
+    assert same()["class_names"] == []
+    assert same(prompt=PromptRecipe(template="{label}"))["class_names"] == ["daisy", "rose"]
     assert same() != same(size=40)
-    pixels = task(source, tmp_path, "digits-ddpm")
-    assert not {"prompt", "size"} & set(augment.identity(pixels, shards.find(str(source))))
-    assert pixels.prompts_of([]) is None
+    assert task(source, tmp_path, "digits-ddpm").prompts_of([]) is None
 
 
 def test_the_config_of_words_holds(source, tmp_path, model):

@@ -31,7 +31,7 @@ def lineage(output, key):
 def loaded(folder, output, *arguments):
     """The pictures of the first unit as the model is shown them."""
     words = [*folders_of(folder), "--output", str(output), *map(str, arguments)]
-    config = jobs_arguments.parse("inpaint", words)[1]
+    config = jobs_arguments.parse("inpaint", words)
     task = draw.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
     items = inpaint_input.gather(config).plan.unit(0).payload
     return task, [draw.load(task, item) for item in items]
