@@ -37,7 +37,8 @@ class Ledger:
 
     def mark(self, phase: str, report: UnitReport, bad: list[Quarantined]) -> None:
         """Write the done-marker: the last thing that a unit does."""
-        record = {**asdict(report), "bad": [asdict(b) for b in bad]}
+        tallies = {name: dict(counts) for name, counts in report.tallies.items()}  # asdict spoils a Counter
+        record = {**asdict(report), "tallies": tallies, "bad": [asdict(b) for b in bad]}
         storage.write_json(self.path("done", phase, f"{report.id}.json"), record)
 
     def records(self, phase: str) -> Iterator[Json]:

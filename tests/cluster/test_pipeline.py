@@ -335,3 +335,14 @@ def test_the_blocks_hold_each_unit_once_and_shrink_towards_the_end(units, worker
     assert set(sizes[-min(workers, units) : -1]) <= {least}
     assert 1 <= sizes[-1] <= least
     assert len(blocks) < 2 * 4096
+
+
+def test_tallies_are_added_up_over_units(tmp_path):
+    book = Ledger(output=str(tmp_path))
+    for i, modes in enumerate((Counter(a=2, b=1), {"a": 1})):
+        book.mark("p", UnitReport(id=str(i), produced=1, tallies={"modes": modes}), [])
+    outcome = Outcome(units=2)
+    for record in book.records("p"):
+        outcome.add(record)
+    assert outcome.tallies["modes"] == {"a": 3, "b": 1}
+    assert outcome.tallies["rejected"] == {}

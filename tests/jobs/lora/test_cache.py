@@ -145,9 +145,9 @@ def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, 
     config = config_of(data, hole_folder, tmp_path / "out")
     ends = lora_cache.cut_off(config, lora_input.gather(config))
     assert ends == ("old roof", "old wall"), "each caption once; the start and the end take two of 77 places"
-    report.warn_of_cut(ends)
+    report.warn_of_truncated(ends)
     said = capsys.readouterr().err.splitlines()
     assert said[0].endswith("captions truncated, longer than the text encoder reads: 2")
     assert said[1:] == ["  ...old roof", "  ...old wall"]
-    report.warn_of_cut(())
+    report.warn_of_truncated(())
     assert capsys.readouterr().err == ""
