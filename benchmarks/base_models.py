@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from inversion import hardware
 
-from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks import base_models, facts
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import collage, images
@@ -174,7 +174,7 @@ def score(args: argparse.Namespace, judge: Judge, kept: dict[str, Any]) -> Itera
     """An entry for each model, drawn anew where the weights or what they are held against have changed."""
     for short, name, trained in found(args.models):
         model = base_models.load(ModelConfig(name=name))
-        key = f"{base_models.fingerprint(name)}-{args.count}-{args.seed}-{judge.about['accuracy']}"
+        key = f"{facts.fingerprint(facts.describe(name))}-{args.count}-{args.seed}-{judge.about['accuracy']}"
         key += "".join(f"-{title(model.kind, way)}" for way in ways(model))
         old: dict[str, Any] = next((e for e in kept.get("models", []) if e["name"] == short), {})
         fresh = old.get("key") != key

@@ -39,8 +39,9 @@ from digits_classifier import halves
 from inversion import hardware
 from PIL import Image
 
-from noiseweave.engine.inpainting import filling
+from noiseweave.engine.inpainting.models import for_inpainting
 from noiseweave.engine.judging.picture_metrics import Lpips, psnr, ssim
+from noiseweave.engine.networks import facts
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import collage, images, masks
 from noiseweave.jobs.inpaint import draw
@@ -241,13 +242,14 @@ def describe(name: str | None) -> dict[str, Any] | None:
     """What a model is and how it was trained, as far as its folder tells."""
     if name is None:
         return None
-    about = filling.describe(name)
+    model = facts.describe(name)
+    about = for_inpainting(model)
     known: dict[str, Any] = {"kind": about.kind, "size": about.size, "repaint": about.repaint}
     log = Path(name) / "_run/log.jsonl"
     if log.is_file():
         last = json.loads(log.read_text().splitlines()[-1])
         known |= {"steps": last["step"], "loss": round(last["loss"], 4)}
-    return known | {"fingerprint": filling.fingerprint(name)}
+    return known | {"fingerprint": facts.fingerprint(model)}
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from noiseweave.engine.features.networks import PUBLISHED, Network
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
-from noiseweave.engine.networks.loading import shape
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.seeding import generator
 
@@ -48,7 +47,7 @@ def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
     if recipe.name == "pixels":
         return recipe.size
     if recipe.name == "unet":
-        return shape(model, size)[1]
+        return loading.describe(model, size).side
     if folder := classifier.find(recipe.name):
         return classifier.about(folder)["size"]
     return 299 if recipe.name == "inception" else 224
@@ -67,7 +66,7 @@ def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None)
     """
     name, about = recipe.name, {"name": recipe.name, "side": side(recipe, model.name, size)}
     if name == "unet":
-        precision, files = model.precision, loading.fingerprint(model.name)
+        precision, files = model.precision, loading.fingerprint(loading.describe(model.name))
         return about | {"noise_level": recipe.noise_level, "model": files, "precision": precision}
     if name in PUBLISHED:
         return about | {"weights": networks.sha256(networks.weights_of(name, recipe.weights))}

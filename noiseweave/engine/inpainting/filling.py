@@ -17,7 +17,7 @@ from torch import Tensor
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
 from noiseweave.engine.diffusion.path import Schedule, kept, x_0_of
-from noiseweave.engine.inpainting.models import About, InpaintModel, describe, fingerprint, load
+from noiseweave.engine.inpainting.models import InpaintModel, load
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, walk
 from noiseweave.engine.inpainting.repaint import Believe, Draw, repaint
 from noiseweave.engine.networks import latents, text_pipeline
@@ -28,7 +28,7 @@ from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.seeding import generator
 
-__all__ = ["About", "InpaintModel", "describe", "fingerprint", "inpaint", "load"]
+__all__ = ["InpaintModel", "inpaint", "load"]
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """predict(x_BCHW, t) -> the network's output, float32."""

@@ -39,7 +39,7 @@ class Backbone:
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
         classes: that it can be told, 0 for none.
-        shrink: pixels on a side of what the network sees.
+        vae_scale_factor: pixels on a side of what the network sees.
         parts: the network in micro-batches, halved for good when memory runs out.
     """
 
@@ -56,7 +56,7 @@ class Backbone:
         self.size = int(unet.config.sample_size)
         self.parts = MicroBatch(self._epsilon, micro_batch or alike(0, device, precision), self.device)
 
-    shrink = 1
+    vae_scale_factor = 1
 
     def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
         """The scheduler's own time steps, without the ``skip`` noisiest.
@@ -140,7 +140,7 @@ class Backbone:
     def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
             return self.noise_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
-        height, width = (int(side) * self.shrink for side in x.shape[2:])
+        height, width = (int(side) * self.vae_scale_factor for side in x.shape[2:])
         return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
 
     def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ latents), so that it opens without Noiseweave; a ``noiseweave.json`` in it says 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
-from noiseweave.engine.networks.recipes import BASELINES, KINDS, Kind, ModelConfig
-
-FILES = ("*.json", "*/*.json", "*/*.safetensors")
+from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, describe
+from noiseweave.engine.networks.recipes import BASELINES, Kind, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +68,10 @@ def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
     Raises:
         ValueError: the VAE cannot take that size.
     """
-    shrink = latents.shrink_of(encoder.config)
-    if size % shrink:
-        raise ValueError(f"data.size={size}: a multiple of {shrink}, as model.vae shrinks by it")
-    return int(encoder.config.latent_channels), size // shrink, size // shrink
+    factor = latents.vae_scale_factor(encoder.config)
+    if size % factor:
+        raise ValueError(f"data.size={size}: a multiple of {factor}, the scale factor of model.vae")
+    return int(encoder.config.latent_channels), size // factor, size // factor
 
 
 def load_encoder(name: str, device: str = "cpu") -> Any:
@@ -85,7 +83,7 @@ def load_encoder(name: str, device: str = "cpu") -> Any:
     import diffusers
 
     pretrained.quiet()
-    folder = pretrained.find(name, FILES)
+    folder = pretrained.find(name, BASE_FILES)
     folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
     kind = pretrained.read(name, folder, "config.json").get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
@@ -128,74 +126,28 @@ def _origin(part: Any) -> list[str]:
     return [type(part).__module__.split(".")[0], type(part).__name__]
 
 
-def load(config: ModelConfig, device: str = "cpu") -> BaseModel:
+def load(config: ModelConfig, device: str = "cpu", facts: ModelFacts | None = None) -> BaseModel:
     """Load what ``save`` wrote, or a diffusers DDPMPipeline or LDMPipeline from elsewhere.
+
+    Args:
+        facts: what ``describe`` says of it, where that is known.
 
     Raises:
         ValueError: one line, when it is missing, broken or of another kind.
     """
     pretrained.quiet()
-    folder = pretrained.find(config.name, FILES)
-    about = describe(config.name)
-    kind = about["kind"]
-    build = _load_baseline if kind in BASELINES else _load_unet
-    model = build(config, folder, about, device)
+    facts = facts or describe(config.name)
+    build = _load_baseline if _kind(facts) in BASELINES else _load_unet
+    model = build(config, facts, device)
     model.network.to(device, DTYPES[config.precision]).eval().requires_grad_(False)
     tuning.tune(model.network, config, device)
     return model
 
 
-def describe(name: str) -> Mapping[str, Any]:
-    """kind, classes, size and channels of a model, read from its configs alone.
-
-    Raises:
-        ValueError: one line, when it is no base model.
-    """
-    folder = pretrained.find(name, FILES)
-    index = pretrained.read(name, folder, "model_index.json")
-    if (folder / "noiseweave.json").is_file():
-        about = pretrained.read(name, folder, "noiseweave.json")
-        ok = about.get("kind") in KINDS and all(
-            type(about.get(k)) is int for k in ("classes", "size", "channels")
-        )
-        if not ok:
-            raise ValueError(
-                f"model {name!r}: {folder / 'noiseweave.json'} lacks kind, classes, size or channels"
-            )
-        return about
-    return _describe_foreign(name, folder, index)
-
-
-def fingerprint(name: str) -> str:
-    """A hash of the model's configs and weights, 16 hex digits."""
-    folder = pretrained.find(name, FILES)
-    parts = [k for k in pretrained.read(name, folder, "model_index.json") if not k.startswith("_")]
-    inside = [p for part in sorted(parts) for p in sorted((folder / part).glob("*"))]
-    files = [p for p in inside if p.suffix in (".json", ".safetensors")]
-    return pretrained.fingerprint([folder / "model_index.json", *files])
-
-
-def _describe_foreign(name: str, folder: Path, index: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A diffusers folder that we did not write."""
-    unet_kind = (index.get("unet") or [None, None])[1]
-    if unet_kind != "UNet2DModel":
-        raise ValueError(f"model {name!r}: its unet is {unet_kind}; base models have a UNet2DModel")
-    unet = pretrained.read(name, folder, "unet/config.json")
-    size, channels, classes = (unet.get(k) for k in ("sample_size", "in_channels", "num_class_embeds"))
-    if not isinstance(size, int) or not isinstance(channels, int):
-        raise ValueError(f"model {name!r}: supported are square pictures")
-    if "vqvae" in index:
-        encoder = pretrained.read(name, folder, "vqvae/config.json")
-        size, channels = size * latents.shrink_of(encoder), encoder["out_channels"]
-    scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")
-    flow = str(scheduler.get("_class_name", "")).startswith("FlowMatch")
-    # one embedding more than classes: the null class is the last
-    return {
-        "kind": "flow" if flow else "ddpm",
-        "classes": max(0, (classes or 1) - 1),
-        "size": size,
-        "channels": channels,
-    }
+def _kind(facts: ModelFacts) -> Kind:
+    if facts.family == "stable_diffusion":
+        raise ValueError(f"model {facts.name!r}: a {facts.pipeline}; base models have a UNet2DModel")
+    return facts.family
 
 
 def _baseline(kind: str) -> tuple[str, Any]:
@@ -203,36 +155,36 @@ def _baseline(kind: str) -> tuple[str, Any]:
     return {"vae": ("vae", vae.VAE), "dcgan": ("generator", dcgan.Generator)}[kind]
 
 
-def _load_baseline(config: ModelConfig, folder: Path, about: Mapping[str, Any], device: str) -> BaseModel:
-    part, kind = _baseline(about["kind"])
-    network = _from_pretrained(kind, config.name, folder / part)
+def _load_baseline(config: ModelConfig, facts: ModelFacts, device: str) -> BaseModel:
+    part, network_class = _baseline(facts.family)
+    network = _from_pretrained(network_class, config.name, facts.folder / part)
     return BaseModel(
-        kind=about["kind"],
+        kind=_kind(facts),
         network=network,
         classes=0,
-        size=about["size"],
-        channels=about["channels"],
+        size=facts.side,
+        channels=facts.channels,
         noise_shape=(network.config.latent,),
         micro_batch=config.micro_batch,
     )
 
 
-def _load_unet(config: ModelConfig, folder: Path, about: Mapping[str, Any], device: str) -> BaseModel:
+def _load_unet(config: ModelConfig, facts: ModelFacts, device: str) -> BaseModel:
     import diffusers
 
-    network = _from_pretrained(diffusers.UNet2DModel, config.name, folder / "unet")
-    encoder = load_encoder(str(folder / "vqvae"), device) if (folder / "vqvae").is_dir() else None
-    flow = about["kind"] != "ddpm"
-    kind: Any = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.DDPMScheduler
+    network = _from_pretrained(diffusers.UNet2DModel, config.name, facts.folder / "unet")
+    encoder = load_encoder(str(facts.folder / "vqvae"), device) if facts.latent else None
+    flow = facts.path == "straight"
+    scheduler_class: Any = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.DDPMScheduler
     side = int(network.config.sample_size)
-    with pretrained.one_line(config.name, folder / "scheduler"):
-        scheduler = kind.from_pretrained(folder / "scheduler")
+    with pretrained.one_line(config.name, facts.folder / "scheduler"):
+        scheduler = scheduler_class.from_pretrained(facts.folder / "scheduler")
     return BaseModel(
-        kind=about["kind"],
+        kind=_kind(facts),
         network=network,
-        classes=about["classes"],
-        size=about["size"],
-        channels=about["channels"],
+        classes=facts.classes,
+        size=facts.side,
+        channels=facts.channels,
         noise_shape=(int(network.config.in_channels), side, side),
         scheduler=scheduler,
         encoder=encoder,

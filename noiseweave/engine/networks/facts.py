@@ -1,26 +1,254 @@
-"""What a model's configs say of it."""
+"""What a model is, read once from its configs: its family, its pictures, its conditioning, its noise schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from noiseweave.engine.networks import pretrained
+from noiseweave.engine.networks import latents, pretrained
+from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind
+
+TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+PIPELINES = (*TEXT_TO_IMAGE, "StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "generator")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+BASE_FILES = ("*.json", "*/*.json", "*/*.safetensors")
+# plain weights only: no fp16 or non-ema doubles, no pickles, no code
+PIPELINE_FILES = (
+    "model_index.json",
+    "*/*.json",
+    "*/merges.txt",
+    "*/model.safetensors",
+    "*/model-0*.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-0*.safetensors",
+)
+PIXEL_FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
+PIXEL_WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
+
+Family = Literal["stable_diffusion"] | Kind
+Config = Mapping[str, Any]
 
 
-def check_classes(name: str, unet: Mapping[str, Any]) -> None:
-    """Raise ValueError when a network is told something else than a class, or nothing."""
-    if unet.get("class_embed_type") is not None:
-        raise ValueError(
-            f"model {name!r}: class_embed_type {unet['class_embed_type']!r}; supported are a table of classes and none"
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A model before it is loaded.
+
+    Attributes:
+        name: as the user gave it.
+        folder: with all its files.
+        pipeline: the class that model_index.json names.
+        family: stable_diffusion for a pipeline with text encoders, else the kind of base model.
+        channels: of its pictures, 1 or 3.
+        side: of its square pictures, in pixels; the longer one where it was made for others.
+        multiple: its sides are multiples of it, in pixels; 0 where it knows side x side alone.
+        classes: that it can be conditioned on, 0 for none.
+        unet, vae, scheduler: their configs as read; empty where it has none. A baseline's own VAE is none of these.
+    """
+
+    name: str
+    folder: Path
+    pipeline: str
+    family: Family
+    channels: int
+    side: int
+    multiple: int
+    classes: int = 0
+    unet: Config = field(default_factory=dict)
+    vae: Config = field(default_factory=dict)
+    scheduler: Config = field(default_factory=dict)
+
+    @property
+    def latent(self) -> bool:
+        """Whether the network works on a VAE's latents, and not on pixels."""
+        return bool(self.vae)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels on a latent's side, 1 for a model of pixels."""
+        return latents.vae_scale_factor(self.vae) if self.vae else 1
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the VAE's latents; diffusers' default where its config does not say."""
+        return int(self.vae.get("latent_channels", 4))
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """What it can be conditioned on."""
+        return "text" if self.family == "stable_diffusion" else "class" if self.classes else "none"
+
+    @property
+    def sees_holes(self) -> bool:
+        """Whether its UNet takes the noisy latent, the mask and the masked picture's latent (arXiv 2112.10752, 4.5)."""
+        return self.latent and self.unet.get("in_channels") == 2 * self.latent_channels + 1
+
+    @property
+    def path(self) -> Literal["vp", "straight"]:
+        """The Gaussian path that it was trained on; a baseline has none and says vp."""
+        flow = str(self.scheduler.get("_class_name")).startswith("FlowMatch")
+        return "straight" if flow or self.family in ("flow", "linear_mixing") else "vp"
+
+    @property
+    def prediction(self) -> str:
+        """The network's target, as diffusers' schedulers name it."""
+        return str(self.scheduler.get("prediction_type") or "epsilon")
+
+    @property
+    def trained_steps(self) -> int:
+        """Time steps of its noise schedule; diffusers' default where its config does not say."""
+        return int(self.scheduler.get("num_train_timesteps", 1000))
+
+
+def describe(name: str, size: int | None = None) -> ModelFacts:
+    """A shipped model, a folder or a hub id, read from its configs alone.
+
+    Args:
+        size: side of the pictures that is wanted, in pixels; None takes what the model was made for.
+
+    Raises:
+        ValueError: one line that names the model: what is missing, broken, of another kind, kept as pickle, which is
+            never opened, or that it cannot take that size.
+    """
+    folder = pretrained.find(name, ["model_index.json"])
+    index = pretrained.read(name, folder, "model_index.json")
+    read = _read_pipeline if index.get("_class_name") in PIPELINES else _read_base
+    return read(name, index, size)
+
+
+def fingerprint(facts: ModelFacts) -> str:
+    """SHA-256 over the model's configs, vocabulary and weights, 16 hex digits: the same files, the same model."""
+    folder = facts.folder
+    if facts.family == "stable_diffusion":
+        files = [f for f in sorted(folder.glob("*/*")) if f.suffix in (".json", ".txt", ".safetensors")]
+    else:
+        parts = [k for k in pretrained.read(facts.name, folder, "model_index.json") if not k.startswith("_")]
+        inside = [f for part in sorted(parts) for f in sorted((folder / part).glob("*"))]
+        files = [f for f in inside if f.suffix in (".json", ".safetensors")]
+    return pretrained.fingerprint([folder / "model_index.json", *files])
+
+
+def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:
+    """A pipeline of the Stable Diffusion family."""
+    folder = pretrained.find(name, PIPELINE_FILES)
+    _check_parts(name, folder, index)
+    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
+    side = unet.get("sample_size")
+    if not latents.blocks_of(vae) or not side:
+        raise ValueError(f"model {name!r}: {folder} does not say the size of its pictures")
+    factor = latents.vae_scale_factor(vae)
+    made_for = (side if isinstance(side, int) else max(side)) * factor
+    return ModelFacts(
+        name=name,
+        folder=folder,
+        pipeline=str(index["_class_name"]),
+        family="stable_diffusion",
+        channels=int(vae.get("out_channels", 3)),
+        # UNet2DConditionModel pads what it cannot halve, UNet2DModel does not
+        side=_side(name, size, made_for, factor),
+        multiple=factor,
+        unet=unet,
+        vae=vae,
+        scheduler=pretrained.read(name, folder, "scheduler/scheduler_config.json"),
+    )
+
+
+def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
+    """What ``noiseweave train`` wrote, or a diffusers DDPMPipeline or LDMPipeline from elsewhere."""
+    folder = pretrained.find(name, BASE_FILES)
+    own = _read_own(name, folder)
+    pipeline = str(index.get("_class_name"))
+    if own and own["kind"] in BASELINES:
+        _check_weights(name, folder, index)
+        kind, channels, side = own["kind"], own["channels"], _side(name, size, own["size"], 0)
+        return ModelFacts(
+            name=name, folder=folder, pipeline=pipeline, family=kind, channels=channels, side=side, multiple=0
         )
+    unet_class = (index.get("unet") or [None, None])[1]
+    if unet_class != "UNet2DModel":
+        known = f"pixel models (UNet2DModel) and {', '.join((*TEXT_TO_IMAGE, 'LDMPipeline'))}"
+        raise ValueError(f"model {name!r}: its unet is {unet_class}; supported are {known}")
+    unet = pretrained.read(name, folder, "unet/config.json")
+    vae = pretrained.read(name, folder, "vqvae/config.json") if "vqvae" in index else {}
+    scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")
+    _check_weights(name, folder, index)
+    if not isinstance(unet.get("sample_size"), int) or not isinstance(unet.get("in_channels"), int):
+        raise ValueError(f"model {name!r}: supported are square pictures")
+    factor = latents.vae_scale_factor(vae) if vae else 1
+    multiple = factor * 2 ** (len(unet.get("block_out_channels", (0,))) - 1) if vae else 0
+    flow = str(scheduler.get("_class_name", "")).startswith("FlowMatch")
+    # one embedding more than classes: the null class is the last
+    classes = max(0, (unet.get("num_class_embeds") or 1) - 1)
+    return ModelFacts(
+        name=name,
+        folder=folder,
+        pipeline=pipeline,
+        family=cast(Family, own["kind"] if own else "flow" if flow else "ddpm"),
+        channels=own["channels"] if own else int(vae.get("out_channels", 3) if vae else unet["in_channels"]),
+        side=_side(name, size, own["size"] if own else unet["sample_size"] * factor, multiple),
+        multiple=multiple,
+        classes=own["classes"] if own else classes,
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+    )
 
 
-def check_schedule(name: str, folder: Path) -> None:
-    """Raise ValueError when a model is no diffusion with a noise schedule."""
-    scheduler = str(pretrained.read(name, folder, "scheduler/scheduler_config.json").get("_class_name"))
-    if scheduler.startswith("FlowMatch"):
+def _read_own(name: str, folder: Path) -> dict[str, Any]:
+    """What ``noiseweave train`` wrote beside diffusers' files: kind, classes, size, channels; {} elsewhere."""
+    if not (folder / "noiseweave.json").is_file():
+        return {}
+    own = pretrained.read(name, folder, "noiseweave.json")
+    numbers = all(type(own.get(k)) is int for k in ("classes", "size", "channels"))
+    if own.get("kind") not in KINDS or not numbers:
         raise ValueError(
-            f"model {name!r}: a flow ({scheduler}); noise maps need a noise schedule, as a DDPM has"
+            f"model {name!r}: {folder / 'noiseweave.json'} lacks kind, classes, size or channels"
         )
+    return own
+
+
+def _side(name: str, size: int | None, own: int, multiple: int) -> int:
+    if size is None:
+        return own
+    if multiple and (size < multiple or size % multiple):
+        raise ValueError(f"size={size}: for model {name!r} a multiple of {multiple}")
+    if not multiple and size != own:
+        raise ValueError(f"size={size}: model {name!r} works on pixels, and on {own} x {own} of them alone")
+    return size
+
+
+def _check_parts(name: str, folder: Path, index: Config) -> None:
+    """Raise ValueError, one line, where a pipeline's part is missing, has code of its own or is kept as pickle."""
+    parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0]}
+    for part, (library, _) in parts.items():
+        if library not in LIBRARIES:
+            raise ValueError(
+                f"model {name!r}: {part} comes with code of its own ({library}), which is never run"
+            )
+        if not (folder / part).is_dir() or not any((folder / part).iterdir()):
+            raise ValueError(f"model {name!r}: {part}/ is missing in {folder}")
+        _check_part(name, folder, part)
+
+
+def _check_weights(name: str, folder: Path, index: Config) -> None:
+    """Raise ValueError, one line, where a base model's network has no safetensors."""
+    for part in NETWORKS:
+        if part in index:
+            _check_part(name, folder, part)
+
+
+def _check_part(name: str, folder: Path, part: str) -> None:
+    files = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
+    if any(f.suffix == ".safetensors" for f in files):
+        return
+    pickle = next((f for f in files if f.suffix in PICKLES), None)
+    if pickle is not None:
+        raise ValueError(
+            f"model {name!r}: {part} has its weights only as pickle ({pickle.name}), which can run code and "
+            "is never opened; save the pipeline again with save_pretrained(..., safe_serialization=True)"
+        )
+    if part in NETWORKS:
+        raise ValueError(f"model {name!r}: {part}/*.safetensors is missing in {folder}")

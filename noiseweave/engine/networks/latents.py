@@ -5,7 +5,7 @@ B pictures of C channels, H x W; z are latents. A VAE is diffusers' AutoencoderK
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,13 @@ def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     return mean_C.view(1, -1, 1, 1), scale / std_C.view(1, -1, 1, 1)
 
 
-def shrink_of(vae: Mapping[str, Any]) -> int:
-    """Pixels on a latent's side, from a VAE's config."""
-    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]  # AutoencoderTiny's own name
-    return 2 ** (len(blocks) - 1)
+def blocks_of(vae: Mapping[str, Any]) -> Sequence[int]:
+    """Channels of a VAE's blocks, from its config; () where that does not say."""
+    return (
+        vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
+    )  # AutoencoderTiny's name
+
+
+def vae_scale_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels on a latent's side, from a VAE's config: each block but the last halves the picture."""
+    return 2 ** (len(blocks_of(vae)) - 1)

@@ -54,11 +54,6 @@ def read(name: str, folder: Path, file: str) -> dict[str, Any]:
     return value
 
 
-def trained_steps(name: str, folder: Path) -> int:
-    """Time steps of a model's noise schedule; diffusers' default where its config does not say."""
-    return int(read(name, folder, "scheduler/scheduler_config.json").get("num_train_timesteps", 1000))
-
-
 @contextmanager
 def one_line(name: str, folder: Path) -> Iterator[None]:
     """Whatever a library raises while it opens a model -> ValueError, one line."""

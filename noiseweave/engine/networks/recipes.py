@@ -11,8 +11,8 @@ from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Hears = Literal["nothing", "words", "classes"]
-"""What a model is told of a picture."""
+Conditioning = Literal["none", "text", "class"]
+"""What a model is conditioned on beside the time step."""
 
 
 @dataclass(frozen=True, kw_only=True)

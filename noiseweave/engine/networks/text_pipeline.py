@@ -6,7 +6,7 @@ B pictures, H x W pixels, K kept steps, L tokens of D values; z is a latent.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,13 @@ from torch import Tensor
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
 from noiseweave.engine.networks import pretrained, tuning
+from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, describe
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.seeding import generator
 
-FAMILY = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker
-NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# plain weights only: no fp16 or non-ema doubles, no pickles, no code
-WANTED = (
-    "model_index.json",
-    "*/*.json",
-    "*/merges.txt",
-    "*/model.safetensors",
-    "*/model-0*.safetensors",
-    "*/diffusion_pytorch_model.safetensors",
-    "*/diffusion_pytorch_model-0*.safetensors",
-)
 TELLING = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
 PARALLEL = 1e-3  # sine of the angle below which slerp is lerp to float32's precision
 
@@ -70,78 +57,36 @@ class TextModel:
         return len(scheduler.timesteps)
 
 
-def is_text_model(name: str) -> bool:
-    """Whether a folder's or hub id's model_index.json names a pipeline of this family.
-
-    Raises:
-        ValueError: there is no such folder, and the hub does not have it; or its index is no JSON.
-    """
-    folder = pretrained.find(name, ["model_index.json"])
-    if not (folder / "model_index.json").is_file():
-        return False
-    return pretrained.read(name, folder, "model_index.json").get("_class_name") in FAMILY
+def check_text_to_image(facts: ModelFacts) -> None:
+    """Raise ValueError, one line, when a model does not draw pictures from texts."""
+    name, kind = facts.name, facts.pipeline
+    if kind not in TEXT_TO_IMAGE:
+        raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {' or '.join(TEXT_TO_IMAGE)}")
+    channels, latent = facts.unet.get("in_channels"), facts.latent_channels
+    if channels != latent:
+        raise ValueError(f"model {name!r}: its unet takes {channels} channels and its vae gives {latent}")
 
 
-def locate(name: str) -> Path:
-    """A folder or hub id -> the folder with a whole text-to-image pipeline.
-
-    Raises:
-        ValueError: one line: what is missing, of another kind, or kept as pickle, which is never opened.
-    """
-    folder = pretrained.find(name, WANTED)
-    index = pretrained.read(name, folder, "model_index.json")
-    kind = index.get("_class_name")
-    if kind not in FAMILY:
-        raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {' or '.join(FAMILY)}")
-    check_parts(name, folder, index)
-    return folder
-
-
-def check_parts(name: str, folder: Path, index: Mapping[str, Any]) -> None:
-    """Raise ValueError, one line, where a pipeline's part is missing, has code of its own or is kept as pickle."""
-    parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0]}
-    for part, (library, _) in parts.items():
-        if library not in LIBRARIES:
-            raise ValueError(
-                f"model {name!r}: {part} comes with code of its own ({library}), which is never run"
-            )
-        _check_part(name, folder, part)
-
-
-def _check_part(name: str, folder: Path, part: str) -> None:
-    files = sorted((folder / part).iterdir()) if (folder / part).is_dir() else []
-    if not files:
-        raise ValueError(f"model {name!r}: {part}/ is missing in {folder}")
-    if any(f.suffix == ".safetensors" for f in files):
-        return
-    pickle = next((f for f in files if f.suffix in PICKLES), None)
-    if pickle is not None:
-        raise ValueError(
-            f"model {name!r}: {part} has its weights only as pickle ({pickle.name}), which can run code and is "
-            "never opened; save the pipeline again with save_pretrained(..., safe_serialization=True)"
-        )
-    if part in NETWORKS:
-        raise ValueError(f"model {name!r}: {part}/*.safetensors is missing in {folder}")
-
-
-def load(config: ModelConfig, recipe: TextRecipe, device: str = "cpu") -> TextModel:
+def load(
+    config: ModelConfig, recipe: TextRecipe, device: str = "cpu", facts: ModelFacts | None = None
+) -> TextModel:
     """Load a pipeline from a folder that save_pretrained wrote, or from the hub.
 
     A safety checker that the folder has is kept: what it flags comes out black. Where there is none, none is
     added. The pipeline's arithmetic is diffusers' own, so in half precision latents are half too. micro_batch
     0 takes 16 pictures on a GPU and 4 elsewhere.
 
+    Args:
+        facts: what ``describe`` says of it, where that is known.
+
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
     """
     from diffusers import AutoPipelineForText2Image
 
-    pipeline = opened(AutoPipelineForText2Image, config, locate(config.name))
-    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-    if channels != latent:
-        raise ValueError(
-            f"model {config.name!r}: its unet takes {channels} channels and its vae gives {latent}"
-        )
+    facts = facts or describe(config.name)
+    check_text_to_image(facts)
+    pipeline = opened(AutoPipelineForText2Image, config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     model = TextModel(pipeline=pipeline.to(device), scheduler=pipeline.scheduler, micro_batch=size)
@@ -157,12 +102,6 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
         return auto.from_pretrained(
             folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True, **parts
         )
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over a pipeline's configs, vocabulary and weights (16 hex digits)."""
-    kept = (f for f in folder.glob("*/*") if f.suffix in (".json", ".txt", ".safetensors"))
-    return pretrained.fingerprint([folder / "model_index.json", *sorted(kept)])
 
 
 def scheduler_of(model: TextModel, recipe: TextRecipe) -> Any:

@@ -51,21 +51,21 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine.features import spaces as features
 
-    channels, size = loading.shape(config.model.name, config.size)
-    loading.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
-    hears = loading.hears(config.model.name, config.prompt)
-    config = replace(config, fusion=config.fusion.settled(hears == "classes"))
+    model = loading.describe(config.model.name, config.size)
+    loading.check_steps(model, config.inversion)
+    loading.check_prompt(model, config.prompt)
+    config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,
         output=output,
-        channels=channels,
-        size=size,
+        channels=model.channels,
+        size=model.side,
         root=root,
         feature_side=features.side(config.features, config.model.name, config.size),
-        model_hash=loading.fingerprint(config.model.name),
-        hears=hears,
-        classes=_class_names(config, found or [root]) if hears == "words" else (),
+        model_hash=loading.fingerprint(model),
+        conditioning=model.conditioning,
+        classes=_class_names(config, found or [root]) if model.conditioning == "text" else (),
     )
 
 

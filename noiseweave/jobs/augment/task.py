@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
-from noiseweave.engine.networks.recipes import Hears, Prompts
+from noiseweave.engine.networks.recipes import Conditioning, Prompts
 from noiseweave.jobs.augment.config import Config
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Task:
         channels, size: of the model's pictures.
         feature_side: side of the pictures that the extractor wants.
         model_hash: fingerprint of the model's files.
-        hears: what the model is told: words, classes or nothing.
+        conditioning: of the model: text, class or none.
         classes: names of the classes, where the prompts ask for them and the input has them.
         forgotten: digests of the pictures that `noiseweave forget` named, see ``digest_of``.
     """
@@ -41,7 +41,7 @@ class Task:
     size: int
     feature_side: int
     model_hash: str
-    hears: Hears = "nothing"
+    conditioning: Conditioning = "none"
     classes: tuple[str, ...] = ()
     forgotten: frozenset[str] = frozenset()
 
@@ -60,9 +60,9 @@ class Task:
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
         """What the model is told of some pictures; None where that is nothing."""
-        if self.hears == "nothing":
+        if self.conditioning == "none":
             return None
-        if self.hears == "classes":
+        if self.conditioning == "class":
             return self.config.prompt.classes([p.label for p in images])
         return self.config.prompt.of([self._class_of(p.label) for p in images], [p.caption for p in images])
 

@@ -54,20 +54,22 @@ def run(config: Config) -> int:
     from noiseweave.engine.judging import picture_metrics
 
     several = recipes(config)
+    model = loading.describe(config.model.name, config.size)
     for recipe in several:
-        loading.check_steps(config.model.name, recipe.num_steps, recipe.sampler)
-    channels, side = loading.shape(config.model.name, config.size)
+        loading.check_steps(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
     found = pictures.find("input", config.input, config.unit_pictures)
-    output = storage.absolute(config.output)
-    book = ledger.open_run(output, identity(config, several, found.digest), config.overwrite, OWNED)
+    output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
+    book = ledger.open_run(
+        output, identity(config, several, found.digest, model_hash), config.overwrite, OWNED
+    )
     units = [
         Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
     ]
     phase = Phase(
         name="reconstruction",
-        fetch=partial(_fetch, config, side, channels),
+        fetch=partial(_fetch, config, model.side, model.channels),
         make_compute=partial(_make_rows, config),
         commit=partial(pairs.commit, book),
         size=partial(_rows, config),
@@ -83,7 +85,7 @@ def run(config: Config) -> int:
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     report = {
         "mode": "reconstruction",
-        "model_hash": loading.fingerprint(config.model.name),
+        "model_hash": model_hash,
         "quarantined": counts,
         "failed": outcome.failed,
         "seconds": round(outcome.seconds, 2),
@@ -103,9 +105,11 @@ def figures(config: Config, by_recipe: Mapping[str, list[Json]]) -> Json:
     }
 
 
-def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> JsonMapping:
+def identity(
+    config: Config, several: Sequence[InversionRecipe], digest: str, model_hash: str
+) -> JsonMapping:
     """What the scores depend on."""
-    model = identity_of(config.model, hash=loading.fingerprint(config.model.name))
+    model = identity_of(config.model, hash=model_hash)
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
     return {
         "job": "evaluate",
@@ -129,7 +133,7 @@ def _rows(config: Config, data: Read) -> int:
 
 def _make_rows(config: Config) -> Callable[[Read], Scored]:
     model = loading.load(config.model, evaluate_report.device(config), config.size)
-    words = loading.hears(config.model.name, PromptRecipe()) == "words"
+    words = loading.describe(config.model.name).conditioning == "text"
     score = pairs.scorer(config)
 
     def compute(data: Read) -> Scored:

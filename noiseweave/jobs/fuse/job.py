@@ -28,12 +28,12 @@ def run(config: Config) -> int:
     from noiseweave.jobs.fuse import pictures as work
     from noiseweave.jobs.report.job import finish_page
 
-    channels, size = loading.shape(config.model.name, config.size)
-    loading.check_steps(config.model.name, config.inversion.num_steps, config.inversion.sampler)
-    hears = loading.hears(config.model.name, config.prompt)
-    prompts = config.prompts if hears == "words" else None
-    keys, image_NHWC = work.pictures(config.images, channels, size)
-    mask_HW, mask_key = work.mask(config.region, size)
+    facts = loading.describe(config.model.name, config.size)
+    loading.check_steps(facts, config.inversion)
+    loading.check_prompt(facts, config.prompt)
+    prompts = config.prompts if facts.conditioning == "text" else None
+    keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
+    mask_HW, mask_key = work.mask(config.region, facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
@@ -47,7 +47,7 @@ def run(config: Config) -> int:
     fused = groups.fuse_pictures(
         model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
     )
-    model_hash = loading.fingerprint(config.model.name)
+    model_hash = loading.fingerprint(facts)
     files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
     for name, data in files.items():
         storage.write(storage.join(output, name), data)

@@ -118,7 +118,10 @@ def map_keys(
     config: Config, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
 ) -> list[str]:
     """Cache keys: all that each picture's noise map is a function of."""
-    own, model = config.inversion.noise == "independent", loading.fingerprint(config.model.name)
+    own, model = (
+        config.inversion.noise == "independent",
+        loading.fingerprint(loading.describe(config.model.name)),
+    )
     return [
         map_key(
             image_HWC,

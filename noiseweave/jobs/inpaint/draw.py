@@ -43,11 +43,13 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     Raises:
         ValueError: it does not fit the options.
     """
-    from noiseweave.engine.inpainting import filling
+    from noiseweave.engine.inpainting.models import for_inpainting
+    from noiseweave.engine.networks.facts import describe, fingerprint
 
     set_cache(config)
-    about = filling.describe(config.model.name)
-    _check_steps(config)
+    model = describe(config.model.name)
+    about = for_inpainting(model)
+    check_steps("inpaint.steps", config.inpaint.steps, model.trained_steps)
     whole = about.multiple > 0
     check(
         whole or config.size in (0, about.size),
@@ -68,17 +70,9 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         sheet=sheet,
         about=asdict(about),
         seed=seed,
-        model_hash=filling.fingerprint(config.model.name),
+        model_hash=fingerprint(model),
         loras=lora_files.look(config, about.kind),
     )
-
-
-def _check_steps(config: Config) -> None:
-    from noiseweave.engine.networks import pretrained
-
-    name = config.model.name
-    folder = pretrained.find(name, ["scheduler/scheduler_config.json"])
-    check_steps("inpaint.steps", config.inpaint.steps, pretrained.trained_steps(name, folder))
 
 
 def check_single(task: Task, work: Input) -> None:

@@ -57,15 +57,15 @@ def look(config: Config, kind: str) -> tuple[LoraFile, ...]:
     """The LoRA files of a run, each of which fits its model.
 
     Args:
-        kind: the model's; see inpaint_models.About.
+        kind: the model's; see inpainting.models.InpaintFacts.
 
     Raises:
         ValueError: one line: there is none, it is no LoRA of a known format, or made for another model.
     """
     if not config.loras:
         return ()
-    from noiseweave.engine.inpainting import models
     from noiseweave.engine.lora import weights
+    from noiseweave.engine.networks.facts import describe
 
     check(
         kind != "pixel",
@@ -73,7 +73,7 @@ def look(config: Config, kind: str) -> tuple[LoraFile, ...]:
         config.lora,
         "null: a base model takes none, a Stable Diffusion pipeline does",
     )
-    layers = weights.layers_in(models.locate(config.model.name))
+    layers = weights.layers_in(describe(config.model.name).folder)
     files = []
     for given, weight in zip(config.loras, config.weights, strict=True):
         path = located(given)

@@ -131,8 +131,8 @@ class Reader:
     def sample(self, item: Item, step: int, place: int) -> Sample:
         """The sample at ``place`` of a step; -1 and 0 for one that is held out, which chance does not touch."""
         config, (h, w) = self.config, item.bucket
-        shrink = self.source.model.shrink
-        shape = (self.source.model.channels, h // shrink, w // shrink)
+        factor = self.source.model.vae_scale_factor
+        shape = (self.source.model.channels, h // factor, w // factor)
         d = draw(config.seed, step, place, shape)
         more = generator(config.seed, "lora", step, place)
         offset = torch.randn(shape[0], 1, 1, generator=more)

@@ -243,11 +243,11 @@ def opened(
     """A pipeline in float32, its parts ``without`` left out."""
     from diffusers import AutoPipelineForInpainting
 
-    from noiseweave.engine.inpainting import models
     from noiseweave.engine.networks import text_pipeline
+    from noiseweave.engine.networks.facts import describe
     from noiseweave.engine.networks.recipes import ModelConfig
 
-    folder = models.locate(name)
+    folder = describe(name).folder
     parts = {part: None for part in without if os.path.isdir(os.path.join(folder, part))}
     pipeline = text_pipeline.opened(AutoPipelineForInpainting, ModelConfig(name=name), folder, **parts)
     return pipeline.to(device)

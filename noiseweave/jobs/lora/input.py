@@ -50,7 +50,7 @@ class Model:
     Attributes:
         sees_holes: whether its UNet takes the mask and the masked picture too.
         multiple: sides of pictures are multiples of it.
-        shrink: pixels on a latent's side.
+        vae_scale_factor: pixels on a latent's side.
         channels: of a latent.
         encoder, words: hashes of the VAE's files, and of the text encoders' and tokenizers'.
         hash: of all files.
@@ -58,7 +58,7 @@ class Model:
 
     sees_holes: bool
     multiple: int
-    shrink: int
+    vae_scale_factor: int
     channels: int
     encoder: str
     words: str
@@ -202,16 +202,16 @@ def look(config: Config) -> Model:
     """
     from noiseweave.engine.inpainting import models
     from noiseweave.engine.lora import adapters
-    from noiseweave.engine.networks import latents, pretrained
+    from noiseweave.engine.networks import pretrained
+    from noiseweave.engine.networks.facts import describe, fingerprint
 
     name = config.model.name
-    about = models.describe(name)
+    facts = describe(name)
+    about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
     if about.kind == "pixel":
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
-    folder = models.locate(name)
-    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
     adapters.check(unet, config.lora)
-    shrink = latents.shrink_of(vae)
+    factor = facts.vae_scale_factor
 
     def hashed(*parts: str) -> str:
         kept = (f for part in parts for f in sorted((folder / part).glob("*")))
@@ -219,12 +219,12 @@ def look(config: Config) -> Model:
 
     return Model(
         sees_holes=about.kind == "inpaint",
-        multiple=shrink * 2 ** (len(unet.get("block_out_channels", ())) - 1),
-        shrink=shrink,
-        channels=vae.get("latent_channels", 4),
+        multiple=factor * 2 ** (len(unet.get("block_out_channels", ())) - 1),
+        vae_scale_factor=factor,
+        channels=facts.latent_channels,
         encoder=hashed("vae"),
         words=hashed("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-        hash=models.fingerprint(name),
+        hash=fingerprint(facts),
     )
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from noiseweave.cluster import storage
 from noiseweave.cluster.training import Link
 from noiseweave.engine.inpainting import filling
-from noiseweave.engine.inpainting.models import About, InpaintModel, Kind
+from noiseweave.engine.inpainting.models import InpaintFacts, InpaintModel, Kind
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.lora import adapters
 from noiseweave.engine.lora.loss import Denoiser, held_out_loss, loss
@@ -187,7 +187,8 @@ class Validation:
         pipeline = self.reader.encoders.pipeline
         pipeline.set_progress_bar_config(disable=True)
         kind: Kind = "inpaint" if self.source.model.sees_holes else "latent"
-        about = About(kind=kind, channels=3, size=self.config.data.size, multiple=self.source.model.shrink)
+        side, multiple = self.config.data.size, self.source.model.vae_scale_factor
+        about = InpaintFacts(kind=kind, channels=3, size=side, multiple=multiple)
         text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1)
         return InpaintModel(about=about, text=text, micro_batch=1)
 

@@ -7,7 +7,8 @@ import sys
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
-from noiseweave.engine.networks import base_models, pretrained, text_pipeline
+from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks.facts import ModelFacts, describe, fingerprint
 from noiseweave.engine.sampling.recipes import sampler_name
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
@@ -23,13 +24,13 @@ def plan(config: Config, output: str) -> Task:
     Raises:
         ValueError: they do not fit the options.
     """
-    if text_pipeline.is_text_model(config.model.name):
-        return _plan_text(config, output)
+    model = describe(config.model.name)
+    if model.conditioning == "text":
+        return _plan_text(config, output, model)
     asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
     if asked:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
-    about = base_models.describe(config.model.name)
-    kind, classes = about["kind"], about["classes"]
+    kind, classes = model.family, model.classes
     name = sampler_name(kind, config.sampler)
     check(
         config.sampler.guidance == 1 or classes > 0,
@@ -42,7 +43,8 @@ def plan(config: Config, output: str) -> Task:
     )
     ok = config.trajectory == 0 or name != "none"
     check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
-    _check_base(config, kind)
+    if kind == "ddpm":
+        check_steps("sampler.steps", config.sampler.steps, model.trained_steps)
     counts = _matched(config)
     cycle = _cycle(config, classes)
     runs: tuple[tuple[int, int], ...] = ()
@@ -58,8 +60,8 @@ def plan(config: Config, output: str) -> Task:
     return Task(
         config=config,
         output=output,
-        about=dict(about),
-        model_hash=base_models.fingerprint(config.model.name),
+        about={"kind": kind, "classes": classes, "size": model.side, "channels": model.channels},
+        model_hash=fingerprint(model),
         sampler=name,
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
@@ -67,24 +69,10 @@ def plan(config: Config, output: str) -> Task:
     )
 
 
-def _check_base(config: Config, kind: str) -> None:
-    """What each worker would else find out on its own: missing weights, more steps than the model has."""
-    name = config.model.name
-    folder = pretrained.find(name, base_models.FILES)
-    parts = pretrained.read(name, folder, "model_index.json")
-    for part in ("unet", "vqvae", "vae", "generator"):
-        ok = part not in parts or any((folder / part).glob("*.safetensors"))
-        check(ok, "model.name", name, f"{part}/*.safetensors is missing in {folder}")
-    if kind == "ddpm":
-        check_steps("sampler.steps", config.sampler.steps, pretrained.trained_steps(name, folder))
-
-
-def _check_text(config: Config) -> None:
-    name = config.model.name
-    folder = text_pipeline.locate(name)
-    check_steps("text.steps", config.text.steps, pretrained.trained_steps(name, folder))
-    schedule = pretrained.read(name, folder, "scheduler/scheduler_config.json")
-    kind, solver = schedule.get("_class_name"), schedule.get("algorithm_type", "")
+def _check_text(config: Config, model: ModelFacts) -> None:
+    text_pipeline.check_text_to_image(model)
+    check_steps("text.steps", config.text.steps, model.trained_steps)
+    kind, solver = model.scheduler.get("_class_name"), model.scheduler.get("algorithm_type", "")
     tells = kind in text_pipeline.TELLING or solver in ("dpmsolver++", "sde-dpmsolver++")
     ok = config.trajectory == 0 or config.text.sampler != "pipeline" or tells
     check(ok, "trajectory", config.trajectory, f"0, as {kind} does not tell what it believes in on the way")
@@ -122,11 +110,11 @@ def _matched(config: Config) -> dict[int | None, int]:
     return counts
 
 
-def _plan_text(config: Config, output: str) -> Task:
+def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
     for name in FOR_BASE:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
-    _check_text(config)
+    _check_text(config, model)
     values = PromptValues(
         prompts=config.prompts,
         prompts_file=config.prompts_file,
@@ -144,7 +132,7 @@ def _plan_text(config: Config, output: str) -> Task:
         config=config,
         output=output,
         about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=text_pipeline.fingerprint(text_pipeline.locate(config.model.name)),
+        model_hash=fingerprint(model),
         sampler=config.text.sampler,
         total=len(words),
         words=tuple(zip(words.prompts, words.labels, strict=True)),

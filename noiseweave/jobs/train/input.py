@@ -112,9 +112,9 @@ def _check_latents(config: Config, classes: int) -> None:
 
 
 def _encoder_hash(name: str) -> str:
-    from noiseweave.engine.networks import base_models, pretrained
+    from noiseweave.engine.networks import facts, pretrained
 
-    folder = pretrained.find(name, base_models.FILES)
+    folder = pretrained.find(name, facts.BASE_FILES)
     return pretrained.fingerprint(sorted(folder.rglob("*.safetensors")))
 
 

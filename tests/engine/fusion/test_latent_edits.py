@@ -79,7 +79,7 @@ def test_the_second_sampler_gives_the_latents_back(which, guidance, images, requ
     model = request.getfixturevalue(which)
     x, z = there_and_back(model, images, told(guidance_source=guidance), SECOND)
     assert psnr(x, z) > 100
-    assert model.shrink * z.shape[-1] == images.shape[1]
+    assert model.vae_scale_factor * z.shape[-1] == images.shape[1]
 
 
 def test_words_recolour_a_picture_with_the_second_sampler_too(painter):

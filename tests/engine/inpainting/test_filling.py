@@ -11,7 +11,7 @@ from holes import KINDS, QUICK, pictures, prompts, some, watched
 from torch import nn
 
 from noiseweave.engine.inpainting import filling
-from noiseweave.engine.inpainting.models import About, InpaintModel
+from noiseweave.engine.inpainting.models import InpaintFacts, InpaintModel
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, walk
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.prompts import Prompt
@@ -53,7 +53,9 @@ def exact(target="epsilon", classes=0):
         noise_shape=(1, 8, 8),
         scheduler=scheduler,
     )
-    return InpaintModel(about=About(kind="pixel", channels=1, size=8, multiple=0), base=base, micro_batch=64)
+    return InpaintModel(
+        about=InpaintFacts(kind="pixel", channels=1, size=8, multiple=0), base=base, micro_batch=64
+    )
 
 
 @pytest.mark.parametrize("target", ["epsilon", "sample", "v_prediction"])

@@ -12,10 +12,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from holes import KINDS, QUICK, pictures, prompts
 
 from noiseweave.engine.inpainting import filling
+from noiseweave.engine.inpainting.models import for_inpainting
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
-from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks import base_models, facts, text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.seeding import generator
 
 
@@ -31,9 +32,7 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     model = models("inpaint")
     ours = filling.inpaint(model, image, hole, prompts(2, "a cat", "a dog"), recipe, 3)
     pipe = model.text.pipeline
-    pipe.scheduler = filling.text_pipeline.scheduler_of(
-        model.text, filling.TextRecipe(sampler=sampler, steps=6)
-    )
+    pipe.scheduler = text_pipeline.scheduler_of(model.text, TextRecipe(sampler=sampler, steps=6))
     theirs = pipe(
         prompt=["a cat"] * 2,
         negative_prompt=["a dog"] * 2,
@@ -88,15 +87,19 @@ def test_pipelines_with_two_text_encoders_fill_holes_too(tmp_path, xl):
     assert np.array_equal(out[~hole[:, :, :40]], image[:, :, :40][~hole[:, :, :40]])
 
 
+def described(name):
+    return for_inpainting(facts.describe(str(name)))
+
+
 @KINDS
 def test_a_model_is_known_before_it_is_loaded(inpainters, models, kind):
-    about = filling.describe(inpainters[kind])
+    about = described(inpainters[kind])
     assert about == models(kind).about
     assert about.kind == kind
     assert (about.channels, about.size, about.multiple) == ((1, 16, 0) if kind == "pixel" else (3, 64, 8))
     assert about.repaint is (kind != "inpaint")
     assert about.reads_prompts is (kind != "pixel")
-    assert len(filling.fingerprint(inpainters[kind])) == 16
+    assert len(facts.fingerprint(facts.describe(inpainters[kind]))) == 16
 
 
 def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
@@ -105,7 +108,7 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     config = json.loads((folder / "unet/config.json").read_text())
     (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": 5}))
     with pytest.raises(ValueError, match=r"takes 5 channels; inpainting takes 4 or 9"):
-        filling.describe(str(folder))
+        described(str(folder))
     (folder / "unet/config.json").write_text(json.dumps(config))
     weights = folder / "vae/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
@@ -120,6 +123,6 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
     base_models.save(base, flow, torch.float32)
     with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):
-        filling.describe(str(flow))
+        described(str(flow))
     with pytest.raises(ValueError, match="no such folder"):
-        filling.describe(str(tmp_path / "nothing"))
+        described(str(tmp_path / "nothing"))

@@ -1,6 +1,7 @@
 """The model behind the algorithms: prediction types, memory, bytes, and one clear line when it is broken."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from diffusers import DDIMScheduler
 from small_pipeline import change
 
 from noiseweave import models
+from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import backbone as b
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import facts, loading
 from noiseweave.engine.networks.recipes import ModelConfig
 
 
@@ -101,10 +103,12 @@ def test_the_schedule_is_the_librarys_without_its_noisiest_steps(digits_model):
 
 
 def test_what_can_be_asked_without_loading_the_weights():
-    assert loading.shape("digits-ddpm") == (1, 16)
-    loading.check_steps("digits-ddpm", 1000)
-    with pytest.raises(ValueError, match=r"inversion\.num_steps=1001"):
-        loading.check_steps("digits-ddpm", 1001)
+    found = loading.describe("digits-ddpm")
+    assert (found.channels, found.side, found.latent, found.vae_scale_factor) == (1, 16, False, 1)
+    loading.check_steps(found, InversionRecipe(num_steps=1000))
+    few = replace(found, scheduler={**found.scheduler, "num_train_timesteps": 10})
+    with pytest.raises(ValueError, match=r"inversion\.num_steps=11"):
+        loading.check_steps(few, InversionRecipe(num_steps=11))
 
 
 @pytest.fixture
@@ -114,20 +118,20 @@ def copy(tmp_path):
 
 
 def test_a_fingerprint_is_of_the_files_and_not_of_the_folder(copy):
-    same = loading.fingerprint("digits-ddpm")
-    assert loading.fingerprint(str(copy)) == same
+    same = loading.fingerprint(loading.describe("digits-ddpm"))
+    assert loading.fingerprint(loading.describe(str(copy))) == same
     assert len(same) == 16
-    weights = next(copy.glob(loading.WEIGHTS))
+    weights = next(copy.glob(facts.PIXEL_WEIGHTS))
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert loading.fingerprint(str(copy)) != same
+    assert loading.fingerprint(loading.describe(str(copy))) != same
 
 
 BREAKS = {
     "no folder": (lambda m: shutil.rmtree(m), "no such folder"),
     "no index": (lambda m: (m / "model_index.json").unlink(), "model_index.json is missing"),
-    "no weights": (lambda m: next(m.glob(loading.WEIGHTS)).unlink(), "safetensors is missing"),
+    "no weights": (lambda m: next(m.glob(facts.PIXEL_WEIGHTS)).unlink(), "safetensors is missing"),
     "no scheduler": (lambda m: shutil.rmtree(m / "scheduler"), "scheduler_config.json is missing"),
     "other class": (
         lambda m: change(m / "model_index.json", unet=["diffusers", "UNet2DConditionModel"]),
@@ -139,7 +143,7 @@ BREAKS = {
     ),
     "channels": (lambda m: change(m / "unet/config.json", in_channels=4), "4 channels"),
     "cut json": (lambda m: (m / "unet/config.json").write_text("{"), "is no JSON"),
-    "cut weights": (lambda m: next(m.glob(loading.WEIGHTS)).write_bytes(b"12345678{"), "model"),
+    "cut weights": (lambda m: next(m.glob(facts.PIXEL_WEIGHTS)).write_bytes(b"12345678{"), "model"),
     "other weights": (lambda m: change(m / "unet/config.json", block_out_channels=[8, 8, 8]), "model"),
 }
 

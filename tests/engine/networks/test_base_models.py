@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, LDMPipeline, U
 from small_models import model_of, tiny_kl, tiny_taesd
 
 from noiseweave.engine import seeding
-from noiseweave.engine.networks import base_models, latents
+from noiseweave.engine.networks import base_models, facts, latents
 from noiseweave.engine.networks.recipes import KINDS, UNETS, ModelConfig
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
@@ -60,7 +60,7 @@ def test_a_latent_model_keeps_its_vae(kind, make, tmp_path):
     assert type(again.encoder) is type(model.encoder)
     assert np.array_equal(drawn(again), before)
     assert before.shape == (2, 16, 16, 3)
-    assert base_models.fingerprint(str(tmp_path)) == base_models.fingerprint(str(tmp_path))
+    assert mark_of(tmp_path) == mark_of(tmp_path)
 
 
 def test_half_precision_halves_the_weights_and_changes_little(tmp_path):
@@ -137,6 +137,10 @@ def test_the_vae_that_ships_gives_a_photo_back():
     assert np.square(back - photo).mean() < 80  # 29 dB
 
 
+def mark_of(folder):
+    return facts.fingerprint(facts.describe(str(folder)))
+
+
 def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
     unet = UNet2DModel(
         sample_size=8,
@@ -149,7 +153,8 @@ def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
         layers_per_block=1,
     )
     DDPMPipeline(unet=unet, scheduler=DDPMScheduler(beta_schedule="linear")).save_pretrained(tmp_path)
-    assert base_models.describe(str(tmp_path)) == {"kind": "ddpm", "classes": 0, "size": 8, "channels": 3}
+    found = facts.describe(str(tmp_path))
+    assert (found.family, found.classes, found.side, found.channels) == ("ddpm", 0, 8, 3)
     assert drawn(loaded(str(tmp_path))).shape == (2, 8, 8, 3)
 
 
@@ -159,10 +164,10 @@ def test_what_diffusers_folder_says_is_what_ours_says(kind, latent, tmp_path):
     """Without noiseweave.json, everything but linear mixing is told from diffusers' own configs."""
     model = model_of(kind, classes=3, channels=3, encoder=tiny_kl() if latent else None)
     folder = saved(model, tmp_path)
-    ours = base_models.describe(folder)
+    ours = facts.describe(folder)
     (tmp_path / "noiseweave.json").unlink()
-    assert base_models.describe(folder) == ours
-    assert ours == {"kind": kind, "classes": 3, "size": 16, "channels": 3}
+    assert facts.describe(folder) == ours
+    assert (ours.family, ours.classes, ours.side, ours.channels) == (kind, 3, 16, 3)
 
 
 def spoil_weights(folder):
@@ -210,10 +215,10 @@ def test_a_broken_folder_is_one_clear_line(how, tmp_path):
 
 
 def test_models_of_another_kind_are_refused_by_name(tmp_path):
-    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index = {"_class_name": "StableDiffusion3Pipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="its unet is UNet2DConditionModel"):
-        base_models.describe(str(tmp_path))
+        facts.describe(str(tmp_path))
     model_of().network.save_pretrained(tmp_path / "vae")
     with pytest.raises(ValueError, match="a UNet2DModel; supported are AutoencoderKL and AutoencoderTiny"):
         base_models.load_encoder(str(tmp_path / "vae"))
@@ -221,9 +226,9 @@ def test_models_of_another_kind_are_refused_by_name(tmp_path):
 
 def test_a_fingerprint_is_of_weights_and_configs(tmp_path):
     one, other = saved(model_of(), tmp_path / "a"), saved(model_of(classes=2), tmp_path / "b")
-    mark = base_models.fingerprint(one)
-    assert mark != base_models.fingerprint(other)
+    mark = mark_of(one)
+    assert mark != mark_of(other)
     (tmp_path / "a/README.md").write_text("words")
-    assert base_models.fingerprint(one) == mark
+    assert mark_of(one) == mark
     spoil_weights(tmp_path / "a")
-    assert base_models.fingerprint(one) != mark
+    assert mark_of(one) != mark

@@ -9,11 +9,12 @@ from diffusers import AutoencoderKL
 from latent_models import PAIRS, QUICK, TEXTS, psnr, remade, there_and_back, told
 from small_models import model_of, tiny_kl, tiny_taesd
 
+from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.features import spaces
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.fusion.recipes import FusionRecipe
-from noiseweave.engine.networks import backbone, base_models, latent_backbone, latents, loading
+from noiseweave.engine.networks import backbone, base_models, facts, latent_backbone, latents, loading
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
 
 
@@ -148,19 +149,24 @@ def test_a_vae_with_statistics_of_its_latents(sd, images):
     torch.testing.assert_close(model._decode(z * 0.18215), vae.decode(vae.encode(x).latent_dist.mean).sample)
 
 
+def shape(name, size=None):
+    found = loading.describe(name, size)
+    return found.channels, found.side
+
+
 def test_other_sizes_than_the_models_own(sd_folder):
     name = str(sd_folder)
-    assert loading.shape(name) == (3, 32)
-    assert loading.shape(name, 40) == (3, 40)
+    assert shape(name) == (3, 32)
+    assert shape(name, 40) == (3, 40)
     model = loading.load(ModelConfig(name=name), size=40)
-    assert (model.size, model.channels, model.shrink) == (40, 3, 8)
+    assert (model.size, model.channels, model.vae_scale_factor) == (40, 3, 8)
     wide = np.zeros((1, 24, 40, 3), np.uint8)  # and what is no square
     x, z = there_and_back(model, wide, told(1))
     assert z.shape == (1, 4, 3, 5)
     assert model.decode(x).shape == wide.shape
     for size in (36, 4):
         with pytest.raises(ValueError, match=f"size={size}: for model .* a multiple of 8"):
-            loading.shape(name, size)
+            loading.describe(name, size)
     with pytest.raises(ValueError, match="picture of 33 x 32: sides must be multiples of 8"):
         model.encode(np.zeros((1, 32, 33, 3), np.uint8))
     with pytest.raises(ValueError, match="16 x 16 of them alone"):
@@ -176,9 +182,12 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     base = model_of("ddpm", channels=3, encoder=make())
     base_models.save(base, tmp_path, torch.float32)
     name = str(tmp_path)
-    assert loading.shape(name) == (3, 16)
-    assert loading.fingerprint(name) == base_models.fingerprint(name)
-    loading.check_steps(name, 1000)
+    assert shape(name) == (3, 16)
+    found = loading.describe(name)
+    assert (found.conditioning, found.path, found.prediction) == ("none", "vp", "epsilon")
+    assert (found.vae_scale_factor, found.trained_steps) == (2, 1000)
+    assert loading.fingerprint(found) == facts.fingerprint(found)
+    loading.check_steps(found, InversionRecipe(num_steps=1000))
     model, small = loading.load(ModelConfig(name=name)), images[:, ::2, ::2]
     assert (model.channels, model.size, model.text) == (3, 16, None)
     x, z = there_and_back(model, small, None)
@@ -189,9 +198,9 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     pictures = groups.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0).image_PHWC
     assert pictures.shape == (4, 16, 16, 3)
     with pytest.raises(ValueError, match=r"size=18: .* a multiple of 4"):  # its unet halves once more
-        loading.shape(name, 18)
+        loading.describe(name, 18)
     with pytest.raises(ValueError, match=r"prompt\.target='a': model .* reads no words"):
-        loading.hears(name, PromptRecipe(target="a"))
+        loading.check_prompt(found, PromptRecipe(target="a"))
     shutil.rmtree(tmp_path / "vqvae")
     with pytest.raises(ValueError, match=r"vqvae/config\.json is missing"):
         loading.load(ModelConfig(name=name))
@@ -204,13 +213,15 @@ def saved(folder, kind, classes=0):
 
 def test_latent_flows_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a flow"):
-        loading.shape(saved(tmp_path, "flow"))
+        loading.describe(saved(tmp_path, "flow"))
 
 
 def test_a_class_conditional_network_is_told_labels_with_guidance(tmp_path):
     """Against diffusers' own network, which takes numbers of classes: 4 means none here."""
     name = saved(tmp_path, "ddpm", classes=4)
-    assert loading.hears(name, PromptRecipe(guidance_target=3.0)) == "classes"
+    found = loading.describe(name)
+    assert (found.conditioning, found.classes) == ("class", 4)
+    loading.check_prompt(found, PromptRecipe(guidance_target=3.0))
     model, network = loading.load(ModelConfig(name=name)), base_models.load(ModelConfig(name=name)).network
     side = network.config.sample_size
     x = torch.randn(4, network.config.in_channels, side, side)

@@ -60,7 +60,9 @@ def test_a_broken_model_is_one_clear_line(sd_copy, how):
 
 
 def test_prompts_are_for_models_that_read(sd_folder):
-    assert loading.hears(str(sd_folder), PromptRecipe(target="a")) == "words"
-    assert loading.hears("digits-ddpm", PromptRecipe()) == "nothing"
+    text, digits = loading.describe(str(sd_folder)), loading.describe("digits-ddpm")
+    assert (text.conditioning, digits.conditioning) == ("text", "none")
+    loading.check_prompt(text, PromptRecipe(target="a"))
+    loading.check_prompt(digits, PromptRecipe())
     with pytest.raises(ValueError, match=r"prompt\.guidance_target=3\.0: model 'digits-ddpm' reads no words"):
-        loading.hears("digits-ddpm", replace(PromptRecipe(), guidance_target=3.0))
+        loading.check_prompt(digits, replace(PromptRecipe(), guidance_target=3.0))

@@ -12,6 +12,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 from small_pipeline import change, flag_everything
 
+from noiseweave.engine.networks import facts
 from noiseweave.engine.networks import text_pipeline as e
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
@@ -275,13 +276,18 @@ def test_a_negative_prompt_drives_away_from_its_words(painter):
 # loading
 
 
+def mark_of(folder):
+    return facts.fingerprint(facts.describe(str(folder)))
+
+
 def test_what_is_a_text_to_image_model(sd_folder, xl_folder, tmp_path):
-    assert e.is_text_model(str(sd_folder))
-    assert e.is_text_model(str(xl_folder))
-    assert not e.is_text_model("digits-ddpm")
-    assert not e.is_text_model(str(tmp_path))
-    assert len(e.fingerprint(sd_folder)) == 16
-    assert e.fingerprint(sd_folder) != e.fingerprint(xl_folder)
+    assert facts.describe(str(sd_folder)).conditioning == "text"
+    assert facts.describe(str(xl_folder)).conditioning == "text"
+    assert facts.describe("digits-ddpm").conditioning == "none"
+    with pytest.raises(ValueError, match=r"model_index\.json is missing"):
+        facts.describe(str(tmp_path))
+    assert len(mark_of(sd_folder)) == 16
+    assert mark_of(sd_folder) != mark_of(xl_folder)
 
 
 def test_a_safety_checker_that_is_there_stays_and_blacks_out(sd_copy):

@@ -129,7 +129,7 @@ def assert_the_engines(output, files):
 
 def test_pairs_without_a_finite_picture_are_quarantined(source, tmp_path):
     whole = loading.load(ModelConfig())
-    folder = shutil.copytree(loading.locate("digits-ddpm"), tmp_path / "m")
+    folder = shutil.copytree(loading.describe("digits-ddpm").folder, tmp_path / "m")
     whole.unet.conv_out.bias.data[:] = torch.nan
     whole.unet.save_pretrained(folder / "unet")
     report, made = augmented(source, tmp_path / "o", "--model.name", folder)

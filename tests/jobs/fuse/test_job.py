@@ -32,7 +32,7 @@ def test_what_it_writes(digits, capsys):
     assert min(i["psnr"] for i in lineage["inputs"]) > 100
     wanted = {"mode": "linear", "num_steps": 8, "skip": 1, "seed": 0, "noise": "independent"}
     assert wanted.items() <= lineage.items()
-    assert lineage["model_hash"] == loading.fingerprint("digits-ddpm")
+    assert lineage["model_hash"] == loading.fingerprint(loading.describe("digits-ddpm"))
 
 
 def test_the_picture_is_the_engines(digits):
