@@ -120,7 +120,7 @@ def theirs(task: Task, model: InpaintModel, loaded: Sequence[Loaded]) -> Patches
     pipe, recipe = model.text.pipeline, task.config.inpaint
     pipe.set_progress_bar_config(disable=True)
     told = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
-    pipe.scheduler = text_pipeline.scheduler_of(model.text, told)
+    pipe.scheduler = text_pipeline.text_scheduler(model.text, told)
     return [_theirs(pipe, task, one, one.regions[0]) for one in loaded]
 
 

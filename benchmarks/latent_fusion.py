@@ -70,9 +70,8 @@ class Work:
         return [str(i) for i in range(len(self.image_NHWC))]
 
     def augment(self, model: LatentBackbone, recipe: InversionRecipe) -> np.ndarray:
-        return groups.augment(
-            model, self.image_NHWC, self.keys, self.pairs, recipe, FusionRecipe(), 0, self.prompts
-        ).image_PHWC
+        parents = groups.Parents(image_BHWC=self.image_NHWC, keys=self.keys, prompts=self.prompts)
+        return groups.augment(model, parents, self.pairs, recipe, FusionRecipe(), 0).image_PHWC
 
 
 def work_of(count: int, uses: int, size: int, chain: InversionRecipe, short: InversionRecipe) -> Work:
@@ -92,7 +91,7 @@ def work_of(count: int, uses: int, size: int, chain: InversionRecipe, short: Inv
 
 def joined(model: LatentBackbone, words: Words, guidance: float) -> Denoiser:
     """Both halves of the guidance in one call."""
-    return model.told(words, guidance)
+    return model.conditioned(words, guidance)
 
 
 Halves = Callable[[LatentBackbone, Words, float], Denoiser]
@@ -156,7 +155,9 @@ def fused_by_us(model: LatentBackbone, work: Work, last: float) -> Tensor:
     noise = [draw_noise(work.chain, len(s), tuple(x_0.shape[1:]), 0, work.keys[i]) for i in places]
     epsilon = groups.source_denoiser(model, two)
     maps = inversion.invert(epsilon, s, x_0, torch.stack(noise, 1).to(x_0))
-    return groups.fuse_pictures(model, s, maps, [("linear", [0.5, 0.5])], prompts=two)
+    return groups.fuse_pictures(
+        model, groups.Inverted(schedule=s, maps=maps, prompts=two), [("linear", [0.5, 0.5])]
+    )
 
 
 # what is timed
@@ -280,7 +281,7 @@ def flops(unet: Any, arguments: dict[str, Any]) -> int:
 def use_of_the_machine(model: LatentBackbone, device: str, ours: Piece) -> dict[str, Any]:
     """What one full, guided call of our UNet reaches of the rate of large matrix products, and the whole of ours."""
     rows, side = 2 * model.parts.size, model.unet.config.sample_size
-    words = model.words([""]).told["prompt_embeds"]
+    words = model.words([""]).conditional["prompt_embeds"]
     arguments = {
         "sample": torch.randn(
             rows, model.unet.config.in_channels, side, side, device=device, dtype=model.dtype

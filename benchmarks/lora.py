@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import Denoiser
+from noiseweave.engine.lora.loss import LoraNetwork
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs.arguments import parse
 from noiseweave.jobs.lora import cache
@@ -70,7 +70,7 @@ def ours(config: lora_config.Config, source: lora_input.Source) -> Callable[[], 
     task = Task(config=config, source=source, threads=1, workers=1)
     fresh()
     pipeline = cache.opened(config.model.name, "cpu")
-    network = Denoiser(adapters.attach(pipeline, config.lora, config.seed)).train()
+    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed)).train()
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), Alone())  # type: ignore[arg-type]
     ready = batches(Reader(config, source, Encoders(pipeline)), 0, 1, 0, 1)
     return lambda: float(trainer.update(next(ready)))

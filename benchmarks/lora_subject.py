@@ -36,7 +36,7 @@ from inversion import hardware
 from lora import fill
 
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import Denoiser, LoraBatch, held_out_loss
+from noiseweave.engine.lora.loss import LoraBatch, LoraNetwork, held_out_loss
 from noiseweave.engine.networks import latents
 from noiseweave.engine.pictures import crops, images
 from noiseweave.jobs.arguments import parse
@@ -176,7 +176,7 @@ class Judge:
         self, config: lora_config.Config, batch: LoraBatch, keys: Sequence[str], noises: int
     ) -> None:
         pipe = cache.opened(config.model.name, "cpu")
-        self.network = Denoiser(adapters.attach(pipe, config.lora, config.seed))
+        self.network = LoraNetwork(adapters.attach(pipe, config.lora, config.seed))
         self.untrained = {n: w.clone() for n, w in adapters.state(self.network).items()}
         self.scheduler, self.batch, self.keys, self.noises = pipe.scheduler, batch, keys, noises
 

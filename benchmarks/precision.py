@@ -53,7 +53,7 @@ def there_and_back(
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     x_0 = model.encode(image_NHWC)
     epsilon = groups.source_denoiser(model, prompts)
-    x = dpm_solver.SOLVERS[recipe.sampler][1](epsilon, s, maps)
+    x = dpm_solver.SOLVERS[recipe.sampler].replay(epsilon, s, maps)
     back, own = (torch.from_numpy(model.decode(v)).float() for v in (x, x_0))
     original = torch.from_numpy(image_NHWC.copy()).float()
     found = {

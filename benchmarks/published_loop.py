@@ -21,13 +21,15 @@ from noiseweave.engine.networks.latent_backbone import LatentBackbone, Words
 
 def halves_apart(model: LatentBackbone, words: Words, guidance: float) -> Denoiser:
     """epsilon(x, t): a call without the words, then one with them."""
-    pair = words.untold["prompt_embeds"], words.told["prompt_embeds"]
+    pair = words.unconditional["prompt_embeds"], words.conditional["prompt_embeds"]
 
     @torch.inference_mode()
     def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         x, t = x_BCHW.to(model.dtype), t_B.to(model.device)
-        untold, told = (model.unet(x, t, encoder_hidden_states=w, return_dict=False)[0].float() for w in pair)
-        return model.noise_of(untold + guidance * (told - untold), x_BCHW, t_B)
+        unconditional, told = (
+            model.unet(x, t, encoder_hidden_states=w, return_dict=False)[0].float() for w in pair
+        )
+        return model.epsilon_of(unconditional + guidance * (told - unconditional), x_BCHW, t_B)
 
     return epsilon
 

@@ -93,10 +93,10 @@ def reconstruction(image_BHWC: np.ndarray) -> None:
         x_0 = model.encode(image_BHWC)
         for steps in (20, 25):
             noise = [draw_noise(RECIPE, steps, (1, 16, 16), 0, str(i)) for i in range(len(x_0))]
-            for name, (invert, back) in dpm_solver.SOLVERS.items():
+            for name, solver in dpm_solver.SOLVERS.items():
                 s = model.schedule(steps) if name == "ddim" else dpm_solver.schedule(model.scheduler, steps)
-                maps = invert(model.epsilon, s, x_0, torch.stack(noise, 1))
-                mse = (back(model.epsilon, s, maps).double() - x_0).square().mean()
+                maps = solver.invert(model.epsilon, s, x_0, torch.stack(noise, 1))
+                mse = (solver.replay(model.epsilon, s, maps).double() - x_0).square().mean()
                 print(f"{name:16} {precision} {steps} steps: {float(10 * torch.log10(4 / mse)):.1f} dB")
 
 

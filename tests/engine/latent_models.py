@@ -31,7 +31,7 @@ def psnr(x, y):
 
 def there_and_back(model, images, prompts, recipe=QUICK):
     s, maps = groups.invert_pictures(model, images, "abc"[: len(images)], recipe, 0, prompts)
-    replay = SOLVERS[recipe.sampler][1]
+    replay = SOLVERS[recipe.sampler].replay
     return replay(groups.source_denoiser(model, prompts), s, maps), model.encode(images)
 
 

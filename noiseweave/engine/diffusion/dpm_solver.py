@@ -20,6 +20,7 @@ Only the mean differs from DDIM, so a residual is again the whole x_t - mu: repl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
         scheduler: any diffusers scheduler of a noise schedule; its betas and its time step spacing are kept.
 
     Raises:
-        ValueError: more steps than DPM-Solver++ can tell apart on this noise schedule.
+        ValueError: more steps than DPM-Solver++ can separate on this noise schedule.
     """
     from diffusers import DPMSolverMultistepScheduler
 
@@ -77,7 +78,7 @@ def data_prediction(x: Tensor, epsilon: Tensor, a: Tensor) -> Tensor:
     return (1 / a).sqrt().to(x) * x - (1 / a - 1).sqrt().to(x) * epsilon
 
 
-def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
+def invert_dpm(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
     """Invert B pictures; arguments and result as those of ``inversion.invert``.
 
     Every x_t is drawn straight from x_0, so here too all T * B network inputs are one batch; x_theta of the
@@ -93,8 +94,8 @@ def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor
     return inversion.maps_of(s, x_TBCHW, x_prev_TBCHW - mu_TBCHW)
 
 
-def replay_maps(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
-    """Noise maps -> pictures; arguments, result and errors as those of ``replay.replay``."""
+def replay_dpm(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
+    """Noise maps -> pictures; arguments, result and errors as those of ``inversion.replay``."""
     x_BCHW = inversion.first(s, maps)
     weight_T, before_BCHW = slope_weights(s), torch.zeros_like(x_BCHW)
     for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
@@ -109,11 +110,20 @@ def replay_maps(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor
     return x_BCHW
 
 
-Invert = Callable[[Denoiser, Schedule, Tensor, Tensor], list[NoiseMaps]]
-Replay = Callable[[Denoiser, Schedule, list[NoiseMaps]], Tensor]
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """A reverse process, run both ways. Maps are replayed by the solver, and on the schedule, that made them.
 
-SOLVERS: dict[SolverName, tuple[Invert, Replay]] = {
-    "ddim": (inversion.invert, inversion.replay),
-    "sde-dpm-solver++": (invert, replay_maps),
+    Attributes:
+        invert: (epsilon, schedule, x_0 [B, C, H, W], noise [T, B, C, H, W]) -> B noise maps.
+        replay: (epsilon, schedule, B noise maps) -> x_0, float [B, C, H, W].
+    """
+
+    invert: Callable[[Denoiser, Schedule, Tensor, Tensor], list[NoiseMaps]]
+    replay: Callable[[Denoiser, Schedule, list[NoiseMaps]], Tensor]
+
+
+SOLVERS: dict[SolverName, Solver] = {
+    "ddim": Solver(invert=inversion.invert, replay=inversion.replay),
+    "sde-dpm-solver++": Solver(invert=invert_dpm, replay=replay_dpm),
 }
-"""Name -> (invert, replay). Maps of one are replayed by the same one, on the schedule that they were made with."""

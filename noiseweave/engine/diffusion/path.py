@@ -53,7 +53,7 @@ def kept(t_S: Tensor, alpha_bar: Tensor, skip: int) -> Schedule:
     return Schedule(t_T=t_T, a_T=a_T, a_prev_T=a_prev_T)
 
 
-def noise_of(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
+def epsilon_from_output(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
     """The noise in x, from a network's output of that target: epsilon, v_prediction or sample.
 
     Args:
@@ -66,7 +66,7 @@ def noise_of(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
     return (x - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
 
 
-def x_0_of(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
+def x_0_from_output(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
     """The clean picture in x, in the same way."""
     if target == "epsilon":
         return (x - (1 - a).sqrt() * out) / a.sqrt()

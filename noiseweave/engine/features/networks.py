@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class FeatureNetwork:
     """A network, and its last layer: class probabilities are softmax(features W^T + bias); None without classes."""
 
     run: Callable[[Tensor], Tensor]
@@ -88,7 +88,7 @@ def is_published(name: str, digest: str) -> bool:
     return digest.startswith(re.findall(r"-([0-9a-f]{8})\.", PUBLISHED[name])[0])
 
 
-def load(name: str, weights: Path, device: str) -> Network:
+def load(name: str, weights: Path, device: str) -> FeatureNetwork:
     """One of PUBLISHED.
 
     Raises:
@@ -107,7 +107,7 @@ def load(name: str, weights: Path, device: str) -> Network:
         raise ValueError(f"features.weights={str(weights)!r}: no weights of {name} ({why})") from None
 
 
-def _inception(state: dict[str, Any], device: str) -> Network:
+def _inception(state: dict[str, Any], device: str) -> FeatureNetwork:
     """pytorch-fid's InceptionV3: its own resizing to 299, 2048 pooled values, the 1008 classes of its last layer.
 
     As in Salimans et al., the Inception Score's probabilities leave the last layer's bias out.
@@ -119,10 +119,10 @@ def _inception(state: dict[str, Any], device: str) -> Network:
     # it downloads as it is built; the address is no argument
     with patch.object(inception, "load_state_dict_from_url", lambda *_args, **_kwargs: state):
         network = inception.InceptionV3().to(device).eval()
-    return Network(run=lambda x: network(x)[0].flatten(1), head=(state["fc.weight"], None))
+    return FeatureNetwork(run=lambda x: network(x)[0].flatten(1), head=(state["fc.weight"], None))
 
 
-def _efficientnet(state: dict[str, Any], device: str) -> Network:
+def _efficientnet(state: dict[str, Any], device: str) -> FeatureNetwork:
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
@@ -133,10 +133,10 @@ def _efficientnet(state: dict[str, Any], device: str) -> Network:
         x = F.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
         return network.extract_features(normalised(x, [0.498] * 3, [0.502] * 3)).mean((2, 3))
 
-    return Network(run=run, head=(state["_fc.weight"], state["_fc.bias"]))
+    return FeatureNetwork(run=run, head=(state["_fc.weight"], state["_fc.bias"]))
 
 
-def _resnet50(state: dict[str, Any], device: str) -> Network:
+def _resnet50(state: dict[str, Any], device: str) -> FeatureNetwork:
     from torchvision.models import resnet50
 
     network = resnet50(weights=None)
@@ -144,12 +144,12 @@ def _resnet50(state: dict[str, Any], device: str) -> Network:
     network.fc = torch.nn.Identity()  # the pooled 2048 values
     network = network.to(device).eval().requires_grad_(False)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    return Network(
+    return FeatureNetwork(
         run=lambda x: network(normalised(x, mean, std)), head=(state["fc.weight"], state["fc.bias"])
     )
 
 
-def transformer(name: str, device: str) -> Network:
+def transformer(name: str, device: str) -> FeatureNetwork:
     """A transformers vision model, by its folder or hub id: DINOv2, CLIP's image tower, ViT.
 
     Raises:
@@ -178,7 +178,7 @@ def transformer(name: str, device: str) -> Network:
         pooled = getattr(out, "pooler_output", None)
         return pooled.flatten(1) if pooled is not None else out.last_hidden_state[:, 0]
 
-    return Network(run=run)
+    return FeatureNetwork(run=run)
 
 
 def normalised(x: Tensor, mean: list[float], std: list[float]) -> Tensor:

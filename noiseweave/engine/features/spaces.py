@@ -19,7 +19,7 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.features import classifier, networks
-from noiseweave.engine.features.networks import PUBLISHED, Network
+from noiseweave.engine.features.networks import PUBLISHED, FeatureNetwork
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
@@ -140,14 +140,14 @@ def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str =
     )
 
 
-def _classifier(folder: Path, device: str) -> Network:
+def _classifier(folder: Path, device: str) -> FeatureNetwork:
     network = classifier.load(folder).to(device)
 
     def run(x: Tensor) -> Tensor:
         grey = x.mean(1, keepdim=True) if network.channels == 1 else x
         return network.features(grey * 2 - 1)
 
-    return Network(run=run, head=(network.last.weight, network.last.bias))
+    return FeatureNetwork(run=run, head=(network.last.weight, network.last.bias))
 
 
 def _probabilities(f_BD: np.ndarray, weight_CD: Tensor, bias_C: Tensor | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,26 +33,24 @@ Shares = Sequence[tuple[int, float]]
 
 
 def draw_pair(
-    a: int,
-    b: int,
-    key_a: str,
-    key_b: str,
+    ends: tuple[int, int],
+    keys: tuple[str, str],
     similarity: float,
     recipe: FusionRecipe,
     seed: int,
     threshold: float = 0.0,
-    number: int = 0,
-    attempt: int = 0,
+    turn: tuple[int, int] = (0, 0),
 ) -> Pair:
     """Order, mode and ratio of a pair, all from (seed, the two keys); an adaptive ratio from its similarity.
 
     Args:
+        ends: positions of the two pictures in their group.
         threshold: lowest similarity of a pair; only an adaptive ratio asks for it.
-        number, attempt: of a pair's several pictures, and of the draws of one; other draws, the first are both 0.
+        turn: (number, attempt): of a pair's several pictures, and of the draws of one. Each turn draws anew.
     """
-    again = (number, attempt) if number or attempt else ()
-    r = rng(seed, "pair", key_a, key_b, *again)
-    first, second = (a, b) if r.random() < 0.5 else (b, a)
+    again = turn if any(turn) else ()
+    r = rng(seed, "pair", *keys, *again)
+    first, second = ends if r.random() < 0.5 else ends[::-1]
     mode, ratio = r.choice(recipe.modes), r.uniform(recipe.ratio_min, recipe.ratio_max)
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
@@ -62,46 +60,46 @@ def draw_pair(
         similarity=similarity,
         mode=mode,
         ratio=round(ratio, 6),
-        seed=seed_of(seed, "pair", key_a, key_b, *again),
-        number=number,
-        attempt=attempt,
+        seed=seed_of(seed, "pair", *keys, *again),
+        number=turn[0],
+        attempt=turn[1],
     )
 
 
 def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
-    """What an inversion of the B pictures asks: told each picture's source text, or its class."""
+    """The denoiser of an inversion of the B pictures: conditioned on each one's source text, or its class."""
     if prompts is None:
         return backbone.epsilon
-    return backbone.told(_said(backbone, prompts.source), prompts.guidance_source)
+    return backbone.conditioned(_conditions_of(backbone, prompts.source), prompts.guidance_source)
 
 
-def _said(backbone: Backbone, told: Sequence[Any]) -> Words | Classes:
+def _conditions_of(backbone: Backbone, given: Sequence[Any]) -> Words | Classes:
     """Texts for a model that reads words, else classes."""
     reads = isinstance(backbone, LatentBackbone) and backbone.text is not None
-    return backbone.words(told) if reads else backbone.labels(told)  # type: ignore[attr-defined]
+    return backbone.words(given) if reads else backbone.labels(given)  # type: ignore[attr-defined]
 
 
 def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[Sequence[Shares]], Denoiser]:
-    """(what each fused picture is made of) -> what their replay asks: told the parents' targets, mixed alike."""
+    """(what each fused picture is made of) -> the denoiser of their replay: on the parents' targets, mixed alike."""
     if prompts is None:
         return lambda shares: backbone.epsilon
-    told, guidance, words = backbone.told, prompts.guidance_target, _said(backbone, prompts.target)
-    return lambda shares: told(words.mixed(shares), guidance)
+    guidance, words = prompts.guidance_target, _conditions_of(backbone, prompts.target)
+    return lambda shares: backbone.conditioned(words.mixed(shares), guidance)
 
 
-def cut_off(backbone: Backbone, prompts: Prompts | None) -> dict[str, str]:
+def truncated_prompts(backbone: Backbone, prompts: Prompts | None) -> dict[str, str]:
     """The distinct texts that are too long for the model's text encoder -> the ends that it does not read."""
     if prompts is None or not isinstance(backbone, LatentBackbone) or backbone.text is None:
         return {}
     texts = dict.fromkeys((*prompts.source, *prompts.target))
-    return text_pipeline.cut_off(backbone.text, [Prompt(text=text, key="") for text in texts])
+    return text_pipeline.truncated_ends(backbone.text, [Prompt(text=text, key="") for text in texts])
 
 
 def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
-    """The kept time steps of the recipe's sampler.
+    """The kept time steps of the recipe's solver.
 
     Raises:
-        ValueError: more steps than the model, or the sampler, can tell apart.
+        ValueError: more steps than the model, or the solver, can separate.
     """
     if recipe.sampler == "ddim":
         return backbone.schedule(recipe.num_steps, recipe.skip)
@@ -119,14 +117,14 @@ def invert_pictures(
     """uint8 [B, size, size, C] and their keys -> one NoiseMaps each; noise from (seed, key).
 
     Args:
-        prompts: of the B pictures, for a model that reads words; None tells it nothing.
+        prompts: of the B pictures, for a model that reads words; None is without conditioning.
     """
     s = schedule_of(backbone, recipe)
     with spans.span(0, 1 / (len(s) + 1)):
         x_0_BCHW = backbone.encode(image_BHWC)
     noise = [draw_noise(recipe, len(s), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
     noise_TBCHW = torch.stack(noise, 1).to(backbone.device)
-    invert, _ = dpm_solver.SOLVERS[recipe.sampler]
+    invert = dpm_solver.SOLVERS[recipe.sampler].invert
     with spans.span(1 / (len(s) + 1), 1):
         return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
 
@@ -147,6 +145,24 @@ class Fused:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parents:
+    """The B pictures of a group, before they are inverted.
+
+    Attributes:
+        image_BHWC: uint8 [B, size, size, C], at the model's size.
+        keys: of each; with a seed they decide the noise.
+        prompts: of a text or class-conditional model; None is without conditioning.
+        masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
+            it shows.
+    """
+
+    image_BHWC: np.ndarray
+    keys: Sequence[str]
+    prompts: Prompts | None = None
+    masks: Mapping[int, np.ndarray] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inverted:
     """A group's pictures as noise maps, each made once for all that is drawn of it.
 
@@ -158,39 +174,31 @@ class Inverted:
 
     schedule: Schedule
     maps: Sequence[NoiseMaps]
-    mask_of: Mapping[int, Tensor]
-    prompts: Prompts | None
+    mask_of: Mapping[int, Tensor] = field(default_factory=dict)
+    prompts: Prompts | None = None
 
 
-def inverted(
+def invert_group(
     backbone: Backbone,
-    image_BHWC: np.ndarray,
-    keys: Sequence[str],
+    group: Parents,
     seconds: Collection[int],
     inversion: InversionRecipe,
     fusion: FusionRecipe,
     seed: int,
-    prompts: Prompts | None = None,
-    masks: Mapping[int, np.ndarray] | None = None,
 ) -> Inverted:
     """A group's pictures -> noise maps.
 
     Args:
-        image_BHWC: uint8 [B, size, size, C], at the model's size.
-        keys: of the B pictures; with ``seed`` they decide the noise.
         seconds: positions of the pictures that are the second of a pair.
-        prompts: of the B pictures, for a model that is told words or classes; None tells it nothing.
-        masks: for fusion.region.source=file, position of each pair's second picture -> uint8 [h, w], 255 where
-            it shows.
     """
     with spans.span(0, 1):
-        s, maps = invert_pictures(backbone, image_BHWC, keys, inversion, seed, prompts)
-    mask_of = _regions(fusion.region, maps, seconds, masks)
-    return Inverted(schedule=s, maps=maps, mask_of=mask_of, prompts=prompts)
+        s, maps = invert_pictures(backbone, group.image_BHWC, group.keys, inversion, seed, group.prompts)
+    mask_of = _regions(fusion.region, maps, seconds, group.masks)
+    return Inverted(schedule=s, maps=maps, mask_of=mask_of, prompts=group.prompts)
 
 
-def fused(
-    backbone: Backbone, group: Inverted, pairs: Sequence[Pair], sampler: SolverName, fusion: FusionRecipe
+def fuse_group(
+    backbone: Backbone, group: Inverted, pairs: Sequence[Pair], solver: SolverName, fusion: FusionRecipe
 ) -> Fused:
     """The fused pictures of some pairs, in their order.
 
@@ -200,54 +208,41 @@ def fused(
     Args:
         pairs: with ``a`` and ``b`` as positions in the group; their seeds decide what fresh noise there is.
     """
-    maps, mask_of, s = group.maps, group.mask_of, group.schedule
-    areas = [_area(mask_of.get(p.b)) for p in pairs]
-    epsilon_of, (_, replay) = target_denoisers(backbone, group.prompts), dpm_solver.SOLVERS[sampler]
+    areas = [_area(group.mask_of.get(p.b)) for p in pairs]
+    epsilon_of, replay = target_denoisers(backbone, group.prompts), dpm_solver.SOLVERS[solver].replay
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in spans.steps(range(0, len(pairs), step)):
-        some = pairs[start : start + step]
-        mixed = [
-            varied(
-                _fused(
-                    [maps[p.a], maps[p.b]],
-                    [1 - p.ratio, p.ratio],
-                    p.mode,
-                    fusion.keep_spread,
-                    mask_of.get(p.b),
-                ),
-                s,
-                fusion.variation or 0.0,
-                p.seed,
-            )
-            for p in some
-        ]
-        told = [
+        some, shown = pairs[start : start + step], areas[start : start + step]
+        mixed = [_fuse_pair(group, p, fusion) for p in some]
+        made_of = [
             list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
-            for p, area in zip(some, areas[start : start + step], strict=True)
+            for p, area in zip(some, shown, strict=True)
         ]
-        done.append(backbone.decoded(replay(epsilon_of(told), s, mixed)))
+        done.append(backbone.decoded(replay(epsilon_of(made_of), group.schedule, mixed)))
     image_PHWC, finite_P = map(np.concatenate, zip(*done, strict=True))
     return Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
 
 
+def _fuse_pair(group: Inverted, p: Pair, fusion: FusionRecipe) -> NoiseMaps:
+    weights, mask_HW = [1 - p.ratio, p.ratio], group.mask_of.get(p.b)
+    maps = _fuse_maps([group.maps[p.a], group.maps[p.b]], weights, p.mode, fusion.keep_spread, mask_HW)
+    return varied(maps, group.schedule, fusion.variation or 0.0, p.seed)
+
+
 def augment(
     backbone: Backbone,
-    image_BHWC: np.ndarray,
-    keys: Sequence[str],
+    group: Parents,
     pairs: Sequence[Pair],
     inversion: InversionRecipe,
     fusion: FusionRecipe,
     seed: int,
-    prompts: Prompts | None = None,
-    masks: Mapping[int, np.ndarray] | None = None,
 ) -> Fused:
-    """The fused pictures of a group, in the order of its pairs: ``inverted``, then ``fused``."""
+    """The fused pictures of a group, in the order of its pairs: ``invert_group``, then ``fuse_group``."""
     if not pairs:
-        return Fused(image_PHWC=image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
-    seconds = {p.b for p in pairs}
-    group = inverted(backbone, image_BHWC, keys, seconds, inversion, fusion, seed, prompts, masks)
-    return fused(backbone, group, pairs, inversion.sampler, fusion)
+        return Fused(image_PHWC=group.image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
+    maps = invert_group(backbone, group, {p.b for p in pairs}, inversion, fusion, seed)
+    return fuse_group(backbone, maps, pairs, inversion.sampler, fusion)
 
 
 def varied(maps: NoiseMaps, s: Schedule, strength: float, seed: int) -> NoiseMaps:
@@ -287,33 +282,30 @@ def _shares(weights: Sequence[float], area: float) -> list[float]:
 
 def fuse_pictures(
     backbone: Backbone,
-    s: Schedule,
-    maps: Sequence[NoiseMaps],
+    group: Inverted,
     recipes: Sequence[tuple[str, Sequence[float]]],
     keep_spread: bool = True,
-    prompts: Prompts | None = None,
-    sampler: SolverName = "ddim",
+    solver: SolverName = "ddim",
     mask_HW: Tensor | None = None,
 ) -> Tensor:
-    """Several fusions (mode, weights) of the same maps: float [len(recipes), C, H, W].
+    """Several fusions (mode, weights) of all pictures of a group: float [len(recipes), C, H, W].
 
     The maps of one picture alone are replayed as they are: with a target prompt that is text-guided editing.
 
     Args:
-        prompts: of the pictures, for a model that reads words; None tells it nothing.
-        sampler: that the maps were made with.
+        solver: that the maps were made with.
         mask_HW: float [h, w] in 0..1, where the fusion shows; elsewhere is the first picture. None is everywhere.
 
     Raises:
         ValueError: as of ``regions.fit_mask``.
     """
-    fused = [_fused(maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
+    fused = [_fuse_maps(group.maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
     shares = [_shares(w, _area(mask_HW)) for _, w in recipes]
-    epsilon = target_denoisers(backbone, prompts)([list(enumerate(w)) for w in shares])
-    return dpm_solver.SOLVERS[sampler][1](epsilon, s, fused)
+    epsilon = target_denoisers(backbone, group.prompts)([list(enumerate(w)) for w in shares])
+    return dpm_solver.SOLVERS[solver].replay(epsilon, group.schedule, fused)
 
 
-def _fused(
+def _fuse_maps(
     maps: Sequence[NoiseMaps], weights: Sequence[float], mode: str, keep_spread: bool, mask_HW: Tensor | None
 ) -> NoiseMaps:
     if len(maps) == 1:

@@ -12,7 +12,7 @@ from noiseweave.engine.records import Pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Redrawn:
     """What was drawn of P pairs, after the last attempt.
 
     Attributes:
@@ -28,17 +28,17 @@ class Drawn:
     attempts: int
 
 
-def drawn(
+def redraw_rejected(
     pairs: Sequence[Pair],
     draw: Callable[[Sequence[Pair]], Fused],
     again: Callable[[Pair, int], Pair],
     check: Callable[[Sequence[Pair], Fused], list[Check]] | None,
     redraw: int,
-) -> Drawn:
+) -> Redrawn:
     """Draw every pair, and those that the gate rejects again, up to ``redraw`` times."""
     pairs, fused = list(pairs), draw(pairs)
     if check is None:
-        return Drawn(pairs=pairs, fused=fused, checks=None, attempts=0)
+        return Redrawn(pairs=pairs, fused=fused, checks=None, attempts=0)
     checks, attempts = check(pairs, fused), 0
     for attempt in range(1, redraw + 1):
         places = [i for i, c in enumerate(checks) if c.verdict != "kept"]
@@ -51,9 +51,9 @@ def drawn(
             pairs[i], checks[i], areas[i] = new[n], found, other.areas[n]
             image_PHWC[i], finite_P[i] = other.image_PHWC[n], other.finite_P[n]
         fused = Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
-    return Drawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
+    return Redrawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
 
 
-def rejected(made: Drawn) -> Counter[str]:
+def rejected(made: Redrawn) -> Counter[str]:
     """verdict -> how many pictures stayed rejected."""
     return Counter(c.verdict for c in made.checks or () if c.verdict != "kept")

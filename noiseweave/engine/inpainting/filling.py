@@ -16,9 +16,9 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
-from noiseweave.engine.diffusion.path import Schedule, kept, x_0_of
+from noiseweave.engine.diffusion.path import Schedule, kept, x_0_from_output
 from noiseweave.engine.inpainting.models import InpaintModel, load
-from noiseweave.engine.inpainting.recipes import InpaintRecipe, walk
+from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
 from noiseweave.engine.inpainting.repaint import Believe, Draw, repaint
 from noiseweave.engine.networks import latents, text_pipeline
 from noiseweave.engine.networks.conditioning import Condition, words_of
@@ -134,8 +134,10 @@ def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
     return lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x.device)
 
 
-def _told(model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]) -> Predict:
-    """The UNet of a pipeline, told each picture's prompt; size is (height, width) in pixels."""
+def _conditional(
+    model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]
+) -> Predict:
+    """The UNet of a pipeline, conditioned on each picture's prompt; size is (height, width) in pixels."""
     pipeline: Any = model.text.pipeline if model.text else None
     words = words_of(pipeline, prompts, pipeline.unet.dtype)
     which_B = torch.arange(len(prompts), device=model.device)
@@ -153,11 +155,11 @@ def _conditioned(
 ) -> Tensor:
     """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
     assert model.text is not None
-    told = _told(model, prompts, recipe.guidance, hole_BHW.shape[1:])
+    predict = _conditional(model, prompts, recipe.guidance, hole_BHW.shape[1:])
     around = latents.around(model.vae, latents.to_pixels(image_BHWC), _hole(hole_BHW))
-    mask = latents.shrunk(_hole(hole_BHW), around).to(around)
+    mask = latents.hole_in_latents(_hole(hole_BHW), around).to(around)
     words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
-    scheduler = text_pipeline.scheduler_of(model.text, words)
+    scheduler = text_pipeline.text_scheduler(model.text, words)
     scheduler.set_timesteps(recipe.steps)
     skip = (recipe.steps - recipe.kept) * scheduler.order
     t_T = scheduler.timesteps[skip:]
@@ -172,7 +174,7 @@ def _conditioned(
     extra = {"generator": generators} if "generator" in takes else {}
     for t in spans.steps(t_T):
         seen = torch.cat([scheduler.scale_model_input(x, t), mask, around], 1)
-        x = scheduler.step(told(seen, t), t, x, return_dict=False, **extra)[0]
+        x = scheduler.step(predict(seen, t), t, x, return_dict=False, **extra)[0]
     return x
 
 
@@ -188,10 +190,10 @@ def _repainted(
     # a latent near the hole sees into it: it is shown its surroundings there, not what is to be replaced
     shown = np.stack([masks.filled(x, hole) for x, hole in zip(image_BHWC, hole_BHW, strict=True)])
     known = _encode(model, shown)
-    hole = latents.shrunk(_hole(hole_BHW), known)
+    hole = latents.hole_in_latents(_hole(hole_BHW), known)
     inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
     s = _schedule(model, recipe)
-    levels = walk(len(s), recipe.jump_length, recipe.resample)
+    levels = repaint_levels(len(s), recipe.jump_length, recipe.resample)
     predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
     return repaint(_believe(model, predict), s, known, hole, inside, levels, _draw(known, generators))
 
@@ -209,9 +211,9 @@ def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
 def _predict(
     model: InpaintModel, prompts: Sequence[Prompt], recipe: InpaintRecipe, size: tuple[int, int]
 ) -> Predict:
-    """The network's output, float32: told the prompts, or, a base model that knows classes, that there is none."""
+    """The network's output, float32: conditioned on the prompts; a class-conditional base model, on none."""
     if model.base is None:
-        return _told(model, prompts, recipe.guidance, size)
+        return _conditional(model, prompts, recipe.guidance, size)
     base, n = model.base, len(prompts)
     none = torch.full((n,), base.classes, device=base.device) if base.classes else None
 
@@ -228,6 +230,6 @@ def _believe(model: InpaintModel, predict: Predict) -> Believe:
     clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
 
     def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
-        return x_0_of(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
+        return x_0_from_output(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
 
     return believe

@@ -17,7 +17,7 @@ from noiseweave.engine.networks.facts import ModelFacts, describe
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
 
-Kind = Literal["inpaint", "latent", "pixel"]
+InpaintKind = Literal["inpaint", "latent", "pixel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class InpaintFacts:
         multiple: sides of its pictures are multiples of it; 0 where it draws size x size only.
     """
 
-    kind: Kind
+    kind: InpaintKind
     channels: int
     size: int
     multiple: int
@@ -99,7 +99,7 @@ def for_inpainting(model: ModelFacts) -> InpaintFacts:
         raise ValueError(
             f"model {model.name!r}: its unet takes {seen} channels; inpainting takes {latent} or {2 * latent + 1}"
         )
-    kind: Kind = "inpaint" if model.sees_holes else "latent"
+    kind: InpaintKind = "inpaint" if model.sees_holes else "latent"
     return InpaintFacts(kind=kind, channels=model.channels, size=model.side, multiple=model.multiple)
 
 

@@ -51,7 +51,7 @@ class InpaintRecipe:
         return min(int(self.steps * self.strength), self.steps)
 
 
-def walk(steps: int, jump_length: int, resample: int) -> list[int]:
+def repaint_levels(steps: int, jump_length: int, resample: int) -> list[int]:
     """The levels of noise that RePaint visits: from ``steps``, noise, to 0, clean.
 
     One lower is a step of the model; a jump up adds the noise of ``jump_length`` levels at once. From levels 1,

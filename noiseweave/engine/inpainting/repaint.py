@@ -33,13 +33,13 @@ def repaint(
     """RePaint, algorithm 1 of arXiv 2201.09865: what is known is put back, noised, after each step.
 
     diffusers' RePaintScheduler has the same step, but on a schedule of fewer steps than the model's its undo_step
-    ends nearly a step too noisy for the time that the model is then told.
+    ends nearly a step too noisy for the time that the model is conditioned on.
 
     Args:
         known: [B, C, H, W], clean; its values inside the hole are not used.
         hole: bool, broadcast against known.
         inside: [B, C, H, W], clean, what the hole starts from, noised; zeros where it starts from nothing.
-        levels: of ``walk(len(s), ...)``.
+        levels: of ``repaint_levels(len(s), ...)``.
 
     Returns:
         [B, C, H, W], ``known`` itself outside the hole.

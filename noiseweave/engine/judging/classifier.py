@@ -108,7 +108,12 @@ def batches(
 
 def augmented(x_BCHW: Tensor, p_BK: Tensor, recipe: ClassifierRecipe) -> tuple[Tensor, Tensor]:
     """A batch through the classical augmentations, those of single pictures first."""
-    for name, change in (("flip", flip), ("crop", crop), ("affine", affine), ("randaugment", randaugment)):
+    for name, change in (
+        ("flip", flip),
+        ("crop", random_crop),
+        ("affine", affine),
+        ("randaugment", randaugment),
+    ):
         if name in recipe.classical:
             x_BCHW = change(x_BCHW)
     if not {"mixup", "cutmix"} & set(recipe.classical):
@@ -129,15 +134,15 @@ def flip(x_BCHW: Tensor) -> Tensor:
     return torch.where(chosen_B.view(-1, 1, 1, 1).to(x_BCHW.device), x_BCHW.flip(-1), x_BCHW)
 
 
-def crop(x_BCHW: Tensor) -> Tensor:
-    """Each picture cut out of itself with an eighth of its side reflected around it."""
+def random_crop(x_BCHW: Tensor) -> Tensor:
+    """A crop of each picture with an eighth of its side reflected around it."""
     side, edge = x_BCHW.shape[-1], x_BCHW.shape[-1] // 8
     wide_BCHW = F.pad(x_BCHW, [edge] * 4, mode="reflect")
     corners = torch.randint(2 * edge + 1, (len(x_BCHW), 2)).tolist()
-    cut = [
+    crops = [
         x[:, top : top + side, left : left + side] for x, (top, left) in zip(wide_BCHW, corners, strict=True)
     ]
-    return torch.stack(cut)
+    return torch.stack(crops)
 
 
 def affine(x_BCHW: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def sharpness(image_HWC: np.ndarray) -> float:
     return float(ndimage.laplace(image_HWC.astype(np.float32).mean(-1)).var())
 
 
-def nearest(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def nearest_real(f_PD: np.ndarray, real_ND: np.ndarray, block: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """The largest cosine of each row to any of N others, block by block.
 
     Returns:
@@ -159,7 +159,7 @@ def figures(
     f_BD = judge.extract(parent_BHWC) if len(parent_BHWC) else f_PD[:0]
     sharp_B = [sharpness(x) for x in parent_BHWC]
     chance_PK = judge.chances(image_PHWC, f_PD) if judge.chances else None
-    near_P, row_P = nearest(f_PD, judge.real_ND)
+    near_P, row_P = nearest_real(f_PD, judge.real_ND)
     out = []
     for i, places in enumerate(parents):
         cosine = {j: float(f_PD[i] @ f_BD[j]) for j in places}

@@ -53,7 +53,7 @@ def attach(pipeline: Any, recipe: LoraRecipe, seed: int) -> dict[str, nn.Module]
     return present
 
 
-def check(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
+def check_targets(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
     """Raise ValueError as ``attach`` does, from a UNet's config alone: no weight is read."""
     from diffusers import UNet2DConditionModel
 
@@ -185,12 +185,12 @@ def _kohya(state: Mapping[str, Tensor], recipe: LoraRecipe) -> bytes:
         key = f"lora_{short[part]}_{ORIGINAL.get(flat, flat)}"
         tensors[f"{key}.lora_{'down' if side == 'A' else 'up'}.weight"] = t
         tensors[f"{key}.alpha"] = torch.tensor(recipe.strength)
-    told = {
+    header = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": recipe.rank,
         "ss_network_alpha": recipe.strength,
     }
-    return save(tensors, {"format": "pt", **{k: str(v) for k, v in told.items()}})
+    return save(tensors, {"format": "pt", **{k: str(v) for k, v in header.items()}})
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from noiseweave.engine.lora.recipes import LoraObjective
 from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
-from noiseweave.engine.networks.latents import shrunk
+from noiseweave.engine.networks.latents import hole_in_latents
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training.objectives import ddpm_loss, step_of
 
 HELD_OUT = (0.1, 0.3, 0.5, 0.7, 0.9)  # times of the validation loss
 Size = tuple[int, int]
-Network = Callable[[Tensor, Tensor, Mapping[str, Tensor], Size], Tensor]
-"""network(seen_BCHW, t_B, words, (height, width) in pixels) -> float32 [B, C, h, w]; a Denoiser, as a rule."""
+LoraCall = Callable[[Tensor, Tensor, Mapping[str, Tensor], Size], Tensor]
+"""network(seen_BCHW, t_B, words, (height, width) in pixels) -> float32 [B, C, h, w]; a LoraNetwork, as a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class LoraBatch:
         offset_BC11: the same for the noise offset, or None without one.
         time_B: float32 in [0, 1).
         prior_B: bool, True where the picture keeps what the model knew of a class; None: nowhere.
-        size: (height, width) of the pictures in pixels, which SDXL is told.
+        size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
     """
 
     z_BCHW: Tensor
@@ -63,7 +63,7 @@ class LoraBatch:
         return LoraBatch(**own | {"words": words})
 
 
-class Denoiser(nn.Module):
+class LoraNetwork(nn.Module):
     """The networks that are trained together as one: for one optimizer, one average, one wrapper of DDP.
 
     Args:
@@ -76,16 +76,16 @@ class Denoiser(nn.Module):
             self.add_module(name, network)
 
     def forward(self, seen_BCHW: Tensor, t_B: Tensor, words: Mapping[str, Tensor], size: Size) -> Tensor:
-        """See ``Network``."""
-        told = self._told(words) if "input_ids" in words else words
+        """See ``LoraCall``."""
+        embedded = self._embed(words) if "input_ids" in words else words
         each = torch.arange(len(seen_BCHW), device=seen_BCHW.device)
-        condition = Condition(words=Words(told=told, untold={}), guidance=1.0, which_B=each)
+        condition = Condition(words=Words(conditional=embedded, unconditional={}), guidance=1.0, which_B=each)
         seen = seen_BCHW.to(
-            told["prompt_embeds"].dtype
+            embedded["prompt_embeds"].dtype
         )  # that of the frozen weights; latents are float32 always
         return condition.predict(self.unet, seen, t_B, size)
 
-    def _told(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _embed(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens -> embeddings, as encode_prompt of diffusers' pipelines has it."""
         encoders: dict[str, Any] = dict(self.named_children())
         if "text_encoder_2" not in encoders:
@@ -97,14 +97,14 @@ class Denoiser(nn.Module):
         return {"prompt_embeds": torch.cat(states, -1), POOLED: second.text_embeds}
 
 
-def loss(network: Network, batch: LoraBatch, scheduler: Any, objective: LoraObjective) -> Tensor:
+def loss(network: LoraCall, batch: LoraBatch, scheduler: Any, objective: LoraObjective) -> Tensor:
     """float32 [B]: ``ddpm_loss`` in latents, for the target that the pipeline's scheduler names.
 
     A UNet made for inpainting sees [z_t, hole, around], the hole at latents' size. With a noise offset eps is
     eps + offset times one number for each picture and channel, in z_t and in the target alike.
 
     Args:
-        network: a Denoiser, or what wraps it.
+        network: a LoraNetwork, or what wraps it.
         scheduler: the pipeline's; its alphas_cumprod and prediction_type are read.
     """
     alpha_bar_T = scheduler.alphas_cumprod.to(batch.z_BCHW.device)
@@ -127,7 +127,7 @@ def loss(network: Network, batch: LoraBatch, scheduler: Any, objective: LoraObje
 def _seen(z_t: Tensor, batch: LoraBatch) -> Tensor:
     if batch.hole_B1HW is None or batch.around_BCHW is None:
         return z_t
-    return torch.cat([z_t, shrunk(batch.hole_B1HW, z_t).to(z_t), batch.around_BCHW], 1)
+    return torch.cat([z_t, hole_in_latents(batch.hole_B1HW, z_t).to(z_t), batch.around_BCHW], 1)
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def held_out_loss(
     are not looked at.
 
     Args:
-        network: a Denoiser or what wraps it; its mode is as before afterwards.
+        network: a LoraNetwork or what wraps it; its mode is as before afterwards.
         keys: of the B pictures.
     """
     mode, plain = network.training, replace(batch, offset_BC11=None, prior_B=None)

@@ -220,18 +220,18 @@ def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
         ValueError: one line: it is no safetensors file, of another format, damaged, not finite, or made for
             another model; with the first of the keys, and how many there are.
     """
-    told = f"lora {lora.name!r}: "
+    which = f"lora {lora.name!r}: "
     try:
         tensors = load_tensors(lora.data)
     except SafetensorError as e:
-        raise ValueError(f"{told}no safetensors file ({e}); pickled weights are never opened") from None
+        raise ValueError(f"{which}no safetensors file ({e}); pickled weights are never opened") from None
     tuned = _tuned(tensors)
-    found = {} if tuned else _sorted(told, tensors)
+    found = {} if tuned else _sorted(which, tensors)
     infinite = [key for key, value in sorted(tensors.items()) if not value.float().isfinite().all()]
     if infinite:
-        raise ValueError(f"{told}not finite (NaN or infinity): {_first(infinite)}")
-    changes = tuned or _changes(told, lora.data, found, layers)
-    _check_fit(told, changes, layers)
+        raise ValueError(f"{which}not finite (NaN or infinity): {_first(infinite)}")
+    changes = tuned or _changes(which, lora.data, found, layers)
+    _check_fit(which, changes, layers)
     return changes
 
 
@@ -246,20 +246,20 @@ def _tuned(tensors: Mapping[str, Tensor]) -> list[Tuned]:
 
 
 def _changes(
-    told: str, data: bytes, found: Mapping[str, Mapping[str, Tensor]], layers: Layers
+    which: str, data: bytes, found: Mapping[str, Mapping[str, Tensor]], layers: Layers
 ) -> list[Change]:
-    config, changes = _config(told, data), []
+    config, changes = _config(which, data), []
     for key, values in found.items():
         layer, rank = layers.called(key), len(values["A"])
         try:
             scale = _scale(key, layer, rank, values.get("alpha"), config)
         except (AttributeError, TypeError, ValueError, re.error):
-            raise ValueError(f"{told}the header says no scale that is understood, for {key}") from None
+            raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
         changes.append(Change(key=key, layer=layer, A=values["A"], B=values["B"], scale=scale))
     return changes
 
 
-def _sorted(told: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _sorted(which: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """What the file calls a layer -> its A, B and, of kohya's, alpha."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown = []
@@ -275,12 +275,12 @@ def _sorted(told: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Ten
             found[key.removesuffix(end)][ENDS[end]] = value
     if unknown or not found:
         raise ValueError(
-            f"{told}not LoRA weights of a known format (diffusers' and kohya's are; DoRA, LoHa, LoKr and bare peft "
+            f"{which}not LoRA weights of a known format (diffusers' and kohya's are; DoRA, LoHa, LoKr and bare peft "
             f"adapters are not): {_first(unknown) if unknown else 'it is empty'}"
         )
     damaged = [key for key, values in found.items() if not _whole(values)]
     if damaged:
-        raise ValueError(f"{told}damaged: no down and up matrix of one rank for {_first(damaged)}")
+        raise ValueError(f"{which}damaged: no down and up matrix of one rank for {_first(damaged)}")
     return found
 
 
@@ -291,7 +291,7 @@ def _whole(values: Mapping[str, Tensor]) -> bool:
     return A.ndim > 1 and A.ndim == B.ndim and len(A) == B.shape[1] > 0 and B[0].numel() == B.shape[1]
 
 
-def _check_fit(told: str, changes: Sequence[Change | Tuned], layers: Layers) -> None:
+def _check_fit(which: str, changes: Sequence[Change | Tuned], layers: Layers) -> None:
     unfit = []
     for change in changes:
         has = layers.shapes.get(change.layer)
@@ -301,7 +301,7 @@ def _check_fit(told: str, changes: Sequence[Change | Tuned], layers: Layers) -> 
             unfit.append(f"{change.key} ({_text(change.shape)}, the model's is {_text(has)})")
     if unfit:
         raise ValueError(
-            f"{told}made for another base model: {len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
+            f"{which}made for another base model: {len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
         )
 
 
@@ -354,13 +354,13 @@ def _of_original(key: str, each_block: int) -> str:
 # scale
 
 
-def _config(told: str, data: bytes) -> dict[str, Any]:
+def _config(which: str, data: bytes) -> dict[str, Any]:
     """peft's LoraConfig in a file's header, with part.name as keys, or names alone; {} where there is none."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     try:
         config = json.loads(header.get("__metadata__", {}).get(METADATA) or "{}")
     except ValueError as e:
-        raise ValueError(f"{told}{METADATA} in its header is no JSON ({e})") from None
+        raise ValueError(f"{which}{METADATA} in its header is no JSON ({e})") from None
     return config if isinstance(config, dict) else {}
 
 

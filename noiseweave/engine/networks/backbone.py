@@ -23,7 +23,7 @@ ALIKE = 8
 16 rows, which guidance makes of 8, they agree (measured with AMX), so that replay rounds as the inversion did."""
 
 
-def alike(rows: int, device: str, precision: str) -> int:
+def limit_rows(rows: int, device: str, precision: str) -> int:
     """The rows of a call, 0 for as many as ``MicroBatch`` picks: no more than round alike."""
     if precision == "fp32" or torch.device(device).type != "cpu":
         return rows
@@ -38,7 +38,7 @@ class Backbone:
         scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
-        classes: that it can be told, 0 for none.
+        classes: that it can be conditioned on, 0 for none.
         vae_scale_factor: pixels on a side of what the network sees.
         parts: the network in micro-batches, halved for good when memory runs out.
     """
@@ -54,7 +54,7 @@ class Backbone:
         self.scheduler = scheduler
         self.channels = int(unet.config.in_channels)
         self.size = int(unet.config.sample_size)
-        self.parts = MicroBatch(self._epsilon, micro_batch or alike(0, device, precision), self.device)
+        self.parts = MicroBatch(self._epsilon, micro_batch or limit_rows(0, device, precision), self.device)
 
     vae_scale_factor = 1
 
@@ -92,23 +92,23 @@ class Backbone:
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted noise, float32 [B, C, H, W], whatever the network predicts and runs in; it is told nothing."""
+        """The predicted noise, float32 [B, C, H, W], whatever the network predicts; without conditioning."""
         return self._silence(x_BCHW, t_B) if self.classes else self.parts(x_BCHW, t_B)
 
     @cached_property
     def _silence(self) -> Denoiser:
-        return self.told(self.labels([None]))
+        return self.conditioned(self.labels([None]))
 
     def labels(self, labels: Sequence[int | None]) -> Classes:
-        """P labels, for ``told``; None, and a class that the model does not know, is no class."""
+        """P labels, for ``conditioned``; None, and a class that the model does not know, is no class."""
         return classes_of(labels, self.classes, self.device)
 
-    def told(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
-        """epsilon(x, t) of rows that are told prompts or labels: a denoiser whose row i is told words[i mod P].
+    def conditioned(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
+        """epsilon(x, t) conditioned on prompts or labels: row i of a call on words[i mod P].
 
         So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
-        Classifier-free guidance (arXiv 2207.12598): untold + guidance (told - untold), both halves in one
-        call; none where guidance is 1, or where the prompts say no more than no words.
+        Classifier-free guidance (``conditioning.guide``) has both halves in one call; there is none where guidance
+        is 1, or where the prompts are the empty ones.
         """
         scale = 1.0 if words.silent else guidance
 
@@ -121,17 +121,17 @@ class Backbone:
 
         return epsilon
 
-    def _epsilon(self, x: Tensor, t: Tensor, *told: Any) -> Tensor:
+    def _epsilon(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Rows that overflow in half precision are done once more in float32, whatever else is in the call."""
         t = t.to(self.device)
-        out = self._noise(x, t, *told)
-        bad_B = ~out.flatten(1).isfinite().all(1)
-        if self.dtype == torch.float32 or not bad_B.any():
+        out = self._noise(x, t, *condition)
+        infinite_B = ~out.flatten(1).isfinite().all(1)
+        if self.dtype == torch.float32 or not infinite_B.any():
             return out
         half, self.dtype = self.dtype, torch.float32
         self.unet.to(torch.float32)
         try:
-            out[bad_B] = self._noise(x[bad_B], t[bad_B], *(c[bad_B] for c in told))
+            out[infinite_B] = self._noise(x[infinite_B], t[infinite_B], *(c[infinite_B] for c in condition))
         finally:
             self.dtype = half
             self.unet.to(half)
@@ -139,11 +139,11 @@ class Backbone:
 
     def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
-            return self.noise_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
+            return self.epsilon_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
         height, width = (int(side) * self.vae_scale_factor for side in x.shape[2:])
-        return self.noise_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
+        return self.epsilon_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
 
-    def noise_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def epsilon_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
         a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
-        return path.noise_of(self.scheduler.config.prediction_type, out, x.float(), a)
+        return path.epsilon_from_output(self.scheduler.config.prediction_type, out, x.float(), a)

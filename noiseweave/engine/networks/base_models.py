@@ -28,7 +28,7 @@ class BaseModel:
     Attributes:
         kind: of networks.recipes.KINDS.
         network: UNet2DModel; VAE; or the DCGAN's Generator.
-        classes: how many it is told, 0 none; the label ``classes`` itself means no class.
+        classes: that it is conditioned on, 0 none; the label ``classes`` itself means no class.
         size, channels: of its pictures.
         noise_shape: of what one picture is made from: [C, H, W] or [latent].
         scheduler: diffusers scheduler of a UNet2DModel, else None.

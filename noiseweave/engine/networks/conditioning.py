@@ -1,4 +1,4 @@
-"""What the rows of a network call are told, with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
+"""What the rows of a network call are conditioned on, with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
 B rows, P prompts, L tokens of D values, K classes.
 """
@@ -19,30 +19,32 @@ from noiseweave.engine.networks.text_pipeline import slerp
 POOLED = "pooled_prompt_embeds"
 
 
-def guided(untold: Tensor, told: Tensor, scale: float) -> Tensor:
-    """untold + scale (told - untold): scale 1 is told."""
-    return untold + scale * (told - untold)
+def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (arXiv 2207.12598): u + scale (c - u); scale 1 is c."""
+    return unconditional + scale * (conditional - unconditional)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What P prompts say to the network.
+    """The embeddings of P prompts.
 
     Attributes:
-        told: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
-        untold: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all.
+        conditional: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
+        unconditional: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all.
     """
 
-    told: Mapping[str, Tensor]
-    untold: Mapping[str, Tensor]
+    conditional: Mapping[str, Tensor]
+    unconditional: Mapping[str, Tensor]
 
     def __len__(self) -> int:
-        return len(self.told["prompt_embeds"])
+        return len(self.conditional["prompt_embeds"])
 
     @property
     def silent(self) -> bool:
         """Whether the prompts say no more than the negative ones."""
-        return all(torch.equal(x, self.untold[name].expand_as(x)) for name, x in self.told.items())
+        return all(
+            torch.equal(x, self.unconditional[name].expand_as(x)) for name, x in self.conditional.items()
+        )
 
     def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Words:
         """New prompts, each a mixture of some of these: (number, weight >= 0), with a sum above 0.
@@ -50,24 +52,26 @@ class Words:
         Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
         from one to the next, each time as far as its weight is in what has come together.
         """
-        assert len(self.untold["prompt_embeds"]) == 1
-        told = {name: torch.stack([_walk(x_P, share) for share in shares]) for name, x_P in self.told.items()}
-        return replace(self, told=told)
+        assert len(self.unconditional["prompt_embeds"]) == 1
+        mixed = {
+            n: torch.stack([_walk(x_P, share) for share in shares]) for n, x_P in self.conditional.items()
+        }
+        return replace(self, conditional=mixed)
 
     def arguments(
         self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
     ) -> dict[str, Any]:
-        """The network's arguments for rows that are told prompts ``which_B``.
+        """The network's arguments for rows that are conditioned on prompts ``which_B``.
 
         Args:
-            both: with guidance: 2 B rows, the untold first.
-            size: (height, width) of the pictures in pixels, which SDXL is told.
+            both: with guidance: 2 B rows, the unconditional first.
+            size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
-        rows = {name: x_P[which_B].to(dtype) for name, x_P in self.told.items()}
+        rows = {name: x_P[which_B].to(dtype) for name, x_P in self.conditional.items()}
         if both:
-            for name, x_P in self.untold.items():
-                untold = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
-                rows[name] = torch.cat([untold.to(dtype), rows[name]])
+            for name, x_P in self.unconditional.items():
+                unconditional = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
+                rows[name] = torch.cat([unconditional.to(dtype), rows[name]])
         named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
         if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
             sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
@@ -80,46 +84,46 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """What P labels say to a class-conditional network, whose last embedding is that of no class.
+    """P labels for a class-conditional network, whose last embedding is that of no class.
 
     Attributes:
-        told_PK: float [P, K + 1], weights of the classes' embeddings, the last that of no class.
+        weight_PK: float [P, K + 1], weights of the classes' embeddings, the last that of no class.
     """
 
-    told_PK: Tensor
+    weight_PK: Tensor
 
     def __len__(self) -> int:
-        return len(self.told_PK)
+        return len(self.weight_PK)
 
     @property
     def silent(self) -> bool:
-        """Whether no row tells a class."""
-        return bool((self.told_PK[:, :-1] == 0).all())
+        """Whether no row has a class."""
+        return bool((self.weight_PK[:, :-1] == 0).all())
 
     def mixed(self, shares: Sequence[Sequence[tuple[int, float]]]) -> Classes:
         """New labels, each a mixture of some of these: (number, weight >= 0), with a sum above 0."""
         weights = [sum(w for _, w in share) for share in shares]
         rows = [
-            torch.stack([self.told_PK[p] * (w / total) for p, w in share]).sum(0)
+            torch.stack([self.weight_PK[p] * (w / total) for p, w in share]).sum(0)
             for share, total in zip(shares, weights, strict=True)
         ]
-        return Classes(told_PK=torch.stack(rows))
+        return Classes(weight_PK=torch.stack(rows))
 
     def arguments(
         self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
     ) -> dict[str, Any]:
         """As of ``Words``; ``mixable`` must have been done to the network."""
-        told = self.told_PK[which_B]
-        null = torch.zeros_like(told)
+        conditional = self.weight_PK[which_B]
+        null = torch.zeros_like(conditional)
         null[:, -1] = 1
-        return {"class_labels": (torch.cat([null, told]) if both else told).to(dtype)}
+        return {"class_labels": (torch.cat([null, conditional]) if both else conditional).to(dtype)}
 
 
 def classes_of(labels: Sequence[int | None], classes: int, device: torch.device | str) -> Classes:
-    """P labels in 0..classes - 1 -> what they say; None and what lies outside is no class."""
+    """P labels in 0..classes - 1 -> their weights; None and what lies outside is no class."""
     known = [classes if y is None or not 0 <= y < classes else y for y in labels]
-    told = torch.nn.functional.one_hot(torch.tensor(known, device=device), classes + 1)
-    return Classes(told_PK=told.float())
+    conditional = torch.nn.functional.one_hot(torch.tensor(known, device=device), classes + 1)
+    return Classes(weight_PK=conditional.float())
 
 
 class _Mixture(torch.nn.Module):
@@ -150,17 +154,18 @@ def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
 
 
 def words_of(pipeline: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
-    """P prompts -> their embeddings, each distinct text encoded once; one untold for all where it is the same."""
+    """P prompts -> their embeddings, each distinct text encoded once; one negative for all where it is the same."""
     found = text_pipeline.embeddings(pipeline, prompts, guided=True)
     found = {name: x.to(dtype) for name, x in found.items()}
-    told = {name: x for name, x in found.items() if not name.startswith("negative_")}
+    conditional = {name: x for name, x in found.items() if not name.startswith("negative_")}
     one = slice(0, 1 if len({p.negative for p in prompts}) == 1 else None)
-    return Words(told=told, untold={name: found[f"negative_{name}"][one] for name in told})
+    unconditional = {name: found[f"negative_{name}"][one] for name in conditional}
+    return Words(conditional=conditional, unconditional=unconditional)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What each row of a network call is told; it is cut into parts as the rows are.
+    """What each row of a network call is conditioned on; it is split as the rows are.
 
     Attributes:
         words: of P prompts, or P labels.
@@ -181,7 +186,7 @@ class Condition:
         Args:
             x_BCHW: what the network sees, in its precision.
             t_B: [B], or a number's tensor for all.
-            size: (height, width) of the pictures in pixels, which SDXL is told.
+            size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
         halves = 1 if self.guidance == 1 else 2
         x = x_BCHW.repeat(halves, 1, 1, 1)
@@ -190,5 +195,5 @@ class Condition:
         out = unet(x, t, **arguments, return_dict=False)[0].float()
         if halves == 1:
             return out
-        untold, told = out.chunk(2)
-        return guided(untold, told, self.guidance)
+        unconditional, conditional = out.chunk(2)
+        return guide(unconditional, conditional, self.guidance)

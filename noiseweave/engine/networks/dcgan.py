@@ -146,7 +146,7 @@ def _cross_entropy(logit_B: Tensor, label: float) -> Tensor:
 def scores(
     discriminator: nn.Module, generator: nn.Module, x_BCHW: Tensor, z_BD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """D(x) and D(G(z)), float32 [B] in [0, 1]: 1/2 each where the discriminator cannot tell.
+    """D(x) and D(G(z)), float32 [B] in [0, 1]: 1/2 each where the discriminator is undecided.
 
     Networks in training mode judge by the batch's own statistics, as they do in training. Changes neither.
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseweave.engine.diffusion.path import Denoiser
 from noiseweave.engine.networks import base_models, latents, text_pipeline
-from noiseweave.engine.networks.backbone import Backbone, alike
+from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.micro_batch import MicroBatch
@@ -54,7 +54,9 @@ class LatentBackbone(Backbone):
         self.vae_scale_factor = latents.vae_scale_factor(vae.config)
         side = size // self.vae_scale_factor if size else int(unet.config.sample_size)
         most = micro_batch or _rows(device, side)
-        super().__init__(unet, scheduler, device, precision, micro_batch or alike(most, device, precision))
+        super().__init__(
+            unet, scheduler, device, precision, micro_batch or limit_rows(most, device, precision)
+        )
         self.channels, self.size = int(vae.config.in_channels), side * self.vae_scale_factor
         half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
         self.vae = vae.to(self.device, half).eval().requires_grad_(False)
@@ -73,8 +75,8 @@ class LatentBackbone(Backbone):
         height, width = image_BHWC.shape[1:3]
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
             raise ValueError(
-                f"picture of {width} x {height}: sides must be multiples of {self.vae_scale_factor}, as the VAE "
-                "shrinks by that"
+                f"picture of {width} x {height}: sides must be multiples of {self.vae_scale_factor}, "
+                "the VAE's scale factor"
             )
         return self._finite(self.encoding, super().encode(image_BHWC))
 
@@ -96,12 +98,12 @@ class LatentBackbone(Backbone):
     def _finite(self, parts: MicroBatch, x_BCHW: Tensor) -> Tensor:
         """The parts' result; rows that overflow are done again in float32, whatever else is in the batch."""
         out = parts(x_BCHW)
-        bad_B = ~out.flatten(1).isfinite().all(1)
-        if not bad_B.any():
+        infinite_B = ~out.flatten(1).isfinite().all(1)
+        if not infinite_B.any():
             return out
         half = self.vae.dtype
         self.vae.to(torch.float32)
-        out[bad_B] = parts(x_BCHW[bad_B])
+        out[infinite_B] = parts(x_BCHW[infinite_B])
         self.vae.to(half)
         return out
 
@@ -113,12 +115,12 @@ class LatentBackbone(Backbone):
 
     @torch.inference_mode()
     def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted noise, float32 [B, C, H, W]; a model that reads words is told none."""
+        """The predicted noise, float32 [B, C, H, W]; without conditioning, of a text model the empty prompt."""
         return super().epsilon(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
 
     @cached_property
     def _silence(self) -> Denoiser:
-        return self.told(self.labels([None]) if self.text is None else self.words([""]))
+        return self.conditioned(self.labels([None]) if self.text is None else self.words([""]))
 
     @torch.inference_mode()
     def words(self, texts: Sequence[str]) -> Words:
@@ -150,5 +152,5 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
         scheduler = DDIMScheduler.from_config(base.scheduler.config)
         return LatentBackbone(base.network, base.encoder, scheduler, device, **more)
     text = text_pipeline.load(config, TextRecipe(steps=1), device, model)
-    scheduler = text_pipeline.scheduler_of(text, TextRecipe(sampler="ddim", steps=1))
+    scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
     return LatentBackbone(text.pipeline.unet, text.pipeline.vae, scheduler, device, text=text, **more)

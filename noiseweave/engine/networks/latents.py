@@ -53,7 +53,7 @@ def around(vae: Any, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
     return encode(vae, x_BCHW * (hole_B1HW == 0))
 
 
-def shrunk(hole_B1HW: Tensor, z_BCHW: Tensor) -> Tensor:
+def hole_in_latents(hole_B1HW: Tensor, z_BCHW: Tensor) -> Tensor:
     """A hole at the size of latents, bool [B, 1, h, w], on their device.
 
     A latent with any hole in its block of pixels is repaired, so that no crack is lost.

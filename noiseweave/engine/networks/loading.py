@@ -75,7 +75,7 @@ def check_prompt(model: ModelFacts, prompt: PromptRecipe) -> None:
         raise ValueError(f"{given}: model {model.name!r} reads no words; prompts are for {known}")
 
 
-def check_steps(model: ModelFacts, recipe: InversionRecipe) -> None:
+def check_chain(model: ModelFacts, recipe: InversionRecipe) -> None:
     """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
     checks.check_steps("inversion.num_steps", recipe.num_steps, model.trained_steps)
     if recipe.sampler != "ddim":

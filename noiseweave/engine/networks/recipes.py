@@ -43,11 +43,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """What a model is told of each of B pictures.
+    """What a model is conditioned on for each of B pictures.
 
     Attributes:
-        source, target: one text for each picture, or its class (None for none) where the model is told classes,
-            for the inversion and the replay. A fused picture is told its parents' targets, mixed by their weights.
+        source, target: one text for each picture, or its class (None for none) where the model is class-
+            conditional, for the inversion and the replay. A fused picture has its parents' targets, mixed by weight.
         guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
     """
 
@@ -59,19 +59,19 @@ class Prompts:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRecipe:
-    """What a text-to-image model is told about the pictures. Other models read no words; a class-conditional one
-    is told each picture's label, and takes the guidance alone.
+    """What a text-to-image model is conditioned on. Other models read no words; a class-conditional one is
+    conditioned on each picture's label, and takes the guidance alone.
 
     In template and target, {label} stands for a picture's class name, or its number where there are no names,
     and {caption} for its caption.
 
     Args:
         source: what the pictures show, for the inversion; a list gives one text for each. null takes the
-            template or each sample's caption; what has none is told nothing.
+            template or each sample's caption; what has none is inverted without conditioning.
         template: for augment, in place of the captions: "a photo of a {label}". A sample that lacks what the
-            template asks for is told its caption.
-        target: what the replay is told: with it, pictures are edited. null takes the source again, so that a
-            picture comes back as it was, and a fused one is told its parents' texts, mixed by their weights.
+            template asks for has its caption.
+        target: the replay's prompt: with it, pictures are edited. null takes the source again, so that a
+            picture comes back as it was, and a fused one has its parents' texts, mixed by their weights.
         guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
             takes 1, or 3.5 with a target (arXiv 2304.06140).
         guidance_target: that of the replay. null takes guidance_source, or 15 with a target.
@@ -101,7 +101,7 @@ class PromptRecipe:
         return next((f"prompt.{name}={value!r}" for name, value in fields.items() if value is not None), None)
 
     def classes(self, labels: Sequence[int | None]) -> Prompts:
-        """The labels of B pictures, for a model that is told classes."""
+        """The labels of B pictures, for a class-conditional model."""
         guidance = self.guidance_source or 1.0
         return Prompts(
             source=tuple(labels),
@@ -125,13 +125,13 @@ class PromptRecipe:
         right = sources is None or len(sources) == count
         check(right, "prompt.source", self.source, f"one text, or one for each of the {count} pictures")
         known = list(zip(labels, captions, strict=True))
-        told = sources or [_filled(self.template, *k) or k[1] or "" for k in known]
+        texts = sources or [_filled(self.template, *k) or k[1] or "" for k in known]
         aims = [_filled(self.target, *k) for k in known]
         guidance = self.guidance_source or (1.0 if self.target is None else 3.5)
         return Prompts(
-            source=tuple(told),
+            source=tuple(texts),
             guidance_source=guidance,
-            target=tuple(text if aim is None else aim for aim, text in zip(aims, told, strict=True)),
+            target=tuple(text if aim is None else aim for aim, text in zip(aims, texts, strict=True)),
             guidance_target=self.guidance_target or (guidance if self.target is None else 15.0),
         )
 

@@ -25,7 +25,7 @@ from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.seeding import generator
 
-TELLING = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
+X0_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
 PARALLEL = 1e-3  # sine of the angle below which slerp is lerp to float32's precision
 
 
@@ -52,7 +52,7 @@ class TextModel:
 
     def calls(self, recipe: TextRecipe) -> int:
         """Network evaluations of one picture, guided ones counted once."""
-        scheduler = scheduler_of(self, recipe)
+        scheduler = text_scheduler(self, recipe)
         scheduler.set_timesteps(recipe.steps)
         return len(scheduler.timesteps)
 
@@ -90,7 +90,7 @@ def load(
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     model = TextModel(pipeline=pipeline.to(device), scheduler=pipeline.scheduler, micro_batch=size)
-    scheduler_of(model, recipe)
+    text_scheduler(model, recipe)
     tuning.tune(pipeline.unet, config, device)
     return model
 
@@ -104,7 +104,7 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
         )
 
 
-def scheduler_of(model: TextModel, recipe: TextRecipe) -> Any:
+def text_scheduler(model: TextModel, recipe: TextRecipe) -> Any:
     """diffusers' scheduler for a recipe, with the noise schedule and target that the model was trained with.
 
     Raises:
@@ -132,7 +132,7 @@ def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
 
     ``sin((1 - mix) w) / sin(w) a + sin(mix w) / sin(w) b``, w the angle between a and b: a at mix 0 and b at 1,
     bit for bit. Each vector turns on its own: cross-attention reads a prompt token by token, and the end of
-    CLIP's transformer is a normalisation of each token, so it is each token's length that must not shrink.
+    CLIP's transformer is a normalisation of each token, so it is each token's length that must stay.
     Parallel and opposite vectors have no one arc between them and are mixed linearly.
     """
     a, b = a.float(), b.float()
@@ -175,16 +175,16 @@ def embeddings(pipeline: Any, prompts: Sequence[Prompt], guided: bool) -> dict[s
         return [slerp(x, y, p.mix).to(x.dtype) for x, y in pairs]
 
     names = ("prompt_embeds", "pooled_prompt_embeds")
-    told = [torch.cat(t) for t in zip(*map(mixed, prompts), strict=True)]
-    out = dict(zip(names, told, strict=False))
+    positive = [torch.cat(t) for t in zip(*map(mixed, prompts), strict=True)]
+    out = dict(zip(names, positive, strict=False))
     if guided:
-        untold = [torch.cat(t) for t in zip(*(encode(p.negative, True) for p in prompts), strict=True)]
-        out |= {f"negative_{n}": t for n, t in zip(names, untold, strict=False)}
+        negative = [torch.cat(t) for t in zip(*(encode(p.negative, True) for p in prompts), strict=True)]
+        out |= {f"negative_{n}": t for n, t in zip(names, negative, strict=False)}
     return out
 
 
 def too_long(model: TextModel, prompts: Iterable[Prompt]) -> list[str]:
-    """The distinct texts, negative ones too, that a tokenizer of the pipeline cuts, in their order.
+    """The distinct texts, negative ones too, that a tokenizer of the pipeline truncates, in their order.
 
     CLIP reads 77 tokens, the two around the words included; what comes after has no effect on the picture.
     """
@@ -193,7 +193,7 @@ def too_long(model: TextModel, prompts: Iterable[Prompt]) -> list[str]:
     return [t for t in texts if any(k and len(k(t).input_ids) > k.model_max_length for k in tokenizers)]
 
 
-def cut_off(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str]:
+def truncated_ends(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str]:
     """The texts of ``too_long`` -> the ends that the tokenizer has no room for."""
     k = model.pipeline.tokenizer  # the last of its places is the end's own
 
@@ -242,7 +242,7 @@ def trajectory(
 def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int) -> Tensor:
     """Beliefs and, last, the picture: uint8 [B, K + 1, H, W, 3]."""
     pipe = model.pipeline
-    pipe.scheduler = scheduler_of(model, recipe)
+    pipe.scheduler = text_scheduler(model, recipe)
     beliefs = _recorded(pipe.scheduler) if kept else []
     height, width = model.size(recipe)
     generators = [generator(seed, "sample", p.key) for p in prompts]
@@ -281,9 +281,9 @@ def _counted(pipe: Any, step: int, t: Any, kept: dict[str, Any]) -> dict[str, An
 def _recorded(scheduler: Any) -> list[Tensor]:
     """A list that each step of this scheduler appends its predicted x_0 to, [B, C, h, w] latents."""
     own = getattr(scheduler.config, "algorithm_type", "") in ("dpmsolver++", "sde-dpmsolver++")
-    if not own and type(scheduler).__name__ not in TELLING:
+    if not own and type(scheduler).__name__ not in X0_SCHEDULERS:
         raise ValueError(
-            f"text.sampler='pipeline': {type(scheduler).__name__} does not tell its predictions of x_0; a "
+            f"text.sampler='pipeline': {type(scheduler).__name__} does not report its predictions of x_0; a "
             "trajectory needs dpm-solver++, ddim, ddpm or euler"
         )
     step, seen = scheduler.step, []

@@ -49,11 +49,11 @@ class Mark:
 
     Attributes:
         source: term of IPTC's vocabulary.
-        model: as the user named it; of a path only the last part is told, the rest is the machine's.
+        model: as the user named it; of a path only the last part is written, the rest is the machine's.
         model_hash: fingerprint of its files.
         parents: SHA-256 of the encoded bytes of the pictures that it was made from.
         seed: of the job.
-        how: what else is told, by the names of the lineage: mode, ratio.
+        how: what else is written, by the names of the lineage: mode, ratio.
     """
 
     source: Source
@@ -64,7 +64,7 @@ class Mark:
     how: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
-def told(model: str) -> str:
+def public_name(model: str) -> str:
     """A model's name without the folders that it lies in; a hub id as it is."""
     path = model.startswith(("/", "~", ".")) or "://" in model or "\\" in model
     return re.split(r"[/\\]", model.rstrip("/\\"))[-1] if path else model
@@ -75,8 +75,8 @@ def packet(mark: Mark) -> bytes:
     values: dict[str, object] = {
         "xmp:CreatorTool": CREATOR,
         "Iptc4xmpExt:DigitalSourceType": VOCABULARY + mark.source,
-        "Iptc4xmpExt:AISystemUsed": told(mark.model),
-        "noiseweave:model": told(mark.model),
+        "Iptc4xmpExt:AISystemUsed": public_name(mark.model),
+        "noiseweave:model": public_name(mark.model),
         "noiseweave:model_hash": mark.model_hash,
         "noiseweave:seed": mark.seed,
     }
@@ -107,7 +107,7 @@ def plain(mark: Mark) -> str:
     """The same in one line of words."""
     parts = [
         f"{WORDS[mark.source]} ({VOCABULARY}{mark.source})",
-        f"model {told(mark.model)} {mark.model_hash}",
+        f"model {public_name(mark.model)} {mark.model_hash}",
     ]
     parts += [f"seed {mark.seed}", *(f"{name} {value}" for name, value in mark.how.items())]
     if mark.parents:
@@ -116,7 +116,7 @@ def plain(mark: Mark) -> str:
 
 
 def options(mark: Mark | None, kind: str) -> dict[str, Any]:
-    """What Pillow's ``save`` is told to write the mark into a file of a kind (PNG, JPEG, ...); {} for none."""
+    """The arguments of Pillow's ``save`` that write the mark into a file of a kind (PNG, JPEG, ...); {} for none."""
     if mark is None or kind not in HOLDERS:
         return {}
     if kind == "TIFF":

@@ -1,7 +1,7 @@
 """Noise -> pictures: ancestral DDPM, DDIM, DPM-Solver++ (diffusers' schedulers), flow ODEs (torchdiffeq's solvers).
 
 x is what the network sees, B pictures; a belief is the x_0 that it predicts on the way. Flow time t is that of
-Lipman et al. (arXiv 2210.02747): 0 noise, 1 data; sigma = 1 - t is what the network is told.
+Lipman et al. (arXiv 2210.02747): 0 noise, 1 data; the network is conditioned on sigma = 1 - t.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
 from noiseweave.engine.networks import latents
 from noiseweave.engine.networks.base_models import BaseModel, pictures_of
-from noiseweave.engine.networks.conditioning import guided
+from noiseweave.engine.networks.conditioning import guide
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.sampling.recipes import SamplerRecipe, sampler_name
 from noiseweave.engine.seeding import generator
@@ -53,7 +53,7 @@ class Drawn:
     calls: int
 
 
-def noise_of(model: BaseModel, keys: Sequence[object], seed: int) -> tuple[Tensor, list[torch.Generator]]:
+def first_noise(model: BaseModel, keys: Sequence[object], seed: int) -> tuple[Tensor, list[torch.Generator]]:
     """Each picture's first noise, from (seed, key) alone, and the generators that its later noise comes from."""
     generators = [generator(seed, "sample", key) for key in keys]
     return torch.stack([torch.randn(model.noise_shape, generator=g) for g in generators]), generators
@@ -74,12 +74,12 @@ def draw(
         label_B: int64 [B] in 0..classes, ``classes`` meaning none; None for a model without classes.
         kept: beliefs to keep, evenly spread over the sampler's steps; 0 keeps none.
     """
-    x, generators = noise_of(model, keys, seed)
+    x, generators = first_noise(model, keys, seed)
     x = x.to(model.device)
     name = sampler_name(model.kind, recipe)
     if name == "none":
         return Drawn(image_BHWC=pictures_of(model, decoded(model, x)), beliefs_KBHWC=None, calls=1)
-    predict = Guided(model, label_B, recipe.guidance)
+    predict = GuidedNetwork(model, label_B, recipe.guidance)
     beliefs = Beliefs(model, kept)
     if name in FLOW:
         x = flow(velocity_of(model, predict), x, FLOW[name], recipe, beliefs, model.kind)
@@ -94,10 +94,10 @@ def decoded(model: BaseModel, z_BD: Tensor) -> Tensor:
     return MicroBatch(lambda z: network(z.to(model.dtype)).float(), model.micro_batch, model.device)(z_BD)
 
 
-class Guided:
+class GuidedNetwork:
     """The network with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
-    ``null + guidance (with label - null)``, both halves in one call; no null half where guidance is 1.
+    Both halves in one call; no null half where guidance is 1.
     """
 
     def __init__(self, model: BaseModel, label_B: Tensor | None, guidance: float) -> None:
@@ -114,8 +114,8 @@ class Guided:
             return self.parts(x_BCHW, self._times(x_BCHW, t), label)
         twice, null = torch.cat([x_BCHW, x_BCHW]), torch.full_like(label, self.model.classes)
         out = self.parts(twice, self._times(twice, t), torch.cat([label, null]))
-        told, untold = out.chunk(2)
-        return guided(untold, told, self.guidance)
+        conditional, unconditional = out.chunk(2)
+        return guide(unconditional, conditional, self.guidance)
 
     def _times(self, x: Tensor, t: Any) -> Tensor:
         return torch.full((len(x),), float(t), device=x.device)
@@ -183,8 +183,8 @@ def diffusion(
     for t in spans.steps(scheduler.timesteps):
         step = scheduler.step(predict(x, t), t, x, generator=generators, **extra)
         # DPM-Solver++ keeps its predictions of x_0 to itself
-        told = "pred_original_sample" in step
-        beliefs.add(step.pred_original_sample if told else scheduler.model_outputs[-1])
+        reported = "pred_original_sample" in step
+        beliefs.add(step.pred_original_sample if reported else scheduler.model_outputs[-1])
         x = step.prev_sample
     return x
 
@@ -238,7 +238,7 @@ def flow(
 
 
 @torch.inference_mode()
-def restored(
+def denoise_once(
     model: BaseModel, image_BHWC: np.ndarray, level: float, keys: Sequence[object], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures mixed with noise, and what the network makes of them in one call: uint8 [B, H, W, C] both.
@@ -249,8 +249,8 @@ def restored(
     """
     x0 = latents.to_pixels(image_BHWC, model.device)
     x0 = x0 if model.encoder is None else latents.encode(model.encoder, x0)
-    eps = noise_of(model, keys, seed)[0].to(x0)
-    predict = Guided(model, _nulls(model, len(x0)), 1.0)
+    eps = first_noise(model, keys, seed)[0].to(x0)
+    predict = GuidedNetwork(model, _nulls(model, len(x0)), 1.0)
     if model.kind == "ddpm":
         t = torch.tensor(round(level * (int(model.scheduler.config.num_train_timesteps) - 1)))
         noisy = model.scheduler.add_noise(x0, eps, t[None])

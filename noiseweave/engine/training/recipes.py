@@ -17,7 +17,7 @@ class ModelRecipe:
     Args:
         kind: ddpm (Ho et al. 2020), linear_mixing (the teaching form x = (1 - w) x_0 + w noise, which predicts
             x_0), flow (conditional flow matching, Lipman et al. 2023), vae or dcgan.
-        classes: number of classes that the network is told; 0 ignores labels, -1 takes as many as the shards
+        classes: number of classes that the network is conditioned on; 0 ignores labels, -1 takes as many as the shards
             have. A picture without a label trains the unconditional half.
         label_dropout: share of labels hidden in training, for classifier-free guidance (Ho & Salimans 2022).
         vae: folder or hub id of a diffusers AutoencoderKL or AutoencoderTiny; the network then works on its
@@ -126,7 +126,7 @@ class Blueprint:
 
     Attributes:
         model, objective, unet, schedule: the recipes.
-        classes: how many the network is told, 0 none.
+        classes: that the network is conditioned on, 0 none.
         size, channels: of the pictures.
         seed: of the first weights.
     """

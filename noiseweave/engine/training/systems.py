@@ -110,7 +110,7 @@ def _unet(plan: Blueprint, encoder: Any) -> System:
         size=plan.size,
         channels=plan.channels,
         noise_shape=shape,
-        scheduler=scheduler_of(plan, encoder is not None),
+        scheduler=training_scheduler(plan, encoder is not None),
         encoder=encoder,
     )
     turn = Turn(name="loss", network="unet", loss=_loss_of(plan, model.scheduler))
@@ -157,7 +157,7 @@ def unet_of(plan: Blueprint, shape: tuple[int, int, int]) -> Any:
     )
 
 
-def scheduler_of(plan: Blueprint, latent: bool) -> Any:
+def training_scheduler(plan: Blueprint, latent: bool) -> Any:
     """The scheduler that is saved with the model: DDPMScheduler, or FlowMatchEulerDiscreteScheduler."""
     if plan.model.kind != "ddpm":
         return FlowMatchEulerDiscreteScheduler()
@@ -207,7 +207,7 @@ def _dcgan(plan: Blueprint) -> System:
 
 
 def _scores(networks: Networks, b: Batch) -> Mapping[str, Tensor]:
-    """D(x) and D(G(z)): 1/2 each where the discriminator cannot tell."""
+    """D(x) and D(G(z)): 1/2 each where the discriminator is undecided."""
     real, drawn = dcgan.scores(networks["discriminator"], networks["generator"], b.x0, b.eps)
     return {"d_real": real, "d_drawn": drawn}
 

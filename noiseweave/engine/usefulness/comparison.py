@@ -100,7 +100,7 @@ def learn(
     """Train a generator in place; its weights become the moving average.
 
     Args:
-        parts: pictures, and their share of a batch; label -1 trains the half that is told nothing.
+        parts: pictures, and their share of a batch; label -1 trains the unconditional half.
     """
     network: torch.nn.Module = system.networks["unet"].to(device).train()
     weights = list(network.parameters())
@@ -147,7 +147,7 @@ def _batch(
     )
 
 
-def tuned(
+def tune_generator(
     few: Pictures,
     pool: Pictures | None,
     start: bytes | None,
@@ -174,7 +174,7 @@ def tuned(
     return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
 
 
-def prior(
+def train_prior(
     pool: Pictures, recipe: GeneratorRecipe, classes: int, seed: int, flip: bool = False, device: str = "cpu"
 ) -> bytes:
     """A generator trained on the pool with every label hidden, as safetensors."""
@@ -188,7 +188,7 @@ def prior(
 # made pictures
 
 
-def made(
+def make_pictures(
     method: Method,
     few: Pictures,
     parents: Pictures,
@@ -216,18 +216,18 @@ def made(
     return fusions(method, Backbone(network, scheduler, device), few, parents, classes, seed, device)
 
 
-def sure_of(told: Pictures) -> Pictures:
+def sure_of(pool: Pictures) -> Pictures:
     """What of the pool has a guess."""
-    sure = told.label_N >= 0
-    return Pictures(image_NHWC=told.image_NHWC[sure], label_N=told.label_N[sure])
+    sure = pool.label_N >= 0
+    return Pictures(image_NHWC=pool.image_NHWC[sure], label_N=pool.label_N[sure])
 
 
-def parents_of(method: Method, few: Pictures, told: Pictures | None) -> Pictures:
-    """The few; with ``parents: guessed`` also what has a guess of ``told``, the pool."""
+def parents_of(method: Method, few: Pictures, pool: Pictures | None) -> Pictures:
+    """The few; with ``parents: guessed`` also what has a guess of the pool."""
     if method.parents == "few":
         return few
-    assert told is not None
-    more = sure_of(told)
+    assert pool is not None
+    more = sure_of(pool)
     return Pictures(
         image_NHWC=np.concatenate([few.image_NHWC, more.image_NHWC]),
         label_N=np.concatenate([few.label_N, more.label_N]),
@@ -244,12 +244,12 @@ def pairs_of(method: Method, parents: Pictures, seed: int) -> list[Pair]:
     rng(seed, "pairs").shuffle(every)
     rounds = (n // len(every) for n in range(method.count))
     return [
-        groups.draw_pair(a, b, str(a), str(b), 0.0, method.fusion, seed, number=number)
+        groups.draw_pair((a, b), (str(a), str(b)), 0.0, method.fusion, seed, turn=(number, 0))
         for (a, b), number in zip(islice(cycle(every), method.count), rounds, strict=True)
     ]
 
 
-def shares(pairs: Sequence[Pair], parents: Pictures, classes: int, hard: bool) -> np.ndarray:
+def label_shares(pairs: Sequence[Pair], parents: Pictures, classes: int, hard: bool) -> np.ndarray:
     """float32 [M, K]: the parents' labels by their weights, or the larger alone."""
     one_NK = np.eye(classes, dtype=np.float32)[parents.label_N]
     ratio = np.array([p.ratio for p in pairs], np.float32)[:, None]
@@ -257,13 +257,13 @@ def shares(pairs: Sequence[Pair], parents: Pictures, classes: int, hard: bool) -
     return np.eye(classes, dtype=np.float32)[p_MK.argmax(1)] if hard else p_MK
 
 
-def blend(method: Method, parents: Pictures, classes: int, seed: int) -> Added:
+def mix_pixels(method: Method, parents: Pictures, classes: int, seed: int) -> Added:
     """Pixels of the pairs, mixed."""
     pairs = pairs_of(method, parents, seed)
     ratio = np.array([p.ratio for p in pairs], np.float32).reshape(-1, 1, 1, 1)
     a, b = (parents.image_NHWC[[getattr(p, end) for p in pairs]].astype(np.float32) for end in "ab")
     image_MHWC = ((1 - ratio) * a + ratio * b).round().astype(np.uint8)
-    p_MK = shares(pairs, parents, classes, method.hard_labels)
+    p_MK = label_shares(pairs, parents, classes, method.hard_labels)
     return Added(image_MHWC=image_MHWC, p_MK=p_MK, rejected={})
 
 
@@ -318,31 +318,25 @@ def fusions(
     method = replace(method, fusion=method.fusion.settled(method.told))
     pairs = pairs_of(method, parents, seed)
     labels: list[int | None] = parents.label_N.tolist()
-    told = Prompts(
+    labelled = Prompts(
         source=tuple(labels), target=tuple(labels), guidance_source=1.0, guidance_target=method.guidance
     )
     keys = [str(i) for i in range(len(labels))]
-    maps = groups.inverted(
-        backbone,
-        parents.image_NHWC,
-        keys,
-        {p.b for p in pairs},
-        method.inversion,
-        method.fusion,
-        seed,
-        told if method.told else None,
+    group = groups.Parents(
+        image_BHWC=parents.image_NHWC, keys=keys, prompts=labelled if method.told else None
     )
+    seconds = {p.b for p in pairs}
+    maps = groups.invert_group(backbone, group, seconds, method.inversion, method.fusion, seed)
     check = _gate(method, few, parents, classes, seed, device) if method.gate else None
 
     def again(pair: Pair, attempt: int) -> Pair:
         a, b = sorted((pair.a, pair.b))
-        return groups.draw_pair(
-            a, b, str(a), str(b), 0.0, method.fusion, seed, number=pair.number, attempt=attempt
-        )
+        turn = pair.number, attempt
+        return groups.draw_pair((a, b), (str(a), str(b)), 0.0, method.fusion, seed, turn=turn)
 
-    done = redraw.drawn(
+    done = redraw.redraw_rejected(
         pairs,
-        lambda some: groups.fused(backbone, maps, some, method.inversion.sampler, method.fusion),
+        lambda some: groups.fuse_group(backbone, maps, some, method.inversion.sampler, method.fusion),
         again,
         check,
         method.quality.redraw,
@@ -350,7 +344,7 @@ def fusions(
     keep = done.fused.finite_P.copy()
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
-    p_MK = shares(done.pairs, parents, classes, method.hard_labels)
+    p_MK = label_shares(done.pairs, parents, classes, method.hard_labels)
     return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=redraw.rejected(done))
 
 
@@ -400,7 +394,7 @@ def score(
     return classifier.accuracy(network, test.image_NHWC, test.label_N)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half of the 95 % interval of the mean by Student's t); nan for one value."""
     from scipy import stats
 

@@ -18,7 +18,7 @@ from noiseweave.engine.usefulness.comparison import Pictures
 from noiseweave.engine.usefulness.recipes import GuessRecipe
 
 
-def guessed(
+def guess_labels(
     few: Pictures,
     image_NHWC: np.ndarray,
     recipe: GuessRecipe,

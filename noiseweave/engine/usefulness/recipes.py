@@ -58,8 +58,8 @@ class GeneratorRecipe:
 class GuessRecipe:
     """What the pool's pictures are taken for, in the prior protocol: pseudo-labels (Lee 2013).
 
-    A classifier of the few makes them. The generator is told them (You et al., arXiv 2302.10586), and the method
-    ``pseudo_labels`` adds these pictures.
+    A classifier of the few makes them. The generator is conditioned on them (You et al., arXiv 2302.10586), and
+    the method ``pseudo_labels`` adds these pictures.
 
     Args:
         sure: a guess counts when it is at least so probable; 1 makes no guess.
@@ -97,7 +97,7 @@ class Method:
         hard_labels: a picture of two classes is given the label of the larger share.
         inversion, fusion: of fusion; blend takes the ratios of fusion.
         guidance: of the labels, in the replay of fusion and in drawing samples; 1 is off.
-        told: whether the model is told the labels at all.
+        told: whether the model is conditioned on the labels at all.
         gate: leave out, after quality.redraw tries, what quality rejects.
         quality: what the gate asks for; its judge is trained on the few labelled pictures.
     """

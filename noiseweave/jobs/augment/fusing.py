@@ -20,7 +20,7 @@ from noiseweave.jobs.augment.task import Task
 
 if TYPE_CHECKING:
     from noiseweave.engine.fusion.groups import Fused
-    from noiseweave.engine.fusion.redraw import Drawn
+    from noiseweave.engine.fusion.redraw import Redrawn
     from noiseweave.engine.judging.quality import Check, Judge
     from noiseweave.engine.networks.backbone import Backbone
 
@@ -63,7 +63,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     used = sorted({i for p in group.pairs for i in (p.a, p.b)})
     group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
     config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
-    image_BHWC, truncated = loaded.image_BHWC[used], groups.cut_off(backbone, prompts)
+    image_BHWC, truncated = loaded.image_BHWC[used], groups.truncated_prompts(backbone, prompts)
     if not group.pairs:
         return Made(
             group=group,
@@ -76,20 +76,12 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
     rows = len(image_BHWC) + len(group.pairs)  # each step has one of each
     with spans.span(0, len(image_BHWC) / rows):
-        maps = groups.inverted(
-            backbone,
-            image_BHWC,
-            keys,
-            {p.b for p in group.pairs},
-            config.inversion,
-            config.fusion,
-            config.seed,
-            prompts,
-            masks,
-        )
-    fuse = partial(groups.fused, backbone, maps, sampler=config.inversion.sampler, fusion=config.fusion)
+        parents = groups.Parents(image_BHWC=image_BHWC, keys=keys, prompts=prompts, masks=masks)
+        seconds = {p.b for p in group.pairs}
+        maps = groups.invert_group(backbone, parents, seconds, config.inversion, config.fusion, config.seed)
+    fuse = partial(groups.fuse_group, backbone, maps, solver=config.inversion.sampler, fusion=config.fusion)
     with spans.span(len(image_BHWC) / rows, 1):
-        done = redraw.drawn(
+        done = redraw.redraw_rejected(
             group.pairs,
             fuse,
             partial(judging.redrawn, task, keys),
@@ -119,7 +111,7 @@ def _sorted(
     task: Task,
     group: Group,
     hashes: Sequence[str],
-    done: Drawn,
+    done: Redrawn,
     bad: list[Quarantined],
     truncated: Mapping[str, str],
 ) -> Made:

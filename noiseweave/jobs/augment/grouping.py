@@ -31,15 +31,13 @@ def make_groups(
         keys = [task.key_of(p.shard, p.key) for p in where]
         pairs = [
             groups.draw_pair(
-                i,
-                j,
-                keys[i],
-                keys[j],
+                (i, j),
+                (keys[i], keys[j]),
                 float(sim),
                 config.fusion,
                 config.seed,
                 config.pairing.threshold,
-                number,
+                (number, 0),
             )
             for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
             for number in range(config.fusion.per_pair)

@@ -52,7 +52,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     from noiseweave.engine.features import spaces as features
 
     model = loading.describe(config.model.name, config.size)
-    loading.check_steps(model, config.inversion)
+    loading.check_chain(model, config.inversion)
     loading.check_prompt(model, config.prompt)
     config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"

@@ -141,16 +141,13 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
     a, b = sorted((pair.a, pair.b))
     config = task.config
     return groups.draw_pair(
-        a,
-        b,
-        keys[a],
-        keys[b],
+        (a, b),
+        (keys[a], keys[b]),
         pair.similarity,
         config.fusion,
         config.seed,
         config.pairing.threshold,
-        pair.number,
-        attempt,
+        (pair.number, attempt),
     )
 
 

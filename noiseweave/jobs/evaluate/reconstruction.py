@@ -56,7 +56,7 @@ def run(config: Config) -> int:
     several = recipes(config)
     model = loading.describe(config.model.name, config.size)
     for recipe in several:
-        loading.check_steps(model, recipe)
+        loading.check_chain(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
     found = pictures.find("input", config.input, config.unit_pictures)
@@ -176,7 +176,9 @@ def reconstructed(
     prompts = PromptRecipe().of([None] * len(keys), [None] * len(keys)) if words else None
     s, maps = groups.invert_pictures(model, image_BHWC, keys, recipe, seed, prompts)
     alone = [[(i, 1.0)] for i in range(len(keys))]
-    x_BCHW = dpm_solver.SOLVERS[recipe.sampler][1](groups.target_denoisers(model, prompts)(alone), s, maps)
+    x_BCHW = dpm_solver.SOLVERS[recipe.sampler].replay(
+        groups.target_denoisers(model, prompts)(alone), s, maps
+    )
     x_0_BCHW = model.encode(image_BHWC)
     error_B = (x_BCHW - x_0_BCHW).double().square().flatten(1).mean(1).tolist()
     latent = type(model) is not backbone.Backbone

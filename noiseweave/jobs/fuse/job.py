@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     from noiseweave.jobs.report.job import finish_page
 
     facts = loading.describe(config.model.name, config.size)
-    loading.check_steps(facts, config.inversion)
+    loading.check_chain(facts, config.inversion)
     loading.check_prompt(facts, config.prompt)
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
@@ -44,9 +44,8 @@ def run(config: Config) -> int:
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
     maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
-    fused = groups.fuse_pictures(
-        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
-    )
+    group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
+    fused = groups.fuse_pictures(model, group, recipes, config.keep_spread, config.inversion.sampler, mask_HW)
     model_hash = loading.fingerprint(facts)
     files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
     for name, data in files.items():

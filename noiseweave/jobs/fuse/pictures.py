@@ -147,7 +147,7 @@ def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
 
 def warn(model: Backbone, prompts: Prompts | None) -> None:
     """Say on standard error what the text encoder does not read of prompts that are too long for it."""
-    for end in groups.cut_off(model, prompts).values():
+    for end in groups.truncated_prompts(model, prompts).values():
         print(f"prompt truncated, the text encoder does not read: ...{end[:200]}", file=sys.stderr)
 
 
@@ -157,13 +157,13 @@ def fidelity(
     maps: list[NoiseMaps],
     image_NHWC: np.ndarray,
     prompts: Prompts | None,
-    sampler: SolverName,
+    solver: SolverName,
 ) -> list[float]:
     """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200.
 
     Of a latent model it is that of the latents: what the VAE loses is not in it.
     """
-    again_NCHW = SOLVERS[sampler][1](groups.source_denoiser(model, prompts), s, maps)
+    again_NCHW = SOLVERS[solver].replay(groups.source_denoiser(model, prompts), s, maps)
     return _psnr(again_NCHW.double() - model.encode(image_NHWC).double())
 
 

@@ -248,7 +248,7 @@ class Painter:
         if self.model.text is None:
             return ()
         told = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
-        return tuple(text_pipeline.cut_off(self.model.text, [told]).values())
+        return tuple(text_pipeline.truncated_ends(self.model.text, [told]).values())
 
     def _regions(
         self, loaded: Sequence[Loaded]

@@ -262,7 +262,7 @@ def cut_off(config: Config, source: Source) -> tuple[str, ...]:
     pipe = opened(config.model.name, "cpu", *heavy)
     model = text_pipeline.TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
     texts = sorted({item.words for item in source.all})
-    return tuple(text_pipeline.cut_off(model, [Prompt(text=t, key="") for t in texts]).values())
+    return tuple(text_pipeline.truncated_ends(model, [Prompt(text=t, key="") for t in texts]).values())
 
 
 def _half(x: Tensor) -> np.ndarray:

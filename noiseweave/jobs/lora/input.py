@@ -210,7 +210,7 @@ def look(config: Config) -> Model:
     about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
     if about.kind == "pixel":
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
-    adapters.check(unet, config.lora)
+    adapters.check_targets(unet, config.lora)
     factor = facts.vae_scale_factor
 
     def hashed(*parts: str) -> str:

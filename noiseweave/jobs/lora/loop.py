@@ -13,10 +13,10 @@ from accelerate.utils import gather_object
 from noiseweave.cluster import storage
 from noiseweave.cluster.training import Link
 from noiseweave.engine.inpainting import filling
-from noiseweave.engine.inpainting.models import InpaintFacts, InpaintModel, Kind
+from noiseweave.engine.inpainting.models import InpaintFacts, InpaintKind, InpaintModel
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import Denoiser, held_out_loss, loss
+from noiseweave.engine.lora.loss import LoraNetwork, held_out_loss, loss
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.prompts import Prompt
@@ -57,7 +57,7 @@ def loop(task: Task, link: Link) -> None:
     config = task.config
     torch.set_num_threads(task.threads)
     pipeline = _pipeline(task, link)
-    network = Denoiser(adapters.attach(pipeline, config.lora, config.seed))
+    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed))
     prepare(config, network, link.gpu)
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
     # every worker looks for itself, and all hear of the first that lacks something
@@ -96,7 +96,7 @@ def _pipeline(task: Task, link: Link) -> Any:
     return opened(config.model.name, "cuda" if link.gpu else "cpu", *without)
 
 
-def prepare(config: Config, network: Denoiser, gpu: bool) -> None:
+def prepare(config: Config, network: LoraNetwork, gpu: bool) -> None:
     """Half precision for frozen weights on a GPU, and checkpointing."""
     network.train()
     if gpu and config.precision != "fp32":
@@ -110,7 +110,7 @@ def prepare(config: Config, network: Denoiser, gpu: bool) -> None:
             encoder.gradient_checkpointing_enable()
 
 
-def learner(config: Config, network: Denoiser, scheduler: Any) -> Learner:
+def learner(config: Config, network: LoraNetwork, scheduler: Any) -> Learner:
     """The network that learns, its loss, and what is kept of it."""
 
     def mean(networks: JsonMapping, batch: Any) -> torch.Tensor:
@@ -186,7 +186,7 @@ class Validation:
     def _model(self) -> InpaintModel:
         pipeline = self.reader.encoders.pipeline
         pipeline.set_progress_bar_config(disable=True)
-        kind: Kind = "inpaint" if self.source.model.sees_holes else "latent"
+        kind: InpaintKind = "inpaint" if self.source.model.sees_holes else "latent"
         side, multiple = self.config.data.size, self.source.model.vae_scale_factor
         about = InpaintFacts(kind=kind, channels=3, size=side, multiple=multiple)
         text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1)

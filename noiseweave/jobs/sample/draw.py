@@ -114,7 +114,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
             image_BHWC=image,
             beliefs_KBHWC=beliefs if config.trajectory else None,
             calls=model.calls(config.text),
-            truncated=tuple(text_pipeline.cut_off(model, prompts).values()),
+            truncated=tuple(text_pipeline.truncated_ends(model, prompts).values()),
         )
 
     return compute

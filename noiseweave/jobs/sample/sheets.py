@@ -49,7 +49,7 @@ def panel(task: Task, model: BaseModel) -> Image:
     """truth | noisy | restored."""
     assert task.config.panel is not None
     truth = pictures(task, task.config.panel)[:1]
-    noisy, belief = samplers.restored(model, truth, task.config.level, ["panel"], task.config.seed)
+    noisy, belief = samplers.denoise_once(model, truth, task.config.level, ["panel"], task.config.seed)
     heads = ("truth", f"noise {task.config.level:g}", "restored")
     return collage.sheet([[truth[0], noisy[0], belief[0]]], heads=heads, tile=max(128, model.size))
 
@@ -72,7 +72,7 @@ def walked(task: Task, model: BaseModel) -> Image:
     """The pictures on the way from one random code to another; the animation goes there and back."""
     from noiseweave.engine.networks.vae import walk
 
-    ends, _ = samplers.noise_of(model, ["walk-a", "walk-b"], task.config.seed)
+    ends, _ = samplers.first_noise(model, ["walk-a", "walk-b"], task.config.seed)
     codes = walk(ends[0], ends[1], task.config.walk).to(model.device)
     frames = list(base_models.pictures_of(model, samplers.decoded(model, codes)))
     storage.write(storage.join(task.output, "walk.webp"), animation([*frames, *frames[-2:0:-1]], mark(task)))

@@ -136,7 +136,7 @@ def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
 
 def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c = task.config
-    data = comparison.prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
+    data = comparison.train_prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
     return Done(files={"prior.safetensors": data})
 
 
@@ -158,7 +158,9 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         seen_ND = np.concatenate(
             [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
         )
-    told = guesses.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
+    told = guesses.guess_labels(
+        few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND
+    )
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
     return Done(files={f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, extra=counts)
@@ -175,7 +177,7 @@ def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     pool, start = None, None
     if c.protocol == "prior":
         pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
-    data = comparison.tuned(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
+    data = comparison.tune_generator(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
 
@@ -190,13 +192,15 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     told = _told(task, book, (k, subset)) if method.guesses else None
     parents = comparison.parents_of(method, few, told)
     if method.made == "blend":
-        added = comparison.blend(method, parents, task.classes, c.seed)
+        added = comparison.mix_pixels(method, parents, task.classes, c.seed)
     elif method.made == "pseudo_labels":
         assert told is not None
         added = comparison.pseudo_labels(told, task.classes)
     else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-        added = comparison.made(method, few, parents, weights, c.generator, task.classes, c.seed, device)
+        added = comparison.make_pictures(
+            method, few, parents, weights, c.generator, task.classes, c.seed, device
+        )
     if method.keep_parents:
         assert told is not None
         added = comparison.joined(comparison.pseudo_labels(told, task.classes), added)

@@ -76,7 +76,7 @@ def test_replay_walks_as_the_library_samples(spacing):
     made = dpm_solver.NoiseMaps(
         x_T_CHW=x[0], residual_TCHW=sigma_T.view(-1, 1, 1, 1) * z_T[:, 0], timesteps_T=s.t_T
     )
-    ours = dpm_solver.replay_maps(lambda x, t: epsilon(x, t).float(), s, [made])
+    ours = dpm_solver.replay_dpm(lambda x, t: epsilon(x, t).float(), s, [made])
     for i, t in enumerate(lib.timesteps):
         x = lib.step(epsilon(x, t[None]).float(), t, x, variance_noise=z_T[i]).prev_sample
     torch.testing.assert_close(ours, x, rtol=0, atol=2e-3)
@@ -97,7 +97,7 @@ def test_order_two_samples_a_gaussian_with_less_error_than_order_one():
         impulses.append(
             dpm_solver.NoiseMaps(x_T_CHW=empty, residual_TCHW=row.view(-1, 1, 1, 1), timesteps_T=s.t_T)
         )
-    drawn = {name: run(epsilon, s, impulses).square().sum() for name, (_, run) in dpm_solver.SOLVERS.items()}
+    drawn = {n: v.replay(epsilon, s, impulses).square().sum() for n, v in dpm_solver.SOLVERS.items()}
     assert abs(drawn["sde-dpm-solver++"] / s2 - 1) < abs(drawn["ddim"] / s2 - 1) / 2
 
 
@@ -110,7 +110,7 @@ def test_the_exact_denoiser_of_a_gaussian_in_float64(spacing, steps, skip):
     epsilon = gaussian(scheduler().alphas_cumprod, m, s2)
     x_0 = m + s2.sqrt() * torch.randn(5, 1, 2, 3, generator=g, dtype=torch.float64)
     noise = torch.randn(steps - skip, 5, 1, 2, 3, generator=g, dtype=torch.float64)
-    back = dpm_solver.replay_maps(epsilon, s, dpm_solver.invert(epsilon, s, x_0, noise))
+    back = dpm_solver.replay_dpm(epsilon, s, dpm_solver.invert_dpm(epsilon, s, x_0, noise))
     assert (back - x_0).abs().max() < 1e-9
 
 
@@ -123,19 +123,19 @@ def test_the_shipped_model_gives_digits_back_as_with_ddim(
     x_0 = backbone.encode(digits[0][:batch])
     recipe = InversionRecipe(num_steps=steps, skip=skip)
     noise = torch.stack([draw_noise(recipe, steps - skip, (1, 16, 16), 0, str(i)) for i in range(batch)], 1)
-    for name, (invert, replay) in dpm_solver.SOLVERS.items():
+    for name, solver in dpm_solver.SOLVERS.items():
         s = (
             dpm_solver.schedule(backbone.scheduler, steps, skip)
             if name != "ddim"
             else backbone.schedule(steps, skip)
         )
-        maps = invert(backbone.epsilon, s, x_0, noise)
-        assert psnr(replay(backbone.epsilon, s, maps), x_0) >= decibel
+        maps = solver.invert(backbone.epsilon, s, x_0, noise)
+        assert psnr(solver.replay(backbone.epsilon, s, maps), x_0) >= decibel
 
 
 def test_all_time_steps_go_through_the_network_as_one_batch():
     s, calls = dpm_solver.schedule(scheduler(), 20, 5), []
-    dpm_solver.invert(
+    dpm_solver.invert_dpm(
         lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x),
         s,
         torch.zeros(2, 1, 2, 2),
@@ -150,7 +150,7 @@ def test_maps_of_one_sampler_are_not_those_of_the_other():
     epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0 / 4)
     g = torch.Generator().manual_seed(3)
     x_0, noise = torch.randn(1, 1, 4, 4, generator=g), torch.randn(20, 1, 1, 4, 4, generator=g)
-    made = {name: invert(epsilon, s, x_0, noise)[0] for name, (invert, _) in dpm_solver.SOLVERS.items()}
+    made = {n: v.invert(epsilon, s, x_0, noise)[0] for n, v in dpm_solver.SOLVERS.items()}
     apart = made["ddim"].residual_TCHW - made["sde-dpm-solver++"].residual_TCHW
     assert apart[[0, -1]].abs().max() == 0  # order 1 at both ends
     assert apart[1:-1].abs().mean((1, 2, 3)).min() > 1e-4
@@ -170,6 +170,6 @@ def test_a_schedule_that_ends_in_pure_noise_is_taken_up_to_its_noisiest_step_wit
 def test_maps_of_other_time_steps_are_refused():
     s, other = (dpm_solver.schedule(scheduler(), 20, skip) for skip in (0, 1))
     epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0)
-    maps = dpm_solver.invert(epsilon, s, torch.zeros(1, 1, 2, 2), torch.zeros(20, 1, 1, 2, 2))
+    maps = dpm_solver.invert_dpm(epsilon, s, torch.zeros(1, 1, 2, 2), torch.zeros(20, 1, 1, 2, 2))
     with pytest.raises(ValueError, match="other time steps"):
-        dpm_solver.replay_maps(epsilon, other, maps)
+        dpm_solver.replay_dpm(epsilon, other, maps)

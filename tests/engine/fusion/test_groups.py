@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.fusion.groups import augment, draw_pair, fuse_pictures, invert_pictures
+from noiseweave.engine.fusion.groups import (
+    Inverted,
+    Parents,
+    augment,
+    draw_pair,
+    fuse_pictures,
+    invert_pictures,
+)
 from noiseweave.engine.fusion.recipes import MODES, FusionRecipe, RegionRecipe, adaptive_ratio
 from noiseweave.engine.fusion.regions import saliency
 from noiseweave.engine.records import Pair
@@ -15,8 +22,12 @@ from noiseweave.engine.records import Pair
 INVERSION = InversionRecipe(num_steps=6, skip=2)
 
 
+def parents(image_BHWC, keys, **more):
+    return Parents(image_BHWC=image_BHWC, keys=keys, **more)
+
+
 def made(backbone, digits, pairs):
-    return augment(backbone, digits[0][:3], ["a", "b", "c"], pairs, INVERSION, FusionRecipe(), 0).image_PHWC
+    return augment(backbone, parents(digits[0][:3], "abc"), pairs, INVERSION, FusionRecipe(), 0).image_PHWC
 
 
 def pair(a, b, mode="linear", ratio=0.5):
@@ -66,16 +77,16 @@ def test_fusing_three_pictures_from_one_inversion(digits_model, digits):
     backbone = digits_model()
     s, maps = invert_pictures(backbone, digits[0][:3], ["a", "b", "c"], INVERSION, 0)
     recipes = [("linear", [1, 1, 1]), ("cross_fade", [0, 1, 0])]
-    mixed, second = backbone.decode(fuse_pictures(backbone, s, maps, recipes))
+    mixed, second = backbone.decode(fuse_pictures(backbone, Inverted(schedule=s, maps=maps), recipes))
     assert np.abs(second.astype(int) - digits[0][1]).max() <= 1
     assert all(np.abs(mixed.astype(int) - x).mean() > 3 for x in digits[0][:3])
 
 
 def test_a_pair_draws_its_order_mode_and_ratio_from_seed_and_keys():
     recipe = FusionRecipe(modes=("linear", "cross_fade"), ratio_min=0.2, ratio_max=0.4)
-    drawn = [draw_pair(0, 1, f"k{i}", "x", 0.9, recipe, 5) for i in range(200)]
-    assert drawn == [draw_pair(0, 1, f"k{i}", "x", 0.9, recipe, 5) for i in range(200)]
-    assert drawn[0] != draw_pair(0, 1, "k0", "x", 0.9, recipe, 6)
+    drawn = [draw_pair((0, 1), (f"k{i}", "x"), 0.9, recipe, 5) for i in range(200)]
+    assert drawn == [draw_pair((0, 1), (f"k{i}", "x"), 0.9, recipe, 5) for i in range(200)]
+    assert drawn[0] != draw_pair((0, 1), ("k0", "x"), 0.9, recipe, 6)
     assert {p.mode for p in drawn} == {"linear", "cross_fade"}
     assert {(p.a, p.b) for p in drawn} == {(0, 1), (1, 0)}
     assert all(0.2 <= p.ratio <= 0.4 for p in drawn)
@@ -88,30 +99,33 @@ def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, 
     ends = [pair(0, 1, ratio=0.0), pair(0, 1, ratio=1.0), pair(0, 1)]
     recipe = InversionRecipe(num_steps=6, skip=2, sampler="sde-dpm-solver++")
     images = digits[0][:2]
-    made = augment(backbone, images, "ab", ends, recipe, FusionRecipe(), 0)
+    made = augment(backbone, parents(images, "ab"), ends, recipe, FusionRecipe(), 0)
     first, second, between = made.image_PHWC.astype(int)
     assert np.abs(first - images[0]).max() <= 1
     assert np.abs(second - images[1]).max() <= 1
-    ddim = augment(backbone, images, "ab", ends, INVERSION, FusionRecipe(), 0).image_PHWC[2]
+    ddim = augment(backbone, parents(images, "ab"), ends, INVERSION, FusionRecipe(), 0).image_PHWC[2]
     assert np.abs(between - ddim).max() > 3
     s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
-    x_BCHW = fuse_pictures(backbone, s, maps, [("linear", [0.5, 0.5])], sampler="sde-dpm-solver++")
+    x_BCHW = fuse_pictures(
+        backbone, Inverted(schedule=s, maps=maps), [("linear", [0.5, 0.5])], solver="sde-dpm-solver++"
+    )
     assert np.abs(backbone.decode(x_BCHW)[0] - between).max() <= 1
 
 
 def test_an_adaptive_ratio_follows_similarity_and_leaves_order_and_mode():
     drawn, adaptive = FusionRecipe(), FusionRecipe(adaptive=True)
     for sim, ratio in [(0.7, 0.2), (0.9, round(adaptive_ratio(0.9, 0.7), 6)), (1.0000001, 0.5)]:
-        one = draw_pair(0, 1, "k", "x", sim, adaptive, 5, 0.7)
+        one = draw_pair((0, 1), ("k", "x"), sim, adaptive, 5, 0.7)
         assert one.ratio == ratio
-        assert replace(one, ratio=0.0) == replace(draw_pair(0, 1, "k", "x", sim, drawn, 5, 0.7), ratio=0.0)
+        assert replace(one, ratio=0.0) == replace(
+            draw_pair((0, 1), ("k", "x"), sim, drawn, 5, 0.7), ratio=0.0
+        )
 
 
 def regional(digits_model, digits, source, pairs, masks=None, micro_batch=16):
     backbone, fusion = digits_model(), FusionRecipe(region=RegionRecipe(source=source))
     backbone.parts.size = micro_batch
-    keys = ["a", "b", "c"]
-    made = augment(backbone, digits[0][:3], keys, pairs, INVERSION, fusion, 0, masks=masks)
+    made = augment(backbone, parents(digits[0][:3], "abc", masks=masks), pairs, INVERSION, fusion, 0)
     pictures, areas = made.image_PHWC, made.areas
     return pictures.astype(int), areas
 
@@ -134,7 +148,9 @@ def test_regions_are_those_of_fuse_and_their_area_is_the_masks_mean(digits_model
         (picture,), (area,) = regional(
             digits_model, digits, source, [pair(0, 1, "cross_fade", 0.6)], {1: ramp}
         )
-        x = fuse_pictures(backbone, s, maps[:2], [("cross_fade", [0.4, 0.6])], mask_HW=mask_HW)
+        x = fuse_pictures(
+            backbone, Inverted(schedule=s, maps=maps[:2]), [("cross_fade", [0.4, 0.6])], mask_HW=mask_HW
+        )
         assert np.abs(picture - backbone.decode(x)[0]).max() <= 1
         assert area == pytest.approx(float(mask_HW.mean()), abs=1e-5)
         assert 0.1 < area < 0.9

@@ -12,7 +12,7 @@ from torch import nn
 
 from noiseweave.engine.inpainting import filling
 from noiseweave.engine.inpainting.models import InpaintFacts, InpaintModel
-from noiseweave.engine.inpainting.recipes import InpaintRecipe, walk
+from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig
@@ -119,7 +119,7 @@ def test_guidance_has_both_halves_in_one_call_and_1_has_one(models):
             recipe = dataclasses.replace(QUICK, guidance=guidance)
             with watched(models(kind)) as seen:
                 filling.inpaint(models(kind), image, hole, prompts(3), recipe, 0)
-            calls = 4 if kind == "inpaint" else sum(b < a for a, b in pairwise(walk(4, 2, 2)))
+            calls = 4 if kind == "inpaint" else sum(b < a for a, b in pairwise(repaint_levels(4, 2, 2)))
             assert [len(x) for x in seen] == [width] * calls
 
 

@@ -32,7 +32,7 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     model = models("inpaint")
     ours = filling.inpaint(model, image, hole, prompts(2, "a cat", "a dog"), recipe, 3)
     pipe = model.text.pipeline
-    pipe.scheduler = text_pipeline.scheduler_of(model.text, TextRecipe(sampler=sampler, steps=6))
+    pipe.scheduler = text_pipeline.text_scheduler(model.text, TextRecipe(sampler=sampler, steps=6))
     theirs = pipe(
         prompt=["a cat"] * 2,
         negative_prompt=["a dog"] * 2,

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, RePaintScheduler
 
 from noiseweave.engine.diffusion.path import kept
-from noiseweave.engine.inpainting.recipes import walk
+from noiseweave.engine.inpainting.recipes import repaint_levels
 from noiseweave.engine.inpainting.repaint import repaint
 
 
@@ -17,7 +17,7 @@ from noiseweave.engine.inpainting.repaint import repaint
 def test_the_walk_is_the_papers_as_diffusers_has_it(steps, jump, resample):
     theirs = RePaintScheduler(num_train_timesteps=steps)
     theirs.set_timesteps(steps, jump, resample)
-    levels = walk(steps, jump, resample)
+    levels = repaint_levels(steps, jump, resample)
     unit = [levels[0]]
     for a, b in pairwise(levels):
         unit += range(a + 1, b + 1) if b > a else [b]
@@ -47,7 +47,7 @@ def test_a_step_is_the_one_of_diffusers_scheduler_with_eta_1(steps):
         known,
         hole,
         torch.zeros_like(known),
-        walk(5, 9, 1),
+        repaint_levels(5, 9, 1),
         lambda: torch.randn(known.shape, generator=ours),
     )
     a = s.a_T[0]
@@ -80,7 +80,7 @@ def gaussian(covariance, known, steps, jump, resample, count=2500):
         x_0,
         torch.tensor([False, False, True, True]),
         torch.zeros_like(x_0),
-        walk(steps, jump, resample),
+        repaint_levels(steps, jump, resample),
         lambda: torch.randn(x_0.shape, generator=g, dtype=torch.float64),
     ).view(count, 4)
     assert torch.equal(x[:, :2], x_0.view(count, 4)[:, :2])

@@ -70,7 +70,7 @@ def test_affine_moves_pictures_little_and_each_on_its_own():
 def test_a_crop_is_a_shift_with_reflected_edges():
     torch.manual_seed(0)
     x = torch.arange(256.0).reshape(1, 1, 16, 16).expand(200, 1, 16, 16)
-    y = classifier.crop(x)
+    y = classifier.random_crop(x)
     shifts = {(int(p[0, 8, 8]) // 16 - 8, int(p[0, 8, 8]) % 16 - 8) for p in y}
     assert shifts == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
     moved = next(p[0] for p in y if p[0, 8, 8] == 10 * 16 + 8)  # the picture two up: its last rows come back

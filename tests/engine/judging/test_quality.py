@@ -65,10 +65,10 @@ def test_nearest_looks_through_blocks_of_any_size():
     f, real = (unit(rng.integers(0, 255, (n, 8, 8, 1), np.uint8)) for n in (5, 23))
     expected = (f @ real.T).max(1)
     for block in (1, 7, 100):
-        best, row = quality.nearest(f, real, block)
+        best, row = quality.nearest_real(f, real, block)
         np.testing.assert_allclose(best, expected, rtol=1e-6)
         assert row.tolist() == (f @ real.T).argmax(1).tolist()
-    assert (np.stack(quality.nearest(f, real[:0])) == -1).all()
+    assert (np.stack(quality.nearest_real(f, real[:0])) == -1).all()
 
 
 def test_a_picture_of_no_known_parents_is_held_against_what_is_typical():

@@ -290,11 +290,11 @@ def test_what_does_not_fit_the_model_is_one_line(pipelines, recipe, line):
         adapters.attach(pipe, recipe, 0)
     assert all(p.requires_grad for p in pipe.unet.parameters())
     with pytest.raises(ValueError, match=f"^{line}$"):
-        adapters.check(json.loads(pipe.unet.to_json_string()), recipe)
+        adapters.check_targets(json.loads(pipe.unet.to_json_string()), recipe)
 
 
 @pytest.mark.parametrize("kind", [(4, False), (9, True)])
 def test_what_fits_the_model_passes_the_check_of_its_config(pipelines, kind):
     config = json.loads(pipelines(*kind).unet.to_json_string())
-    adapters.check(config, LoraRecipe(rank=32, text_encoder=True))
-    adapters.check(config, LoraRecipe(rank=4, targets=("conv_in", "conv_out")))
+    adapters.check_targets(config, LoraRecipe(rank=32, text_encoder=True))
+    adapters.check_targets(config, LoraRecipe(rank=4, targets=("conv_in", "conv_out")))

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from diffusers.training_utils import compute_snr
 
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import Denoiser, LoraBatch, held_out_loss, loss
+from noiseweave.engine.lora.loss import LoraBatch, LoraNetwork, held_out_loss, loss
 from noiseweave.engine.lora.recipes import LoraObjective, LoraRecipe
 
 PLAIN = LoraObjective()
@@ -154,7 +154,7 @@ def test_the_denoiser_does_as_the_pipeline_and_all_it_trains_gets_gradients(pipe
     with torch.no_grad():
         wanted = pipe.unet(x, t, told[0], **more).sample
     frozen = {"prompt_embeds": told[0].detach()} | ({"pooled_prompt_embeds": told[2].detach()} if xl else {})
-    network = Denoiser(adapters.attach(pipe, LoraRecipe(rank=2, text_encoder=True), 0))
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, text_encoder=True), 0))
     for words in (frozen, tokens(pipe, texts)):
         torch.testing.assert_close(network(x, t, words, (32, 48)), wanted, atol=1e-5, rtol=1e-5)
     filled = {n: torch.randn_like(w) * 0.1 for n, w in adapters.state(network).items()}
@@ -174,7 +174,7 @@ def test_in_bfloat16_the_loss_is_near_that_of_float32_and_float32(pipelines, tra
         words = tokens(pipe, ["a red wall"] * 6)
         with torch.no_grad():
             told = {"prompt_embeds": pipe.text_encoder(words["input_ids"])[0]}
-        network = Denoiser(adapters.attach(pipe, recipe, 0))
+        network = LoraNetwork(adapters.attach(pipe, recipe, 0))
         batch = batch_of(words=words if trained else told)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
             found.append(loss(network, batch, schedule(), PLAIN))
@@ -185,7 +185,7 @@ def test_in_bfloat16_the_loss_is_near_that_of_float32_and_float32(pipelines, tra
 
 def test_held_out_loss_is_the_mean_over_fixed_times_whatever_the_batch(pipelines):
     pipe, scheduler = pipelines(False), schedule("v_prediction")
-    network = Denoiser(adapters.attach(pipe, LoraRecipe(rank=2, dropout=0.5), 0)).train()
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, dropout=0.5), 0)).train()
     adapters.load(network, {n: torch.randn_like(w) * 0.1 for n, w in adapters.state(network).items()})
     batch, keys = batch_of(3), ["a", "b", "c"]
     found = held_out_loss(network, batch, scheduler, keys, 7)
@@ -229,7 +229,7 @@ def test_thirty_steps_lower_the_loss_of_pictures_that_were_not_seen(pipelines, m
     pipe, scheduler = pipelines(False), schedule("v_prediction")
     z = torch.randn(1, 4, 4, 4) + 0.3 * torch.randn(12, 4, 4, 4)
     words = {"prompt_embeds": torch.randn(1, 77, 32).expand(12, -1, -1)}
-    network = Denoiser(adapters.attach(pipe, LoraRecipe(method=method, rank=8), 0))
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(method=method, rank=8), 0))
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-2)
     held = batch_of(3, z_BCHW=z[9:], words={n: x[9:] for n, x in words.items()})
     before = held_out_loss(network, held, scheduler, ["a", "b", "c"], 0)

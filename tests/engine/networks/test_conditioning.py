@@ -16,8 +16,8 @@ def by_hand(model, x, t, texts, guidance):
     pipe, out = model.text.pipeline, []
     for i, text in enumerate(texts):
         words = [pipe.encode_prompt(w, "cpu", 1, False)[0] for w in ("", text)]
-        untold, with_words = (pipe.unet(x[i : i + 1], t[i], w).sample for w in words)
-        v = untold + guidance * (with_words - untold)
+        unconditional, with_words = (pipe.unet(x[i : i + 1], t[i], w).sample for w in words)
+        v = unconditional + guidance * (with_words - unconditional)
         a = pipe.scheduler.alphas_cumprod[t[i]]
         out.append(a.sqrt() * v + (1 - a).sqrt() * x[i : i + 1])
     return torch.cat(out)
@@ -28,7 +28,7 @@ def by_hand(model, x, t, texts, guidance):
 def test_the_noise_is_that_of_a_loop_by_hand(sd, guidance):
     g = torch.Generator().manual_seed(3)
     x, t = torch.randn(6, 4, 4, 4, generator=g), torch.tensor([900, 900, 900, 20, 20, 20])
-    epsilon = sd.told(sd.words(TEXTS), guidance)  # rows: time steps outermost, prompts within
+    epsilon = sd.conditioned(sd.words(TEXTS), guidance)  # rows: time steps outermost, prompts within
     torch.testing.assert_close(epsilon(x, t), by_hand(sd, x, t, TEXTS * 2, guidance), rtol=1e-3, atol=1e-4)
     silent = by_hand(sd, x, t, [""] * 6, 1.0)
     torch.testing.assert_close(sd.epsilon(x, t), silent, rtol=1e-3, atol=1e-4)
@@ -39,7 +39,9 @@ def test_the_noise_is_that_of_a_loop_by_hand(sd, guidance):
 def test_a_replay_is_that_of_a_loop_by_hand(sd, images):
     prompts = told(2, target="two dogs", guidance_source=2.0, guidance_target=4.0)
     s, maps = groups.invert_pictures(sd, images[:2], "ab", QUICK, 0, prompts)
-    out = groups.fuse_pictures(sd, s, maps[:1], [("linear", [1.0])], prompts=prompts)
+    out = groups.fuse_pictures(
+        sd, groups.Inverted(schedule=s, maps=maps[:1], prompts=prompts), [("linear", [1.0])]
+    )
     x = maps[0].x_T_CHW[None]
     for i, t in enumerate(s.t_T):
         e = by_hand(sd, x, t[None], ["two dogs"], 4.0)
@@ -59,7 +61,7 @@ def test_sdxl_is_told_what_its_pipeline_tells_it(xl, guidance):
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     try:
         pipe("a cat", latents=x, num_inference_steps=1, guidance_scale=guidance, output_type="latent")
-        xl.told(xl.words(["a cat"]), guidance)(x, torch.tensor([500]))
+        xl.conditioned(xl.words(["a cat"]), guidance)(x, torch.tensor([500]))
     finally:
         handle.remove()
     (theirs, their_more), (ours, our_more) = seen[0], seen[-1]
@@ -82,7 +84,7 @@ def sizes_of(model, ask):
 
 def test_one_call_holds_both_halves_and_no_second_where_none_is_needed(sd):
     x, t = torch.zeros(3, 4, 4, 4), torch.tensor([500] * 3)
-    rows = lambda words, guidance: sizes_of(sd, lambda: sd.told(sd.words(words), guidance)(x, t))  # noqa: E731
+    rows = lambda words, guidance: sizes_of(sd, lambda: sd.conditioned(sd.words(words), guidance)(x, t))  # noqa: E731
     assert rows(TEXTS, 3.5) == [6]
     assert rows(TEXTS, 1) == [3]
     assert rows([""], 3.5) == [3], "no words against no words is no guidance"
@@ -92,7 +94,7 @@ def test_the_prediction_type_makes_no_difference(sd):
     """The same noise from a network that predicts v, and from one that predicts it outright."""
     g = torch.Generator().manual_seed(1)
     x, t, words = torch.randn(3, 4, 4, 4, generator=g), torch.tensor([30, 500, 900]), sd.words(TEXTS)
-    expected = sd.told(words, 4.0)(x, t)
+    expected = sd.conditioned(words, 4.0)(x, t)
     a = sd.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
 
     class Outright(torch.nn.Module):
@@ -105,7 +107,7 @@ def test_the_prediction_type_makes_no_difference(sd):
     scheduler = DDIMScheduler.from_config(sd.scheduler.config, prediction_type="epsilon")
     other = latent_backbone.LatentBackbone(Outright(), sd.vae, scheduler, text=sd.text)
     assert sd.scheduler.config.prediction_type == "v_prediction"
-    torch.testing.assert_close(other.told(words, 4.0)(x, t), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(other.conditioned(words, 4.0)(x, t), expected, rtol=1e-4, atol=1e-4)
 
 
 # words mixed
@@ -116,16 +118,18 @@ def test_words_are_mixed_by_weight(xl):
     mixed = words.mixed(
         [[(0, 1.0), (1, 0.0)], [(0, 0.0), (1, 1.0)], [(2, 0.5), (2, 0.5)], [(0, 0.25), (1, 0.75)]]
     )
-    assert set(mixed.told) == {"prompt_embeds", "pooled_prompt_embeds"}
-    for name, x in mixed.told.items():
-        own = words.told[name]
+    assert set(mixed.conditional) == {"prompt_embeds", "pooled_prompt_embeds"}
+    for name, x in mixed.conditional.items():
+        own = words.conditional[name]
         assert all(torch.equal(x[i], own[p]) for i, p in ((0, 0), (1, 1), (2, 2)))
         torch.testing.assert_close(x[3], text_pipeline.slerp(own[0], own[1], 0.75))
     three = words.mixed([[(0, 2.0), (1, 1.0), (2, 1.0)], [(0, 0.0), (1, 0.0), (2, 3.0)]])
-    own = words.told["prompt_embeds"]
+    own = words.conditional["prompt_embeds"]
     step = text_pipeline.slerp(own[0], own[1], 1 / 3)
-    torch.testing.assert_close(three.told["prompt_embeds"][0], text_pipeline.slerp(step, own[2], 1 / 4))
-    assert torch.equal(three.told["prompt_embeds"][1], own[2])
+    torch.testing.assert_close(
+        three.conditional["prompt_embeds"][0], text_pipeline.slerp(step, own[2], 1 / 4)
+    )
+    assert torch.equal(three.conditional["prompt_embeds"][1], own[2])
 
 
 def test_what_pictures_are_told():

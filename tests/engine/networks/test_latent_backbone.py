@@ -58,8 +58,8 @@ def test_a_whole_chain_has_every_step_of_the_model(sd):
 
 
 def fused(model, images, prompts):
-    made = groups.augment(model, images, "abc", PAIRS, QUICK, FusionRecipe(), 0, prompts)
-    return made.image_PHWC.astype(int)
+    parents = groups.Parents(image_BHWC=images, keys="abc", prompts=prompts)
+    return groups.augment(model, parents, PAIRS, QUICK, FusionRecipe(), 0).image_PHWC.astype(int)
 
 
 def test_pictures_are_the_same_for_any_micro_batch(sd, images):
@@ -78,7 +78,7 @@ def test_out_of_memory_halves_each_part_for_itself(sd, images):
     model = remade(sd, micro_batch=32)
     x, t = torch.randn(8, 4, 4, 4), torch.arange(8) * 100
     words = model.words(TEXTS[:2])
-    expected, z, picture = model.told(words, 2.0)(x, t), model.encode(images), model.decode(x)
+    expected, z, picture = model.conditioned(words, 2.0)(x, t), model.encode(images), model.decode(x)
 
     def small(network, most):
         def call(rows, *more, **named):
@@ -91,7 +91,7 @@ def test_out_of_memory_halves_each_part_for_itself(sd, images):
     unet, vae = model.unet, model.vae
     unet.forward = small(unet.forward, 8)  # 4 rows with guidance
     vae.encode, vae.decode = small(vae.encode, 1), small(vae.decode, 2)
-    torch.testing.assert_close(model.told(words, 2.0)(x, t), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.conditioned(words, 2.0)(x, t), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model.encode(images), z, rtol=1e-4, atol=1e-4)
     assert np.abs(model.decode(x).astype(int) - picture).max() <= 1
     assert (model.parts.size, model.encoding.size, model.decoding.size) == (4, 1, 2)
@@ -187,7 +187,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     assert (found.conditioning, found.path, found.prediction) == ("none", "vp", "epsilon")
     assert (found.vae_scale_factor, found.trained_steps) == (2, 1000)
     assert loading.fingerprint(found) == facts.fingerprint(found)
-    loading.check_steps(found, InversionRecipe(num_steps=1000))
+    loading.check_chain(found, InversionRecipe(num_steps=1000))
     model, small = loading.load(ModelConfig(name=name)), images[:, ::2, ::2]
     assert (model.channels, model.size, model.text) == (3, 16, None)
     x, z = there_and_back(model, small, None)
@@ -195,8 +195,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     torch.testing.assert_close(
         z, latents.encode(base.encoder, torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1)
     )
-    pictures = groups.augment(model, small, "abc", PAIRS, QUICK, FusionRecipe(), 0).image_PHWC
-    assert pictures.shape == (4, 16, 16, 3)
+    assert fused(model, small, None).shape == (4, 16, 16, 3)
     with pytest.raises(ValueError, match=r"size=18: .* a multiple of 4"):  # its unet halves once more
         loading.describe(name, 18)
     with pytest.raises(ValueError, match=r"prompt\.target='a': model .* reads no words"):
@@ -231,12 +230,16 @@ def test_a_class_conditional_network_is_told_labels_with_guidance(tmp_path):
         with torch.inference_mode():
             return network(x, t, class_labels=torch.tensor(numbers), return_dict=False)[0]
 
-    told, untold = plain([2, 4, 0, 4]), plain([4, 4, 4, 4])
-    expected = model.noise_of(untold + 3 * (told - untold), x, t)
-    torch.testing.assert_close(model.told(model.labels(labels), 3.0)(x, t), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.epsilon(x, t), model.noise_of(untold, x, t), rtol=1e-4, atol=1e-4)
+    told, unconditional = plain([2, 4, 0, 4]), plain([4, 4, 4, 4])
+    expected = model.epsilon_of(unconditional + 3 * (told - unconditional), x, t)
+    torch.testing.assert_close(
+        model.conditioned(model.labels(labels), 3.0)(x, t), expected, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        model.epsilon(x, t), model.epsilon_of(unconditional, x, t), rtol=1e-4, atol=1e-4
+    )
     mixed = model.labels([2, 0]).mixed([[(0, 0.25), (1, 0.75)]])
-    assert mixed.told_PK.tolist() == [[0.75, 0, 0.25, 0, 0]]
+    assert mixed.weight_PK.tolist() == [[0.75, 0, 0.25, 0, 0]]
 
 
 def test_features_of_a_latent_network(sd, images):

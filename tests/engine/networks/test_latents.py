@@ -27,10 +27,10 @@ def test_what_lies_around_a_hole_is_what_diffusers_pipeline_shows(kl_folder):
     for asked in (hole_B1HW, hole_B1HW.float()):
         ours = latents.around(vae, latents.to_pixels(image), asked)
         torch.testing.assert_close(ours, around, atol=1e-5, rtol=1e-5)
-        assert torch.equal(latents.shrunk(asked, ours), small.bool())
+        assert torch.equal(latents.hole_in_latents(asked, ours), small.bool())
 
 
 def test_a_latent_with_one_pixel_of_hole_is_hole():
     hole = torch.zeros(1, 1, 16, 24)
     hole[0, 0, 15, 8] = 1
-    assert latents.shrunk(hole, torch.zeros(1, 4, 2, 3)).nonzero().tolist() == [[0, 0, 1, 1]]
+    assert latents.hole_in_latents(hole, torch.zeros(1, 4, 2, 3)).nonzero().tolist() == [[0, 0, 1, 1]]

@@ -86,8 +86,10 @@ def test_a_prompt_that_is_cut_is_named(model):
     fits, long, negative = "cat " * 75, "cat " * 76, "dog " * 100
     prompts = [Prompt(text=fits, key="a"), Prompt(text=long, key="b"), Prompt(text=long, key="c")]
     assert e.too_long(model, prompts) == [long]
-    assert e.cut_off(model, prompts) == {long: "cat"}
-    assert e.cut_off(model, [Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
+    assert e.truncated_ends(model, prompts) == {long: "cat"}
+    assert (
+        e.truncated_ends(model, [Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
+    )
     assert e.too_long(model, [Prompt(text="a", other=long, key="a", negative=negative)]) == [long, negative]
     a, b = (e.draw(model, [Prompt(text=t, key="a")], QUICK, 0) for t in (fits, long))
     assert np.array_equal(a, b)  # the last word was cut indeed
@@ -212,7 +214,7 @@ def test_a_trajectory_ends_in_the_picture(model, sampler):
 def test_the_first_belief_is_the_networks(model, sampler):
     recipe = TextRecipe(steps=5, sampler=sampler, guidance=1)
     belief = e.trajectory(model, CATS[:1], recipe, 0, 1)[1][0]
-    pipe, s = model.pipeline, e.scheduler_of(model, recipe)
+    pipe, s = model.pipeline, e.text_scheduler(model, recipe)
     s.set_timesteps(5)
     t, z = s.timesteps[0], torch.randn(1, 4, 4, 4, generator=generator(0, "sample", "0"))
     with torch.inference_mode():
@@ -231,7 +233,7 @@ def test_a_scheduler_that_does_not_tell_its_beliefs_is_refused(model):
 def test_latents_are_never_clipped(model):
     assert "clip_sample" not in model.scheduler.config  # the samplers' own default is to clip
     for sampler in ("ddim", "ddpm"):
-        assert e.scheduler_of(model, TextRecipe(sampler=sampler)).config.clip_sample is False
+        assert e.text_scheduler(model, TextRecipe(sampler=sampler)).config.clip_sample is False
 
 
 # words that matter
@@ -316,7 +318,10 @@ def pickled_beside_a_variant(folder, part):
 BREAKS = {
     "no folder": (lambda m: shutil.rmtree(m), "no such folder.*hf download"),
     "no index": (lambda m: (m / "model_index.json").unlink(), "model_index.json is missing"),
-    "pixel model": (lambda m: change(m / "model_index.json", _class_name="DDPMPipeline"), "a DDPMPipeline"),
+    "pixel model": (
+        lambda m: change(m / "model_index.json", _class_name="DDPMPipeline"),
+        "its unet is UNet2DConditionModel",
+    ),
     "own code": (lambda m: change(m / "model_index.json", unet=["mine", "UNet"]), "unet comes with code"),
     "no unet": (lambda m: shutil.rmtree(m / "unet"), "unet/ is missing"),
     "no weights": (lambda m: next((m / "vae").glob("*.safetensors")).unlink(), "vae/.* is missing"),

@@ -56,4 +56,4 @@ def test_a_png_says_it_in_plain_text_too():
     ],
 )
 def test_a_hub_id_is_told_whole_and_a_path_by_its_end(name, said):
-    assert provenance.told(name) == said
+    assert provenance.public_name(name) == said

@@ -101,7 +101,7 @@ def test_the_flow_lands_where_the_exact_map_sends_its_noise():
     """For a Gaussian the flow's map is x0 = MEAN + STD eps."""
     model = model_of("flow")
     drawn = samplers.draw(model, range(4), None, SamplerRecipe(name="dopri5", tolerance=1e-6), 7)
-    eps, _ = samplers.noise_of(model, range(4), 7)
+    eps, _ = samplers.first_noise(model, range(4), 7)
     expected = (MEAN + STD * eps).permute(0, 2, 3, 1).numpy()
     assert np.abs(values(drawn) - expected).max() < 1.1 / 127.5
 
@@ -218,9 +218,9 @@ def test_more_steps_than_the_schedule_has_are_refused():
 @pytest.mark.parametrize("kind", ["ddpm", "flow", "linear_mixing"])
 def test_the_panel_shows_the_noise_and_the_best_guess_behind_it(kind):
     truth = np.full((1, 8, 8, 1), round((MEAN + 1) * 127.5), np.uint8)
-    noisy, belief = samplers.restored(model_of(kind), truth, 0.5, ["x"], 0)
+    noisy, belief = samplers.denoise_once(model_of(kind), truth, 0.5, ["x"], 0)
     assert noisy.std() > 40
     assert np.abs(belief.astype(int) - truth).max() <= 0.15 * 127.5
-    clean, same = samplers.restored(model_of(kind), truth, 0.0, ["x"], 0)
+    clean, same = samplers.denoise_once(model_of(kind), truth, 0.0, ["x"], 0)
     assert np.abs(clean.astype(int) - truth).max() <= 3
     assert np.abs(same.astype(int) - truth).max() <= 3

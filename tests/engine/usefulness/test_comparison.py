@@ -43,8 +43,8 @@ def few(pool):
 
 @pytest.fixture(scope="module")
 def weights(few, pool):
-    start = comparison.prior(pool, TINY, 3, 0)
-    return comparison.tuned(few, hidden(pool), start, TINY, 3, 0)
+    start = comparison.train_prior(pool, TINY, 3, 0)
+    return comparison.tune_generator(few, hidden(pool), start, TINY, 3, 0)
 
 
 def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
@@ -60,19 +60,19 @@ def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
 
 def test_the_pools_labels_change_no_prior(pool):
     other = replace(pool, label_N=(pool.label_N + 1) % 3)
-    assert comparison.prior(pool, TINY, 3, 0) == comparison.prior(other, TINY, 3, 0)
+    assert comparison.train_prior(pool, TINY, 3, 0) == comparison.train_prior(other, TINY, 3, 0)
 
 
 def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
     seen = []
     monkeypatch.setattr(comparison, "learn", lambda system, parts, *rest: seen.extend(parts))
-    comparison.tuned(few, None, None, TINY, 3, 0)
+    comparison.tune_generator(few, None, None, TINY, 3, 0)
     assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
 
 
 def test_guesses_are_sure_and_mostly_right(few, pool):
     none, some, fewer = (
-        guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
+        guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
         for sure in (1.0, 0.5, 0.9)
     )
     assert (none == -1).all()
@@ -86,10 +86,10 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
     monkeypatch.setattr(
         classifier, "train", lambda *a: given.append(a[4]) or train(*a)
     )  # a[4] is what is added
-    told = guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
+    told = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
     assert given[0] is None
     image_MHWC, p_MK = given[1]
-    first = guesses.guessed(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
+    first = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
     np.testing.assert_array_equal(image_MHWC, pool.image_NHWC[first.label_N >= 0])
     np.testing.assert_array_equal(p_MK.argmax(1), first.label_N[first.label_N >= 0])
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.8
@@ -98,7 +98,7 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
 def test_guesses_by_features(few, pool):
     recipe = GuessRecipe(sure=0.6, features=FeatureRecipe(name="pixels", size=8))
     seen_ND = guesses.seen(recipe.features, pool.image_NHWC, "cpu")
-    told = guesses.guessed(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
+    told = guesses.guess_labels(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
     assert (told.label_N >= 0).sum() > 60
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.9
     with pytest.raises(ValueError, match=r"guess\.features\.name"):
@@ -114,7 +114,7 @@ def test_pseudo_labels_are_the_pictures_with_a_guess(pool):
 
 def test_a_blend_is_the_mixture_of_its_parents(few):
     method = Method(made="blend", count=40, fusion=FusionRecipe(ratio_min=0.5, ratio_max=0.5))
-    added = comparison.blend(method, few, 3, 0)
+    added = comparison.mix_pixels(method, few, 3, 0)
     pairs = comparison.pairs_of(method, few, 0)
     a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(float) for end in "ab")
     np.testing.assert_allclose(added.image_MHWC, (a + b) / 2, atol=0.51)
@@ -126,7 +126,9 @@ def test_a_blend_is_the_mixture_of_its_parents(few):
 
 def test_labels_of_two_classes_are_shared_or_the_larger(few):
     method = Method(made="blend", count=60, pairs="any", fusion=FusionRecipe(ratio_min=0.3, ratio_max=0.4))
-    soft, hard = (comparison.blend(replace(method, hard_labels=h), few, 3, 0).p_MK for h in (False, True))
+    soft, hard = (
+        comparison.mix_pixels(replace(method, hard_labels=h), few, 3, 0).p_MK for h in (False, True)
+    )
     np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-6)
     assert (soft.max(1) < 0.99).any()
     assert set(hard.flatten().tolist()) == {0.0, 1.0}
@@ -134,13 +136,13 @@ def test_labels_of_two_classes_are_shared_or_the_larger(few):
 
 
 def test_fusions_are_made_told_and_gated(few, weights):
-    plain = comparison.made(FUSED, few, few, weights, TINY, 3, 0)
+    plain = comparison.make_pictures(FUSED, few, few, weights, TINY, 3, 0)
     assert plain.image_MHWC.shape == (12, 8, 8, 1)
     assert (plain.p_MK.max(1) == 1).all()
-    untold = comparison.made(replace(FUSED, told=False), few, few, weights, TINY, 3, 0)
+    untold = comparison.make_pictures(replace(FUSED, told=False), few, few, weights, TINY, 3, 0)
     assert not np.array_equal(untold.image_MHWC, plain.image_MHWC)
     strict = QualityRecipe(drift=0.0, copy=1.0, sharpness=0.0, redraw=1, classifier=QUICK)
-    gated = comparison.made(replace(FUSED, gate=True, quality=strict), few, few, weights, TINY, 3, 0)
+    gated = comparison.make_pictures(replace(FUSED, gate=True, quality=strict), few, few, weights, TINY, 3, 0)
     assert len(gated.p_MK) + gated.rejected.get("drifted", 0) == 12
     assert gated.rejected["drifted"] > 0
 
@@ -153,7 +155,7 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
     np.testing.assert_array_equal(parents.image_NHWC[12:], pool.image_NHWC[100:])
     ends = {end for p in comparison.pairs_of(method, parents, 0) for end in (p.a, p.b)}
     assert max(ends) > 12 > min(ends)
-    added = comparison.made(method, few, parents, weights, TINY, 3, 0)
+    added = comparison.make_pictures(method, few, parents, weights, TINY, 3, 0)
     assert (len(added.p_MK), set(added.p_MK.max(1).tolist())) == (40, {1.0})
     assert comparison.parents_of(FUSED, few, told) is few
     with pytest.raises(ValueError, match=r"methods\.parents"):
@@ -164,7 +166,7 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
 
 def test_samples_are_balanced_over_the_classes(few, weights):
     method = Method(made="samples", count=9, inversion=InversionRecipe(num_steps=3, skip=0))
-    added = comparison.made(method, few, few, weights, TINY, 3, 0)
+    added = comparison.make_pictures(method, few, few, weights, TINY, 3, 0)
     assert added.p_MK.sum(0).tolist() == [3, 3, 3]
 
 
@@ -179,7 +181,7 @@ def test_a_score_is_an_accuracy_that_made_pictures_move(few, pool):
 
 def test_the_interval_is_students():
     values = [0.9, 0.92, 0.88, 0.95]
-    mean, half = comparison.interval(values)
+    mean, half = comparison.mean_interval(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert np.isnan(comparison.interval([1.0])[1])
+    assert np.isnan(comparison.mean_interval([1.0])[1])

@@ -121,7 +121,8 @@ def assert_the_engines(output, files):
     fusion = FusionRecipe(region=RegionRecipe(source="saliency"))
     recipe = InversionRecipe(num_steps=4, skip=1)
     model = loading.load(ModelConfig())
-    made = groups.augment(model, image_BHWC, keys, [pair], recipe, fusion, 0)
+    parents = groups.Parents(image_BHWC=image_BHWC, keys=keys)
+    made = groups.augment(model, parents, [pair], recipe, fusion, 0)
     wanted, (area,) = made.image_PHWC, made.areas
     assert np.abs(images.decode(files["png"], 1).astype(int) - wanted[0]).max() <= 1
     assert area == pytest.approx(line["region"]["area"], abs=2e-4)

@@ -41,7 +41,9 @@ def test_the_picture_is_the_engines(digits):
     image_NHWC = np.stack([picture(f"out/input-{i}.png")[..., None] for i in range(3)])
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "abc"]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 4)
-    x_BCHW = groups.fuse_pictures(model, s, maps, [("cross_fade", [0.2, 0.3, 0.5])])
+    x_BCHW = groups.fuse_pictures(
+        model, groups.Inverted(schedule=s, maps=maps), [("cross_fade", [0.2, 0.3, 0.5])]
+    )
     apart = picture("out/fused.png").astype(int) - model.decode(x_BCHW)[0, ..., 0].astype(int)
     assert np.abs(apart).max() <= 1
 

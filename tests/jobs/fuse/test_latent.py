@@ -22,7 +22,11 @@ def engines(model, photos, names, prompts, weights):
     keys = [hashlib.sha256((photos / f"{n}.png").read_bytes()).hexdigest() for n in names]
     recipe = InversionRecipe(num_steps=8, skip=1)
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
-    return model.decode(groups.fuse_pictures(model, s, maps, [("cross_fade", weights)], prompts=prompts))[0]
+    return model.decode(
+        groups.fuse_pictures(
+            model, groups.Inverted(schedule=s, maps=maps, prompts=prompts), [("cross_fade", weights)]
+        )
+    )[0]
 
 
 def test_one_picture_and_a_target_are_an_edit(photos, sd_folder, capsys):

@@ -78,7 +78,7 @@ def test_linear_mixing_on_one_picture_restores_it(tmp_path):
     assert falls(link.losses(), to=0.2), link.losses()
     model = base_models.load(ModelConfig(name=published(config, link, tmp_path / "last")))
     truth = images.decode(digit(0), 1)[None]
-    noisy, belief = samplers.restored(model, truth, 0.7, ["x"], 0)
+    noisy, belief = samplers.denoise_once(model, truth, 0.7, ["x"], 0)
     error = [np.abs(x.astype(float) - truth).mean() for x in (noisy, belief)]
     assert error[1] < 0.4 * error[0]
 
