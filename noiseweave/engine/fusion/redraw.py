@@ -27,6 +27,11 @@ class Redrawn:
     checks: Sequence[Check] | None
     attempts: int
 
+    @property
+    def rejected(self) -> Counter[str]:
+        """Verdict -> pictures that stayed rejected."""
+        return Counter(c.verdict for c in self.checks or () if c.verdict != "kept")
+
 
 def redraw_rejected(
     pairs: Sequence[Pair],
@@ -54,6 +59,3 @@ def redraw_rejected(
     return Redrawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
 
 
-def rejected(made: Redrawn) -> Counter[str]:
-    """verdict -> how many pictures stayed rejected."""
-    return Counter(c.verdict for c in made.checks or () if c.verdict != "kept")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import spans
-from noiseweave.engine.checks import check_steps
+from noiseweave.engine.checks import NotFinite, check_steps
 from noiseweave.engine.diffusion.path import Schedule, kept, x_0_from_output
 from noiseweave.engine.inpainting.models import InpaintModel, load
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
@@ -55,8 +55,8 @@ def inpaint(
         them makes no difference.
 
     Raises:
-        ValueError: a size or number of steps that the model does not have; or ``"not_finite: keys"``, whose
-            pictures came out as NaN or infinity (fp16 overflows in some models): try float32.
+        ValueError: a size or number of steps that the model does not have.
+        NotFinite: pictures came out as NaN or infinity: try float32.
         torch.OutOfMemoryError: a single picture does not fit.
     """
     assert len(image_BHWC) == len(hole_BHW) == len(prompts) > 0
@@ -102,8 +102,7 @@ def _filled(
     picture = _decode(model, x)
     finite = (x.isfinite().flatten(1).all(1) & picture.isfinite().flatten(1).all(1)).tolist()
     if not all(finite):
-        lost = ", ".join(p.key for p, ok in zip(prompts, finite, strict=True) if not ok)
-        raise ValueError(f"not_finite: {lost}")
+        raise NotFinite([p.key for p, ok in zip(prompts, finite, strict=True) if not ok])
     return torch.from_numpy(latents.to_uint8(picture))
 
 

@@ -27,6 +27,11 @@ FASTEST: dict[str, dict[str, Any]] = {
 """By kind of device: what a ModelConfig's null means."""
 
 
+def pick_device(gpus_per_worker: float | None = None) -> str:
+    """cuda where this process has a GPU and a worker is given one (None: whatever there is), else cpu."""
+    return "cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu"
+
+
 def tune(
     network: nn.Module, config: ModelConfig, device: torch.device | str, backend: str = "inductor"
 ) -> None:

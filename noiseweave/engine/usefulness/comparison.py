@@ -345,7 +345,7 @@ def fusions(
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
     p_MK = label_shares(done.pairs, parents, classes, method.hard_labels)
-    return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=redraw.rejected(done))
+    return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=dict(done.rejected))
 
 
 def _gate(

@@ -142,7 +142,7 @@ def _sorted(
         np.flatnonzero(fused.finite_P & passed),
         bad=bad,
         rejected=rejected,
-        rejections=redraw.rejected(done),
+        rejections=done.rejected,
         redrawn=done.attempts,
     )
 

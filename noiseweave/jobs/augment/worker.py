@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def device(task: Task) -> str:
     """cuda in a worker that holds a GPU, else cpu."""
-    import torch
+    from noiseweave.engine.networks.tuning import pick_device
 
-    return "cuda" if torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0 else "cpu"
+    return pick_device(task.config.cluster.gpus_per_worker)
 
 
 def load_backbone(task: Task) -> Backbone:

@@ -21,9 +21,9 @@ from noiseweave.jobs.evaluate.pictures import PictureSet
 
 def device(config: Config) -> str:
     """cuda in a worker that holds a GPU, else cpu."""
-    import torch
+    from noiseweave.engine.networks.tuning import pick_device
 
-    return "cuda" if torch.cuda.is_available() and config.cluster.gpus_per_worker != 0 else "cpu"
+    return pick_device(config.cluster.gpus_per_worker)
 
 
 def write_quarantine(

@@ -25,6 +25,7 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import storage
     from noiseweave.engine.fusion import groups
+    from noiseweave.engine.networks.tuning import pick_device
     from noiseweave.jobs.fuse import pictures as work
     from noiseweave.jobs.report.job import finish_page
 
@@ -38,7 +39,7 @@ def run(config: Config) -> int:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     storage.check_writable(output)
-    model = loading.load(config.model, work.device(), config.size)
+    model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)

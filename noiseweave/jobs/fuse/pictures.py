@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from noiseweave.engine.fusion.edits import edit, fresh_noise
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
 from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
 from noiseweave.engine.fusion.regions import saliency
+from noiseweave.engine.judging.picture_metrics import decibels
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
@@ -31,11 +31,6 @@ from noiseweave.engine.records import NoiseMaps
 from noiseweave.jobs.fuse.config import Config
 
 MIB = 2**20
-
-
-def device() -> str:
-    """cuda where there is a GPU, else cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str], np.ndarray]:
@@ -164,12 +159,12 @@ def fidelity(
     Of a latent model it is that of the latents: what the VAE loses is not in it.
     """
     again_NCHW = SOLVERS[solver].replay(groups.source_denoiser(model, prompts), s, maps)
-    return _psnr(again_NCHW.double() - model.encode(image_NHWC).double())
+    return _psnr_of(again_NCHW.double() - model.encode(image_NHWC).double())
 
 
-def _psnr(error_NCHW: torch.Tensor) -> list[float]:
+def _psnr_of(error_NCHW: torch.Tensor) -> list[float]:
     mse_N = error_NCHW.square().mean((1, 2, 3)).clamp(min=4e-20)
-    return [round(10 * math.log10(4 / mse), 2) for mse in mse_N.tolist()]
+    return [round(decibels(mse, peak=2.0), 2) for mse in mse_N.tolist()]
 
 
 def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None:
@@ -178,7 +173,7 @@ def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None
         print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
         return
     apart_NHWC = model.decode(model.encode(image_NHWC)).astype(np.float64) - image_NHWC
-    vae = min(_psnr(torch.from_numpy(apart_NHWC) / 127.5))
+    vae = min(_psnr_of(torch.from_numpy(apart_NHWC) / 127.5))
     print(
         f"invert and replay give each picture's latents back at {min(psnr):.1f} dB or more; the model's VAE "
         f"alone gives the pictures back at {vae:.1f} dB or more"

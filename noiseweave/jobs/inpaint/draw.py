@@ -6,6 +6,7 @@ picture is put together from the file's own bytes afterwards, in the task that w
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Unit
 from noiseweave.engine import spans
-from noiseweave.engine.checks import check, check_steps
+from noiseweave.engine.checks import NotFinite, check, check_steps
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
@@ -269,11 +270,8 @@ class Painter:
     def _bucket(self, parts: list[tuple[Loaded, Region, int]]) -> list[tuple[list[np.ndarray], str] | None]:
         """Regions of one size. Where one is not finite, each is tried alone, and then in float32."""
         precision = self.task.config.model.precision
-        try:
+        with contextlib.suppress(NotFinite):
             return [(rows, precision) for rows in self._variants(self.model, parts)]
-        except ValueError as e:
-            if not str(e).startswith("not_finite"):
-                raise
         if len(parts) > 1:
             return [self._bucket([part])[0] for part in parts]
         return [self._exactly(parts)]
@@ -285,9 +283,7 @@ class Painter:
             return None
         try:
             return self._variants(self.second, parts)[0], "fp32"
-        except ValueError as e:
-            if not str(e).startswith("not_finite"):
-                raise
+        except NotFinite:
             return None
 
     def _variants(

@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.networks import base_models, latents
+from noiseweave.engine.networks import base_models, latents, tuning
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, MIXED
@@ -34,7 +34,7 @@ def write(task: Task) -> None:
     check(config.panel is None or kind not in ("vae", "dcgan"), "panel", config.panel, f"null for a {kind}")
     check(config.reconstruct is None or vae, "reconstruct", config.reconstruct, f"null for a {kind}")
     check(config.walk == 0 or vae, "walk", config.walk, f"0 for a {kind}")
-    model = base_models.load(config.model, "cuda" if torch.cuda.is_available() else "cpu")
+    model = base_models.load(config.model, tuning.pick_device())
     pages = {"panel": config.panel, "reconstructions": config.reconstruct, "walk": config.walk}
     makers = {"panel": panel, "reconstructions": reconstructions, "walk": walked}
     for name, wanted in pages.items():

@@ -128,10 +128,9 @@ def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Sessio
 
 
 def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
-    import torch
+    from noiseweave.engine.networks.tuning import pick_device
 
-    gpu = torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0
-    return partial(COMPUTE[name], task, book, "cuda" if gpu else "cpu")
+    return partial(COMPUTE[name], task, book, pick_device(task.config.cluster.gpus_per_worker))
 
 
 def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:

@@ -14,7 +14,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json, Quarantined
-from noiseweave.engine.usefulness.comparison import interval
+from noiseweave.engine.usefulness.comparison import mean_interval
 from noiseweave.jobs import outputs
 from noiseweave.jobs.usefulness.config import made_tag, tag
 from noiseweave.jobs.usefulness.flows import read_made
@@ -60,8 +60,8 @@ def table(task: Task, book: Ledger, per_class: int) -> list[Json]:
     best = max(plain, key=lambda name: float(np.mean(scores[name])))
     rows = []
     for name, values in scores.items():
-        mean, half = interval([100 * v for v in values])
-        gain, gain_half = interval([100 * (v - w) for v, w in zip(values, scores[best], strict=True)])
+        mean, half = mean_interval([100 * v for v in values])
+        gain, gain_half = mean_interval([100 * (v - w) for v, w in zip(values, scores[best], strict=True)])
         seconds = _seconds(task, book, per_class, name)
         rows.append(
             {

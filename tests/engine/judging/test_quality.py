@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from noiseweave.engine.fusion.groups import Fused
-from noiseweave.engine.fusion.redraw import drawn, rejected
+from noiseweave.engine.fusion.redraw import redraw_rejected
 from noiseweave.engine.judging import quality
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
 from noiseweave.engine.records import Pair
@@ -113,14 +113,14 @@ def gated(passes, redraw):
         ]
 
     pairs = [pair(n) for n in range(len(passes))]
-    return drawn(pairs, draw, lambda p, attempt: pair(p.number, attempt), check, redraw)
+    return redraw_rejected(pairs, draw, lambda p, attempt: pair(p.number, attempt), check, redraw)
 
 
 def test_what_is_rejected_is_drawn_again_until_it_passes_or_the_tries_end():
     done = gated([0, 2, 1, 9], redraw=2)
     assert done.fused.image_PHWC.flatten().tolist() == [0, 12, 21, 32]
     assert [c.verdict for c in done.checks] == ["kept", "kept", "kept", "drifted"]
-    assert (rejected(done), done.attempts) == ({"drifted": 1}, 3 + 2)
+    assert (done.rejected, done.attempts) == ({"drifted": 1}, 3 + 2)
     assert gated([0, 1], redraw=0).attempts == 0
     assert gated([0, 0], redraw=5).attempts == 0
 
