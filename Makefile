@@ -2,7 +2,7 @@
 # make demo-inpaint   holes in digits, repaired by the same model
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
-# make lint   ruff, mypy, import-linter; make bench: the quick measurements
+# make lint   ruff, sizes, mypy, import-linter; make bench: the quick measurements
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
@@ -59,6 +59,7 @@ test-shared: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/check_sizes.py noiseweave/engine noiseweave/cluster
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 

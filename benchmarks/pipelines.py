@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from noiseweave.engine.networks import pretrained
-from noiseweave.engine.networks.latent_backbone import LatentBackbone
+from noiseweave.engine.networks.latent_backbone import LatentBackbone, LatentNetworks
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.pictures import images
 
@@ -125,7 +125,13 @@ def backbone(
     pipe = copy.deepcopy(pipeline)
     pipe.text_encoder.to(device)
     text = TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
-    return LatentBackbone(pipe.unet, pipe.vae, pipe.scheduler, device, precision, micro_batch, text=text)
+    return LatentBackbone(
+        LatentNetworks(unet=pipe.unet, vae=pipe.vae, text=text),
+        pipe.scheduler,
+        device,
+        precision,
+        micro_batch,
+    )
 
 
 def pictures(count: int, size: int) -> np.ndarray:

@@ -1,3 +1,5 @@
+"""``python -m noiseweave``."""
+
 from noiseweave.jobs.cli import main
 
 raise SystemExit(main())

@@ -18,7 +18,9 @@ TEXTS = ("a photo of a cat", "a dog", "")
 def remade(sd, **more):
     """The same model's networks, set up in another way."""
     unet, vae = deepcopy(sd.unet), deepcopy(sd.vae)
-    return latent_backbone.LatentBackbone(unet, vae, sd.scheduler, text=sd.text, **more)
+    return latent_backbone.LatentBackbone(
+        latent_backbone.LatentNetworks(unet=unet, vae=vae, text=sd.text), sd.scheduler, **more
+    )
 
 
 def told(count=3, **more):

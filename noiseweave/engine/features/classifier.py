@@ -52,6 +52,7 @@ class FeatureClassifier(nn.Module):
 
 
 def save(network: FeatureClassifier, folder: Path) -> None:
+    """Write the network's shape (FILE) and its weights into a folder."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,7 @@ def _download(url: str, path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -182,5 +183,6 @@ def transformer(name: str, device: str) -> FeatureNetwork:
 
 
 def normalised(x: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """(x - mean) / std of each channel: float [B, C, H, W]."""
     m, s = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (mean, std))
     return (x - m) / s

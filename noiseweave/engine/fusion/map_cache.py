@@ -30,9 +30,15 @@ DIGEST = "sha256"
 class Store(Protocol):
     """Bytes by key, such as cluster.map_store.MapStore. What it cannot keep it may drop."""
 
-    def get(self, key: str) -> bytes | None: ...
-    def put(self, key: str, data: bytes) -> None: ...
-    def remove(self, key: str) -> None: ...
+    def get(self, key: str) -> bytes | None:
+        """The bytes of a key, or None."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep the bytes of a key."""
+
+    def remove(self, key: str) -> None:
+        """Drop the bytes of a key."""
+
     def __contains__(self, key: str) -> bool: ...
 
 
@@ -76,6 +82,7 @@ class MapCache:
 
     @property
     def bytes_held(self) -> int:
+        """Bytes of tensors in memory."""
         return self._bytes
 
     def get(self, key: str, device: torch.device | str = "cpu") -> NoiseMaps | None:

@@ -44,6 +44,7 @@ class InpaintFacts:
 
     @property
     def reads_prompts(self) -> bool:
+        """Whether it is conditioned on text."""
         return self.kind != "pixel"
 
 
@@ -65,6 +66,7 @@ class InpaintModel:
 
     @property
     def device(self) -> torch.device:
+        """Where its network is."""
         return self.base.device if self.base else self._text.pipeline.device
 
     @property
@@ -74,6 +76,7 @@ class InpaintModel:
 
     @property
     def scheduler(self) -> Any:
+        """diffusers' scheduler that its folder names."""
         return self.base.scheduler if self.base else self._text.scheduler
 
     @property

@@ -51,6 +51,7 @@ class Classifier(nn.Module):
         self.last = nn.Linear(wide[-1] * 16, classes)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """float [B, C, H, W] -> logits, float [B, classes]."""
         return self.last(self.features(x_BCHW))
 
 

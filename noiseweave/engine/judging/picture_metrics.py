@@ -118,6 +118,7 @@ class Lpips:
     def __call__(
         self, truth_HWC: np.ndarray, other_HWC: np.ndarray, region_HW: np.ndarray | None = None
     ) -> float:
+        """LPIPS of two pictures, uint8 [H, W, C]; of a region, the mean of its map there."""
         self.net.spatial = region_HW is not None
         map_HW = self.net(*(self._scaled(x) for x in (truth_HWC, other_HWC)))[0, 0].cpu()
         return float(map_HW if region_HW is None else map_HW[torch.from_numpy(region_HW)].double().mean())

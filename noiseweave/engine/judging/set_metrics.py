@@ -38,6 +38,7 @@ class Moments:
 
     @classmethod
     def of(cls, f_ND: np.ndarray) -> Moments:
+        """The sums of some rows."""
         f = np.asarray(f_ND, np.float64)
         return cls(n=len(f), sum_D=f.sum(0), outer_DD=f.T @ f)
 
@@ -148,6 +149,7 @@ class Score:
 
     @classmethod
     def of(cls, p_NC: np.ndarray) -> Score:
+        """The sums of some rows."""
         p = np.asarray(p_NC, np.float64)
         return cls(n=len(p), sum_C=p.sum(0), plogp=float(plogp(p).sum()))
 

@@ -15,8 +15,9 @@ from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from noiseweave.engine.lora.names import PARTS
 from noiseweave.engine.lora.recipes import LoraRecipe
-from noiseweave.engine.lora.weights import METADATA, PARTS
+from noiseweave.engine.lora.weights import METADATA
 from noiseweave.engine.seeding import seed_of
 
 WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention's projections in transformers' CLIP

@@ -57,6 +57,7 @@ class LoraBatch:
         assert self.eps_BCHW.shape == self.z_BCHW.shape
 
     def to(self, device: torch.device | str) -> LoraBatch:
+        """The same batch, its tensors on a device."""
         words = {name: x.to(device) for name, x in self.words.items()}
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         own |= {name: x.to(device) for name, x in own.items() if isinstance(x, Tensor)}

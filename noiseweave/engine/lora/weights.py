@@ -23,9 +23,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,37 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
-KOHYA = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-# what the keys of a layer's A, B and alpha end with, in all formats
-ENDS = {
-    ".lora_A.weight": "A",
-    ".lora.down.weight": "A",
-    ".lora_linear_layer.down.weight": "A",
-    "_lora.down.weight": "A",
-    ".lora_down.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora.up.weight": "B",
-    ".lora_linear_layer.up.weight": "B",
-    "_lora.up.weight": "B",
-    ".lora_up.weight": "B",
-    ".alpha": "alpha",
-}
-# what names of layers in a UNet begin with
-UNET = (
-    "conv_in.",
-    "conv_out.",
-    "time_embedding.",
-    "add_embedding.",
-    "down_blocks.",
-    "mid_block.",
-    "up_blocks.",
-)
+from noiseweave.engine.lora.names import ENDS, PARTS, UNET, Layers, has_layer, layer_name
+
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in the file's header
 SHOWN = 3  # keys that an error names
 
@@ -126,41 +95,12 @@ class Tuned:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the value."""
         return tuple(self.value.shape)
 
     def difference(self, W: Tensor) -> Tensor:
         """float32, what is added to W at weight 1."""
         return self.value.float().to(W.device).view_as(W) - W
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of a pipeline.
-
-    Attributes:
-        shapes: name, such as unet.conv_in -> [out, in, ...] of its weight; unet.conv_in.bias -> [out]. In a text
-            encoder's names text_model is left out: some versions of transformers write it, others do not.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @cached_property
-    def flat(self) -> dict[str, str]:
-        """As kohya spells a name, which keeps no dots -> the name."""
-        return {layer.replace(".", "_"): layer for layer in self.shapes}
-
-    @cached_property
-    def each_block(self) -> int:
-        """Residual blocks in a block of the UNet."""
-        return sum(f"unet.down_blocks.0.resnets.{i}.conv1" in self.shapes for i in range(16)) or 1
-
-    def called(self, key: str) -> str:
-        """What a file calls a layer -> its name; there may be no such layer."""
-        prefix = next((p for p in KOHYA if key.startswith(p)), None)
-        if prefix is None:
-            return _of_diffusers(key)
-        rest = key.removeprefix(prefix).removeprefix("text_model_")
-        return self.flat.get(f"{KOHYA[prefix]}_{rest}") or _of_original(key, self.each_block)
 
 
 def layers_in(folder: Path) -> Layers:
@@ -177,7 +117,7 @@ def layers_in(folder: Path) -> Layers:
                     found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             except SafetensorError as e:
                 raise ValueError(f"model {str(folder)!r}: {part}/{path.name}: {e}") from None
-            shapes |= {_name(part, n): s for n, s in found.items() if _is_layers(n, len(s))}
+            shapes |= {layer_name(part, n): s for n, s in found.items() if has_layer(n, len(s))}
     return Layers(shapes)
 
 
@@ -191,7 +131,7 @@ def add(pipeline: Any, loras: Iterable[Lora]) -> None:
     for part in PARTS:
         network = getattr(pipeline, part, None)
         named = network.named_parameters() if network is not None else ()
-        weights |= {_name(part, n): w.data for n, w in named if _is_layers(n, w.ndim)}
+        weights |= {layer_name(part, n): w.data for n, w in named if has_layer(n, w.ndim)}
     layers = Layers({name: tuple(w.shape) for name, w in weights.items()})
     changes = [(lora.weight, c) for lora in loras if lora.weight for c in read(lora, layers)]
     # all are differences from the weights as they were, so that it is all one which file comes first
@@ -202,15 +142,6 @@ def add(pipeline: Any, loras: Iterable[Lora]) -> None:
     for weight, W, difference in itertools.chain(tuned, added):
         assert W.dtype == torch.float32
         W += weight * difference.view_as(W).to(W.device)
-
-
-def _is_layers(parameter: str, dimensions: int) -> bool:
-    """Whether it is a layer's weight or bias; the weights of normalisations have one dimension."""
-    return parameter.endswith(".bias") or (parameter.endswith(".weight") and dimensions > 1)
-
-
-def _name(part: str, parameter: str) -> str:
-    return f"{part}.{parameter.removesuffix('.weight').removeprefix('text_model.')}"
 
 
 def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
@@ -242,7 +173,7 @@ def _tuned(tensors: Mapping[str, Tensor]) -> list[Tuned]:
         n.startswith(UNET) and n.endswith((".weight", ".bias")) and "lora" not in n for n in names.values()
     ):
         return []
-    return [Tuned(key=key, layer=_name("unet", n), value=tensors[key]) for key, n in names.items()]
+    return [Tuned(key=key, layer=layer_name("unet", n), value=tensors[key]) for key, n in names.items()]
 
 
 def _changes(
@@ -317,38 +248,6 @@ def _text(shape: tuple[int, ...]) -> str:
 def _first(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(name[:200] for name in names[:SHOWN]) + more
-
-
-# names
-
-
-def _of_diffusers(key: str) -> str:
-    """A dotted name, in the new or the old spelling; a UNet saved on its own comes without the word unet."""
-    part, dot, rest = key.partition(".")
-    if part not in PARTS:
-        part, rest = "unet", part + dot + rest
-    rest = rest.replace(".processor.", ".").removeprefix("text_model.")
-    if part == "unet":
-        return f"{part}.{rest}" + (".0" if rest.endswith(".to_out") else "")
-    return f"{part}." + re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", rest)
-
-
-def _of_original(key: str, each_block: int) -> str:
-    """A kohya name after the blocks of the original code (input_blocks_4_1_...), as SDXL's are; diffusers knows them.
-
-    Only the names are diffusers' here, and not its loading: docs/decisions.md says why.
-    """
-    from diffusers import StableDiffusionXLPipeline
-
-    pair = {f"{key}.lora_{side}.weight": torch.empty(1, 1) for side in ("down", "up")}
-    try:
-        renamed, _ = StableDiffusionXLPipeline.lora_state_dict(
-            pair, unet_config=SimpleNamespace(layers_per_block=each_block)
-        )
-        name = min(renamed)
-    except (ValueError, KeyError, IndexError):
-        return key
-    return _of_diffusers(name.removesuffix(next((e for e in ENDS if name.endswith(e)), "")))
 
 
 # scale

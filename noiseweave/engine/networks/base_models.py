@@ -48,10 +48,12 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the network's weights."""
         return self.network.dtype
 
 

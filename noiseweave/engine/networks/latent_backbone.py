@@ -7,6 +7,7 @@ Stable Diffusion family, and the LDMPipeline without words that ``noiseweave tra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,21 @@ ROWS, AREA = {"cuda": 256, "cpu": 64}, {"cuda": 64 * 64 * 64, "cpu": 8 * 64 * 64
 VAE_SHARE = 8  # a decoder's pictures take about so many times the memory of the network's latents
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentNetworks:
+    """The parts of a latent model.
+
+    Attributes:
+        unet: UNet2DConditionModel, or UNet2DModel of a model without text.
+        vae: AutoencoderKL or AutoencoderTiny.
+        text: the pipeline that reads prompts, or None.
+    """
+
+    unet: Any
+    vae: Any
+    text: TextModel | None = None
+
+
 class LatentBackbone(Backbone):
     """A diffusion model of a VAE's latents: encode, decode and the noise in them.
 
@@ -42,15 +58,14 @@ class LatentBackbone(Backbone):
 
     def __init__(
         self,
-        unet: Any,
-        vae: Any,
+        networks: LatentNetworks,
         scheduler: Any,
         device: str = "cpu",
         precision: str = "fp32",
         micro_batch: int = 0,
         size: int | None = None,
-        text: TextModel | None = None,
     ) -> None:
+        unet, vae = networks.unet, networks.vae
         self.vae_scale_factor = latents.vae_scale_factor(vae.config)
         side = size // self.vae_scale_factor if size else int(unet.config.sample_size)
         most = micro_batch or _rows(device, side)
@@ -60,7 +75,7 @@ class LatentBackbone(Backbone):
         self.channels, self.size = int(vae.config.in_channels), side * self.vae_scale_factor
         half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
         self.vae = vae.to(self.device, half).eval().requires_grad_(False)
-        self.text = text
+        self.text = networks.text
         few = max(1, most // VAE_SHARE)
         self.encoding = MicroBatch(self._encode, few, self.device)
         self.decoding = MicroBatch(self._decode, few, self.device)
@@ -150,7 +165,8 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
     if model.conditioning != "text":
         base = base_models.load(config, device, model)
         scheduler = DDIMScheduler.from_config(base.scheduler.config)
-        return LatentBackbone(base.network, base.encoder, scheduler, device, **more)
+        return LatentBackbone(LatentNetworks(unet=base.network, vae=base.encoder), scheduler, device, **more)
     text = text_pipeline.load(config, TextRecipe(steps=1), device, model)
     scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
-    return LatentBackbone(text.pipeline.unet, text.pipeline.vae, scheduler, device, text=text, **more)
+    networks = LatentNetworks(unet=text.pipeline.unet, vae=text.pipeline.vae, text=text)
+    return LatentBackbone(networks, scheduler, device, **more)

@@ -93,6 +93,7 @@ class Picture:
 
     @property
     def channels(self) -> int:
+        """1 (grey) or 3."""
         return 1 if self.image.mode in GREY else 3
 
 
@@ -168,6 +169,7 @@ def visible(picture: Picture, channels: int | None = None) -> np.ndarray:
 
 
 def turned(image: Image.Image, turn: int, ways: Mapping[int, Image.Transpose] = TURNS) -> Image.Image:
+    """The image as an EXIF orientation, 1 to 8, has it shown."""
     return image.transpose(ways[turn]) if turn in ways else image
 
 

@@ -106,6 +106,7 @@ class GuidedNetwork:
         self.parts = MicroBatch(self._network, model.micro_batch, model.device)
 
     def __call__(self, x_BCHW: Tensor, t: Any) -> Tensor:
+        """The network's output, guided, float32 [B, ...]; t is a number, one for all."""
         self.calls += 1
         if self.label is None:
             return self.parts(x_BCHW, self._times(x_BCHW, t), None)
@@ -132,6 +133,7 @@ class Beliefs:
         self.seen: list[np.ndarray] = []
 
     def add(self, x0_BCHW: Tensor) -> None:
+        """Keep the predicted x_0 of a step, [B, C, H, W], if any are to be kept."""
         if self.kept:
             self.seen.append(pictures_of(self.model, x0_BCHW))
 

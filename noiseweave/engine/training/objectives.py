@@ -80,6 +80,7 @@ def mixing_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, w_B: Tensor
 
 
 def mean_square(difference_BCHW: Tensor) -> Tensor:
+    """The mean over channels and places: float32 [B]."""
     return difference_BCHW.float().square().mean(dim=(1, 2, 3))
 
 

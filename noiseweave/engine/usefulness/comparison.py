@@ -7,15 +7,13 @@ here is ever given a test picture. N few pictures, M made ones, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, cycle, islice
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
 
-from noiseweave.engine import spans
 from noiseweave.engine.features import spaces
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.fusion import groups, redraw
@@ -24,179 +22,20 @@ from noiseweave.engine.judging.classifier import soft_labels
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
 from noiseweave.engine.networks import pretrained
 from noiseweave.engine.networks.backbone import Backbone
-from noiseweave.engine.networks.latents import to_pixels
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Pair
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
-from noiseweave.engine.seeding import generator, rng
+from noiseweave.engine.seeding import rng
 from noiseweave.engine.training import systems
-from noiseweave.engine.training.objectives import learning_rate, moving_average
-from noiseweave.engine.training.recipes import Blueprint, ModelRecipe
-from noiseweave.engine.training.systems import Batch, System
+from noiseweave.engine.training.systems import System
+from noiseweave.engine.usefulness.data import Added, Pictures, Setup
+from noiseweave.engine.usefulness.generators import blueprint
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, Method
-
-WARMUP = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """uint8 [N, side, side, C] and their labels, int64 [N]; -1 is none."""
-
-    image_NHWC: np.ndarray
-    label_N: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Added:
-    """Made pictures: uint8 [M, side, side, C], float32 [M, K]; how many the gate left out, by reason."""
-
-    image_MHWC: np.ndarray
-    p_MK: np.ndarray
-    rejected: dict[str, int]
-
-
-def few_of(label_N: np.ndarray, keys: Sequence[str], per_class: int, seed: int) -> np.ndarray:
-    """Rows of ``per_class`` pictures of each class, chosen by (seed, key); smaller choices lie in larger ones.
-
-    Raises:
-        ValueError: a class has fewer.
-    """
-    order = sorted(range(len(keys)), key=lambda i: rng(seed, "few", keys[i]).random())
-    chosen = []
-    for c in np.unique(label_N[label_N >= 0]).tolist():
-        rows = [i for i in order if label_N[i] == c][:per_class]
-        if len(rows) < per_class:
-            raise ValueError(f"per_class={per_class}: class {c} has {len(rows)} pictures")
-        chosen += rows
-    return np.array(chosen, np.int64)
-
-
-# the generator
-
-
-def blueprint(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
-    return Blueprint(
-        model=ModelRecipe(kind="ddpm", classes=classes, label_dropout=recipe.label_dropout),
-        objective=recipe.objective,
-        unet=recipe.unet,
-        schedule=recipe.schedule,
-        classes=classes,
-        size=side,
-        channels=channels,
-        seed=seed,
-    )
-
-
-def learn(
-    system: System,
-    parts: Sequence[tuple[Pictures, float]],
-    recipe: GeneratorRecipe,
-    steps: int,
-    seed: int,
-    flip: bool = False,
-    device: str = "cpu",
-) -> None:
-    """Train a generator in place; its weights become the moving average.
-
-    Args:
-        parts: pictures, and their share of a batch; label -1 trains the unconditional half.
-    """
-    network: torch.nn.Module = system.networks["unet"].to(device).train()
-    weights = list(network.parameters())
-    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=0.01)
-    average = moving_average(weights, recipe.ema)
-    loaded = [(to_pixels(p.image_NHWC, torch.device("cpu")), torch.from_numpy(p.label_N)) for p, _ in parts]
-    counts = _counts([share for _, share in parts], recipe.batch)
-    g = generator(seed, "generator")
-    for step in spans.steps(range(steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, peak=recipe.lr, steps=steps, warmup=WARMUP, decay="cosine")
-        batch = _batch(loaded, counts, g, flip, device)
-        optimizer.zero_grad()
-        system.turns[0].loss(system.networks, batch).mean().backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        average.step(weights)
-    average.copy_to(weights)
-    network.eval()
-
-
-def _counts(shares: Sequence[float], batch: int) -> list[int]:
-    """Pictures of each part in a batch; the last has what the others leave."""
-    first = [round(batch * share) for share in shares[:-1]]
-    return [*first, batch - sum(first)]
-
-
-def _batch(
-    parts: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], g: torch.Generator, flip: bool, device: str
-) -> Batch:
-    rows = [torch.randint(len(x), (n,), generator=g) for (x, _), n in zip(parts, counts, strict=True)]
-    x0 = torch.cat([x[r] for (x, _), r in zip(parts, rows, strict=True)])
-    label = torch.cat([y[r] for (_, y), r in zip(parts, rows, strict=True)])
-    mirrored = torch.rand(len(x0), generator=g) < 0.5 * flip
-    x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
-    eps = torch.randn(x0.shape, generator=g)
-    time, hide = torch.rand(2, len(x0), generator=g)
-    return Batch(
-        x0=x0.to(device),
-        label=label.to(device),
-        eps=eps.to(device),
-        time=time.to(device),
-        hide=hide.to(device),
-    )
-
-
-def tune_generator(
-    few: Pictures,
-    pool: Pictures | None,
-    start: bytes | None,
-    recipe: GeneratorRecipe,
-    classes: int,
-    seed: int,
-    flip: bool = False,
-    device: str = "cpu",
-) -> bytes:
-    """A generator that knows the labels of the few, as safetensors.
-
-    Args:
-        pool: what it may see beside them, each with what it was guessed to be or -1; None is the closed protocol.
-        start: the prior that it goes on from; None starts anew.
-    """
-    side, channels = few.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, classes, side, channels, seed))
-    if start is not None:
-        system.networks["unet"].load_state_dict(safetensors.torch.load(start))
-    parts = [(few, 1.0)]
-    if pool is not None:
-        parts = [(few, recipe.labelled), (pool, 1 - recipe.labelled)]
-    learn(system, parts, recipe, recipe.tuning_steps, seed, flip, device)
-    return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
-
-
-def train_prior(
-    pool: Pictures, recipe: GeneratorRecipe, classes: int, seed: int, flip: bool = False, device: str = "cpu"
-) -> bytes:
-    """A generator trained on the pool with every label hidden, as safetensors."""
-    side, channels = pool.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, classes, side, channels, seed))
-    hidden = Pictures(image_NHWC=pool.image_NHWC, label_N=np.full(len(pool.label_N), -1, np.int64))
-    learn(system, [(hidden, 1.0)], recipe, recipe.steps, seed, flip, device)
-    return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})
-
-
-# made pictures
 
 
 def make_pictures(
-    method: Method,
-    few: Pictures,
-    parents: Pictures,
-    weights: bytes,
-    recipe: GeneratorRecipe,
-    classes: int,
-    seed: int,
-    device: str = "cpu",
+    method: Method, few: Pictures, parents: Pictures, weights: bytes, recipe: GeneratorRecipe, setup: Setup
 ) -> Added:
     """The pictures that the generator adds to the few, by a method whose ``drawn`` is true.
 
@@ -205,15 +44,15 @@ def make_pictures(
     """
     pretrained.quiet()
     side, channels = few.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, classes, side, channels, 0))
+    system = systems.build(blueprint(recipe, setup.classes, side, channels, 0))
     system.networks["unet"].load_state_dict(safetensors.torch.load(weights))
-    network = system.networks["unet"].to(device).eval().requires_grad_(False)
+    network = system.networks["unet"].to(setup.device).eval().requires_grad_(False)
     if method.made == "samples":
-        return samples(method, system, few, classes, seed, device)
+        return samples(method, system, few, setup)
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(system.model.scheduler.config)
-    return fusions(method, Backbone(network, scheduler, device), few, parents, classes, seed, device)
+    return fusions(method, Backbone(network, scheduler, setup.device), few, parents, setup)
 
 
 def sure_of(pool: Pictures) -> Pictures:
@@ -282,7 +121,7 @@ def joined(one: Added, other: Added) -> Added:
     )
 
 
-def samples(method: Method, system: System, few: Pictures, classes: int, seed: int, device: str) -> Added:
+def samples(method: Method, system: System, few: Pictures, setup: Setup) -> Added:
     """Drawn from the class-conditional model, every class alike; with a gate, those of another class are left out."""
     known = np.unique(few.label_N)
     label_M = known[np.arange(method.count) % len(known)]
@@ -290,33 +129,29 @@ def samples(method: Method, system: System, few: Pictures, classes: int, seed: i
     recipe = SamplerRecipe(name="ddim", steps=method.inversion.num_steps, guidance=method.guidance)
     drawn = [
         samplers.draw(
-            system.model, range(method.count)[part], torch.from_numpy(label_M[part]), recipe, seed
+            system.model, range(method.count)[part], torch.from_numpy(label_M[part]), recipe, setup.seed
         ).image_BHWC
         for part in parts
     ]
     image_MHWC, keep = np.concatenate(drawn), np.ones(method.count, bool)
     if method.gate:
-        chance_MK = classifier.probabilities(judge_of(few, method.quality, classes, seed, device), image_MHWC)
+        chance_MK = classifier.probabilities(judge_of(few, method.quality, setup), image_MHWC)
         keep = 1 - chance_MK[np.arange(method.count), label_M] <= method.quality.drift
-    p_MK = np.eye(classes, dtype=np.float32)[label_M]
+    p_MK = np.eye(setup.classes, dtype=np.float32)[label_M]
     out = int((~keep).sum())
     return Added(image_MHWC=image_MHWC[keep], p_MK=p_MK[keep], rejected={"drifted": out} if out else {})
 
 
-def judge_of(
-    few: Pictures, recipe: QualityRecipe, classes: int, seed: int, device: str
-) -> classifier.Classifier:
+def judge_of(few: Pictures, recipe: QualityRecipe, setup: Setup) -> classifier.Classifier:
     """The gate's classifier, of the few alone."""
-    p_NK = soft_labels(few.label_N, classes)
-    return classifier.train(few.image_NHWC, p_NK, recipe.classifier, seed, device=device)
+    p_NK = soft_labels(few.label_N, setup.classes)
+    return classifier.train(few.image_NHWC, p_NK, recipe.classifier, setup.seed, device=setup.device)
 
 
-def fusions(
-    method: Method, backbone: Backbone, few: Pictures, parents: Pictures, classes: int, seed: int, device: str
-) -> Added:
+def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures, setup: Setup) -> Added:
     """Fused in noise space, as ``augment`` does it."""
     method = replace(method, fusion=method.fusion.settled(method.told))
-    pairs = pairs_of(method, parents, seed)
+    pairs = pairs_of(method, parents, setup.seed)
     labels: list[int | None] = parents.label_N.tolist()
     labelled = Prompts(
         source=tuple(labels), target=tuple(labels), guidance_source=1.0, guidance_target=method.guidance
@@ -326,13 +161,13 @@ def fusions(
         image_BHWC=parents.image_NHWC, keys=keys, prompts=labelled if method.told else None
     )
     seconds = {p.b for p in pairs}
-    maps = groups.invert_group(backbone, group, seconds, method.inversion, method.fusion, seed)
-    check = _gate(method, few, parents, classes, seed, device) if method.gate else None
+    maps = groups.invert_group(backbone, group, seconds, method.inversion, method.fusion, setup.seed)
+    check = _gate(method, few, parents, setup) if method.gate else None
 
     def again(pair: Pair, attempt: int) -> Pair:
         a, b = sorted((pair.a, pair.b))
         turn = pair.number, attempt
-        return groups.draw_pair((a, b), (str(a), str(b)), 0.0, method.fusion, seed, turn=turn)
+        return groups.draw_pair((a, b), (str(a), str(b)), 0.0, method.fusion, setup.seed, turn=turn)
 
     done = redraw.redraw_rejected(
         pairs,
@@ -344,14 +179,14 @@ def fusions(
     keep = done.fused.finite_P.copy()
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
-    p_MK = label_shares(done.pairs, parents, classes, method.hard_labels)
+    p_MK = label_shares(done.pairs, parents, setup.classes, method.hard_labels)
     return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=dict(done.rejected))
 
 
 def _gate(
-    method: Method, few: Pictures, parents: Pictures, classes: int, seed: int, device: str
+    method: Method, few: Pictures, parents: Pictures, setup: Setup
 ) -> Callable[..., list[quality.Check]]:
-    network = judge_of(few, method.quality, classes, seed, device)
+    network = judge_of(few, method.quality, setup)
     judge = quality.Judge(
         extract=_seen,
         real_ND=_seen(parents.image_NHWC),
@@ -376,21 +211,16 @@ def _seen(image_PHWC: np.ndarray) -> np.ndarray:
 
 
 def score(
-    method: Method,
-    few: Pictures,
-    added: Added | None,
-    test: Pictures,
-    recipe: ClassifierRecipe,
-    classes: int,
-    seed: int,
-    device: str = "cpu",
+    method: Method, few: Pictures, added: Added | None, test: Pictures, recipe: ClassifierRecipe, setup: Setup
 ) -> float:
     """Test accuracy of a classifier that was trained with a method: the one place where test pictures are looked at."""
     made = None
     if added is not None and len(added.p_MK):
         made = (added.image_MHWC, torch.from_numpy(added.p_MK))
     own = replace(recipe, classical=method.classical, share=method.share or recipe.share)
-    network = classifier.train(few.image_NHWC, soft_labels(few.label_N, classes), own, seed, made, device)
+    network = classifier.train(
+        few.image_NHWC, soft_labels(few.label_N, setup.classes), own, setup.seed, made, setup.device
+    )
     return classifier.accuracy(network, test.image_NHWC, test.label_N)
 
 

@@ -14,7 +14,7 @@ from noiseweave.engine.judging.classifier import soft_labels
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.pictures.images import fit
-from noiseweave.engine.usefulness.comparison import Pictures
+from noiseweave.engine.usefulness.data import Pictures, Setup
 from noiseweave.engine.usefulness.recipes import GuessRecipe
 
 
@@ -23,9 +23,7 @@ def guess_labels(
     image_NHWC: np.ndarray,
     recipe: GuessRecipe,
     judge: ClassifierRecipe,
-    classes: int,
-    seed: int,
-    device: str = "cpu",
+    setup: Setup,
     seen_ND: np.ndarray | None = None,
 ) -> Pictures:
     """The pool with what a classifier of the few takes its pictures for, -1 where it is not sure.
@@ -33,21 +31,21 @@ def guess_labels(
     Args:
         seen_ND: ``seen`` of the pool by ``recipe.features``, where there are any.
     """
-    p_NK = np.zeros((len(image_NHWC), classes), np.float32)
+    p_NK = np.zeros((len(image_NHWC), setup.classes), np.float32)
     rounds = recipe.rounds if recipe.sure < 1 else 0
     own_ND = None
     if recipe.features is not None and rounds:
-        own_ND = seen(recipe.features, few.image_NHWC, device)
+        own_ND = seen(recipe.features, few.image_NHWC, setup.device)
     for number in range(rounds):
         sure = p_NK.max(1) >= recipe.sure
-        more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), classes)) if sure.any() else None
+        more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), setup.classes)) if sure.any() else None
         if own_ND is None:
-            own = few.image_NHWC, soft_labels(few.label_N, classes)
-            network = classifier.train(*own, judge, seed + number, more, device)
+            own = few.image_NHWC, soft_labels(few.label_N, setup.classes)
+            network = classifier.train(*own, judge, setup.seed + number, more, setup.device)
             p_NK = classifier.probabilities(network, image_NHWC)
         else:
             assert seen_ND is not None
-            p_NK = _regressed(own_ND, seen_ND, few.label_N, sure, p_NK.argmax(1), classes)
+            p_NK = _regressed(own_ND, seen_ND, few.label_N, sure, p_NK.argmax(1), setup.classes)
     label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
     return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
 

@@ -19,8 +19,8 @@ from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.engine.usefulness import comparison, guesses
-from noiseweave.engine.usefulness.comparison import Added, Pictures, few_of
+from noiseweave.engine.usefulness import comparison, generators, guesses
+from noiseweave.engine.usefulness.data import Added, Pictures, Setup, few_of
 from noiseweave.engine.usefulness.recipes import Method
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.usefulness.config import Config, made_tag, tag
@@ -133,9 +133,13 @@ def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
     return partial(COMPUTE[name], task, book, pick_device(task.config.cluster.gpus_per_worker))
 
 
-def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
+def _setup(task: Task, device: str) -> Setup:
     c = task.config
-    data = comparison.train_prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
+    return Setup(classes=task.classes, seed=c.seed, flip=c.flip, device=device)
+
+
+def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
+    data = generators.train_prior(task.data["input"], task.config.generator, _setup(task, device))
     return Done(files={"prior.safetensors": data})
 
 
@@ -157,9 +161,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         seen_ND = np.concatenate(
             [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
         )
-    told = guesses.guess_labels(
-        few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND
-    )
+    told = guesses.guess_labels(few, pool.image_NHWC, c.guess, _judge(c), _setup(task, device), seen_ND)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
     return Done(files={f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, extra=counts)
@@ -176,7 +178,7 @@ def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     pool, start = None, None
     if c.protocol == "prior":
         pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
-    data = comparison.tune_generator(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
+    data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device))
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
 
@@ -197,9 +199,7 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         added = comparison.pseudo_labels(told, task.classes)
     else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-        added = comparison.make_pictures(
-            method, few, parents, weights, c.generator, task.classes, c.seed, device
-        )
+        added = comparison.make_pictures(method, few, parents, weights, c.generator, _setup(task, device))
     if method.keep_parents:
         assert told is not None
         added = comparison.joined(comparison.pseudo_labels(told, task.classes), added)
@@ -213,7 +213,9 @@ def _score(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged, seed = unit
     c, method, few = task.config, task.method(tagged), task.few[k, subset]
     added = None if method.made == "none" else read_made(book, k, subset, method)
-    right = comparison.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
+    right = comparison.score(
+        method, few, added, task.data["test"], c.classifier, replace(_setup(task, device), seed=seed)
+    )
     return Done(extra={"accuracy": right})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from noiseweave.engine.records import JsonMapping
-from noiseweave.engine.usefulness.comparison import Pictures
+from noiseweave.engine.usefulness.data import Pictures
 from noiseweave.engine.usefulness.recipes import Method
 from noiseweave.jobs.usefulness.config import Config, made_tag
 

@@ -17,6 +17,7 @@ from diffusers import (
 from safetensors.torch import load as tensors_of
 
 from noiseweave.engine.lora import adapters, weights
+from noiseweave.engine.lora.names import PARTS, Layers
 from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import Lora
 
@@ -44,7 +45,7 @@ def pipelines(kl_folder, xl_folder):
 
     def opened(channels=4, xl=False):
         pipe = copy.copy(first(channels, xl))
-        for part in weights.PARTS:
+        for part in PARTS:
             if hasattr(pipe, part):
                 setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
         return pipe
@@ -137,7 +138,7 @@ def test_kohyas_file_converts_back_to_the_same_tensors(pipelines, xl):
         for t in wanted:
             left.pop(next(i for i, other in enumerate(left) if torch.equal(t, other)))
         assert not left
-    layers = weights.Layers(
+    layers = Layers(
         {
             weights._name(part, n): tuple(w.shape)
             for part in ("unet", "text_encoder", "text_encoder_2")

@@ -18,7 +18,8 @@ from safetensors.torch import load, save
 
 from noiseweave.engine.inpainting import models
 from noiseweave.engine.lora import weights as lora_weights
-from noiseweave.engine.lora.weights import Layers, Lora
+from noiseweave.engine.lora.names import PARTS, Layers
+from noiseweave.engine.lora.weights import Lora
 from noiseweave.engine.networks.recipes import ModelConfig
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -36,7 +37,7 @@ def loaded(folder):
 def opened(folder):
     """A pipeline with networks of its own."""
     pipe = copy.copy(loaded(folder))
-    for part in lora_weights.PARTS:
+    for part in PARTS:
         if hasattr(pipe, part):
             setattr(pipe, part, copy.deepcopy(getattr(pipe, part)))
     return pipe
@@ -44,7 +45,7 @@ def opened(folder):
 
 def weights(pipe) -> dict:
     """``unet.conv_in.weight`` -> a copy of it."""
-    parts = {n: getattr(pipe, n) for n in lora_weights.PARTS if getattr(pipe, n, None) is not None}
+    parts = {n: getattr(pipe, n) for n in PARTS if getattr(pipe, n, None) is not None}
     return {f"{p}.{n}": w.detach().clone() for p, m in parts.items() for n, w in m.state_dict().items()}
 
 

@@ -105,7 +105,9 @@ def test_the_prediction_type_makes_no_difference(sd):
             return ((1 - a_in).sqrt() * x_in + a_in.sqrt() * sd.unet(x_in, t_in, **named).sample,)
 
     scheduler = DDIMScheduler.from_config(sd.scheduler.config, prediction_type="epsilon")
-    other = latent_backbone.LatentBackbone(Outright(), sd.vae, scheduler, text=sd.text)
+    other = latent_backbone.LatentBackbone(
+        latent_backbone.LatentNetworks(unet=Outright(), vae=sd.vae, text=sd.text), scheduler
+    )
     assert sd.scheduler.config.prediction_type == "v_prediction"
     torch.testing.assert_close(other.conditioned(words, 4.0)(x, t), expected, rtol=1e-4, atol=1e-4)
 

@@ -140,7 +140,9 @@ def test_a_vae_with_statistics_of_its_latents(sd, images):
         latents_mean=[1.0, 2, 3, 4],
         latents_std=[2.0, 3, 4, 5],
     )
-    model = latent_backbone.LatentBackbone(sd.unet, vae, sd.scheduler, text=sd.text)
+    model = latent_backbone.LatentBackbone(
+        latent_backbone.LatentNetworks(unet=sd.unet, vae=vae, text=sd.text), sd.scheduler
+    )
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mean

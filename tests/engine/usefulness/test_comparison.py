@@ -13,10 +13,11 @@ from noiseweave.engine.fusion.recipes import FusionRecipe
 from noiseweave.engine.judging import classifier
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
 from noiseweave.engine.training.recipes import UnetRecipe
-from noiseweave.engine.usefulness import comparison, guesses
-from noiseweave.engine.usefulness.comparison import Pictures
+from noiseweave.engine.usefulness import comparison, generators, guesses
+from noiseweave.engine.usefulness.data import Added, Pictures, Setup, few_of
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method
 
+SETUP = Setup(classes=3, seed=0)
 TINY = GeneratorRecipe(
     steps=4, tuning_steps=4, batch=8, unet=UnetRecipe(channels=(8, 16), attention=(), head=8, groups=4)
 )
@@ -37,42 +38,42 @@ def hidden(pool):
 
 @pytest.fixture(scope="module")
 def few(pool):
-    rows = comparison.few_of(pool.label_N, [str(i) for i in range(120)], 4, 0)
+    rows = few_of(pool.label_N, [str(i) for i in range(120)], 4, 0)
     return Pictures(image_NHWC=pool.image_NHWC[rows], label_N=pool.label_N[rows])
 
 
 @pytest.fixture(scope="module")
 def weights(few, pool):
-    start = comparison.train_prior(pool, TINY, 3, 0)
-    return comparison.tune_generator(few, hidden(pool), start, TINY, 3, 0)
+    start = generators.train_prior(pool, TINY, SETUP)
+    return generators.tune_generator(few, hidden(pool), start, TINY, SETUP)
 
 
 def test_the_few_are_balanced_nested_and_a_function_of_the_keys(pool):
     keys = [f"k{i}" for i in range(120)]
-    small, large = (set(comparison.few_of(pool.label_N, keys, k, 0).tolist()) for k in (3, 7))
+    small, large = (set(few_of(pool.label_N, keys, k, 0).tolist()) for k in (3, 7))
     assert small < large
     assert np.bincount(pool.label_N[sorted(large)]).tolist() == [7, 7, 7]
-    back = comparison.few_of(pool.label_N[::-1], keys[::-1], 3, 0)
+    back = few_of(pool.label_N[::-1], keys[::-1], 3, 0)
     assert {119 - i for i in back.tolist()} == small
     with pytest.raises(ValueError, match="per_class=99"):
-        comparison.few_of(pool.label_N, keys, 99, 0)
+        few_of(pool.label_N, keys, 99, 0)
 
 
 def test_the_pools_labels_change_no_prior(pool):
     other = replace(pool, label_N=(pool.label_N + 1) % 3)
-    assert comparison.train_prior(pool, TINY, 3, 0) == comparison.train_prior(other, TINY, 3, 0)
+    assert generators.train_prior(pool, TINY, SETUP) == generators.train_prior(other, TINY, SETUP)
 
 
 def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
     seen = []
     monkeypatch.setattr(comparison, "learn", lambda system, parts, *rest: seen.extend(parts))
-    comparison.tune_generator(few, None, None, TINY, 3, 0)
+    generators.tune_generator(few, None, None, TINY, SETUP)
     assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
 
 
 def test_guesses_are_sure_and_mostly_right(few, pool):
     none, some, fewer = (
-        guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, 3, 0).label_N
+        guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=sure), QUICK, SETUP).label_N
         for sure in (1.0, 0.5, 0.9)
     )
     assert (none == -1).all()
@@ -86,10 +87,10 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
     monkeypatch.setattr(
         classifier, "train", lambda *a: given.append(a[4]) or train(*a)
     )  # a[4] is what is added
-    told = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, 3, 0)
+    told = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6, rounds=2), QUICK, SETUP)
     assert given[0] is None
     image_MHWC, p_MK = given[1]
-    first = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, 3, 0)
+    first = guesses.guess_labels(few, pool.image_NHWC, GuessRecipe(sure=0.6), QUICK, SETUP)
     np.testing.assert_array_equal(image_MHWC, pool.image_NHWC[first.label_N >= 0])
     np.testing.assert_array_equal(p_MK.argmax(1), first.label_N[first.label_N >= 0])
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.8
@@ -98,7 +99,7 @@ def test_a_second_round_learns_from_the_first_ones_guesses(few, pool, monkeypatc
 def test_guesses_by_features(few, pool):
     recipe = GuessRecipe(sure=0.6, features=FeatureRecipe(name="pixels", size=8))
     seen_ND = guesses.seen(recipe.features, pool.image_NHWC, "cpu")
-    told = guesses.guess_labels(few, pool.image_NHWC, recipe, QUICK, 3, 0, seen_ND=seen_ND)
+    told = guesses.guess_labels(few, pool.image_NHWC, recipe, QUICK, SETUP, seen_ND=seen_ND)
     assert (told.label_N >= 0).sum() > 60
     assert (told.label_N == pool.label_N)[told.label_N >= 0].mean() > 0.9
     with pytest.raises(ValueError, match=r"guess\.features\.name"):
@@ -136,13 +137,15 @@ def test_labels_of_two_classes_are_shared_or_the_larger(few):
 
 
 def test_fusions_are_made_told_and_gated(few, weights):
-    plain = comparison.make_pictures(FUSED, few, few, weights, TINY, 3, 0)
+    plain = comparison.make_pictures(FUSED, few, few, weights, TINY, SETUP)
     assert plain.image_MHWC.shape == (12, 8, 8, 1)
     assert (plain.p_MK.max(1) == 1).all()
-    untold = comparison.make_pictures(replace(FUSED, told=False), few, few, weights, TINY, 3, 0)
+    untold = comparison.make_pictures(replace(FUSED, told=False), few, few, weights, TINY, SETUP)
     assert not np.array_equal(untold.image_MHWC, plain.image_MHWC)
     strict = QualityRecipe(drift=0.0, copy=1.0, sharpness=0.0, redraw=1, classifier=QUICK)
-    gated = comparison.make_pictures(replace(FUSED, gate=True, quality=strict), few, few, weights, TINY, 3, 0)
+    gated = comparison.make_pictures(
+        replace(FUSED, gate=True, quality=strict), few, few, weights, TINY, SETUP
+    )
     assert len(gated.p_MK) + gated.rejected.get("drifted", 0) == 12
     assert gated.rejected["drifted"] > 0
 
@@ -155,7 +158,7 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
     np.testing.assert_array_equal(parents.image_NHWC[12:], pool.image_NHWC[100:])
     ends = {end for p in comparison.pairs_of(method, parents, 0) for end in (p.a, p.b)}
     assert max(ends) > 12 > min(ends)
-    added = comparison.make_pictures(method, few, parents, weights, TINY, 3, 0)
+    added = comparison.make_pictures(method, few, parents, weights, TINY, SETUP)
     assert (len(added.p_MK), set(added.p_MK.max(1).tolist())) == (40, {1.0})
     assert comparison.parents_of(FUSED, few, told) is few
     with pytest.raises(ValueError, match=r"methods\.parents"):
@@ -166,16 +169,16 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
 
 def test_samples_are_balanced_over_the_classes(few, weights):
     method = Method(made="samples", count=9, inversion=InversionRecipe(num_steps=3, skip=0))
-    added = comparison.make_pictures(method, few, few, weights, TINY, 3, 0)
+    added = comparison.make_pictures(method, few, few, weights, TINY, SETUP)
     assert added.p_MK.sum(0).tolist() == [3, 3, 3]
 
 
 def test_a_score_is_an_accuracy_that_made_pictures_move(few, pool):
-    wrong = comparison.Added(
+    wrong = Added(
         image_MHWC=few.image_NHWC, p_MK=np.eye(3, dtype=np.float32)[(few.label_N + 1) % 3], rejected={}
     )
-    plain = comparison.score(Method(), few, None, pool, QUICK, 3, 0)
-    spoilt = comparison.score(Method(share=0.9), few, wrong, pool, QUICK, 3, 0)
+    plain = comparison.score(Method(), few, None, pool, QUICK, SETUP)
+    spoilt = comparison.score(Method(share=0.9), few, wrong, pool, QUICK, SETUP)
     assert plain > 0.8 > spoilt
 
 
