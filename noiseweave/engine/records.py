@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 Json = dict[str, Any]
-"""A JSON object, as json.loads gives it."""
+"""A JSON object, or keyword arguments: values of any kind by name."""
 JsonMapping = Mapping[str, Any]
 """One that is only read."""
 

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from noiseweave.engine.records import Json
 
 INCEPTION = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 PUBLISHED = {
@@ -108,7 +109,7 @@ def load(name: str, weights: Path, device: str) -> FeatureNetwork:
         raise ValueError(f"features.weights={str(weights)!r}: no weights of {name} ({why})") from None
 
 
-def _inception(state: dict[str, Any], device: str) -> FeatureNetwork:
+def _inception(state: Json, device: str) -> FeatureNetwork:
     """pytorch-fid's InceptionV3: its own resizing to 299, 2048 pooled values, the 1008 classes of its last layer.
 
     As in Salimans et al., the Inception Score's probabilities leave the last layer's bias out.
@@ -123,7 +124,7 @@ def _inception(state: dict[str, Any], device: str) -> FeatureNetwork:
     return FeatureNetwork(run=lambda x: network(x)[0].flatten(1), head=(state["fc.weight"], None))
 
 
-def _efficientnet(state: dict[str, Any], device: str) -> FeatureNetwork:
+def _efficientnet(state: Json, device: str) -> FeatureNetwork:
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
@@ -137,7 +138,7 @@ def _efficientnet(state: dict[str, Any], device: str) -> FeatureNetwork:
     return FeatureNetwork(run=run, head=(state["_fc.weight"], state["_fc.bias"]))
 
 
-def _resnet50(state: dict[str, Any], device: str) -> FeatureNetwork:
+def _resnet50(state: Json, device: str) -> FeatureNetwork:
     from torchvision.models import resnet50
 
     network = resnet50(weights=None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
 
 Extractor = Callable[[np.ndarray], np.ndarray]
@@ -58,7 +58,7 @@ def takes_whole(recipe: FeatureRecipe) -> bool:
     return recipe.name == "inception"
 
 
-def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None) -> dict[str, Any]:
+def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None) -> Json:
     """What raw features depend on besides the picture: equal identities, equal features.
 
     Raises:
@@ -84,7 +84,7 @@ def _digest(folder: Path) -> str:
     )
 
 
-def label(identity: dict[str, Any]) -> str:
+def label(identity: Json) -> str:
     """What a space is called in a report: inception alone is pytorch-fid's own, with the weights of that name."""
     name, weights = str(identity["name"]), str(identity.get("weights", ""))
     if name in PUBLISHED and not networks.is_published(name, weights):

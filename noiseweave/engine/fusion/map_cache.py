@@ -42,7 +42,7 @@ class Store(Protocol):
     def __contains__(self, key: str) -> bool: ...
 
 
-def map_key(image_HWC: np.ndarray, model: str, *recipe: Any, **more: Any) -> str:
+def map_key(image_HWC: np.ndarray, model: str, *recipe: Any, **more: object) -> str:
     """64 hex digits: all that a noise map is a function of.
 
     Args:

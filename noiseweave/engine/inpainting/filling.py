@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,8 +115,8 @@ def _decode(model: InpaintModel, x: Tensor) -> Tensor:
     if model.vae is None:
         return x
     picture = latents.decode(model.vae, x)
-    pipeline: Any = model.text.pipeline if model.text else None
-    if getattr(pipeline, "safety_checker", None) is not None:
+    pipeline = model.text.pipeline if model.text else None
+    if pipeline is not None and getattr(pipeline, "safety_checker", None) is not None:
         flagged = pipeline.run_safety_checker(picture.clone(), model.device, pipeline.unet.dtype)[1]
         picture[torch.tensor(flagged, device=picture.device)] = -1
     return picture
@@ -137,7 +136,8 @@ def _conditional(
     model: InpaintModel, prompts: Sequence[Prompt], guidance: float, size: tuple[int, int]
 ) -> Predict:
     """The UNet of a pipeline, conditioned on each picture's prompt; size is (height, width) in pixels."""
-    pipeline: Any = model.text.pipeline if model.text else None
+    assert model.text is not None
+    pipeline = model.text.pipeline
     words = words_of(pipeline, prompts, pipeline.unet.dtype)
     which_B = torch.arange(len(prompts), device=model.device)
     condition = Condition(words=words, guidance=guidance, which_B=which_B)
@@ -201,7 +201,7 @@ def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
     """The time steps that the model's own scheduler takes, without those that strength leaves out."""
     from diffusers import DDIMScheduler
 
-    scheduler: Any = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(recipe.steps)
     t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
     return kept(t_S, scheduler.alphas_cumprod.clamp(min=SMALLEST), recipe.steps - recipe.kept)

@@ -14,6 +14,7 @@ from noiseweave.engine.networks import base_models, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, describe
+from noiseweave.engine.networks.protocols import Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
 
@@ -75,7 +76,7 @@ class InpaintModel:
         return self.base.encoder if self.base else self._text.pipeline.vae
 
     @property
-    def scheduler(self) -> Any:
+    def scheduler(self) -> Scheduler:
         """diffusers' scheduler that its folder names."""
         return self.base.scheduler if self.base else self._text.scheduler
 
@@ -130,7 +131,7 @@ def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -
     return InpaintModel(about=about, text=text, micro_batch=size)
 
 
-def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequence[Lora]) -> Any:
+def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequence[Lora]) -> Pipeline:
     from diffusers import AutoPipelineForInpainting
 
     exact = replace(config, precision="fp32") if loras else config

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
+
+from noiseweave.engine.records import Json
 
 WINDOW = 11
 """Pixels across SSIM's window: no side of a picture may be shorter."""
@@ -138,7 +139,7 @@ def _alexnet(path: Path) -> dict[str, torch.Tensor]:
 
     slices = {"0": 1, "3": 2, "6": 3, "8": 4, "10": 5}
     try:
-        held: dict[str, Any] = (
+        held: Json = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)

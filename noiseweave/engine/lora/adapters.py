@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from noiseweave.engine.lora.names import PARTS
 from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import METADATA
+from noiseweave.engine.networks.protocols import Pipeline
+from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import seed_of
 
 WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention's projections in transformers' CLIP
@@ -26,7 +28,7 @@ ORIGINAL = {"add_embedding_linear_1": "label_emb_0_0", "add_embedding_linear_2":
 PEFT = ".default."  # peft writes the adapter's name into those of its weights: lora_A.default.weight
 
 
-def attach(pipeline: Any, recipe: LoraRecipe, seed: int) -> dict[str, nn.Module]:
+def attach(pipeline: Pipeline, recipe: LoraRecipe, seed: int) -> dict[str, nn.Module]:
     """Freeze a pipeline but for the weights that a recipe trains: float32, LoRA's a function of the seed.
 
     A pipeline takes it once. Where its own weights are half precision, LoRA's run in float32 beside them; partial
@@ -54,7 +56,7 @@ def attach(pipeline: Any, recipe: LoraRecipe, seed: int) -> dict[str, nn.Module]
     return present
 
 
-def check_targets(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
+def check_targets(config: Json, recipe: LoraRecipe) -> None:
     """Raise ValueError as ``attach`` does, from a UNet's config alone: no weight is read."""
     from diffusers import UNet2DConditionModel
 
@@ -65,7 +67,7 @@ def check_targets(config: Mapping[str, Any], recipe: LoraRecipe) -> None:
 
 def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> None:
     # peft's own hint says int of alpha; it takes any number
-    more: dict[str, Any] = {"lora_alpha": recipe.strength, "lora_dropout": recipe.dropout}
+    more: Json = {"lora_alpha": recipe.strength, "lora_dropout": recipe.dropout}
     config = LoraConfig(r=recipe.rank, target_modules=layers, **more)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -76,7 +78,7 @@ def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> N
             p.data = p.data.float()
 
 
-def _chosen(part: str, network: Any, recipe: LoraRecipe, parts: int) -> dict[str, Any]:
+def _chosen(part: str, network: Any, recipe: LoraRecipe, parts: int) -> Json:
     """The layers that are trained, by name."""
     targets = recipe.targets if part == "unet" else WORDS
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
@@ -105,7 +107,7 @@ def _tail(name: str) -> str:
     return f"{above[-1]}.{last}" if last.isdecimal() and above else last
 
 
-def _check_rank(part: str, layers: Mapping[str, Any], rank: int) -> None:
+def _check_rank(part: str, layers: Json, rank: int) -> None:
     widths = {name: min(layer.weight.flatten(1).shape) for name, layer in layers.items()}
     narrowest = min(widths, key=lambda name: widths[name])
     if rank > widths[narrowest]:
@@ -163,7 +165,7 @@ def files(state: Mapping[str, Tensor], recipe: LoraRecipe) -> dict[str, bytes]:
 
 def _diffusers(state: Mapping[str, Tensor], recipe: LoraRecipe) -> bytes:
     """peft's names, and as much of its config as each of its versions can read."""
-    header: dict[str, Any] = {}
+    header: Json = {}
     for part in dict.fromkeys(_split(name)[0] for name in state):
         layers = sorted({_split(n)[1].partition(".lora_")[0] for n in state if _split(n)[0] == part})
         own = {"r": recipe.rank, "lora_alpha": recipe.strength, "target_modules": layers}

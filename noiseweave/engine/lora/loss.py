@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 from noiseweave.engine.lora.recipes import LoraObjective
 from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
 from noiseweave.engine.networks.latents import hole_in_latents
+from noiseweave.engine.networks.protocols import Scheduler
+from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training.objectives import ddpm_loss, step_of
 
@@ -84,11 +85,11 @@ class LoraNetwork(nn.Module):
         seen = seen_BCHW.to(
             embedded["prompt_embeds"].dtype
         )  # that of the frozen weights; latents are float32 always
-        return condition.predict(self.unet, seen, t_B, size)
+        return condition.predict(self.get_submodule("unet"), seen, t_B, size)
 
     def _embed(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens -> embeddings, as encode_prompt of diffusers' pipelines has it."""
-        encoders: dict[str, Any] = dict(self.named_children())
+        encoders: Json = dict(self.named_children())
         if "text_encoder_2" not in encoders:
             return {"prompt_embeds": encoders["text_encoder"](ids["input_ids"])[0]}
         first = encoders["text_encoder"](ids["input_ids"], output_hidden_states=True)
@@ -98,7 +99,7 @@ class LoraNetwork(nn.Module):
         return {"prompt_embeds": torch.cat(states, -1), POOLED: second.text_embeds}
 
 
-def loss(network: LoraCall, batch: LoraBatch, scheduler: Any, objective: LoraObjective) -> Tensor:
+def loss(network: LoraCall, batch: LoraBatch, scheduler: Scheduler, objective: LoraObjective) -> Tensor:
     """float32 [B]: ``ddpm_loss`` in latents, for the target that the pipeline's scheduler names.
 
     A UNet made for inpainting sees [z_t, hole, around], the hole at latents' size. With a noise offset eps is
@@ -135,7 +136,7 @@ def _seen(z_t: Tensor, batch: LoraBatch) -> Tensor:
 def held_out_loss(
     network: nn.Module,
     batch: LoraBatch,
-    scheduler: Any,
+    scheduler: Scheduler,
     keys: Sequence[str],
     seed: int,
     times: Sequence[float] = HELD_OUT,
@@ -159,7 +160,7 @@ def held_out_loss(
 
 
 def _at(
-    network: nn.Module, batch: LoraBatch, scheduler: Any, keys: Sequence[str], seed: int, time: float
+    network: nn.Module, batch: LoraBatch, scheduler: Scheduler, keys: Sequence[str], seed: int, time: float
 ) -> Tensor:
     z = batch.z_BCHW
     noises = [torch.randn(z.shape[1:], generator=generator(seed, "held-out", key, time)) for key in keys]

@@ -24,7 +24,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from noiseweave.engine.lora.names import ENDS, PARTS, UNET, Layers, has_layer, layer_name
+from noiseweave.engine.networks.protocols import Pipeline
+from noiseweave.engine.records import Json
 
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's LoraConfig in the file's header
 SHOWN = 3  # keys that an error names
@@ -121,7 +122,7 @@ def layers_in(folder: Path) -> Layers:
     return Layers(shapes)
 
 
-def add(pipeline: Any, loras: Iterable[Lora]) -> None:
+def add(pipeline: Pipeline, loras: Iterable[Lora]) -> None:
     """Add LoRAs to the weights of a pipeline in float32.
 
     Raises:
@@ -253,7 +254,7 @@ def _first(names: list[str]) -> str:
 # scale
 
 
-def _config(which: str, data: bytes) -> dict[str, Any]:
+def _config(which: str, data: bytes) -> Json:
     """peft's LoraConfig in a file's header, with part.name as keys, or names alone; {} where there is none."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     try:
@@ -263,7 +264,7 @@ def _config(which: str, data: bytes) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _scale(key: str, layer: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
+def _scale(key: str, layer: str, rank: int, alpha: Tensor | None, config: Json) -> float:
     """alpha / r, with rsLoRA (arXiv 2312.03732) alpha / sqrt(r); 1 where the file says nothing."""
     if alpha is not None:
         return float(alpha) / rank

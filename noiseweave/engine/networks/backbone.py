@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from noiseweave.engine.diffusion.path import Denoiser, Schedule, kept
 from noiseweave.engine.networks import latents
 from noiseweave.engine.networks.conditioning import Classes, Condition, Words, classes_of, mixable
 from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.protocols import Scheduler, Unet
 from noiseweave.engine.networks.tuning import DTYPES
 
 ALIKE = 8
@@ -44,7 +44,12 @@ class Backbone:
     """
 
     def __init__(
-        self, unet: Any, scheduler: Any, device: str = "cpu", precision: str = "fp32", micro_batch: int = 0
+        self,
+        unet: Unet,
+        scheduler: Scheduler,
+        device: str = "cpu",
+        precision: str = "fp32",
+        micro_batch: int = 0,
     ) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)

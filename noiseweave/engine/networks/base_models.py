@@ -18,7 +18,9 @@ from torch import Tensor
 from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, describe
+from noiseweave.engine.networks.protocols import Vae
 from noiseweave.engine.networks.recipes import BASELINES, Kind, ModelConfig
+from noiseweave.engine.records import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:
     return latents.to_uint8(x_BCHW)
 
 
-def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
+def latent_shape(encoder: Vae, size: int) -> tuple[int, int, int]:
     """[C, H, W] of the latents of square pictures.
 
     Raises:
@@ -76,7 +78,7 @@ def latent_shape(encoder: Any, size: int) -> tuple[int, int, int]:
     return int(encoder.config.latent_channels), size // factor, size // factor
 
 
-def load_encoder(name: str, device: str = "cpu") -> Any:
+def load_encoder(name: str, device: str = "cpu") -> Vae:
     """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
 
     Raises:
@@ -104,7 +106,7 @@ def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
     pretrained.quiet()
     network = model.network.to(dtype)
     about = {"kind": model.kind, "classes": model.classes, "size": model.size, "channels": model.channels}
-    parts = {_baseline(model.kind)[0]: network} if model.kind in BASELINES else {"unet": network}
+    parts: Json = {_baseline(model.kind)[0]: network} if model.kind in BASELINES else {"unet": network}
     if model.kind not in BASELINES:
         parts["scheduler"] = model.scheduler
     if model.encoder is not None:
@@ -123,7 +125,7 @@ def _pipeline(model: BaseModel) -> str:
     return "DDPMPipeline" if model.encoder is None else "LDMPipeline"
 
 
-def _origin(part: Any) -> list[str]:
+def _origin(part: object) -> list[str]:
     """[library, class], as diffusers' index has it."""
     return [type(part).__module__.split(".")[0], type(part).__name__]
 

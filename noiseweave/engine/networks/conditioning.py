@@ -5,16 +5,17 @@ B rows, P prompts, L tokens of D values, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.protocols import Pipeline, Unet
 from noiseweave.engine.networks.text_pipeline import slerp
+from noiseweave.engine.records import Json
 
 POOLED = "pooled_prompt_embeds"
 
@@ -58,9 +59,7 @@ class Words:
         }
         return replace(self, conditional=mixed)
 
-    def arguments(
-        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
-    ) -> dict[str, Any]:
+    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> Json:
         """The network's arguments for rows that are conditioned on prompts ``which_B``.
 
         Args:
@@ -72,7 +71,7 @@ class Words:
             for name, x_P in self.unconditional.items():
                 unconditional = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
                 rows[name] = torch.cat([unconditional.to(dtype), rows[name]])
-        named: dict[str, Any] = {"encoder_hidden_states": rows["prompt_embeds"]}
+        named: Json = {"encoder_hidden_states": rows["prompt_embeds"]}
         if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
             sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
             named["added_cond_kwargs"] = {
@@ -109,9 +108,7 @@ class Classes:
         ]
         return Classes(weight_PK=torch.stack(rows))
 
-    def arguments(
-        self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype
-    ) -> dict[str, Any]:
+    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> Json:
         """As of ``Words``; ``mixable`` must have been done to the network."""
         conditional = self.weight_PK[which_B]
         null = torch.zeros_like(conditional)
@@ -137,7 +134,7 @@ class _Mixture(torch.nn.Module):
         return weights_BK.to(self.weight) @ self.weight
 
 
-def mixable(unet: Any) -> Any:
+def mixable(unet: Unet) -> Unet:
     """A class-conditional UNet2DModel whose ``class_labels`` are weights of its classes; in place."""
     if isinstance(unet.class_embedding, torch.nn.Embedding):
         unet.class_embedding = _Mixture(unet.class_embedding)
@@ -153,7 +150,7 @@ def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
     return here
 
 
-def words_of(pipeline: Any, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
+def words_of(pipeline: Pipeline, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
     """P prompts -> their embeddings, each distinct text encoded once; one negative for all where it is the same."""
     found = text_pipeline.embeddings(pipeline, prompts, guided=True)
     found = {name: x.to(dtype) for name, x in found.items()}
@@ -180,7 +177,9 @@ class Condition:
     def __getitem__(self, part: slice | Tensor) -> Condition:
         return replace(self, which_B=self.which_B[part])
 
-    def predict(self, unet: Any, x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]) -> Tensor:
+    def predict(
+        self, unet: Callable[..., tuple[Tensor, ...]], x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]
+    ) -> Tensor:
         """The network's output, guided, float32 [B, ...]: both halves in one call, one where guidance is 1.
 
         Args:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -107,7 +106,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def discriminator_loss(
-    discriminator: Any, generator: nn.Module, x_BCHW: Tensor, z_BD: Tensor, smoothing: float
+    discriminator: nn.Module, generator: nn.Module, x_BCHW: Tensor, z_BD: Tensor, smoothing: float
 ) -> Tensor:
     """``-[(1 - s) log D(x) + s log(1 - D(x))] - log(1 - D(G(z)))``, float32 [B]; moves the discriminator alone.
 
@@ -123,7 +122,7 @@ def discriminator_loss(
     return real + _cross_entropy(discriminator(drawn), 0)
 
 
-def generator_loss(discriminator: nn.Module, generator: Any, z_BD: Tensor) -> Tensor:
+def generator_loss(discriminator: nn.Module, generator: nn.Module, z_BD: Tensor) -> Tensor:
     """``-log D(G(z))``, float32 [B]; moves the generator alone.
 
     The non-saturating form of Goodfellow et al. (arXiv 1406.2661, section 3).

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from noiseweave.engine.networks import latents, pretrained
 from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind
+from noiseweave.engine.records import Json
 
 TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PIPELINES = (*TEXT_TO_IMAGE, "StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
@@ -30,7 +30,7 @@ PIXEL_FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_conf
 PIXEL_WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
 
 Family = Literal["stable_diffusion"] | Kind
-Config = Mapping[str, Any]
+Config = Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
     )
 
 
-def _read_own(name: str, folder: Path) -> dict[str, Any]:
+def _read_own(name: str, folder: Path) -> Json:
     """What ``noiseweave train`` wrote beside diffusers' files: kind, classes, size, channels; {} elsewhere."""
     if not (folder / "noiseweave.json").is_file():
         return {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,10 @@ from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.protocols import Scheduler, Unet, Vae
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.text_pipeline import TextModel
+from noiseweave.engine.records import Json
 
 ROWS, AREA = {"cuda": 256, "cpu": 64}, {"cuda": 64 * 64 * 64, "cpu": 8 * 64 * 64}
 """Most rows in one network call, and most places of their latents together, where micro_batch is 0."""
@@ -40,8 +41,8 @@ class LatentNetworks:
         text: the pipeline that reads prompts, or None.
     """
 
-    unet: Any
-    vae: Any
+    unet: Unet
+    vae: Vae
     text: TextModel | None = None
 
 
@@ -59,7 +60,7 @@ class LatentBackbone(Backbone):
     def __init__(
         self,
         networks: LatentNetworks,
-        scheduler: Any,
+        scheduler: Scheduler,
         device: str = "cpu",
         precision: str = "fp32",
         micro_batch: int = 0,
@@ -102,8 +103,8 @@ class LatentBackbone(Backbone):
         Where the pipeline has a safety checker, what it flags comes out black.
         """
         image_BHWC, finite_B = super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
-        pipeline: Any = self.text.pipeline if self.text else None
-        if getattr(pipeline, "safety_checker", None) is None:
+        pipeline = self.text.pipeline if self.text else None
+        if pipeline is None or getattr(pipeline, "safety_checker", None) is None:
             return image_BHWC, finite_B
         unit = image_BHWC.astype(np.float32) / 255
         _, flagged_B = pipeline.run_safety_checker(unit, self.device, self.dtype)
@@ -157,11 +158,7 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
     """
     from diffusers import DDIMScheduler
 
-    more: dict[str, Any] = {
-        "precision": config.precision,
-        "micro_batch": config.micro_batch,
-        "size": model.side,
-    }
+    more: Json = {"precision": config.precision, "micro_batch": config.micro_batch, "size": model.side}
     if model.conditioning != "text":
         base = base_models.load(config, device, model)
         scheduler = DDIMScheduler.from_config(base.scheduler.config)

@@ -5,12 +5,15 @@ B pictures of C channels, H x W; z are latents. A VAE is diffusers' AutoencoderK
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from noiseweave.engine.networks.protocols import Vae
+from noiseweave.engine.records import Json
 
 
 def to_pixels(image_BHWC: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -26,7 +29,7 @@ def to_uint8(x_BCHW: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(vae: Any, x_BCHW: Tensor) -> Tensor:
+def encode(vae: Vae, x_BCHW: Tensor) -> Tensor:
     """Pictures in -1..1 -> scaled latents, float32: the mode of an AutoencoderKL's distribution."""
     out = vae.encode(x_BCHW.to(vae.device, vae.dtype))
     z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
@@ -35,14 +38,14 @@ def encode(vae: Any, x_BCHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode(vae: Any, z_BCHW: Tensor) -> Tensor:
+def decode(vae: Vae, z_BCHW: Tensor) -> Tensor:
     """Scaled latents -> pictures in about -1..1, float32."""
     shift, scale = _affine(vae.config, z_BCHW)
     z = z_BCHW.float() / scale + shift
     return vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
 
 
-def around(vae: Any, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+def around(vae: Vae, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
     """The scaled latents of pictures in -1..1 with 0, mid-grey, in their holes: what a UNet of 9 channels is shown.
 
     As these models were trained (Rombach et al., arXiv 2112.10752, section 4.5).
@@ -72,13 +75,13 @@ def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     return mean_C.view(1, -1, 1, 1), scale / std_C.view(1, -1, 1, 1)
 
 
-def blocks_of(vae: Mapping[str, Any]) -> Sequence[int]:
+def blocks_of(vae: Json) -> Sequence[int]:
     """Channels of a VAE's blocks, from its config; () where that does not say."""
     return (
         vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
     )  # AutoencoderTiny's name
 
 
-def vae_scale_factor(vae: Mapping[str, Any]) -> int:
+def vae_scale_factor(vae: Json) -> int:
     """Pixels on a latent's side, from a VAE's config: each block but the last halves the picture."""
     return 2 ** (len(blocks_of(vae)) - 1)

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from noiseweave import models
+from noiseweave.engine.records import Json
 
 
 def find(name: str, wanted: Sequence[str]) -> Path:
@@ -37,7 +37,7 @@ def _download(name: str, wanted: Sequence[str]) -> Path:
         ) from None
 
 
-def read(name: str, folder: Path, file: str) -> dict[str, Any]:
+def read(name: str, folder: Path, file: str) -> Json:
     """A JSON file of a model.
 
     Raises:

@@ -21,8 +21,10 @@ from noiseweave.engine.networks import pretrained, tuning
 from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, describe
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.protocols import Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.tuning import DTYPES
+from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
 
 X0_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
@@ -39,8 +41,8 @@ class TextModel:
         micro_batch: pictures in one call, halved for good when memory runs out.
     """
 
-    pipeline: Any
-    scheduler: Any
+    pipeline: Pipeline
+    scheduler: Scheduler
     micro_batch: int
 
     def size(self, recipe: TextRecipe) -> tuple[int, int]:
@@ -95,7 +97,7 @@ def load(
     return model
 
 
-def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
+def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
     """A pipeline in its precision, as one of diffusers' AutoPipelines makes it; ``parts`` instead of the folder's."""
     pretrained.quiet()
     with pretrained.one_line(config.name, folder):
@@ -104,7 +106,7 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: Any) -> Any:
         )
 
 
-def text_scheduler(model: TextModel, recipe: TextRecipe) -> Any:
+def text_scheduler(model: TextModel, recipe: TextRecipe) -> Scheduler:
     """diffusers' scheduler for a recipe, with the noise schedule and target that the model was trained with.
 
     Raises:
@@ -115,7 +117,7 @@ def text_scheduler(model: TextModel, recipe: TextRecipe) -> Any:
     config = model.scheduler.config
     check_steps("text.steps", recipe.steps, int(config.num_train_timesteps))
     if recipe.sampler == "pipeline":
-        return type(model.scheduler).from_config(config)
+        return model.scheduler.from_config(config)
     if recipe.sampler == "dpm-solver++":
         return diffusers.DPMSolverMultistepScheduler.from_config(
             config, algorithm_type="dpmsolver++", solver_order=2, thresholding=False
@@ -142,7 +144,7 @@ def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
     return torch.where(torch.sin(w) < PARALLEL, torch.lerp(a, b, mix), turned)
 
 
-def _encoder(pipeline: Any) -> Callable[[str, bool], tuple[Tensor, ...]]:
+def _encoder(pipeline: Pipeline) -> Callable[[str, bool], tuple[Tensor, ...]]:
     """(text, as negative?) -> its embedding [1, L, D], and for SDXL the pooled one [1, D] too; each once."""
 
     @functools.cache
@@ -163,7 +165,7 @@ def _encoder(pipeline: Any) -> Callable[[str, bool], tuple[Tensor, ...]]:
     return encode
 
 
-def embeddings(pipeline: Any, prompts: Sequence[Prompt], guided: bool) -> dict[str, Tensor]:
+def embeddings(pipeline: Pipeline, prompts: Sequence[Prompt], guided: bool) -> dict[str, Tensor]:
     """The pipeline's arguments prompt_embeds [B, L, D], pooled_prompt_embeds, and if guided the negative ones."""
     encode = _encoder(pipeline)
 
@@ -272,13 +274,13 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     return torch.from_numpy((seen * 255).round().astype(np.uint8))
 
 
-def _counted(pipe: Any, step: int, t: Any, kept: dict[str, Any]) -> dict[str, Any]:
+def _counted(pipe: Pipeline, step: int, t: Tensor, kept: Json) -> Json:
     """Called by the pipeline after each step."""
     with spans.part(step, step + 1, pipe.num_timesteps):
         return kept
 
 
-def _recorded(scheduler: Any) -> list[Tensor]:
+def _recorded(scheduler: Scheduler) -> list[Tensor]:
     """A list that each step of this scheduler appends its predicted x_0 to, [B, C, h, w] latents."""
     own = getattr(scheduler.config, "algorithm_type", "") in ("dpmsolver++", "sde-dpmsolver++")
     if not own and type(scheduler).__name__ not in X0_SCHEDULERS:
@@ -289,7 +291,7 @@ def _recorded(scheduler: Any) -> list[Tensor]:
     step, seen = scheduler.step, []
 
     @functools.wraps(step)  # the pipeline asks step's signature whether it takes eta and generator
-    def recording(*args: Any, **named: Any) -> Any:
+    def recording(*args: object, **named: object) -> object:
         out = step(*args, **named)
         seen.append(scheduler.model_outputs[-1] if own else out[1])  # DPM-Solver++ keeps them to itself
         return out
@@ -298,7 +300,7 @@ def _recorded(scheduler: Any) -> list[Tensor]:
     return seen
 
 
-def _decoded(pipe: Any, z_BCHW: Tensor) -> np.ndarray:
+def _decoded(pipe: Pipeline, z_BCHW: Tensor) -> np.ndarray:
     """Latents -> float [B, H, W, 3] in [0, 1], as the pipelines decode their last one."""
     vae, half = pipe.vae, pipe.vae.dtype
     mean, std = (getattr(vae.config, f"latents_{n}", None) for n in ("mean", "std"))

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
 
 import torch
 from torch import nn
 
 from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.records import Json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-FASTEST: dict[str, dict[str, Any]] = {
+FASTEST: dict[str, Json] = {
     "cpu": {"compile": False, "channels_last": False, "attention": "sdpa"},
     "cuda": {
         "compile": False,

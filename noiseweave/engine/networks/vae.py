@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -98,7 +97,7 @@ def elbo_terms(x_BCHW: Tensor, mean_BCHW: Tensor, mu_BD: Tensor, logvar_BD: Tens
     return error, (mu.square() + logvar.exp() - 1 - logvar).sum(1) / 2
 
 
-def vae_loss(vae: Any, x_BCHW: Tensor, eps_BD: Tensor, beta: float) -> Tensor:
+def vae_loss(vae: nn.Module, x_BCHW: Tensor, eps_BD: Tensor, beta: float) -> Tensor:
     """``||x - mean||^2 + beta KL``, float32 [B], with one forward call of ``vae``.
 
     For p(x | z) = N(mean, s^2), the negative bound is ``||x - mean||^2 / (2 s^2) + KL`` and a constant: this is

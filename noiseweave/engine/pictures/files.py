@@ -10,7 +10,6 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -18,6 +17,7 @@ from PIL import Image, JpegImagePlugin
 from noiseweave.engine.pictures import images, provenance
 from noiseweave.engine.pictures.images import Refused
 from noiseweave.engine.pictures.provenance import Mark
+from noiseweave.engine.records import Json
 
 EXTENSIONS = {
     "png": "PNG",
@@ -88,8 +88,8 @@ class Picture:
     image: Image.Image
     kind: str
     turn: int = 1
-    keep: Mapping[str, Any] = field(default_factory=dict)
-    jpeg: Mapping[str, Any] = field(default_factory=dict)
+    keep: Json = field(default_factory=dict)
+    jpeg: Json = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -136,7 +136,7 @@ def _picture(image: Image.Image) -> Picture:
         keep["exif"] = raw
     turn = exif.get(ORIENTATION, 1)
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    jpeg: dict[str, Any] = {}
+    jpeg: Json = {}
     if kind == "JPEG":
         jpeg = {
             "qtables": dict(getattr(image, "quantization", {})),
@@ -259,7 +259,7 @@ def _indices(image: Image.Image, paint: Image.Image, hole_HW: np.ndarray) -> np.
     return out
 
 
-def _off_key(new: Image.Image, key: Any) -> Image.Image:
+def _off_key(new: Image.Image, key: object) -> Image.Image:
     """Paint that has by chance the colour that means transparent moves by one level."""
     if new.mode not in ("L", "RGB"):
         return new
@@ -283,7 +283,7 @@ def encode(image: Image.Image, picture: Picture, extension: str, mark: Mark | No
     """
     kind = EXTENSIONS[extension]
     ready = fitted(image, kind)
-    options: dict[str, Any] = dict(picture.keep) | provenance.options(mark, kind)
+    options: Json = dict(picture.keep) | provenance.options(mark, kind)
     if kind == "JPEG":
         options |= (
             picture.jpeg

@@ -105,7 +105,7 @@ def opened(
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Any mode -> L or RGB. Of the formats read here, only a 16-bit grey PNG has values above 255."""
+    """An image of any mode -> L or RGB. Of the formats read here, only a 16-bit grey PNG has values above 255."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))

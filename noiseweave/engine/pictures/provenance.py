@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
 
 from PIL.PngImagePlugin import PngInfo
 
 from noiseweave import __version__
+from noiseweave.engine.records import Json
 
 Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"]
 CREATED: Source = "trainedAlgorithmicMedia"
@@ -115,7 +116,7 @@ def plain(mark: Mark) -> str:
     return _clean("; ".join(parts))
 
 
-def options(mark: Mark | None, kind: str) -> dict[str, Any]:
+def options(mark: Mark | None, kind: str) -> Json:
     """The arguments of Pillow's ``save`` that write the mark into a file of a kind (PNG, JPEG, ...); {} for none."""
     if mark is None or kind not in HOLDERS:
         return {}

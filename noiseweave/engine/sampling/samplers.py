@@ -20,6 +20,8 @@ from noiseweave.engine.networks import latents
 from noiseweave.engine.networks.base_models import BaseModel, pictures_of
 from noiseweave.engine.networks.conditioning import guide
 from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.networks.protocols import Scheduler
+from noiseweave.engine.records import Json
 from noiseweave.engine.sampling.recipes import SamplerRecipe, sampler_name
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training.objectives import TIME
@@ -105,7 +107,7 @@ class GuidedNetwork:
         self.model, self.label, self.guidance, self.calls = model, label_B, guidance, 0
         self.parts = MicroBatch(self._network, model.micro_batch, model.device)
 
-    def __call__(self, x_BCHW: Tensor, t: Any) -> Tensor:
+    def __call__(self, x_BCHW: Tensor, t: Tensor | float) -> Tensor:
         """The network's output, guided, float32 [B, ...]; t is a number, one for all."""
         self.calls += 1
         if self.label is None:
@@ -118,7 +120,7 @@ class GuidedNetwork:
         conditional, unconditional = out.chunk(2)
         return guide(unconditional, conditional, self.guidance)
 
-    def _times(self, x: Tensor, t: Any) -> Tensor:
+    def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         return torch.full((len(x),), float(t), device=x.device)
 
     def _network(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
@@ -145,7 +147,7 @@ class Beliefs:
         return np.stack([self.seen[i] for i in spread])
 
 
-def scheduler_of(model: BaseModel, name: str, recipe: SamplerRecipe) -> Any:
+def scheduler_of(model: BaseModel, name: str, recipe: SamplerRecipe) -> Scheduler:
     """diffusers' scheduler, with the noise schedule and target that the model was trained with."""
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
@@ -168,7 +170,7 @@ def scheduler_of(model: BaseModel, name: str, recipe: SamplerRecipe) -> Any:
 
 def diffusion(
     predict: Predict,
-    scheduler: Any,
+    scheduler: Scheduler,
     x: Tensor,
     recipe: SamplerRecipe,
     generators: list[torch.Generator],
@@ -176,7 +178,7 @@ def diffusion(
 ) -> Tensor:
     """The reverse process, as diffusers' scheduler steps it."""
     scheduler.set_timesteps(recipe.steps)
-    extra: dict[str, Any] = {}
+    extra: Json = {}
     if "DDIM" in type(scheduler).__name__:
         # the noise that belongs to the clipped x_0, as in Dhariwal & Nichol's code (arXiv 2105.05233): without it
         # guided pictures of many steps drift away (docs/base_models.md)
@@ -232,7 +234,7 @@ def flow(
     adaptive = {"norm": worst, "step_t": ends[-1:]}
     # torchdiffeq's own grid of a step size may end on one more, tiny step
     fixed = {"grid_constructor": lambda f, x, t: torch.linspace(0, 1, recipe.steps + 1, device=x.device)}
-    options: dict[str, Any] = adaptive if method == "dopri5" else fixed
+    options: Json = adaptive if method == "dopri5" else fixed
     x = odeint(field, x, ends, method=method, rtol=recipe.tolerance, atol=recipe.tolerance, options=options)[
         -1
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from noiseweave.engine.networks import dcgan, vae
 from noiseweave.engine.networks.base_models import BaseModel, latent_shape
+from noiseweave.engine.networks.protocols import Scheduler, Vae
+from noiseweave.engine.records import Json
 from noiseweave.engine.training.objectives import ddpm_loss, flow_loss, hidden, mixing_loss, step_of
 from noiseweave.engine.training.recipes import Blueprint
 
@@ -47,7 +48,7 @@ class Turn:
 
     name: str
     network: str
-    loss: Callable[[Networks, Any], Tensor]
+    loss: Callable[[Networks, Batch], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,11 @@ class Learner:
         products: more files of a checkpoint, made while the averaged weights stand in the network.
     """
 
-    networks: Mapping[str, Any]
+    networks: Json
     turns: tuple[Turn, ...]
     drawing: str
     couples: bool = False
-    watch: Callable[[Networks, Any], Mapping[str, Tensor]] = lambda networks, batch: {}
+    watch: Callable[[Networks, Batch], Mapping[str, Tensor]] = lambda networks, batch: {}
     products: Callable[[], Mapping[str, bytes]] = dict
 
 
@@ -82,7 +83,7 @@ class System(Learner):
     model: BaseModel
 
 
-def build(plan: Blueprint, encoder: Any = None) -> System:
+def build(plan: Blueprint, encoder: Vae | None = None) -> System:
     """A system with its first weights, a function of the seed.
 
     Args:
@@ -96,7 +97,7 @@ def build(plan: Blueprint, encoder: Any = None) -> System:
     return kinds[plan.model.kind](plan) if plan.model.kind in kinds else _unet(plan, encoder)
 
 
-def _unet(plan: Blueprint, encoder: Any) -> System:
+def _unet(plan: Blueprint, encoder: Vae | None) -> System:
     pixels = (plan.channels, plan.size, plan.size)
     shape = pixels if encoder is None else latent_shape(encoder, plan.size)
     halvings = 1 << (len(plan.unet.channels) - 1)
@@ -120,7 +121,7 @@ def _unet(plan: Blueprint, encoder: Any) -> System:
     )
 
 
-def _loss_of(plan: Blueprint, scheduler: Any) -> Callable[[Networks, Batch], Tensor]:
+def _loss_of(plan: Blueprint, scheduler: Scheduler) -> Callable[[Networks, Batch], Tensor]:
     goal = plan.objective
 
     def loss(networks: Networks, b: Batch) -> Tensor:
@@ -139,7 +140,7 @@ def _loss_of(plan: Blueprint, scheduler: Any) -> Callable[[Networks, Batch], Ten
     return loss
 
 
-def unet_of(plan: Blueprint, shape: tuple[int, int, int]) -> Any:
+def unet_of(plan: Blueprint, shape: tuple[int, int, int]) -> UNet2DModel:
     """UNet2DModel for [C, H, W]; with classes, one embedding more than classes: the last is "no class"."""
     wide, levels = plan.unet, range(len(plan.unet.channels))
     at = [i in wide.attention for i in levels]
@@ -157,7 +158,7 @@ def unet_of(plan: Blueprint, shape: tuple[int, int, int]) -> Any:
     )
 
 
-def training_scheduler(plan: Blueprint, latent: bool) -> Any:
+def training_scheduler(plan: Blueprint, latent: bool) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
     """The scheduler that is saved with the model: DDPMScheduler, or FlowMatchEulerDiscreteScheduler."""
     if plan.model.kind != "ddpm":
         return FlowMatchEulerDiscreteScheduler()
@@ -212,7 +213,7 @@ def _scores(networks: Networks, b: Batch) -> Mapping[str, Tensor]:
     return {"d_real": real, "d_drawn": drawn}
 
 
-def _drawn_by(plan: Blueprint, network: Any) -> BaseModel:
+def _drawn_by(plan: Blueprint, network: nn.Module) -> BaseModel:
     return BaseModel(
         kind=plan.model.kind,
         network=network,

@@ -226,7 +226,7 @@ def test_the_first_belief_is_the_networks(model, sampler):
 
 
 def test_a_scheduler_that_does_not_tell_its_beliefs_is_refused(model):
-    with pytest.raises(ValueError, match="PNDMScheduler does not tell"):
+    with pytest.raises(ValueError, match="PNDMScheduler does not report"):
         e.trajectory(model, CATS, TextRecipe(steps=3, sampler="pipeline"), 0, 2)
 
 

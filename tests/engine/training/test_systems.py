@@ -145,7 +145,7 @@ def test_latents_have_their_own_shape_and_are_never_clipped():
     assert not model.scheduler.config.clip_sample
     with pytest.raises(ValueError, match="latents' side=9: a multiple of 2"):
         systems.build(plan(channels=3, size=18), encoder)
-    with pytest.raises(ValueError, match=r"data\.size=17: a multiple of 2, as model\.vae"):
+    with pytest.raises(ValueError, match=r"data\.size=17: a multiple of 2, the scale factor of model\.vae"):
         systems.build(plan(channels=3, size=17), encoder)
 
 

@@ -140,7 +140,7 @@ def test_a_prompt_file_that_changed_is_another_run(base, tmp_path, capsys):
         (["a cat", "--walk", "3"], "walk=3: null for a text-to-image model"),
         (["a cat", "--text.height", "60"], "text.height=60: a multiple of 8"),
         (["a cat", "--text.steps", "1001"], "text.steps=1001: the model has 1000 time steps"),
-        (["a cat", "--text.sampler", "pipeline", "--trajectory", "2"], "PNDMScheduler does not tell"),
+        (["a cat", "--text.sampler", "pipeline", "--trajectory", "2"], "PNDMScheduler does not report"),
         (["a cat", "--styles", "/nowhere.txt"], "styles '/nowhere.txt': cannot be read"),
         (["--interpolate", "a", "b", "--frames", "1"], "frames=1"),
         (["--captions", "/nowhere/*.tar"], "no .tar shards there"),
