@@ -53,7 +53,7 @@ def draw_pair(
     again = (number, attempt) if number or attempt else ()
     r = rng(seed, "pair", key_a, key_b, *again)
     first, second = (a, b) if r.random() < 0.5 else (b, a)
-    mode, ratio = r.choice(recipe.modes), r.uniform(recipe.ratio_min, recipe.ratio_max)
+    mode, ratio = r.choice(recipe.choices), r.uniform(*recipe.bounds)
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(

@@ -14,7 +14,7 @@ from noiseweave import __version__
 from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
-from noiseweave.jobs.fuse.config import Config, spread
+from noiseweave.jobs.fuse.config import Config, drawn, spread
 
 
 def run(config: Config) -> int:
@@ -33,7 +33,8 @@ def run(config: Config) -> int:
     hears = loading.hears(config.model.name, config.prompt)
     prompts = config.prompts if hears == "words" else None
     keys, image_NHWC = work.pictures(config.images, channels, size)
-    mask_HW, mask_key = work.mask(config.region, size)
+    config = drawn(config, keys)
+    mask_HW, mask_key = work.mask(config.fusion.region, size)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
@@ -42,10 +43,10 @@ def run(config: Config) -> int:
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
-    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
+    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.fusion.region, maps, mask_HW)
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
     fused = groups.fuse_pictures(
-        model, s, maps, recipes, config.keep_spread, prompts, config.inversion.sampler, mask_HW
+        model, s, maps, recipes, config.fusion.keep_spread, prompts, config.inversion.sampler, mask_HW
     )
     model_hash = loading.fingerprint(config.model.name)
     files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
@@ -67,8 +68,10 @@ def grid(config: Config) -> list[tuple[Mode, list[float]]]:
 def chosen(config: Config, mask_key: str | None) -> dict[str, Any]:
     """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
     edit = {"edit": asdict(config.edit)} if config.edit else {}
-    everywhere = config.region.source == "everywhere"
-    return edit | ({} if everywhere else {"region": {**asdict(config.region), "mask_sha256": mask_key}})
+    everywhere = config.fusion.region.source == "everywhere"
+    return edit | (
+        {} if everywhere else {"region": {**asdict(config.fusion.region), "mask_sha256": mask_key}}
+    )
 
 
 def describe(
@@ -87,7 +90,7 @@ def describe(
             for path, key, weight, value in rows
         ],
         "mode": config.mode,
-        "keep_spread": config.keep_spread,
+        "keep_spread": config.fusion.keep_spread,
         "seed": config.seed,
         **asdict(config.inversion),
         "model": config.model.name,
