@@ -44,13 +44,20 @@ class Option:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing but its choices is a value."""
-        return all(get_origin(kind) is Literal or kind in (bool, types.NoneType) for kind in _kinds(self.hint))
+        """Whether nothing but its choices is a value, each spelled in one way."""
+        return all(get_origin(kind) is Literal or kind is types.NoneType for kind in _kinds(self.hint))
 
     @property
     def several(self) -> bool:
         """Whether its value may be a list of numbers or choices, as a,b,c; texts may have commas of their own."""
-        return any(str not in _kinds(kind) for listed in _lists(self.hint) for kind in get_args(listed))
+        return any(get_origin(kind) is tuple and str not in _kinds(kind) for kind in _members(self.hint))
+
+    @property
+    def single(self) -> bool:
+        """Whether its value may be other than a list."""
+        return any(
+            get_origin(kind) is not tuple and kind is not types.NoneType for kind in _members(self.hint)
+        )
 
     @property
     def mapping(self) -> bool:
@@ -60,10 +67,6 @@ class Option:
 
 def _members(hint: object) -> tuple[object, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _lists(hint: object) -> list[object]:
-    return [kind for kind in _members(hint) if get_origin(kind) is tuple]
 
 
 def _kinds(hint: object) -> Iterator[object]:
@@ -132,19 +135,19 @@ def aliases(job: str) -> dict[str, str]:
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """`` - did you mean WORD?``, with the known word that is most like it; empty where none is."""
+    """``; did you mean WORD?``, with the known word that is most like it; empty where none is."""
     near, best = max(((_likeness(word, one), one) for one in known), default=(0.0, ""))
-    return f"; did you mean {best}?" if near >= 0.6 else ""
+    return f"; did you mean {best}?" if near >= 0.65 else ""
 
 
 def _likeness(word: str, known: str) -> float:
     """0 to 1: of the whole words, or of what stands after their last dot, which counts a little less."""
-    ends = (one.strip("-").rpartition(".")[2] for one in (word, known))
-    return max(_ratio(word, known), 0.9 * _ratio(*ends))
-
-
-def _ratio(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b).ratio()
+    pairs = [(word.strip("-"), known.strip("-"))]
+    if pairs[0][1].endswith(f".{pairs[0][0]}"):
+        return 1.0
+    pairs.append((pairs[0][0].rpartition(".")[2], pairs[0][1].rpartition(".")[2]))
+    whole, end = (SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+    return max(whole, 0.9 * end)
 
 
 def unknown(names: Iterable[str], known: Mapping[str, Option]) -> list[str]:

@@ -125,8 +125,9 @@ class EditRecipe:
     """An edit of one picture in its noise maps.
 
     Args:
-        name: smooth (low-pass of the texture), contrast (more of it), style (tone and grain, drawn from the
-            seed or taken from a second picture), variation (other details, the same structure).
+        name: smooth (less texture), contrast (more of it), style (another tone and grain) or variation (other
+            details, the same structure). Smooth is a low-pass filter. Style is drawn from the seed, or taken from
+            a second picture.
         strength: 0 gives the picture back, 1 is the most.
     """
 

@@ -14,6 +14,11 @@ from noiseweave.engine.seeding import seed_of
 
 POSITIONAL = "images"
 POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
+USUAL = {
+    "input and output": ("images", "output"),
+    "what it does": ("fusion.modes", "fusion.ratio", "weights", "sweep", "edit.name", "seed"),
+    "model": ("model.name", "prompt.target", "inversion.num_steps", "inversion.skip"),
+}
 ALIASES = {
     "--mode": "--fusion.modes",
     "--ratio": "--fusion.ratio",

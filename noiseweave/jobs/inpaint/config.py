@@ -12,6 +12,12 @@ from noiseweave.engine.checks import check
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks.recipes import ModelConfig
 
+USUAL = {
+    "input and output": ("images", "masks", "image", "mask", "input", "output", "overwrite"),
+    "what it does": ("prompt", "mask_mode", "rows"),
+    "model": ("model.name", "lora", "inpaint.steps"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 # short spellings of options, those of the project that this job follows among them
 ALIASES = {
     "--model": "--model.name",

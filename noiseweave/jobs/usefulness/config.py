@@ -14,6 +14,12 @@ from noiseweave.engine.checks import check
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
 
+USUAL = {
+    "input and output": ("input", "test", "output", "overwrite"),
+    "what it does": ("methods", "protocol", "per_class", "seeds"),
+    "model": ("size", "generator.steps"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
 
 MADE_FROM: dict[str, tuple[str, ...]] = {
