@@ -16,6 +16,10 @@ from noiseweave.jobs.options import meant
 
 
 def main(arguments: list[str] | None = None) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, between two words, what the next one may be
+        from noiseweave.jobs import completion
+
+        return completion.answer()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -64,9 +64,10 @@ def _row(name: str, text: str) -> str:
 def _beginnings(text: str) -> Iterator[str]:
     """The text, and ever fewer of its sentences and clauses, none of which ends within brackets."""
     yield text if text.endswith("...") else text.rstrip(".")
-    for end in reversed([found.start() for found in re.finditer(r"(?<!\bal)\. |[;:,] ", text)]):
-        if text.count("(", 0, end) == text.count(")", 0, end):
-            yield text[:end]
+    for marks in (r"(?<!\bal)\. |[;:] ", ", "):  # a comma may be within a list
+        for end in reversed([found.start() for found in re.finditer(marks, text)]):
+            if text.count("(", 0, end) == text.count(")", 0, end):
+                yield text[:end]
 
 
 def _shown(option: Option) -> str:

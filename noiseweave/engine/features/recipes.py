@@ -12,8 +12,8 @@ class FeatureRecipe:
     """What pictures are compared in.
 
     Args:
-        name: pixels, unet, inception, efficientnet-lite0, resnet50, digits-classifier, the folder of such a
-            classifier, or the id or folder of a transformers vision model. pixels (downscaled), unet (mid-block
+        name: pixels, unet, inception, efficientnet-lite0, resnet50, digits-classifier, a classifier's folder,
+            or a transformers vision model. pixels (downscaled), unet (mid-block
             activations of the diffusion model) and digits-classifier (64 values) need no download; inception is
             pytorch-fid's InceptionV3 (2048), efficientnet-lite0 has 1280, resnet50 torchvision's ImageNet weights
             (2048); facebook/dinov2-small and openai/clip-vit-base-patch32 are transformers models.

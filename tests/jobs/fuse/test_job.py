@@ -104,6 +104,19 @@ def test_shares():
     assert make(2, weights=(1.0, 3.0)) == [0.25, 0.75]
 
 
+def test_the_pictures_and_the_seed_draw_one_of_several_modes(digits):
+    config = fuse_config.Config(
+        images=("a", "b"), output="o", fusion=fuse_config.FuseRecipe(modes=("linear", "layer_selective"))
+    )
+    seen = [fuse_config.drawn(config, [str(i), "b"]).mode for i in range(40)]
+    assert set(seen) == {"linear", "layer_selective"}
+    assert seen == [fuse_config.drawn(config, [str(i), "b"]).mode for i in range(40)]
+    fused("a.png", "b.png", "--output", "out", "--mode", "random", "--fusion.ratio", "0.3")
+    mode = json.loads((digits / "out/fuse.json").read_text())["mode"]
+    fused("a.png", "b.png", "--output", "again", "--fusion_mode", mode, "--fusion_ratio", "0.3")
+    assert (digits / "out/fused.png").read_bytes() == (digits / "again/fused.png").read_bytes()
+
+
 def test_pictures_from_yaml(digits):
     (digits / "list.yaml").write_text("images: [a.png, b.png, c.png]\nweights: [1, 1, 2]\noutput: out\n")
     fused("--config", "list.yaml")
