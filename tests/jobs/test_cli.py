@@ -128,6 +128,13 @@ def test_did_you_mean(line, error, tmp_path, monkeypatch, capsys):
     assert error in failed(capsys, *line.split())
 
 
+def test_a_method_of_usefulness_has_no_such_option(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("methods: {real: {}, mixed: {made: fusion, fusion: {mode: linear}}}\n")
+    words = ["--input", "a", "--test", "b", "--output", "c", "--config", str(tmp_path / "a.yaml")]
+    error = "methods.mixed: no option 'fusion.mode'; did you mean fusion.modes?"
+    assert error in failed(capsys, "evaluate", "usefulness", *words)
+
+
 def test_names_that_a_user_makes_up_are_no_mistakes(tmp_path):
     (tmp_path / "a.yaml").write_text("cluster: {labels: {zone: a}}\n")
     words = ["--input", "a", "--output", "b", "--config", str(tmp_path / "a.yaml")]
