@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from noiseweave.jobs.options import FLAGS, Option, aliases, config_of, keys_of, meant, options, unknown
+from noiseweave.jobs.options import FLAGS, Option, aliases, config_of, meant, options, unknown, values_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+HELP = {"-h", "--help", "--help_all"}
 TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")  # values of a switch
 
 JOBS = {
@@ -52,7 +53,7 @@ def usage() -> str:
 def parse(job: str, arguments: list[str]) -> Any:
     """Arguments and YAML files -> the job's frozen config; a wrong one ends it all with 2."""
     given = Given.read(job, arguments)
-    if {"-h", "--help", "--help_all"} & given.flags:
+    if given.flags & HELP:
         _help(job, "--help_all" in given.flags)
     from jsonargparse import ArgumentError
 
@@ -119,8 +120,9 @@ class Given:
         several = getattr(module, "POSITIONAL", None)
         pairs, alone = _apart(arguments, known, short, getattr(module, "LIST_OPTIONS", {}))
         flags = {name for name, value in pairs if value is None}
-        if not flags & {"-h", "--help", "--help_all"}:
-            check_names(called(job)[0], pairs, known, short)
+        if flags & HELP:
+            return cls(words=[], files=[], flags=flags)
+        check_names(called(job)[0], pairs, known, short)
         words = [_word(name, value, known) for name, value in pairs]
         if alone:
             words.append(_positional(called(job)[0], alone, several, known))
@@ -218,20 +220,28 @@ def check_names(
 
 
 def check_files(files: list[str], known: Mapping[str, Option]) -> None:
-    """End it all with 2 at the first key of a YAML file that is no option; of a file that cannot be read, nothing."""
+    """End it all with 2 at the first key of a YAML file that is no option, or has none of the values that it may.
+
+    Of a file that cannot be read, nothing is said.
+    """
     for file in files:
-        for name in unknown(_keys_in(file), known):
+        given = _given_in(file)
+        for name in unknown(given, known):
             fail(f"{file}: no option {name!r}{meant(name, known)}")
+        for name, value in given.items():
+            words = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+            if name in known:
+                _check_choices(f"{file}: {name}", words, known[name])
 
 
-def _keys_in(file: str) -> list[str]:
+def _given_in(file: str) -> dict[str, object]:
     import yaml
 
     try:
         with open(file, encoding="utf-8") as stream:
-            return list(keys_of(yaml.safe_load(stream)))
+            return dict(values_of(yaml.safe_load(stream)))
     except (OSError, ValueError, yaml.YAMLError):
-        return []
+        return {}
 
 
 def called(job: str) -> tuple[str, str]:

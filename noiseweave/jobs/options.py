@@ -156,9 +156,9 @@ def unknown(names: Iterable[str], known: Mapping[str, Option]) -> list[str]:
     return [name for name in names if name not in known and not name.startswith(free)]
 
 
-def keys_of(content: object, prefix: str = "") -> Iterator[str]:
-    """The names of all options that the content of a YAML file gives a value."""
+def values_of(content: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(name, value) of all options that the content of a YAML file gives a value."""
     if isinstance(content, dict):
         for key, value in content.items():
-            yield f"{prefix}{key}"
-            yield from keys_of(value, f"{prefix}{key}.")
+            yield f"{prefix}{key}", value
+            yield from values_of(value, f"{prefix}{key}.")

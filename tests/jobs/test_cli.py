@@ -111,6 +111,7 @@ def test_each_job_refuses_unknown_keys_in_one_line(name, tmp_path, capsys):
         ("augment --xyzzy 1", "noiseweave augment has no option --xyzzy"),
         ("augment -x", "noiseweave augment has no option -x"),
         ("augment --config a.yaml", "a.yaml: no option 'fusion.mode'; did you mean fusion.modes?"),
+        ("augment --config b.yaml", "b.yaml: fusion.modes: 'crosfade' is none of linear, cross_fade"),
         ("augment --fusion.modes linear,crosfade", "is none of linear, cross_fade, feature_selective"),
         ("augment --fusion.modes linear,crosfade", "did you mean cross_fade?"),
         (
@@ -125,6 +126,7 @@ def test_each_job_refuses_unknown_keys_in_one_line(name, tmp_path, capsys):
 def test_did_you_mean(line, error, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").write_text("input: a\noutput: b\nfusion: {mode: linear}\n")
+    (tmp_path / "b.yaml").write_text("input: a\noutput: b\nfusion: {modes: [linear, crosfade]}\n")
     assert error in failed(capsys, *line.split())
 
 

@@ -63,7 +63,9 @@ def test_what_a_value_may_be():
 
 
 def test_unknown_names():
-    keys = list(options.keys_of({"inner": {"depth": 1, "deep": 2}, "labels": {"any": 1}, "out": 3}))
+    given = dict(options.values_of({"inner": {"depth": 1, "deep": 2}, "labels": {"any": 1}, "out": 3}))
+    assert (given["inner.deep"], given["out"]) == (2, 3)
+    keys = list(given)
     assert keys == ["inner", "inner.depth", "inner.deep", "labels", "labels.any", "out"]
     assert options.unknown(keys, KNOWN) == ["inner.deep", "out"]
 

@@ -13,7 +13,7 @@ from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
-from noiseweave.jobs.options import keys_of, meant, options, unknown
+from noiseweave.jobs.options import meant, options, unknown, values_of
 
 USUAL = {
     "input and output": ("input", "test", "output", "overwrite"),
@@ -121,7 +121,7 @@ def method_of(name: str, value: Any) -> Method:
     if isinstance(value, Method):
         return value
     known = options(Method)
-    for wrong in unknown(keys_of(value), known):
+    for wrong in unknown(dict(values_of(value)), known):
         raise ValueError(f"methods.{name}: no option {wrong!r}{meant(wrong, known)}")
     try:
         return Method(**_parser().instantiate(_parser().parse_object(value or {})).as_dict())
