@@ -1,17 +1,15 @@
 """README.md and README.zh-CN.md: the same page twice, with commands and links that are there."""
 
-import importlib
 import re
 import shlex
-from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
 from noiseweave.jobs import arguments
+from noiseweave.jobs import options as jobs_options
 from noiseweave.jobs.usefulness import config as usefulness_config
 
 ROOT = Path(__file__).parents[1]
@@ -58,18 +56,8 @@ def anchors(path):
 
 def options(job):
     """Every flag that a job has, its short spellings too."""
-    module = importlib.import_module(f"noiseweave.jobs.{job}.config")
-    short = {**arguments.CLUSTER, **getattr(module, "ALIASES", {})}
-    return {"--config", *short, *fields(module.Config)}
-
-
-def fields(kind, prefix="--"):
-    """The flags of a config dataclass, also where it may be null."""
-    for name, hint in get_type_hints(kind).items():
-        yield prefix + name
-        for inner in (hint, *get_args(hint)):
-            if is_dataclass(inner):
-                yield from fields(inner, f"{prefix}{name}.")
+    known = jobs_options.options(jobs_options.config_of(job).Config)
+    return {*jobs_options.FLAGS, *jobs_options.aliases(job), *(f"--{name}" for name in known)}
 
 
 def test_both_have_the_same_commands():

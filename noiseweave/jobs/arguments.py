@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import is_dataclass
-from itertools import islice, zip_longest
-from typing import Any, NoReturn, cast, get_type_hints
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from noiseweave.jobs.options import FLAGS, Option, aliases, config_of, meant, options, unknown, values_of
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+HELP = {"-h", "--help", "--help_all"}
+TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")  # values of a switch
 
 JOBS = {
     "pack": "pictures (folders, LMDB, image folders, shards, digits) -> labelled WebDataset shards",
@@ -30,8 +38,6 @@ SECOND = {
 }
 """Jobs that are called by two words: noiseweave evaluate usefulness."""
 
-CLUSTER = {"--address": "--cluster.address"}  # short spellings that all jobs on a cluster have
-
 
 def usage() -> str:
     """What ``noiseweave --help`` shows."""
@@ -41,35 +47,202 @@ def usage() -> str:
         f"jobs:\n{jobs}\n\n"
         "noiseweave evaluate usefulness asks whether made pictures help a classifier (--help).\n"
         "noiseweave submit [--address URL] JOB ... runs a job on a Ray cluster (submit --help).\n"
-        "noiseweave JOB --help lists a job's options; --print_config writes them as YAML."
+        "noiseweave JOB --help lists a job's usual options, --help_all lists all; --print_config writes them as YAML."
     )
 
 
 def parse(job: str, arguments: list[str]) -> Any:
     """Arguments and YAML files -> the job's frozen config; a wrong one ends it all with 2."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    given = Given.read(job, arguments)
+    if given.flags & HELP:
+        _help(job, "--help_all" in given.flags)
+    from jsonargparse import ArgumentError
 
-    module = importlib.import_module(f"noiseweave.jobs.{job}.config")
-    several = getattr(module, "POSITIONAL", None)
-    name, text = called(job)
-    text = f"{text}. {module.POSITIONAL_HELP}" if several else text
-    aliases = CLUSTER if "cluster" in get_type_hints(module.Config) else {}
-    aliases = aliases | getattr(module, "ALIASES", {})
-    if aliases:
-        text += f". Short spellings: {', '.join(f'{short} for {full}' for short, full in aliases.items())}."
-    parser = ArgumentParser(prog=f"noiseweave {name}", description=text, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(module.Config, None)
-    arguments = said_out(renamed(arguments, aliases), set(switches(module.Config)))
-    arguments = listed(arguments, getattr(module, "LIST_OPTIONS", {}))
-    if several:
-        arguments = named(arguments, several, get_type_hints(module.Config)[several] is str)
+    parser, config = parser_of(job), config_of(job).Config
     try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+        values = parser.instantiate(parser.parse_args(given.words)).as_dict()
         del values["config"]
-        return module.Config(**values)
+        return config(**values)
     except (ArgumentError, ValueError, TypeError) as e:
+        check_files(given.files, options(config))
         fail(str(e))
+
+
+def parser_of(job: str) -> ArgumentParser:
+    """The parser of all options of a job; its help is the whole of it."""
+    from jsonargparse import ArgumentParser
+
+    name, text = called(job)
+    parser = ArgumentParser(
+        prog=f"noiseweave {name}", usage=synopsis(job), description=text, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(config_of(job).Config, None)
+    return parser
+
+
+def _help(job: str, whole: bool) -> NoReturn:
+    from noiseweave.jobs import help_text
+
+    if whole:
+        parser_of(job).print_help()
+        print(f"\n{help_text.spellings(job)}")
+    else:
+        print(help_text.short(job, synopsis(job), called(job)[1]))
+    raise SystemExit(0)
+
+
+def synopsis(job: str) -> str:
+    """How a job is called, in one line."""
+    words = {"images": " PICTURE ...", "prompts": " [PROMPT ...]", "folder": " FOLDER"}
+    place = words.get(getattr(config_of(job), "POSITIONAL", ""), "")
+    return f"noiseweave {called(job)[0]}{place} [--config FILE] [--section.field VALUE ...]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The words that a user wrote after the job's name, put in order.
+
+    Attributes:
+        words: as the parser takes them: --name=value, with full names.
+        files: the YAML files among them.
+        flags: options without a value that end it all, such as --help.
+    """
+
+    words: list[str]
+    files: list[str]
+    flags: set[str]
+
+    @classmethod
+    def read(cls, job: str, arguments: list[str]) -> Given:
+        """Tell options, their values and words for themselves apart; an unknown option ends it all with 2."""
+        module = config_of(job)
+        known, short = options(module.Config), aliases(job)
+        several = getattr(module, "POSITIONAL", None)
+        pairs, alone = _apart(arguments, known, short, getattr(module, "LIST_OPTIONS", {}))
+        flags = {name for name, value in pairs if value is None}
+        if flags & HELP:
+            return cls(words=[], files=[], flags=flags)
+        check_names(called(job)[0], pairs, known, short)
+        words = [_word(name, value, known) for name, value in pairs]
+        if alone:
+            words.append(_positional(called(job)[0], alone, several, known))
+        files = [value for name, value in pairs if name == "--config" and value is not None]
+        return cls(words=words, files=files, flags=flags)
+
+
+def _apart(
+    arguments: list[str], known: Mapping[str, Option], short: Mapping[str, str], lists: Mapping[str, int]
+) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """(full name, value or None) of each option, and the words that are no option's value.
+
+    Not argparse's own positionals: their default would replace a list from a YAML file.
+    """
+    pairs: list[tuple[str, str | None]] = []
+    alone: list[str] = []
+    rest = deque(arguments)
+    while rest:
+        word = rest.popleft()
+        if word == "--":
+            alone += rest
+            break
+        if not word.startswith("-"):
+            alone.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = short.get(name, name)
+        pairs.append((name, value if equals else _value(name, rest, known, lists)))
+    return pairs, alone
+
+
+def _value(name: str, rest: deque[str], known: Mapping[str, Option], lists: Mapping[str, int]) -> str | None:
+    """Takes an option's value off the words that follow it; None where it has none."""
+    key = name.removeprefix("--")
+    if name in ("-h", *FLAGS) and name != "--config":
+        return None
+    if key in lists:
+        return _listed(name, rest, lists[key])
+    following = rest[0] if rest else "--"
+    if key in known and known[key].switch and following.lower() not in TRUTHS:
+        return "true"
+    return None if following.startswith("--") else rest.popleft()
+
+
+def _listed(name: str, rest: deque[str], count: int) -> str:
+    """``"A" "B"`` after ``--interpolate`` -> ``["A", "B"]``: an option that takes so many words."""
+    given = list(takewhile(lambda word: not word.startswith("--"), islice(rest, count)))
+    if len(given) < count:
+        fail(f"{name}: {count} words are needed, {len(given)} given")
+    return json.dumps([rest.popleft() for _ in given])
+
+
+def _word(name: str, value: str | None, known: Mapping[str, Option]) -> str:
+    """``--name=value`` as the parser reads it: a,b is a list of two, where the option is a list of such."""
+    option = known.get(name.removeprefix("--"))
+    if value is None or option is None:
+        return name if value is None else f"{name}={value}"
+    if option.several and value != "null" and not value.startswith("["):
+        parts = value.split(",")
+        _check_choices(name, parts, option)
+        if len(parts) > 1 or not option.single:
+            return f"{name}=[{', '.join(parts)}]"
+    elif not option.several:
+        _check_choices(name, [value], option)
+    return f"{name}={value}"
+
+
+def _check_choices(name: str, values: list[str], option: Option) -> None:
+    wrong = [value.strip() for value in values if value.strip() not in option.choices]
+    if wrong and option.closed:
+        close = meant(wrong[0], option.choices)
+        fail(f"{name}: {wrong[0]!r} is none of {', '.join(option.choices)}{close}")
+
+
+def _positional(job: str, words: list[str], several: str | None, known: Mapping[str, Option]) -> str:
+    """The words that are no option's value, as ``--several=[..]``; one stands alone where there may be but one."""
+    if several is None:
+        close = meant(words[0], [*SECOND.get(job, ()), *(f"--{name}" for name in known)])
+        fail(f"noiseweave {job} has no place for {words[0]!r}: options begin with --{close}")
+    one = known[several].hint is str
+    if one and len(words) > 1:
+        fail(f"{several}: one is needed, {len(words)} given: {', '.join(words)}")
+    return f"--{several}={words[0] if one else json.dumps(words)}"
+
+
+def check_names(
+    job: str, pairs: list[tuple[str, str | None]], known: Mapping[str, Option], short: Mapping[str, str]
+) -> None:
+    """End it all with 2 at the first option that the job does not have."""
+    names = [name for name, _ in pairs if name not in ("-h", *FLAGS)]
+    for name in unknown([name.removeprefix("--").removesuffix("+") for name in names], known):
+        word = name if name.startswith("-") else f"--{name}"
+        close = meant(word, [*(f"--{one}" for one in known), *short, *FLAGS])
+        fail(f"noiseweave {job} has no option {word}{close}")
+
+
+def check_files(files: list[str], known: Mapping[str, Option]) -> None:
+    """End it all with 2 at the first key of a YAML file that is no option, or has none of the values that it may.
+
+    Of a file that cannot be read, nothing is said.
+    """
+    for file in files:
+        given = _given_in(file)
+        for name in unknown(given, known):
+            fail(f"{file}: no option {name!r}{meant(name, known)}")
+        for name, value in given.items():
+            words = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+            if name in known:
+                _check_choices(f"{file}: {name}", words, known[name])
+
+
+def _given_in(file: str) -> dict[str, object]:
+    import yaml
+
+    try:
+        with open(file, encoding="utf-8") as stream:
+            return dict(values_of(yaml.safe_load(stream)))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def called(job: str) -> tuple[str, str]:
@@ -78,75 +251,6 @@ def called(job: str) -> tuple[str, str]:
         if job in inner:
             return f"{first} {job}", inner[job]
     return job, JOBS[job]
-
-
-def renamed(arguments: list[str], aliases: dict[str, str]) -> list[str]:
-    """``--model ID`` -> ``--model.name ID`` and ``--model=ID`` -> ``--model.name=ID``, as ``aliases`` has it."""
-    out = []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        out.append(aliases.get(name, name) + equals + value)
-    return out
-
-
-def switches(config: type, prefix: str = "--") -> Iterator[str]:
-    """The options of a config dataclass that are true or false."""
-    for name, kind in get_type_hints(config).items():
-        if kind is bool:
-            yield prefix + name
-        elif is_dataclass(kind):
-            yield from switches(cast(type, kind), f"{prefix}{name}.")
-
-
-def said_out(arguments: list[str], known: set[str]) -> list[str]:
-    """A bare ``--overwrite`` -> ``--overwrite true``; ``--overwrite false`` stays as it is."""
-    out = []
-    for word, value in zip_longest(arguments, arguments[1:], fillvalue=""):
-        out.append(word)
-        if word in known and str(value).lower() not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
-            out.append("true")
-    return out
-
-
-def listed(arguments: list[str], several: dict[str, int]) -> list[str]:
-    """``--interpolate "A" "B"`` -> ``--interpolate=["A", "B"]``, for the options that take so many words."""
-    out: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        count = several.get(word.removeprefix("--"), 0) if word.startswith("--") else 0
-        if not count:
-            out.append(word)
-            continue
-        taken = list(islice(words, count))
-        given = next((n for n, value in enumerate(taken) if value.startswith("--")), len(taken))
-        if given < count:
-            fail(f"{word}: {count} words are needed, {given} given")
-        out.append(f"{word}={json.dumps(taken)}")
-    return out
-
-
-def named(arguments: list[str], several: str, one: bool = False) -> list[str]:
-    """The words that are no option's value, as one list ``--several=[..]``, which YAML may give as well.
-
-    With ``one``, there may be one word, and it stands alone.
-
-    Not argparse's own positionals: their default would replace a list from a YAML file.
-    """
-    options: list[str] = []
-    words: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word == "--":
-            words += rest
-        elif not word.startswith("-"):
-            words.append(word)
-        else:
-            options.append(word)
-            if word not in ("-h", "--help", "--print_config") and "=" not in word:  # all others have a value
-                options += [value for value in [next(rest, None)] if value is not None]
-    if one and len(words) > 1:
-        fail(f"{several}: one is needed, {len(words)} given: {', '.join(words)}")
-    return [*options, f"--{several}={words[0] if one else json.dumps(words)}"] if words else options
 
 
 def fail(message: str) -> NoReturn:

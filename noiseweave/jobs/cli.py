@@ -12,10 +12,15 @@ import sys
 from noiseweave import __version__
 from noiseweave.cluster import threads
 from noiseweave.jobs.arguments import JOBS, SECOND, fail, parse, usage
+from noiseweave.jobs.options import meant
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, between two words, what the next one may be
+        from noiseweave.jobs import completion
+
+        return completion.answer()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -28,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and rest[0] in SECOND.get(job, {}):
         job, *rest = rest
     if job not in (*JOBS, "submit") and not any(job in inner for inner in SECOND.values()):
-        fail(f"no job {job!r}; jobs are {', '.join(JOBS)}, and submit, which sends one of them to a cluster")
+        close = meant(job, (*JOBS, "submit"))
+        fail(
+            f"no job {job!r}; jobs are {', '.join(JOBS)}, and submit, which sends one of them to a cluster{close}"
+        )
     try:
         if job == "submit":
             from noiseweave.jobs import submit

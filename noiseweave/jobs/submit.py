@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import submit
+from noiseweave.jobs.options import meant
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -36,7 +37,8 @@ def main(words: Sequence[str], jobs: Sequence[str]) -> int:
     if options.job in ACTIONS:
         return _act(options)
     if options.job not in jobs:
-        raise ValueError(f"submit: no job {options.job!r}; jobs are {', '.join(jobs)}")
+        close = meant(options.job, (*jobs, *ACTIONS))
+        raise ValueError(f"submit: no job {options.job!r}; jobs are {', '.join(jobs)}{close}")
     return _send(options)
 
 

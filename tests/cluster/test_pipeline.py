@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +17,7 @@ import pytest
 
 from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger, open_run
+from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from noiseweave import __version__
+from noiseweave.engine.fusion.recipes import MODES
 from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs import cli
 
@@ -70,11 +71,12 @@ def failed(capsys, *arguments: str) -> str:
     return error
 
 
+@pytest.mark.parametrize("option", ["--help", "--help_all"])
 @pytest.mark.parametrize("name", THERE)
-def test_help_needs_nothing_heavy(name):
+def test_help_needs_nothing_heavy(name, option):
     code = (
         "import sys\nfrom noiseweave.jobs import cli\n"
-        f"try: cli.main([{name!r}, '--help'])\n"
+        f"try: cli.main([{name!r}, {option!r}])\n"
         "except SystemExit as e: assert e.code == 0, e.code\n"
         f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -89,6 +91,94 @@ def test_each_job_refuses_unknown_keys_in_one_line(name, tmp_path, capsys):
     assert "nonsense" in failed(capsys, name, "--nonsense", "1")
     (tmp_path / "a.yaml").write_text("nonsense: 1\n")
     assert "nonsense" in failed(capsys, name, "--config", str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (
+            "augment --fusion.mode linear",
+            "noiseweave augment has no option --fusion.mode; did you mean --fusion.modes?",
+        ),
+        (
+            "augment --theshold 0.5",
+            "noiseweave augment has no option --theshold; did you mean --pairing.threshold?",
+        ),
+        (
+            "fuse a b --region.mask m",
+            "noiseweave fuse has no option --region.mask; did you mean --fusion.region.mask?",
+        ),
+        ("augment --xyzzy 1", "noiseweave augment has no option --xyzzy"),
+        ("augment -x", "noiseweave augment has no option -x"),
+        ("augment --config a.yaml", "a.yaml: no option 'fusion.mode'; did you mean fusion.modes?"),
+        ("augment --config b.yaml", "b.yaml: fusion.modes: 'crosfade' is none of linear, cross_fade"),
+        ("augment --fusion.modes linear,crosfade", "is none of linear, cross_fade, feature_selective"),
+        ("augment --fusion.modes linear,crosfade", "did you mean cross_fade?"),
+        (
+            "augment input",
+            "noiseweave augment has no place for 'input': options begin with --; did you mean --input?",
+        ),
+        ("evaluate usefulnes", "did you mean usefulness?"),
+        ("agment", "did you mean augment?"),
+        ("submit agment", "did you mean augment?"),
+    ],
+)
+def test_did_you_mean(line, error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("input: a\noutput: b\nfusion: {mode: linear}\n")
+    (tmp_path / "b.yaml").write_text("input: a\noutput: b\nfusion: {modes: [linear, crosfade]}\n")
+    assert error in failed(capsys, *line.split())
+
+
+def test_a_method_of_usefulness_has_no_such_option(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("methods: {real: {}, mixed: {made: fusion, fusion: {mode: linear}}}\n")
+    words = ["--input", "a", "--test", "b", "--output", "c", "--config", str(tmp_path / "a.yaml")]
+    error = "methods.mixed: no option 'fusion.mode'; did you mean fusion.modes?"
+    assert error in failed(capsys, "evaluate", "usefulness", *words)
+
+
+def test_names_that_a_user_makes_up_are_no_mistakes(tmp_path):
+    (tmp_path / "a.yaml").write_text("cluster: {labels: {zone: a}}\n")
+    words = ["--input", "a", "--output", "b", "--config", str(tmp_path / "a.yaml")]
+    assert jobs_arguments.parse("augment", words).cluster.labels == {"zone": "a"}
+
+
+@pytest.mark.parametrize(
+    ("words", "modes", "ratio"),
+    [
+        ("", MODES, (0.3, 0.7)),
+        ("--fusion.modes linear,cross_fade --fusion.ratio 0.3,0.6", ("linear", "cross_fade"), (0.3, 0.6)),
+        ("--fusion.modes [linear,cross_fade] --fusion.ratio 1", ("linear", "cross_fade"), (1, 1)),
+        ("--fusion_mode linear --fusion_ratio 0.5", ("linear",), (0.5, 0.5)),
+        ("--fusion.modes random", MODES, (0.3, 0.7)),
+        ("--fusion.modes all", MODES, (0.3, 0.7)),
+    ],
+)
+def test_how_pictures_are_fused(words, modes, ratio):
+    config = jobs_arguments.parse("augment", ["--input=a", "--output=b", *words.split()])
+    assert (config.fusion.choices, config.fusion.bounds) == (modes, ratio)
+
+
+def test_older_spellings():
+    words = "--input_dir=a --output_dir=b --similarity_threshold=0.6 --max_pairs=100"
+    config = jobs_arguments.parse("augment", words.split())
+    assert (config.input, config.output) == ("a", "b")
+    assert (config.pairing.threshold, config.pairing.max_pairs) == (0.6, 100)
+    words = "--image_path a.png --output o --img_size 64 --train_steps 30 --batch_size 8 --lr 1e-4"
+    config = jobs_arguments.parse("train", words.split())
+    assert (config.input, config.data.size, config.steps, config.batch) == ("a.png", 64, 30, 8)
+    assert config.optimizer.lr == 1e-4
+
+
+def test_numbers_and_choices_are_listed_with_commas():
+    base = ["--input", "a", "--output", "b", "--reference", "c"]
+    assert jobs_arguments.parse("evaluate", [*base, "--metrics", "fd,kid"]).metrics == ("fd", "kid")
+    assert jobs_arguments.parse("evaluate", [*base, "--metrics", "fd"]).metrics == ("fd",)
+    assert jobs_arguments.parse("evaluate", [*base, "--metrics", "null"]).metrics is None
+    config = jobs_arguments.parse("fuse", ["a", "b", "--output", "o", "--weights", "1,3"])
+    assert config.weights == (1, 3)
+    words = ["a", "b", "--output", "o", "--prompt.source", "a cat, asleep"]
+    assert jobs_arguments.parse("fuse", words).prompt.source == "a cat, asleep"
 
 
 def test_flags_go_before_yaml_and_yaml_before_defaults(job, tmp_path):

@@ -13,11 +13,11 @@ class FeatureRecipe:
     """What pictures are compared in.
 
     Args:
-        name: pixels (downscaled pixels, no download), unet (mid-block activations of the diffusion model, no
-            download), inception (pytorch-fid's InceptionV3, 2048 values), efficientnet-lite0 (1280), resnet50
-            (torchvision's ImageNet weights, 2048), digits-classifier (ships, 64) or the folder of such a
-            classifier, or the id or folder of a transformers vision model (facebook/dinov2-small,
-            openai/clip-vit-base-patch32).
+        name: pixels, unet, inception, efficientnet-lite0, resnet50, digits-classifier, a classifier's folder,
+            or a transformers vision model. pixels (downscaled), unet (mid-block
+            activations of the diffusion model) and digits-classifier (64 values) need no download; inception is
+            pytorch-fid's InceptionV3 (2048), efficientnet-lite0 has 1280, resnet50 torchvision's ImageNet weights
+            (2048); facebook/dinov2-small and openai/clip-vit-base-patch32 are transformers models.
         size: side that pixels are downscaled to.
         noise_level: for unet, the noise level that activations are read at, as a share of the schedule.
         batch: pictures in one network call.

@@ -51,7 +51,7 @@ def draw_pair(
     again = turn if any(turn) else ()
     r = rng(seed, "pair", *keys, *again)
     first, second = ends if r.random() < 0.5 else ends[::-1]
-    mode, ratio = r.choice(recipe.modes), r.uniform(recipe.ratio_min, recipe.ratio_max)
+    mode, ratio = r.choice(recipe.choices), r.uniform(*recipe.bounds)
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(

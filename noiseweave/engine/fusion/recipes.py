@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 from noiseweave.engine.checks import check
 
 Mode = Literal["linear", "cross_fade", "feature_selective", "layer_selective"]
 MODES: tuple[Mode, ...] = ("linear", "cross_fade", "feature_selective", "layer_selective")
+Modes = (
+    Literal["linear", "cross_fade", "feature_selective", "layer_selective", "random", "all"]
+    | tuple[Mode, ...]
+)
+"""One mode, several, or all of them, as a user says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +35,78 @@ class RegionRecipe:
 
     def __post_init__(self) -> None:
         allowed = ("everywhere", "file", "saliency")
-        check(self.source in allowed, "region.source", self.source, f"one of {', '.join(allowed)}")
+        check(self.source in allowed, "fusion.region.source", self.source, f"one of {', '.join(allowed)}")
         ok = self.mask is None or self.source == "file"
-        check(ok, "region.mask", self.mask, "a picture, with region.source=file and with no other")
-        check(0 < self.smooth <= 1, "region.smooth", self.smooth, "above 0, at most 1")
+        check(ok, "fusion.region.mask", self.mask, "a picture, with fusion.region.source=file alone")
+        check(0 < self.smooth <= 1, "fusion.region.smooth", self.smooth, "above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionRecipe:
-    """How noise maps of a pair become one.
+class MixingRecipe:
+    """How noise maps become one, whichever job mixes them.
 
     Args:
-        modes: each pair draws one of these (linear, cross_fade, feature_selective, layer_selective).
-        ratio_min: lowest weight of the second image, 0 gives the first image back.
-        ratio_max: highest weight of the second image, 1 gives the second image back.
+        modes: one of linear, cross_fade, feature_selective and layer_selective, or several, of which one is
+            drawn; random and all stand for the four.
+        ratio: weight of the second picture, 0 gives the first back, 1 the second; a range is drawn from.
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        region: where the second picture shows.
+    """
+
+    modes: Modes = "random"
+    ratio: float | tuple[float, float] | None = None
+    keep_spread: bool = True
+    region: RegionRecipe = field(default_factory=RegionRecipe)
+
+    def __post_init__(self) -> None:
+        check(len(self.choices) > 0, "fusion.modes", self.modes, "at least one mode")
+        if self.ratio is not None:
+            low, high = self.bounds
+            check(0 <= low <= high <= 1, "fusion.ratio", self.ratio, "0 to 1, the lower end of a range first")
+
+    @property
+    def choices(self) -> tuple[Mode, ...]:
+        """The modes that one is drawn from."""
+        if isinstance(self.modes, str):
+            return MODES if self.modes in ("random", "all") else (cast(Mode, self.modes),)
+        return self.modes
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The range that the ratio is drawn from; a single number is both its ends.
+
+        Raises:
+            ValueError: there is no ratio.
+        """
+        if self.ratio is None:
+            raise ValueError("fusion.ratio=None: a number, or a range")
+        return (self.ratio, self.ratio) if isinstance(self.ratio, int | float) else self.ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionRecipe(MixingRecipe):
+    """How noise maps of the pairs of a data set become one.
+
+    Args:
+        modes: each pair draws one of these: linear, cross_fade, feature_selective, layer_selective; random is all.
+        ratio: weight of the second picture, 0 gives the first back, 1 the second; each pair draws from a range.
+        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        region: where the second picture shows.
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
-            that are alike, in place of a draw from ratio_min to ratio_max.
+            that are alike, in place of a draw.
         variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
             pictures that vary, and may leave their class; see gate. null is 1 where the model is told the pictures'
             classes and so keeps to them, else 0.
         per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
-        region: where the second picture shows.
     """
 
-    modes: tuple[Mode, ...] = MODES
-    ratio_min: float = 0.3
-    ratio_max: float = 0.7
-    keep_spread: bool = True
+    ratio: float | tuple[float, float] = (0.3, 0.7)
     adaptive: bool = False
     variation: float | None = None
     per_pair: int = 1
-    region: RegionRecipe = field(default_factory=RegionRecipe)
 
     def __post_init__(self) -> None:
-        check(len(self.modes) > 0, "fusion.modes", self.modes, "at least one mode")
-        check(0 <= self.ratio_min <= 1, "fusion.ratio_min", self.ratio_min, "0 to 1")
-        check(self.ratio_min <= self.ratio_max <= 1, "fusion.ratio_max", self.ratio_max, "ratio_min to 1")
+        super().__post_init__()
         share = self.variation
         check(share is None or 0 <= share <= 1, "fusion.variation", share, "0 to 1, or null")
         check(1 <= self.per_pair <= 1000, "fusion.per_pair", self.per_pair, "1 to 1000")
@@ -85,8 +125,9 @@ class EditRecipe:
     """An edit of one picture in its noise maps.
 
     Args:
-        name: smooth (low-pass of the texture), contrast (more of it), style (tone and grain, drawn from the
-            seed or taken from a second picture), variation (other details, the same structure).
+        name: smooth (less texture), contrast (more of it), style (another tone and grain) or variation (other
+            details, the same structure). Smooth is a low-pass filter. Style is drawn from the seed, or taken from
+            a second picture.
         strength: 0 gives the picture back, 1 is the most.
     """
 

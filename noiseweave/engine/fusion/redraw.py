@@ -57,5 +57,3 @@ def redraw_rejected(
             image_PHWC[i], finite_P[i] = other.image_PHWC[n], other.finite_P[n]
         fused = Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
     return Redrawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
-
-

@@ -15,8 +15,8 @@ class ModelRecipe:
     """What is trained.
 
     Args:
-        kind: ddpm (Ho et al. 2020), linear_mixing (the teaching form x = (1 - w) x_0 + w noise, which predicts
-            x_0), flow (conditional flow matching, Lipman et al. 2023), vae or dcgan.
+        kind: ddpm, linear_mixing, flow, vae or dcgan. ddpm is of Ho et al. 2020, linear_mixing the teaching form
+            x = (1 - w) x_0 + w noise, which predicts x_0, and flow conditional flow matching, Lipman et al. 2023.
         classes: number of classes that the network is conditioned on; 0 ignores labels, -1 takes as many as the shards
             have. A picture without a label trains the unconditional half.
         label_dropout: share of labels hidden in training, for classifier-free guidance (Ho & Salimans 2022).

@@ -15,6 +15,21 @@ from noiseweave.engine.judging.recipes import QualityRecipe
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
 from noiseweave.engine.pairing.recipes import PairingRecipe
 
+USUAL = {
+    "input and output": ("input", "output", "overwrite"),
+    "what it does": ("pairing.threshold", "pairing.max_pairs", "fusion.modes", "fusion.ratio", "gate"),
+    "model": ("model.name", "inversion.num_steps", "inversion.skip"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
+ALIASES = {
+    "--similarity_threshold": "--pairing.threshold",
+    "--max_pairs": "--pairing.max_pairs",
+    "--fusion_mode": "--fusion.modes",
+    "--fusion_ratio": "--fusion.ratio",
+    "--input_dir": "--input",
+    "--output_dir": "--output",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecipe:

@@ -116,7 +116,6 @@ def _sorted(
     truncated: Mapping[str, str],
 ) -> Made:
     """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
-    from noiseweave.engine.fusion import redraw
 
     fused, checks = done.fused, done.checks
     passed = (

@@ -19,6 +19,12 @@ OF_TWO_SETS: tuple[Metric, ...] = ("fd", "kid", "precision_recall", "density_cov
 OF_SETS: tuple[Metric, ...] = (*OF_TWO_SETS, "inception_score")
 OF_PAIRS: tuple[Metric, ...] = ("psnr", "ssim", "lpips")
 MODES = ("sets", "pairs", "reconstruction", "samples")
+USUAL = {
+    "input and output": ("input", "reference", "output", "overwrite"),
+    "what it does": ("mode", "metrics", "masks"),
+    "model": ("features.name", "model.name", "inversion.num_steps"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 OWNED = ("report.json", "quarantine.jsonl", "pairs.jsonl", "samples.jsonl")
 
 
@@ -33,8 +39,9 @@ class Config:
         reference: what it is compared with, for sets and pairs; of the same kinds. In pairs a picture's
             partner has the same relative path without extension, or else the same file name; in shards the same key.
             For samples the shards that the input was made from.
-        mode: sets, pairs, reconstruction (invert and replay each picture, with model and inversion) or samples
-            (each generated picture: a copy, out of its parents' class, broken, or kept).
+        mode: sets, pairs, reconstruction or samples. Reconstruction inverts and replays each picture, with model
+            and inversion. Samples tells of each generated picture whether it is a copy, out of its parents' class,
+            broken, or kept.
         metrics: null takes what fits. For sets: fd (Frechet distance, FID with inception's features), kid (kernel
             distance), precision_recall, density_coverage, inception_score; for pairs: psnr, ssim, lpips.
         save_statistics: for sets, also write the input's n, mu and sigma to this .npz file.

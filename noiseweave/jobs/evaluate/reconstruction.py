@@ -105,9 +105,7 @@ def figures(config: Config, by_recipe: Mapping[str, list[Json]]) -> Json:
     }
 
 
-def identity(
-    config: Config, several: Sequence[InversionRecipe], digest: str, model_hash: str
-) -> JsonMapping:
+def identity(config: Config, several: Sequence[InversionRecipe], digest: str, model_hash: str) -> JsonMapping:
     """What the scores depend on."""
     model = identity_of(config.model, hash=model_hash)
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}

@@ -9,6 +9,12 @@ from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.records import Json
 
+USUAL = {
+    "input and output": ("input",),
+    "what it does": ("key", "shard", "dry_run"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
+
 WORK = "_forget"  # below the first input, while the job runs
 PLAN = "plan.json"
 REQUEST = "request.json"

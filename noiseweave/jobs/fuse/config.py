@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.fusion.recipes import EditRecipe, Mode, RegionRecipe
+from noiseweave.engine.fusion.recipes import EditRecipe, MixingRecipe, Mode, Modes
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe, Prompts
+from noiseweave.engine.seeding import seed_of
 
 POSITIONAL = "images"
 POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
+USUAL = {
+    "input and output": ("images", "output"),
+    "what it does": ("fusion.modes", "fusion.ratio", "weights", "sweep", "edit.name", "seed"),
+    "model": ("model.name", "prompt.target", "inversion.num_steps", "inversion.skip"),
+}
+ALIASES = {
+    "--mode": "--fusion.modes",
+    "--ratio": "--fusion.ratio",
+    "--fusion_mode": "--fusion.modes",
+    "--fusion_ratio": "--fusion.ratio",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseRecipe(MixingRecipe):
+    """How the pictures' noise maps become one.
+
+    Args:
+        modes: linear, cross_fade, feature_selective or layer_selective; of several, or random, the seed draws one.
+        ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
+            weight that all but the first share equally. null weighs all pictures alike; with a region, 1.
+        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
+        region: where the second of two pictures shows.
+    """
+
+    modes: Modes = "cross_fade"
+    ratio: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +51,11 @@ class Config:
         images: two or more pictures, or one and prompt.target or edit.name; files or URLs. Style takes a second
             picture as its reference.
         output: folder or URL for fused.png, input-0.png.., sheet.png, fuse.json and, with sweep, sweep.png.
-        mode: how the noise maps are mixed.
-        ratio: weight of the second picture, 0 gives the first back, 1 the second; of several pictures, the
-            weight that all but the first share equally. null weighs all pictures alike; with a region, 1.
-        weights: one number for each picture in place of ratio; they are normalised.
+        fusion: how the noise maps are mixed.
+        weights: one number for each picture in place of fusion.ratio; they are normalised.
         sweep: also write sweep.png, every mode (rows) at every ratio of ratios (columns).
         ratios: columns of the sweep.
-        keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         edit: of one picture, in its noise maps.
-        region: where the second of two pictures shows.
         cache: folder or URL that keeps noise maps, so that the same pictures with other modes, ratios, edits or
             targets cost only replays; null keeps none.
         cache_mib: MiB of noise maps that the cache may hold; the least recently used leave first.
@@ -44,14 +69,11 @@ class Config:
 
     images: tuple[str, ...] = ()
     output: str
-    mode: Mode = "cross_fade"
-    ratio: float | None = None
+    fusion: FuseRecipe = field(default_factory=FuseRecipe)
     weights: tuple[float, ...] | None = None
     sweep: bool = False
     ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    keep_spread: bool = True
     edit: EditRecipe | None = None
-    region: RegionRecipe = field(default_factory=RegionRecipe)
     cache: str | None = None
     cache_mib: float = 4096
     provenance: bool = False
@@ -66,27 +88,38 @@ class Config:
         allowed = "two or more pictures, or one and prompt.target or edit.name"
         check(count >= 2 - edits, "images", list(self.images), allowed)
         check_edit(self)
-        two = count == 2 or self.region.source == "everywhere"
-        check(two, "region.source", self.region.source, f"everywhere, as it is for two pictures, not {count}")
-        given = self.region.mask is not None or self.region.source != "file"
-        check(given, "region.mask", self.region.mask, "a picture, with region.source=file")
+        self._check_region()
         check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
-        check(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "0 to 1, or null")
-        one = self.ratio is None or self.weights is None
-        check(one, "ratio", self.ratio, "either ratio or weights, not both")
         check(0 <= self.cache_mib < math.inf, "cache_mib", self.cache_mib, "0 or more")
         ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
         check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")
-        if count == 1:
-            check(
-                self.ratio is None and not self.sweep, "images", list(self.images), "two, for ratio or sweep"
-            )
+        self._check_weights()
+
+    def _check_region(self) -> None:
+        region, count = self.fusion.region, len(self.images)
+        two = count == 2 or region.source == "everywhere"
+        allowed = f"everywhere, as it is for two pictures, not {count}"
+        check(two, "fusion.region.source", region.source, allowed)
+        given = region.mask is not None or region.source != "file"
+        check(given, "fusion.region.mask", region.mask, "a picture, with fusion.region.source=file")
+
+    def _check_weights(self) -> None:
+        ratio, count = self.fusion.ratio, len(self.images)
+        one = ratio is None or self.weights is None
+        check(one, "fusion.ratio", ratio, "either fusion.ratio or weights, not both")
+        alone = count == 1 and (ratio is not None or self.sweep)
+        check(not alone, "images", list(self.images), "two, for fusion.ratio or sweep")
         if self.weights is not None:
             values = list(self.weights)
             check(len(values) == count, "weights", values, f"one for each of the {count} pictures")
             ok = min(values) >= 0 and 0 < sum(values) < math.inf
             check(ok, "weights", values, "numbers >= 0 with a sum above 0")
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the fused picture, once ``drawn`` has left one."""
+        return self.fusion.choices[0]
 
     @property
     def prompts(self) -> Prompts:
@@ -102,22 +135,30 @@ class Config:
         count = len(self.images)
         if self.edit is not None:
             return [1.0, 0.0][:count]
-        if self.ratio is None and self.region.source != "everywhere":
+        ratio = self.fusion.ratio
+        if ratio is None and self.fusion.region.source != "everywhere":
             return [0.0, 1.0]
-        return [1 / count] * count if self.ratio is None else spread(self.ratio, count)
+        return [1 / count] * count if ratio is None else spread(ratio, count)
+
+
+def drawn(config: Config, keys: Sequence[str]) -> Config:
+    """With one mode: of several, the seed and the pictures' keys draw it."""
+    modes = config.fusion.choices
+    mode = modes[seed_of(config.seed, "mode", *keys) % len(modes)]
+    return replace(config, fusion=replace(config.fusion, modes=mode))
 
 
 def check_edit(config: Config) -> None:
     """Raise ValueError where an edit is given what only a fusion takes."""
     if config.edit is None:
         return
-    pictures, fusing = list(config.images), (config.ratio, config.weights)
+    pictures, fusing = list(config.images), (config.fusion.ratio, config.weights)
     allowed = 2 if config.edit.name == "style" else 1
     check(
         len(pictures) <= allowed, "images", pictures, "one for an edit; style takes a second as its reference"
     )
-    ok = fusing == (None, None) and not config.sweep and config.region.source == "everywhere"
-    check(ok, "edit.name", config.edit.name, "without ratio, weights, sweep and region, which fuse pictures")
+    ok = fusing == (None, None) and not config.sweep and config.fusion.region.source == "everywhere"
+    check(ok, "edit.name", config.edit.name, "without fusion.ratio, weights, sweep and fusion.region")
 
 
 def check_prompt(prompt: PromptRecipe) -> None:

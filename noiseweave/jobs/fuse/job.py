@@ -14,7 +14,7 @@ from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
-from noiseweave.jobs.fuse.config import Config, spread
+from noiseweave.jobs.fuse.config import Config, drawn, spread
 
 
 def run(config: Config) -> int:
@@ -34,7 +34,8 @@ def run(config: Config) -> int:
     loading.check_prompt(facts, config.prompt)
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
-    mask_HW, mask_key = work.mask(config.region, facts.side)
+    config = drawn(config, keys)
+    mask_HW, mask_key = work.mask(config.fusion.region, facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
@@ -43,10 +44,12 @@ def run(config: Config) -> int:
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
     psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
-    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.region, maps, mask_HW)
+    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.fusion.region, maps, mask_HW)
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
     group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
-    fused = groups.fuse_pictures(model, group, recipes, config.keep_spread, config.inversion.sampler, mask_HW)
+    fused = groups.fuse_pictures(
+        model, group, recipes, config.fusion.keep_spread, config.inversion.sampler, mask_HW
+    )
     model_hash = loading.fingerprint(facts)
     files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
     for name, data in files.items():
@@ -67,8 +70,10 @@ def grid(config: Config) -> list[tuple[Mode, list[float]]]:
 def chosen(config: Config, mask_key: str | None) -> Json:
     """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
     edit = {"edit": asdict(config.edit)} if config.edit else {}
-    everywhere = config.region.source == "everywhere"
-    return edit | ({} if everywhere else {"region": {**asdict(config.region), "mask_sha256": mask_key}})
+    everywhere = config.fusion.region.source == "everywhere"
+    return edit | (
+        {} if everywhere else {"region": {**asdict(config.fusion.region), "mask_sha256": mask_key}}
+    )
 
 
 def describe(
@@ -87,7 +92,7 @@ def describe(
             for path, key, weight, value in rows
         ],
         "mode": config.mode,
-        "keep_spread": config.keep_spread,
+        "keep_spread": config.fusion.keep_spread,
         "seed": config.seed,
         **asdict(config.inversion),
         "model": config.model.name,

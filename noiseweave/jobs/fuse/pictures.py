@@ -192,8 +192,8 @@ def mark(config: Config, source: Source, keys: Sequence[str], model_hash: str) -
         source = EDITED
     how: dict[str, str | float] = {"mode": config.edit.name if config.edit else config.mode}
     how |= {"weights": " ".join(f"{share:.6g}" for share in config.shares)}
-    if config.ratio is not None:
-        how["ratio"] = config.ratio
+    if config.fusion.ratio is not None:
+        how["ratio"] = config.fusion.ratio
     name = config.model.name
     return Mark(source=source, model=name, model_hash=model_hash, parents=keys, seed=config.seed, how=how)
 
@@ -210,8 +210,8 @@ def encoded(
     if config.edit is not None:
         heads = [*["original", "its style"][: len(image_NHWC)], "edited"]
         what = f"{config.edit.name} {config.edit.strength:g}"
-    elif config.region.source != "everywhere":
-        what += f", region: {config.region.source}"
+    elif config.fusion.region.source != "everywhere":
+        what += f", region: {config.fusion.region.source}"
     text = f"{what}, {recipe.num_steps} steps, skip {recipe.skip}, seed {config.seed}"
     files = {"fused.png": images.encode(fused_FHWC[0], mark=one)}
     files |= {f"input-{i}.png": images.encode(image) for i, image in enumerate(image_NHWC)}

@@ -13,6 +13,12 @@ from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks.recipes import ModelConfig
 
+USUAL = {
+    "input and output": ("images", "masks", "image", "mask", "input", "output"),
+    "what it does": ("prompt", "mask_mode", "rows"),
+    "model": ("model.name", "lora", "inpaint.steps"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 # short spellings of options, those of the project that this job follows among them
 ALIASES = {
     "--model": "--model.name",

@@ -13,6 +13,12 @@ from noiseweave.engine.lora.recipes import LoraObjective, LoraRecipe
 from noiseweave.engine.networks.recipes import Precision
 from noiseweave.engine.training.recipes import CheckpointRecipe, OptimizerRecipe
 
+USUAL = {
+    "input and output": ("input", "output", "overwrite"),
+    "what it does": ("steps", "batch", "accumulate", "optimizer.lr", "lora.rank", "data.size"),
+    "model": ("model.name", "precision"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 # short spellings, those of the project that this job follows among them
 ALIASES = {
     "--data_root": "--input",
@@ -134,7 +140,7 @@ class Config:
 
     Args:
         input: a folder with imgs/ and masks/ (black is the hole) or masks_inverted/ (white is), a folder of
-            pictures, or WebDataset shards (a folder, glob, brace pattern or URL).
+            pictures, or shards (folder, glob, brace pattern or URL).
         output: folder for the weights; the run's state lies in its _run/.
         overwrite: start anew where the output holds another run.
         prior: pictures of the subject's class, a folder or shards, which keep what the model knew of it; needs

@@ -8,6 +8,12 @@ from typing import Literal
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 
+USUAL = {
+    "input and output": ("input", "dataset", "format", "output", "overwrite"),
+    "what it does": ("size", "image_format", "labels", "keep_labels", "validation", "shard_samples"),
+}
+ALIASES = {"--out_dir": "--output"}
+
 Format = Literal["auto", "folder", "lmdb", "imagefolder", "shards"]
 
 
@@ -16,8 +22,8 @@ class Config:
     """Pictures -> shards of {key}.{jpg|png|webp|bmp}, .cls, .txt and .json.
 
     Args:
-        output: folder or URL that gets shards/shard-000000.tar, classes.json, report.json, quarantine.jsonl
-            and, with a validation share, validation/shard-000000.tar.
+        output: folder or URL for shards/, classes.json, report.json, quarantine.jsonl and, with a validation
+            share, validation/.
         input: local folder of .jpg, .jpeg, .png, .webp and .bmp, each with an optional .txt caption and .json
             object of the same stem. One sub-folder a class, or all pictures directly in it without labels.
             Or what format says.

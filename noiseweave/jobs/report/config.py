@@ -9,6 +9,8 @@ from noiseweave.engine.checks import check
 POSITIONAL = "folder"
 POSITIONAL_HELP = "The folder needs no flag: noiseweave report out/augmented --serve"
 
+USUAL = {"input and output": ("folder", "input"), "what it does": ("pictures", "serve", "host", "port")}
+
 PICTURES = 2000
 LOCAL = ("127.0.0.1", "localhost")
 

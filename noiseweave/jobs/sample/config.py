@@ -16,6 +16,13 @@ POSITIONAL = "prompts"
 POSITIONAL_HELP = (
     'Prompts need no flag: noiseweave sample "a cat" "a dog" --model.name FOLDER --output out/pets'
 )
+USUAL = {
+    "input and output": ("prompts", "output", "overwrite"),
+    "what it does": ("count", "labels", "seed"),
+    "model": ("model.name", "sampler.steps", "text.steps", "text.guidance"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
+ALIASES = {"--model_path": "--model.name"}
 OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "grid.png")
 LIST_OPTIONS = {"interpolate": 2}
 

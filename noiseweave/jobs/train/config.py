@@ -23,6 +23,19 @@ from noiseweave.engine.training.recipes import (
     UnetRecipe,
 )
 
+USUAL = {
+    "input and output": ("input", "output", "overwrite"),
+    "what it does": ("steps", "batch", "optimizer.lr", "data.size", "data.channels"),
+    "model": ("model.kind", "model.classes", "model.vae"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
+ALIASES = {
+    "--image_path": "--input",
+    "--img_size": "--data.size",
+    "--train_steps": "--steps",
+    "--batch_size": "--batch",
+    "--lr": "--optimizer.lr",
+}
 OWNED = (
     "model_index.json",
     "noiseweave.json",

@@ -14,7 +14,14 @@ from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
+from noiseweave.jobs.options import meant, options, unknown, values_of
 
+USUAL = {
+    "input and output": ("input", "test", "output", "overwrite"),
+    "what it does": ("methods", "protocol", "per_class", "seeds"),
+    "model": ("size", "generator.steps"),
+    "where it runs": ("cluster.address", "cluster.workers"),
+}
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
 
 MADE_FROM: dict[str, tuple[str, ...]] = {
@@ -114,6 +121,9 @@ def method_of(name: str, value: object) -> Method:
     check("/" not in name and name != "", "methods", name, "names without a /")
     if isinstance(value, Method):
         return value
+    known = options(Method)
+    for wrong in unknown(dict(values_of(value)), known):
+        raise ValueError(f"methods.{name}: no option {wrong!r}{meant(wrong, known)}")
     try:
         return Method(**_parser().instantiate(_parser().parse_object(value or {})).as_dict())
     except (ArgumentError, ValueError, TypeError) as e:

@@ -83,7 +83,7 @@ def test_fusing_three_pictures_from_one_inversion(digits_model, digits):
 
 
 def test_a_pair_draws_its_order_mode_and_ratio_from_seed_and_keys():
-    recipe = FusionRecipe(modes=("linear", "cross_fade"), ratio_min=0.2, ratio_max=0.4)
+    recipe = FusionRecipe(modes=("linear", "cross_fade"), ratio=(0.2, 0.4))
     drawn = [draw_pair((0, 1), (f"k{i}", "x"), 0.9, recipe, 5) for i in range(200)]
     assert drawn == [draw_pair((0, 1), (f"k{i}", "x"), 0.9, recipe, 5) for i in range(200)]
     assert drawn[0] != draw_pair((0, 1), ("k0", "x"), 0.9, recipe, 6)

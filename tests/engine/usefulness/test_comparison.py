@@ -114,7 +114,7 @@ def test_pseudo_labels_are_the_pictures_with_a_guess(pool):
 
 
 def test_a_blend_is_the_mixture_of_its_parents(few):
-    method = Method(made="blend", count=40, fusion=FusionRecipe(ratio_min=0.5, ratio_max=0.5))
+    method = Method(made="blend", count=40, fusion=FusionRecipe(ratio=0.5))
     added = comparison.mix_pixels(method, few, 3, 0)
     pairs = comparison.pairs_of(method, few, 0)
     a, b = (few.image_NHWC[[getattr(p, end) for p in pairs]].astype(float) for end in "ab")
@@ -126,7 +126,7 @@ def test_a_blend_is_the_mixture_of_its_parents(few):
 
 
 def test_labels_of_two_classes_are_shared_or_the_larger(few):
-    method = Method(made="blend", count=60, pairs="any", fusion=FusionRecipe(ratio_min=0.3, ratio_max=0.4))
+    method = Method(made="blend", count=60, pairs="any", fusion=FusionRecipe(ratio=(0.3, 0.4)))
     soft, hard = (
         comparison.mix_pixels(replace(method, hard_labels=h), few, 3, 0).p_MK for h in (False, True)
     )

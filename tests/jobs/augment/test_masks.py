@@ -71,7 +71,7 @@ def augmented(source, output, *more):
 
 
 def test_masks_travel_with_the_second_picture(source, tmp_path):
-    how = ["--fusion.region.source", "file", "--fusion.ratio_min", "1", "--fusion.ratio_max", "1"]
+    how = ["--fusion.region.source", "file", "--fusion.ratio", "1"]
     report, made = augmented(source, tmp_path / "o", *how, "--pairing.max_uses", "15")
     left_out = [json.loads(s) for s in (tmp_path / "o/quarantine.jsonl").read_text().splitlines()]
     assert {(b["key"], b["reason"]) for b in left_out} <= {(k, why) for k, (_, why) in BAD_MASKS.items()}

@@ -47,7 +47,16 @@ def test_an_edit_of_no_strength_is_the_picture_and_style_has_a_reference(digits)
 @pytest.mark.parametrize(("grey", "parent"), [(0, 0), (255, 1)])
 def test_a_mask_of_one_grey_is_a_parent(digits, grey, parent):
     (digits / "mask.png").write_bytes(png(np.full((8, 8), grey, np.uint8)))
-    fused("a.png", "b.png", "--output", "out", "--region.source", "file", "--region.mask", "mask.png")
+    fused(
+        "a.png",
+        "b.png",
+        "--output",
+        "out",
+        "--fusion.region.source",
+        "file",
+        "--fusion.region.mask",
+        "mask.png",
+    )
     assert np.abs(picture("out/fused.png").astype(int) - picture(f"out/input-{parent}.png")).max() <= 1
     region = json.loads((digits / "out/fuse.json").read_text())["region"]
     assert region["mask_sha256"] == hashlib.sha256((digits / "mask.png").read_bytes()).hexdigest()
@@ -57,8 +66,17 @@ def test_regions_are_the_engines(digits):
     half = np.zeros((16, 16), np.uint8)
     half[:, 8:] = 255
     (digits / "mask.png").write_bytes(png(half))
-    fused("a.png", "b.png", "--output", "file", "--region.source", "file", "--region.mask", "mask.png")
-    fused("a.png", "b.png", "--output", "own", "--region.source", "saliency", "--ratio", "0.7")
+    fused(
+        "a.png",
+        "b.png",
+        "--output",
+        "file",
+        "--fusion.region.source",
+        "file",
+        "--fusion.region.mask",
+        "mask.png",
+    )
+    fused("a.png", "b.png", "--output", "own", "--fusion.region.source", "saliency", "--ratio", "0.7")
     model = loading.load(ModelConfig())
     image_NHWC = np.stack([picture(f"own/input-{i}.png")[..., None] for i in range(2)])
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "ab"]

@@ -101,9 +101,22 @@ def test_grid():
 def test_shares():
     make = lambda n, **more: fuse_config.Config(images=tuple("abcd"[:n]), output="o", **more).shares  # noqa: E731
     assert make(2) == [0.5, 0.5]
-    assert make(2, ratio=0.25) == [0.75, 0.25]
+    assert make(2, fusion=fuse_config.FuseRecipe(ratio=0.25)) == [0.75, 0.25]
     assert make(4) == [0.25] * 4
     assert make(2, weights=(1.0, 3.0)) == [0.25, 0.75]
+
+
+def test_the_pictures_and_the_seed_draw_one_of_several_modes(digits):
+    config = fuse_config.Config(
+        images=("a", "b"), output="o", fusion=fuse_config.FuseRecipe(modes=("linear", "layer_selective"))
+    )
+    seen = [fuse_config.drawn(config, [str(i), "b"]).mode for i in range(40)]
+    assert set(seen) == {"linear", "layer_selective"}
+    assert seen == [fuse_config.drawn(config, [str(i), "b"]).mode for i in range(40)]
+    fused("a.png", "b.png", "--output", "out", "--mode", "random", "--fusion.ratio", "0.3")
+    mode = json.loads((digits / "out/fuse.json").read_text())["mode"]
+    fused("a.png", "b.png", "--output", "again", "--fusion_mode", mode, "--fusion_ratio", "0.3")
+    assert (digits / "out/fused.png").read_bytes() == (digits / "again/fused.png").read_bytes()
 
 
 def test_pictures_from_yaml(digits):
@@ -158,12 +171,12 @@ def test_an_existing_folder_keeps_its_other_files(digits):
         (["a.png", "b.png", "--prompt.source", "x"], "prompt.source='x': model 'digits-ddpm' reads no words"),
         (["a.png", "b.png", "--prompt.template", "a {label}"], "prompt.template='a {label}': null for fuse"),
         (["a.png", "--prompt.target", "a {label}"], "prompt.target='a {label}': a plain text for fuse"),
-        (["a.png", "--prompt.target", "x", "--sweep"], "images=['a.png']: two, for ratio or sweep"),
+        (["a.png", "--prompt.target", "x", "--sweep"], "images=['a.png']: two, for fusion.ratio or sweep"),
         (["a.png", "b.png", "--prompt.guidance_target", "0"], "prompt.guidance_target=0.0: 1 (off) to 100"),
         (["a.png", "b.png", "--size", "32"], "size=32: model 'digits-ddpm' works on pixels"),
-        (["a.png", "b.png", "--ratio", "1.5"], "ratio=1.5: 0 to 1"),
+        (["a.png", "b.png", "--ratio", "1.5"], "fusion.ratio=1.5: 0 to 1"),
         (["a.png", "b.png", "--ratio", "nan"], "ratio"),
-        (["a.png", "b.png", "--ratio", "1", "--weights", "[1, 1]"], "either ratio or weights"),
+        (["a.png", "b.png", "--ratio", "1", "--weights", "[1, 1]"], "either fusion.ratio or weights"),
         (["a.png", "b.png", "--weights", "[1, 1, 1]"], "[1.0, 1.0, 1.0]: one for each of the 2 pictures"),
         (["a.png", "b.png", "--weights", "[0, 0]"], "weights=[0.0, 0.0]"),
         (["a.png", "b.png", "--weights", "[-1, 2]"], "weights=[-1.0, 2.0]"),
@@ -180,11 +193,23 @@ def test_an_existing_folder_keeps_its_other_files(digits):
         (["a.png", "b.png", "--edit.name", "smooth"], "images=['a.png', 'b.png']: one for an edit"),
         (["a.png", "b.png", "--cache", "note.txt/maps"], "note.txt/maps' cannot be written"),
         (["a.png", "--edit.strength", "1.5"], "edit.strength=1.5: 0 to 1"),
-        (["a.png", "b.png", "--edit.name", "style", "--ratio", "1"], "edit.name='style': without ratio"),
-        (["a.png", "b.png", "--region.source", "file"], "region.mask=None: a picture"),
-        (["a.png", "b.png", "--region.mask", "a.png"], "region.mask='a.png': a picture, with region.source"),
-        (["a.png", "b.png", "a.png", "--region.source", "saliency"], "region.source='saliency': everywhere"),
-        (["a.png", "b.png", "--region.source", "file", "--region.mask", "gone.png"], "picture 'gone.png'"),
+        (
+            ["a.png", "b.png", "--edit.name", "style", "--ratio", "1"],
+            "edit.name='style': without fusion.ratio",
+        ),
+        (["a.png", "b.png", "--fusion.region.source", "file"], "fusion.region.mask=None: a picture"),
+        (
+            ["a.png", "b.png", "--fusion.region.mask", "a.png"],
+            "region.mask='a.png': a picture, with fusion.region",
+        ),
+        (
+            ["a.png", "b.png", "a.png", "--fusion.region.source", "saliency"],
+            "region.source='saliency': everywhere",
+        ),
+        (
+            ["a.png", "b.png", "--fusion.region.source", "file", "--fusion.region.mask", "gone.png"],
+            "picture 'gone.png'",
+        ),
         (
             ["a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++", "--inversion.num_steps", "1000"],
             "inversion.num_steps=1000: too many for sde-dpm-solver++",

@@ -124,7 +124,7 @@ def test_a_mask_is_fitted_to_latents(photos, sd_folder):
     right = np.zeros((32, 32), np.uint8)
     right[:, 16:] = 255
     (photos / "mask.png").write_bytes(png(right))
-    region = ("--region.source", "file", "--region.mask", "mask.png")
+    region = ("--fusion.region.source", "file", "--fusion.region.mask", "mask.png")
     fused("a.png", "b.png", "--output", "out", "--model.name", str(sd_folder), *region)
     made = picture("out/fused.png")
     first, second = (np.abs(made - through_the_vae(sd_folder, f"{n}.png")).mean((0, 2)) for n in "ab")
