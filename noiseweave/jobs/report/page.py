@@ -59,4 +59,4 @@ def _digest(text: str) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("noiseweave.jobs") / name).read_text(encoding="utf-8")
+    return (files("noiseweave.jobs.report") / name).read_text(encoding="utf-8")
