@@ -1,12 +1,7 @@
-"""README.md and README.zh-CN.md: the same page twice, with commands and links that are there."""
+"""README.md and README.zh-CN.md: the same page twice, with links that are there; the commands have a file of their own."""
 
-import importlib
 import re
-import shlex
-from dataclasses import is_dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -16,7 +11,7 @@ from noiseweave.jobs.usefulness import config as usefulness_config
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "README.zh-CN.md")
-BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def read(name):
@@ -45,8 +40,8 @@ def skeleton(name):
             found.append(line.split()[0])
         elif line.startswith("|"):
             found.append(f"row of {line.count('|') - 1}")
-        elif line.startswith("- "):
-            found.append("item")
+        elif re.match(r"- |\d\. |> ", line) and not (line[0] == ">" and found[-1:] == ["quote"]):
+            found.append("quote" if line[0] == ">" else "item")
     return found
 
 
@@ -56,25 +51,9 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-def options(job):
-    """Every flag that a job has, its short spellings too."""
-    module = importlib.import_module(f"noiseweave.jobs.{job}.config")
-    short = {**arguments.CLUSTER, **getattr(module, "ALIASES", {})}
-    return {"--config", *short, *fields(module.Config)}
-
-
-def fields(kind, prefix="--"):
-    """The flags of a config dataclass, also where it may be null."""
-    for name, hint in get_type_hints(kind).items():
-        yield prefix + name
-        for inner in (hint, *get_args(hint)):
-            if is_dataclass(inner):
-                yield from fields(inner, f"{prefix}{name}.")
-
-
 def test_both_have_the_same_commands():
     english, chinese = (BLOCK.findall(read(name)) for name in NAMES)
-    assert len(english) > 10
+    assert len(english) == 5
     assert english == chinese
 
 
@@ -92,26 +71,7 @@ def test_both_link_the_same_pages_and_each_the_other():
 
 def test_both_name_the_same_options_and_files():
     english, chinese = (sorted(set(code(name))) for name in NAMES)
-    assert set(english) - set(chinese) == {"invert -> replay"}  # worded in Chinese
-    assert set(chinese) <= set(english)
-
-
-def test_every_command_is_a_job_with_options_and_configs_that_it_has():
-    lines = [line for block in BLOCK.findall(read(NAMES[0])) for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("noiseweave ")]
-    seconds = {(first, job) for first, inner in arguments.SECOND.items() for job in inner}
-    assert {words[0] for words in commands} == {*arguments.JOBS, "submit"}
-    assert {tuple(words[:2]) for words in commands} >= seconds
-    for words in commands:
-        place = (
-            3 if words[0] == "submit" else 1 if tuple(words[:2]) in seconds else 0
-        )  # submit --address URL JOB
-        allowed = options(words[place])
-        given = {word for word in words[place + 1 :] if word.startswith("--")}
-        assert given <= allowed, words
-    configs = [b for words in commands for a, b in pairwise(words) if (a, b[:8]) == ("--config", "configs/")]
-    assert len(configs) > 5
-    assert all((ROOT / config).is_file() for config in configs)
+    assert english == chinese
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/usefulness-*.yaml")), ids=lambda p: p.stem)
@@ -122,11 +82,28 @@ def test_the_examples_of_usefulness_have_methods_that_there_are(path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_job_in_the_text_is_one(name):
-    named = re.findall(r"`noiseweave (?:submit )?([a-z]+)", prose(name))
-    named += [word.split()[0] for word in re.findall(r"^\*\*([a-z ]+)\*\*", prose(name), re.MULTILINE)]
-    assert set(arguments.JOBS) <= set(named)
-    assert set(named) <= {*arguments.JOBS, "submit"}
+def test_the_table_has_every_job_with_its_manual(name):
+    rows = re.findall(r"^\| `([a-z ]+)` \|.*\[(docs/jobs/(\w+)\.md)\]\((.*)\) \|$", prose(name), re.MULTILINE)
+    seconds = {f"{first} {job}" for first, inner in arguments.SECOND.items() for job in inner}
+    assert {row[0] for row in rows} == {*arguments.JOBS, *seconds, "submit"}
+    for job, page, stem, target in rows:
+        assert job.split()[-1] == stem
+        assert page == target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_code_map_has_every_folder_and_files_that_are_there(name):
+    named = re.findall(r"`((?:noiseweave|tests|configs|benchmarks|scripts|docs|\.ci)[\w/.]*)`", prose(name))
+    assert all((ROOT / path).exists() for path in named)
+    inside = (path.parent for path in ROOT.glob("noiseweave/**/__init__.py"))
+    folders = {path.relative_to(ROOT).as_posix() for path in inside if path.parent.name != "jobs"}
+    assert folders - {"noiseweave"} <= set(named)  # those of jobs have the names of the jobs
+    first = re.findall(r"^\d\. `([\w/.]+\.py)`", prose(name), re.MULTILINE)
+    assert len(first) == 7
+
+
+def test_the_readme_is_read_to_the_end():
+    assert len(read(NAMES[0]).splitlines()) <= 190
 
 
 @pytest.mark.parametrize("name", NAMES)
