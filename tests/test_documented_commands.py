@@ -1,6 +1,6 @@
 """Every command in README.md and docs/jobs: its options exist, its files are there or made before, and it runs.
 
-A block that cannot run from a fresh clone after ``make demo`` begins with a line ``# needs ...``, which readers see as well.
+A block that cannot run from a fresh clone after ``make demo`` begins with a line ``# needs ...``, which readers see too.
 """
 
 import json
@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,12 @@ LIMITS = {
     "train": ["--steps", "2", "--preview.every", "0"],
     "usefulness": [
         *("--per_class", "[2]", "--seeds", "2", "--classifier.steps", "4", "--generator.steps", "2"),
-        *("--generator.tuning_steps", "2", "--methods", '{"real": {}, "blend": {"made": "blend", "count": 8}}'),
+        *(
+            "--generator.tuning_steps",
+            "2",
+            "--methods",
+            '{"real": {}, "blend": {"made": "blend", "count": 8}}',
+        ),
     ],
 }
 """What a run of a test adds to a job's command: the same work, less of it."""
@@ -60,7 +66,9 @@ def commands(path):
         if language == "sh":
             lines = text.replace("\\\n", " ").splitlines()
             needs = NEEDS.match(lines[0])
-            found += [Command(tuple(shlex.split(line)), needs and needs[1]) for line in lines if line[:1] != "#"]
+            found += [
+                Command(tuple(shlex.split(line)), needs and needs[1]) for line in lines if line[:1] != "#"
+            ]
     return found
 
 
@@ -83,7 +91,7 @@ def paths(command):
     if words[0] == "python":
         return [words[1]], [words[2]]
     reads, makes = [], []
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         (makes if before in OUTPUTS else reads).extend(w for w in listed(word) if PATH.search(w))
     if "--config" in words and command.needs is None:
         values = yaml.safe_load((ROOT / words[words.index("--config") + 1]).read_text())
@@ -106,7 +114,9 @@ def test_the_demo_is_two_commands():
 def test_every_job_has_a_page_with_commands_and_a_command_in_the_readme():
     jobs = {*arguments.JOBS, "submit", *(job for _, job in SECOND)}
     assert {path.stem for path in FILES[1:]} == jobs
-    named = {word for c in commands(FILES[0]) if c.words[0] == "noiseweave" for word in (c.words[1], c.job[0])}
+    named = {
+        word for c in commands(FILES[0]) if c.words[0] == "noiseweave" for word in (c.words[1], c.job[0])
+    }
     assert named == jobs
     for path in FILES[1:]:
         assert any(path.stem in command.words for command in commands(path)), path.name
@@ -143,12 +153,15 @@ def test_paths_are_there_or_made_before(path):
         for name in reads:
             ours = name.startswith(("configs/", "scripts/"))
             known = (ROOT / name).is_file() if ours else below(name, made)
-            assert known or (command.needs and not name.startswith("out/") and not ours), (name, command.words)
+            assert known or (command.needs and not name.startswith("out/") and not ours), (
+                name,
+                command.words,
+            )
         made += makes
 
 
 def run(command):
-    """In the current folder, with less work, in this process; Ray and a minute of imports for each would add nothing."""
+    """In the current folder, with less work, in this process: Ray and the imports of each would add minutes."""
     if command.words[0] == "python":
         assert subprocess.run([sys.executable, *command.words[1:]]).returncode == 0, command.words
         return

@@ -38,5 +38,7 @@ def test_the_table_names_files_that_are_there_and_have_no_test_file_of_their_nam
 
 def test_a_test_folder_mirrors_a_source_folder():
     folders = {path.parent.relative_to(ROOT / "tests") for path in ROOT.glob("tests/*/**/test_*.py")}
-    mirrored = {path.parent.relative_to(ROOT / "noiseweave") for path in ROOT.glob("noiseweave/**/__init__.py")}
+    mirrored = {
+        path.parent.relative_to(ROOT / "noiseweave") for path in ROOT.glob("noiseweave/**/__init__.py")
+    }
     assert folders - mirrored == {Path("gpu")}

@@ -1,4 +1,4 @@
-"""README.md and README.zh-CN.md: the same page twice, with links that are there; the commands have a file of their own."""
+"""README.md and README.zh-CN.md: the same page twice, with links that are there. Commands: test_documented_commands.py."""
 
 import re
 from pathlib import Path
@@ -96,8 +96,9 @@ def test_the_code_map_has_every_folder_and_files_that_are_there(name):
     named = re.findall(r"`((?:noiseweave|tests|configs|benchmarks|scripts|docs|\.ci)[\w/.]*)`", prose(name))
     assert all((ROOT / path).exists() for path in named)
     inside = (path.parent for path in ROOT.glob("noiseweave/**/__init__.py"))
-    folders = {path.relative_to(ROOT).as_posix() for path in inside if path.parent.name != "jobs"}
-    assert folders - {"noiseweave"} <= set(named)  # those of jobs have the names of the jobs
+    folders = {path.relative_to(ROOT).as_posix() for path in inside}
+    jobs = {*arguments.JOBS, *(job for inner in arguments.SECOND.values() for job in inner)}
+    assert folders - {"noiseweave"} - {f"noiseweave/jobs/{job}" for job in jobs} <= set(named)
     first = re.findall(r"^\d\. `([\w/.]+\.py)`", prose(name), re.MULTILINE)
     assert len(first) == 7
 
@@ -106,12 +107,16 @@ def test_the_readme_is_read_to_the_end():
     assert len(read(NAMES[0]).splitlines()) <= 190
 
 
-@pytest.mark.parametrize("name", NAMES)
+DOCS = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = ["CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md", *DOCS]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *PAGES])
 def test_every_link_leads_somewhere(name):
     for target in links(name):
         if target.startswith("https://"):
             continue
         path, _, anchor = target.partition("#")
-        file = ROOT / (path or name)
+        file = (ROOT / name).parent / path if path else ROOT / name
         assert file.is_file(), target
         assert not anchor or anchor in anchors(file), target
