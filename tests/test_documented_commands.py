@@ -1,6 +1,6 @@
 """Every command in README.md and docs/jobs: its options exist, its files are there or made before, and it runs.
 
-A block that cannot run from a fresh clone after ``make demo`` begins with a line ``# needs ...``, which readers see too.
+A block that cannot run from a fresh clone after ``make demo`` begins with a line ``# needs ...``, for readers too.
 """
 
 import json

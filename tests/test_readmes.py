@@ -1,4 +1,4 @@
-"""README.md and README.zh-CN.md: the same page twice, with links that are there. Commands: test_documented_commands.py."""
+"""README.md and README.zh-CN.md: the same page twice, with links that are there; and the other pages' links."""
 
 import re
 from pathlib import Path
