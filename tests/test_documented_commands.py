@@ -169,7 +169,7 @@ def run(command):
     job, words = command.job
     less = list(LIMITS.get(job, ()))
     if "reconstruction" in words:
-        less += ["--compare_steps", "[4]"]
+        less += ["--compare_steps", "[4]", "--inversion.skip", "1"]
     config = arguments.parse(job, [*words])
     less += ["--address", "inline"] if hasattr(config, "cluster") else []
     assert cli.main([*command.words[1:], *less]) == 0, command.words
