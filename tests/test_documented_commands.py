@@ -27,7 +27,7 @@ OUTPUTS = ("--output", "--out", "--save_statistics")
 SECOND = {(first, job) for first, inner in arguments.SECOND.items() for job in inner}
 
 LIMITS = {
-    "augment": ["--pairing.max_pairs", "4", "--inversion.num_steps", "6", "--inversion.skip", "1"],
+    "augment": ["--pairing.max_pairs", "12", "--inversion.num_steps", "6", "--inversion.skip", "1"],
     "evaluate": ["--bootstrap", "20"],
     "fuse": ["--inversion.num_steps", "6", "--inversion.skip", "1"],
     "inpaint": ["--inpaint.steps", "4"],
