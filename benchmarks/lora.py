@@ -194,7 +194,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "--steps",
         100_000,
     ]
-    config = parse("lora", list(map(str, words)))[1]
+    config = parse("lora", list(map(str, words)))
     source = lora_input.gather(config)
     start = time.process_time()
     filled = fill(config, source)

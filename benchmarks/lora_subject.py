@@ -148,7 +148,7 @@ def config_of(folder: Path, model: Path, subject: str, args: argparse.Namespace)
         "--cache",
         folder / "cache",
     ]
-    return parse("lora", list(map(str, words)))[1]
+    return parse("lora", list(map(str, words)))
 
 
 def trained(

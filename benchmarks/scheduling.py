@@ -35,7 +35,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session, settle
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 WORKER_MIB = 120  # of memory that an actor without torch needs
 
@@ -64,7 +64,7 @@ def make_sleep(seconds: float, meeting: str, workers: int) -> Callable[[int], di
     return sleep
 
 
-def commit(u: Unit, result: dict[str, float]) -> tuple[UnitReport, list[Bad]]:
+def commit(u: Unit, result: dict[str, float]) -> tuple[UnitReport, list[Quarantined]]:
     return UnitReport(id=u.id, produced=1, extra=result), []
 
 

@@ -92,7 +92,7 @@ def test_the_kuberay_jobs_command_is_one_of_ours(monkeypatch):
     spec = load("kuberay-job.yaml")["spec"]
     python, dash_m, package, job, *words = spec["entrypoint"].split()
     assert (python, dash_m, package) == ("python", "-m", "noiseweave")
-    assert arguments.parse(job, words)[1].output == "s3://BUCKET/augmented"
+    assert arguments.parse(job, words).output == "s3://BUCKET/augmented"
     assert yaml.safe_load(spec["runtimeEnvYAML"])["working_dir"].endswith(".zip")
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 SIDES = frozenset((".txt", ".json"))
@@ -36,7 +36,7 @@ class Listing:
 
     items: list[Item] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
 
 
 def inside(root: str) -> list[str]:
@@ -46,8 +46,9 @@ def inside(root: str) -> list[str]:
     return sorted(names, key=os.fsencode)
 
 
-def bad(path: str, reason: str, detail: str = "") -> Bad:
-    return Bad(shard="", key=printable(path), reason=reason, detail=detail)
+def bad(path: str, reason: str, detail: str = "") -> Quarantined:
+    """The record of a path that is not taken."""
+    return Quarantined(shard="", key=printable(path), reason=reason, detail=detail)
 
 
 def listing(root: str, folder: str, deep: bool = True) -> Listing:
@@ -89,6 +90,7 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
 
 
 def junk(name: str) -> bool:
+    """Whether a name is hidden, or a file that systems leave beside pictures."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -135,6 +137,7 @@ def key_of(name: bytes) -> str:
 
 
 def stem_of(path: str) -> str:
+    """The path without a picture's extension; any other extension stays."""
     stem, extension = os.path.splitext(path)
     return stem if extension.lower() in EXTENSIONS else path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,12 @@ from noiseweave.cluster.progress import Tell
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
 from noiseweave.cluster.units import Plan
+from noiseweave.engine.records import Json
 
 
 def rows(
     plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, tell: Tell
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Json]:
     """In this process, one unit after another; the next is fetched while one is computed."""
     fetch, commit = Fetch(plan, phase.fetch), Commit(phase.name, phase.commit, ledger)
     compute = Compute(phase.make_compute, session.threads, phase.size, tell)
@@ -26,11 +26,9 @@ def rows(
         yield commit(compute.row(row))
 
 
-def _ahead(
-    fetch: Callable[[dict[str, Any]], dict[str, Any]], rows: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _ahead(fetch: Callable[[Json], Json], rows: Sequence[Json]) -> Iterator[Json]:
     """``map(fetch, rows)``, one ahead in a thread that does not outlive this process, whatever it waits for."""
-    ready: queue.Queue[dict[str, Any]] = queue.Queue(maxsize=1)
+    ready: queue.Queue[Json] = queue.Queue(maxsize=1)
     wanted = threading.Semaphore(0)
     left = iter(rows)
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.units import UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
 READ = 1000  # markers asked for at a time
 
@@ -27,6 +26,7 @@ class Ledger:
     output: str
 
     def path(self, *names: str) -> str:
+        """A path below the run's own folder."""
         return storage.join(self.output, "_run", *names)
 
     def done(self, phase: str) -> set[str]:
@@ -35,21 +35,21 @@ class Ledger:
             n.removesuffix(".json") for n in storage.names_in(self.path("done", phase)) if n.endswith(".json")
         }
 
-    def mark(self, phase: str, report: UnitReport, bad: list[Bad]) -> None:
+    def mark(self, phase: str, report: UnitReport, bad: list[Quarantined]) -> None:
         """Write the done-marker: the last thing that a unit does."""
         record = {**asdict(report), "bad": [asdict(b) for b in bad]}
         storage.write_json(self.path("done", phase, f"{report.id}.json"), record)
 
-    def records(self, phase: str) -> Iterator[dict[str, Any]]:
+    def records(self, phase: str) -> Iterator[Json]:
         """The markers of a phase, sorted by id."""
         paths = [self.path("done", phase, f"{unit}.json") for unit in sorted(self.done(phase))]
         for start in range(0, len(paths), READ):
             yield from map(json.loads, storage.read_all(paths[start : start + READ]))
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: JsonMapping, prefix: str = "") -> Json:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
+    flat: Json = {}
     for name, item in value.items():
         if isinstance(item, Mapping):
             flat |= flatten(item, f"{prefix}{name}.")
@@ -59,39 +59,60 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_run(
-    output: str, config: Mapping[str, Any], overwrite: bool = False, owned: tuple[str, ...] = ()
+    output: str, config: JsonMapping, overwrite: bool = False, owned: tuple[str, ...] = ()
 ) -> Ledger:
-    """Open a new or an interrupted run in ``output``.
+    """Open a new or an interrupted run in ``output``: ``check_run``, and ``claim_run`` where there is none."""
+    if check_run(output, config, overwrite, owned):
+        storage.sweep_temporaries(output)
+        return Ledger(output=output)
+    return claim_run(output, config, overwrite, owned)
+
+
+def check_run(output: str, config: JsonMapping, overwrite: bool = False, owned: tuple[str, ...] = ()) -> bool:
+    """Whether ``output`` holds a run of this config, to be gone on with. Writes nothing there.
 
     Args:
         config: what the output depends on, as nested mappings of JSON values; ``job`` names who writes it.
-        overwrite: throw an earlier run of the same job away first.
-        owned: names below ``output`` that this job writes; only these and ``_run`` are ever deleted.
+        overwrite: an earlier run of the same job is not looked at.
+        owned: names below ``output`` that this job writes.
 
     Raises:
         ValueError: the folder holds a run of another config (the changed fields are named), what no run of this
             job wrote, or is not writable.
     """
-    ledger = Ledger(output=output)
     storage.check_writable(output)
-    wanted, path = flatten(config), ledger.path("config.json")
+    wanted, path = flatten(config), Ledger(output=output).path("config.json")
     found = storage.read_json(path) if storage.exists(path) else None
     refuse_foreign(output, found, wanted, owned)
+    if overwrite or found is None:
+        return False
+    check_same(output, found, wanted)
+    return True
+
+
+def claim_run(
+    output: str,
+    config: JsonMapping,
+    overwrite: bool = False,
+    owned: tuple[str, ...] = (),
+    state: tuple[str, ...] = ("_run",),
+) -> Ledger:
+    """Make ``output`` this run's own, after ``check_run``.
+
+    Args:
+        overwrite: throw an earlier run of the same job away first: ``owned`` and ``state``, never anything else.
+        state: what of ``_run`` goes then.
+    """
+    ledger = Ledger(output=output)
     if overwrite:
         # markers first, so that a kill here leaves none without its output; the config last, it says whose this is
-        for name in ("_run/done", *owned, "_run"):
+        for name in ("_run/done", *owned, *state):
             storage.remove(storage.join(output, name))
-    elif found is not None:
-        check_same(output, found, wanted)
-        storage.sweep_temporaries(output)
-        return ledger
-    storage.write_json(path, wanted)
+    storage.write_json(ledger.path("config.json"), flatten(config))
     return ledger
 
 
-def refuse_foreign(
-    output: str, found: dict[str, Any] | None, wanted: dict[str, Any], owned: tuple[str, ...]
-) -> None:
+def refuse_foreign(output: str, found: Json | None, wanted: Json, owned: tuple[str, ...]) -> None:
     """What another job or a person put there is never written over, not even when told to."""
     if found is None:
         there = [name for name in owned if storage.exists(storage.join(output, name))]
@@ -104,7 +125,7 @@ def refuse_foreign(
         )
 
 
-def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same(output: str, found: Json, wanted: Json) -> None:
     """Raise ValueError where an output folder holds a run of another config; it names what differs."""
     names = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
     if names:
@@ -114,6 +135,6 @@ def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> No
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

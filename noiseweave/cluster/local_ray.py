@@ -16,6 +16,7 @@ import psutil
 
 from noiseweave.cluster import reaper
 from noiseweave.cluster.ray_end import QUIET, hushed, watched
+from noiseweave.engine.records import Json
 
 TERMINATED = "terminated; the same command goes on from here"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -61,7 +62,7 @@ def started(**options: Any) -> Iterator[None]:
                 _shut_down(folder)
 
 
-def _init(options: dict[str, Any]) -> Any:
+def _init(options: Json) -> Any:
     """Start Ray; returns its node, which knows its processes."""
     import ray
 

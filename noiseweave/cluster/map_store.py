@@ -10,12 +10,12 @@ import os
 import re
 import time
 import warnings
-from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from noiseweave.cluster import storage
+from noiseweave.engine.records import Json
 
 NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 ABANDONED = 3600.0  # seconds after which a temporary file has no writer any more
@@ -60,6 +60,7 @@ class MapStore:
             warnings.warn(f"cache {self.folder}: a noise map was not kept ({e})", stacklevel=2)
 
     def remove(self, key: str) -> None:
+        """Delete the value of a key; none is no error."""
         storage.remove(self._path(key))
 
     def _path(self, key: str) -> str:
@@ -92,7 +93,7 @@ class MapStore:
         return found
 
 
-def _seconds(entry: dict[str, Any]) -> float:
+def _seconds(entry: Json) -> float:
     """When a listed file was last written, as file systems tell: a number, a datetime, or nothing."""
     when = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or 0.0
     return float(when.timestamp() if hasattr(when, "timestamp") else when)

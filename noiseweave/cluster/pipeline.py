@@ -17,10 +17,9 @@ import os
 import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from noiseweave.cluster.progress import Channel, Meter, Tell, watch
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
 from noiseweave.cluster.units import Plan
+from noiseweave.engine.records import Json, JsonMapping
 
 BLOCKS = 4096  # blocks that a long plan is cut into, and some more at its end
 SHORT = 8  # units a worker up to which a plan is short
@@ -44,7 +44,7 @@ class Outcome:
         units: planned.
         produced: things made.
         quarantined: reason -> count.
-        extra: the sums of the reports' extra.
+        extra, tallies: the sums of the reports'.
         failed: unit id -> error, of units that two passes could not do.
         seconds: wall time of this run of the phase.
     """
@@ -53,13 +53,17 @@ class Outcome:
     produced: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
+    tallies: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: JsonMapping) -> None:
+        """Add a done-marker's counts."""
         self.produced += record["produced"]
         self.quarantined.update(record["quarantined"])
         self.extra.update(record["extra"])
+        for name, counts in record["tallies"].items():
+            self.tallies[name].update(counts)
 
 
 def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
@@ -124,7 +128,7 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
 
 def _rows(
     plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Json]:
     """What became of each unit, as ``Commit`` says it, in the order in which they end."""
     if session.inline:
         return inline.rows(plan, left, phase, ledger, session, tell)
@@ -133,7 +137,7 @@ def _rows(
 
 def _stream(
     plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Json]:
     import pyarrow as pa
     import ray.data
     from ray.data import ActorPoolStrategy

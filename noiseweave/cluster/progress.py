@@ -94,6 +94,7 @@ class Meter:
         self.hear({} if word is None else {worker: word})
 
     def line(self) -> str:
+        """Stage, units, pictures, pictures/s, time left and workers, as one line."""
         seconds = max(time.monotonic() - self.start, 1e-6)
         made, share = self._reach()
         self.shown = max(
@@ -145,6 +146,7 @@ class Display:
         return Text(self.meter.line())
 
     def update(self) -> None:
+        """Print the line where there is no terminal, every few seconds."""
         if self.live is None and time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             print(self.meter.line(), file=sys.stderr, flush=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from noiseweave.cluster.polling import repeated
+from noiseweave.engine.records import Json
 
 ENDED = "Ray ended; the same command goes on from what is done"
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+QUIET: Json = {"log_to_driver": False, "logging_level": "ERROR"}
 """Options of ``ray.init``."""
 
 
@@ -24,8 +26,24 @@ def watched(dead: Callable[[], bool], every: float) -> Iterator[None]:
             _leave()
 
     # the look after the block: what the job says of Ray's end, an error of some kind, comes before the thread's
-    with repeated(look, every):
+    with _quiet_threads(), repeated(look, every):
         yield
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Leave out the tracebacks of Ray's own threads, which die with it."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if args.thread is None or not args.thread.name.startswith("ray_"):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _leave() -> NoReturn:

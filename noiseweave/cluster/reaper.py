@@ -63,6 +63,7 @@ def end(folder: str, grace: float = GRACE) -> None:
 
 
 def main(driver: str, folder: str) -> None:
+    """Wait for the end of the driver (its process id), then end the Ray of a session folder."""
     while os.getppid() == int(driver):
         time.sleep(LOOK)
     end(folder)

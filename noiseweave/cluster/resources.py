@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from noiseweave.engine.records import JsonMapping
 
 ACCELERATOR = "accelerator_type:"
 """Ray's name of a resource that says what GPU a node has, before the kind."""
@@ -48,7 +49,7 @@ def nodes() -> list[Node]:
     return [_node(record) for record in ray.nodes() if record["Alive"]]
 
 
-def _node(record: Mapping[str, Any]) -> Node:
+def _node(record: JsonMapping) -> Node:
     has = record["Resources"]
     kinds = [name.removeprefix(ACCELERATOR) for name in has if name.startswith(ACCELERATOR)]
     return Node(

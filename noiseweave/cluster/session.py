@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster import joined_ray, local_ray, resources
 from noiseweave.cluster.resources import Node
+from noiseweave.engine.records import Json
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -114,7 +114,7 @@ class Session:
     inline: bool = False
 
     @property
-    def place(self) -> dict[str, Any]:
+    def place(self) -> Json:
         """Where a worker may run, as Ray's actors and trainers take it; {} for anywhere."""
         kind = {"accelerator_type": self.accelerator} if self.accelerator else {}
         return kind | ({"label_selector": dict(self.labels)} if self.labels else {})

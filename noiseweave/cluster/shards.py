@@ -16,12 +16,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import BinaryIO
 
 from braceexpand import braceexpand
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import JsonMapping, Location, Quarantined
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 MASK = "mask."  # what the extension of a mask begins with
@@ -103,7 +103,7 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder and stem else stem), extension.lower()
 
 
-def index(url: str) -> tuple[list[Entry], list[Bad]]:
+def index(url: str) -> tuple[list[Entry], list[Quarantined]]:
     """Read a shard's table of contents.
 
     Returns:
@@ -112,7 +112,7 @@ def index(url: str) -> tuple[list[Entry], list[Bad]]:
         lost a member, its label say), ``unsafe_key``, ``duplicate_key`` (the first is kept), ``not_a_file``.
     """
     entries: dict[str, Entry] = {}
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     last: str | None = None
     try:
         size = storage.size_of(url)
@@ -145,12 +145,14 @@ class _Cut(Exception):
         self.key = key
 
 
-def _bad(url: str, name: str, reason: str, detail: str = "") -> Bad:
+def _bad(url: str, name: str, reason: str, detail: str = "") -> Quarantined:
     text = name[:200].encode(errors="backslashreplace").decode()
-    return Bad(shard=url, key=text, reason=reason, detail=detail.encode(errors="backslashreplace").decode())
+    return Quarantined(
+        shard=url, key=text, reason=reason, detail=detail.encode(errors="backslashreplace").decode()
+    )
 
 
-def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str, Member]]:
+def _members(f: BinaryIO, url: str, size: int, bad: list[Quarantined]) -> Iterator[tuple[str, Member]]:
     """The regular members of an uncompressed tar, as far as it is whole; _Cut where it is not."""
     end = 0
     try:
@@ -178,7 +180,7 @@ def _members(f: Any, url: str, size: int, bad: list[Bad]) -> Iterator[tuple[str,
         raise
 
 
-def locate(url: str) -> tuple[list[Location], list[Bad]]:
+def locate(url: str) -> tuple[list[Location], list[Quarantined]]:
     """Index a shard and read the small members: one Location a picture.
 
     A sample without a picture is quarantined as ``no_picture``; an empty one as ``empty_picture``; a ``.cls``
@@ -188,7 +190,9 @@ def locate(url: str) -> tuple[list[Location], list[Bad]]:
     return [location for _, location in found], bad
 
 
-def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Entry, Location]], list[Bad]]:
+def located(
+    url: str, payload: Sequence[str] = PICTURES
+) -> tuple[list[tuple[Entry, Location]], list[Quarantined]]:
     """As ``locate``, with each sample's members, and for payloads of another kind than pictures.
 
     Args:
@@ -204,11 +208,11 @@ def located(url: str, payload: Sequence[str] = PICTURES) -> tuple[list[tuple[Ent
             try:
                 out.append((entry, _location(f, url, entry, payload)))
             except ValueError as e:
-                bad.append(Bad.of(e, shard=url, key=entry.key))
+                bad.append(Quarantined.of(e, shard=url, key=entry.key))
     return out, bad
 
 
-def _location(f: Any, url: str, entry: Entry, payload: Sequence[str]) -> Location:
+def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str]) -> Location:
     main, noun = entry.first(payload), "picture" if tuple(payload) == PICTURES else payload[0]
     if main is None:
         raise ValueError(f"no_{noun}: only {', '.join(sorted(entry.members))}")
@@ -243,7 +247,7 @@ def label_and_caption(sides: Mapping[str, bytes | None]) -> tuple[int | None, st
     return _label(sides.get("cls"), meta), caption
 
 
-def small(f: Any, entry: Entry, extension: str) -> bytes | None:
+def small(f: BinaryIO, entry: Entry, extension: str) -> bytes | None:
     """The bytes of a side member, None when the sample has none."""
     member = entry.members.get(extension)
     if member is None:
@@ -254,7 +258,7 @@ def small(f: Any, entry: Entry, extension: str) -> bytes | None:
     return bytes(f.read(member.size))
 
 
-def _meta(data: bytes | None) -> Mapping[str, Any]:
+def _meta(data: bytes | None) -> JsonMapping:
     if data is None:
         return {}
     try:
@@ -264,7 +268,7 @@ def _meta(data: bytes | None) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
+def _label(data: bytes | None, meta: JsonMapping) -> int | None:
     """The .cls, which must be a number, or else the .json's label if that is one: it may mean anything."""
     if data is None:
         value = meta.get("label")
@@ -277,7 +281,7 @@ def _label(data: bytes | None, meta: Mapping[str, Any]) -> int | None:
     return int(text)
 
 
-def _caption(meta: Mapping[str, Any]) -> str | None:
+def _caption(meta: JsonMapping) -> str | None:
     caption = meta.get("caption")
     return caption if isinstance(caption, str) else None
 

@@ -10,19 +10,25 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Tell, Word
-from noiseweave.cluster.units import Plan, UnitReport
+from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
+
+Data = TypeVar("Data")
+Result = TypeVar("Result")
+T = TypeVar("T")
+Committed = tuple[UnitReport, list[Quarantined]]
+"""What a commit gives back: what is recorded of the unit, and what was quarantined in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(Generic[Data, Result]):
     """What is done to each unit of a plan. All callables travel to the workers.
 
     Attributes:
@@ -36,26 +42,40 @@ class Phase:
     """
 
     name: str
-    fetch: Callable[[Any], Any]
-    make_compute: Callable[[], Callable[[Any], Any]]
-    commit: Callable[[Any, Any], tuple[UnitReport, list[Bad]]]
+    fetch: Callable[[Unit], Data]
+    make_compute: Callable[[], Callable[[Data], Result]]
+    commit: Callable[[Unit, Result], Committed]
     things: str = "images"
-    size: Callable[[Any], int] | None = None
+    size: Callable[[Data], int] | None = None
     patience: float | None = None
 
 
-def length_of_first(data: Sequence[Any]) -> int:
+def length_of_first(data: tuple[Sized, ...]) -> int:
     """A ``Phase.size``: of data whose first part holds what things are made of."""
     return len(data[0])
+
+
+def payload(unit: Unit) -> Any:
+    """A ``Phase.fetch``: of units that hold their data."""
+    return unit.payload
+
+
+def unchanged() -> Callable[[Data], Data]:
+    """A ``Phase.make_compute``: of phases that only fetch and commit."""
+    return _same
+
+
+def _same(data: Data) -> Data:
+    return data
 
 
 class Fetch:
     """Number of a unit -> unit and its data."""
 
-    def __init__(self, plan: Plan, fetch: Callable[[Any], Any]) -> None:
+    def __init__(self, plan: Plan, fetch: Callable[[Unit], object]) -> None:
         self.plan, self.fetch = plan, fetch
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Json) -> Json:
         start = time.monotonic()
         unit = self.plan.unit(int(row["index"]))
         data, error = _attempt(self.fetch, unit)
@@ -67,7 +87,7 @@ class Compute:
 
     def __init__(
         self,
-        make_compute: Callable[[], Callable[[Any], Any]],
+        make_compute: Callable[[], Callable[[Any], object]],
         threads: int,
         size: Callable[[Any], int] | None,
         tell: Tell,
@@ -77,14 +97,16 @@ class Compute:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
-        self.compute, self.broken = _attempt(make_compute)
+        made, self.broken = _attempt(make_compute)
+        self.compute = made or _same  # which is not called
         _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Json) -> Json:
         """A batch of one, as Ray Data hands it over."""
         return {name: [value] for name, value in self.row({n: v[0] for n, v in batch.items()}).items()}
 
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def row(self, row: Json) -> Json:
+        """One fetched unit -> its result, or its error, with the seconds that it took."""
         start = time.monotonic()
         data, error = row["data"].value, str(row["error"]) or self.broken
         if not error:
@@ -100,7 +122,7 @@ class Compute:
         }
 
     @contextlib.contextmanager
-    def _telling(self, unit: str, data: Any) -> Iterator[None]:
+    def _telling(self, unit: str, data: object) -> Iterator[None]:
         """While the block computes a unit, say how far it is."""
         size = self.size(data) if self.size else None
         self.tell(self.name, Word(unit=unit, share=0.0, size=size))
@@ -119,11 +141,11 @@ class Commit:
     """Writes a unit's output, then its done-marker."""
 
     def __init__(
-        self, name: str, commit: Callable[..., tuple[UnitReport, list[Bad]]], ledger: Ledger
+        self, name: str, commit: Callable[..., tuple[UnitReport, list[Quarantined]]], ledger: Ledger
     ) -> None:
         self.name, self.commit, self.ledger = name, commit, ledger
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Json) -> Json:
         start = time.monotonic()
         unit, result, error = row["unit"].value, row["data"].value, row["error"]
         report = UnitReport(id=unit.id, produced=0)
@@ -137,7 +159,7 @@ class Commit:
             "quarantined": sum(report.quarantined.values()),
         }
 
-    def _write(self, unit: Any, result: Any, row: Mapping[str, Any], start: float) -> UnitReport:
+    def _write(self, unit: Any, result: Any, row: JsonMapping, start: float) -> UnitReport:
         report, bad = self.commit(unit, result)
         counts = Counter(b.reason for b in bad)
         took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}
@@ -159,7 +181,7 @@ class Box:
     value: Any
 
 
-def _attempt(f: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+def _attempt(f: Callable[..., T], *arguments: object) -> tuple[T | None, str]:
     """(result, "") or (None, one line about the exception and where it came from)."""
     try:
         return f(*arguments), ""

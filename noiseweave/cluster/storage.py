@@ -19,8 +19,9 @@ import re
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
@@ -44,7 +45,7 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def system(path: str, fresh: bool = False) -> tuple[Any, str]:
+def system(path: str, fresh: bool = False) -> tuple[AbstractFileSystem, str]:
     """The file system of a path or URL, and its name there.
 
     Args:
@@ -74,11 +75,13 @@ def _knock(fs: AsyncFileSystem, root: str) -> None:
 
 
 def exists(path: str) -> bool:
+    """Whether there is a file or folder."""
     fs, name = system(path, fresh=True)
     return bool(fs.exists(name))
 
 
 def is_folder(path: str) -> bool:
+    """Whether a path or URL is a folder."""
     fs, name = system(path, fresh=True)
     return bool(fs.isdir(name))
 
@@ -145,10 +148,12 @@ def write(path: str, data: bytes) -> None:
 
 
 def read_json(path: str) -> Any:
+    """A file's JSON value."""
     return json.loads(read(path))
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
+    """Write a value as JSON, whole or not at all, its keys in order."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     write(path, (text + "\n").encode(errors="backslashreplace"))  # file names may hold lone surrogates
 
@@ -176,6 +181,7 @@ def folders_in(folder: str) -> list[str]:
 
 
 def size_of(path: str) -> int:
+    """A file's size in bytes."""
     fs, name = system(path)
     return int(fs.size(name))
 
@@ -206,7 +212,7 @@ def check_writable(folder: str) -> None:
         raise ValueError(f"output {folder!r} cannot be written: {e}") from None
 
 
-def open_read(path: str) -> Any:
+def open_read(path: str) -> BinaryIO:
     """A seekable binary file, buffered by fsspec."""
     fs, name = system(path)
     return fs.open(name, "rb")

@@ -21,11 +21,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import BinaryIO, TypeVar
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import seeding
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, Quarantined
 
 T = TypeVar("T")
 CHUNK = 1024  # samples in a part of a table: what a stream unpacks at a time
@@ -71,7 +71,9 @@ class Piece:
     stop: int
 
 
-def table(url: str, payload: Sequence[str] = shards.PICTURES) -> tuple[Shard, list[Bad], Counter[int | None]]:
+def table(
+    url: str, payload: Sequence[str] = shards.PICTURES
+) -> tuple[Shard, list[Quarantined], Counter[int | None]]:
     """Index a shard for training.
 
     Args:
@@ -189,7 +191,7 @@ def _epoch(parts: Sequence[Piece], seed: int, buffer: int, skip: int) -> Iterato
     return map(_raw, itertools.islice(grouped, skip, None))
 
 
-def _files(parts: Iterable[Piece], skipped: Set[int]) -> Iterator[dict[str, Any]]:
+def _files(parts: Iterable[Piece], skipped: Set[int]) -> Iterator[Json]:
     """Members as webdataset's ``tar_file_expander`` gives them; an empty one for a sample that is skipped."""
     number = itertools.count()
     for piece in parts:
@@ -212,7 +214,7 @@ def _rows(piece: Piece) -> Iterator[tuple[str, int, list[tuple[str, int, int]]]]
         yield from rows[max(piece.start - n * CHUNK, 0) : piece.stop - n * CHUNK]
 
 
-def _open(url: str) -> Any:
+def _open(url: str) -> BinaryIO:
     try:
         return storage.open_read(url)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
@@ -220,7 +222,7 @@ def _open(url: str) -> Any:
 
 
 def _checked(
-    f: Any, url: str, key: str, checksum: int, members: Sequence[tuple[str, int, int]]
+    f: BinaryIO, url: str, key: str, checksum: int, members: Sequence[tuple[str, int, int]]
 ) -> list[tuple[str, bytes]]:
     now, found = _read(f, members)
     if now != checksum or [len(data) for _, data in found] != [size for _, _, size in members]:
@@ -228,7 +230,7 @@ def _checked(
     return found
 
 
-def _read(f: Any, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tuple[str, bytes]]]:
+def _read(f: BinaryIO, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tuple[str, bytes]]]:
     """The members' bytes, and a checksum of their tar headers and of the side members."""
     checksum, found = 0, []
     for extension, offset, size in members:
@@ -239,7 +241,7 @@ def _read(f: Any, members: Sequence[tuple[str, int, int]]) -> tuple[int, list[tu
     return checksum, found
 
 
-def _raw(sample: dict[str, Any]) -> Raw:
+def _raw(sample: Json) -> Raw:
     label, caption = shards.label_and_caption(sample)
     return Raw(
         shard=sample["__url__"], key=sample["__key__"], data=sample[PAYLOAD], label=label, caption=caption

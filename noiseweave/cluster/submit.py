@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import noiseweave
 from noiseweave.cluster import threads
 from noiseweave.cluster.session import settle
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 LIMIT = 100 << 20
 """Bytes of a package; Ray's job server refuses more."""
@@ -81,6 +84,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Whether it runs no more."""
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -100,7 +104,7 @@ def server(address: str | None) -> str:
     return f"http://[{host}]:{PORT}" if ":" in host else f"http://{host}:{PORT}"
 
 
-def connect(address: str | None) -> Any:
+def connect(address: str | None) -> JobSubmissionClient:
     """Ray's JobSubmissionClient.
 
     Raises:
@@ -119,7 +123,7 @@ def connect(address: str | None) -> Any:
     settle()
     from ray.job_submission import JobSubmissionClient  # takes seconds that are not the cluster's
 
-    client: Future[Any] = Future()
+    client: Future[JobSubmissionClient] = Future()
     # a daemon: one that waits for ever must not keep the process from ending
     threading.Thread(target=_client, args=(JobSubmissionClient, url, client), daemon=True).start()
     try:
@@ -128,7 +132,7 @@ def connect(address: str | None) -> Any:
         raise ValueError(f"cluster {url}: something listens there but does not answer as Ray does") from None
 
 
-def _client(kind: Any, url: str, client: Future[Any]) -> None:
+def _client(kind: type[JobSubmissionClient], url: str, client: Future[JobSubmissionClient]) -> None:
     """Ray's client has no time limit of its own."""
 
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray would prefer them to what it is given
@@ -219,7 +223,11 @@ def pack(folder: str, target: str) -> int:
 
 
 def send(
-    client: Any, folder: str, arguments: Sequence[str], variables: Mapping[str, str], name: str | None
+    client: JobSubmissionClient,
+    folder: str,
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    name: str | None,
 ) -> str:
     """Start ``python -m noiseweave ARGUMENTS`` on the cluster, in a copy of a packed folder; returns the job's id.
 
@@ -232,7 +240,7 @@ def send(
         return str(client.submit_job(entrypoint=command, runtime_env=environment, submission_id=name))
 
 
-def look(client: Any, name: str) -> Job:
+def look(client: JobSubmissionClient, name: str) -> Job:
     """What a job is doing.
 
     Raises:
@@ -242,18 +250,18 @@ def look(client: Any, name: str) -> Job:
         return _job(client.get_job_info(name))
 
 
-def jobs(client: Any) -> list[Job]:
+def jobs(client: JobSubmissionClient) -> list[Job]:
     """All jobs that were sent to the cluster, the newest last."""
     with _one_line():
         found = [job for job in client.list_jobs() if job.submission_id]
     return [_job(job) for job in sorted(found, key=lambda job: job.start_time or 0)]
 
 
-def _job(details: Any) -> Job:
+def _job(details: JobDetails) -> Job:
     message = " ".join(str(details.message or "").partition(", last available logs")[0].split())
     status = getattr(details.status, "value", details.status)
     return Job(
-        id=details.submission_id,
+        id=details.submission_id or "",
         status=str(status),
         message=message,
         entrypoint=details.entrypoint,
@@ -261,13 +269,13 @@ def _job(details: Any) -> Job:
     )
 
 
-def stop(client: Any, name: str) -> bool:
+def stop(client: JobSubmissionClient, name: str) -> bool:
     """Ask a job to end; False where it had ended already."""
     with _one_line():
         return bool(client.stop_job(name))
 
 
-def follow(client: Any, name: str, write: Callable[[str], Any]) -> Job:
+def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object]) -> Job:
     """Write a job's log as it grows, from its start, until the job ends. A lost connection is taken up again.
 
     Raises:
@@ -297,10 +305,10 @@ def follow(client: Any, name: str, write: Callable[[str], Any]) -> Job:
 class _Log:
     """What of a log has been written; Ray tells it from its start each time."""
 
-    write: Callable[[str], Any]
+    write: Callable[[str], object]
     seen: int = 0
 
-    async def tail(self, client: Any, name: str) -> None:
+    async def tail(self, client: JobSubmissionClient, name: str) -> None:
         at = 0
         async for text in client.tail_job_logs(name):
             at += len(text)

@@ -19,9 +19,10 @@ from typing import Any
 from noiseweave.cluster import storage
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
+from noiseweave.engine.records import Json
 
 COMPLETE = "complete.json"
-Row = dict[str, Any]
+Row = Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,7 @@ def run_training(
     loop: Loop,
     task: Any,
     *,
-    name: str,
-    storage_path: str,
+    folder: str,
     session: Session,
     max_failures: int,
     keep: int,
@@ -154,12 +154,12 @@ def run_training(
     """Run ``loop(task, link)`` on every worker of a session until it returns; inline, in this process.
 
     When a worker dies, or its loop raises, all begin again from the last checkpoint, at most ``max_failures`` times.
-    A run with the same name and storage path goes on from its newest whole checkpoint.
+    A run with the same folder goes on from its newest whole checkpoint.
 
     Args:
         loop: an importable top-level function; gloo joins its processes on CPUs, nccl on GPUs.
         task: what it is given; sent once to each node.
-        name, storage_path: checkpoints lie in ``storage_path/name``, which every node must reach.
+        folder: of the checkpoints, which every node must reach.
         keep: checkpoints kept.
         watch: called in the driver with each row that rank 0 posts; on a thread of its own where Ray runs the loop.
 
@@ -169,35 +169,44 @@ def run_training(
     Raises:
         RuntimeError: a worker failed more often than ``max_failures``; one line says how.
     """
-    folder = storage.join(storage_path, name)
-    attempt, _ = begin_attempt(folder)
-    run = partial(_inline if session.inline else _ray, loop, task, session, max_failures, keep)
+    name, _ = begin_attempt(folder)
+    attempt = _Attempt(folder=folder, name=name, max_failures=max_failures, keep=keep)
     failures: list[str] = []
-    run(folder, attempt, lambda row: failures.append(row["fail"]) if "fail" in row else watch(row))
-    keep_newest(folder, attempt, keep)
+
+    def receive(row: Row) -> None:
+        if "fail" in row:
+            failures.append(row["fail"])
+        else:
+            watch(row)
+
+    (_inline if session.inline else _ray)(loop, task, session, attempt, receive)
+    keep_newest(folder, name, keep)
     return failures[0] if failures else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """One start of a training: its checkpoints lie in ``folder/name``."""
+
+    folder: str
+    name: str
+    max_failures: int
+    keep: int
+
+
 def _inline(
-    loop: Loop,
-    task: Any,
-    session: Session,
-    max_failures: int,
-    keep: int,
-    folder: str,
-    attempt: str,
-    receive: Callable[[Row], None],
+    loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Callable[[Row], None]
 ) -> None:
     """The loop as the one worker of its kind, called here."""
-    for left in range(max_failures, -1, -1):
+    for left in range(attempt.max_failures, -1, -1):
         link = Link(
             rank=0,
             world=1,
             gpu=session.gpus_per_worker > 0,
-            resume=latest(folder, attempt),
-            folder=storage.join(folder, attempt),
+            resume=latest(attempt.folder, attempt.name),
+            folder=storage.join(attempt.folder, attempt.name),
             send=receive,
-            committed=lambda step, metrics: keep_newest(folder, attempt, keep),
+            committed=lambda step, metrics: keep_newest(attempt.folder, attempt.name, attempt.keep),
         )
         try:
             loop(task, link)
@@ -207,16 +216,7 @@ def _inline(
                 raise RuntimeError(_line(e)) from e
 
 
-def _ray(
-    loop: Loop,
-    task: Any,
-    session: Session,
-    max_failures: int,
-    keep: int,
-    folder: str,
-    attempt: str,
-    receive: Callable[[Row], None],
-) -> None:
+def _ray(loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Callable[[Row], None]) -> None:
     """Ray Train's workers call the loop; what they post comes back through a queue."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
@@ -227,13 +227,13 @@ def _ray(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        partial(_enter, loop, ray.put(task), folder, attempt, queue),
+        partial(_enter, loop, ray.put(task), attempt.folder, attempt.name, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
-            name=attempt,
-            storage_path=folder,
-            failure_config=FailureConfig(max_failures=max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=keep),
+            name=attempt.name,
+            storage_path=attempt.folder,
+            failure_config=FailureConfig(max_failures=attempt.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=attempt.keep),
         ),
     )
     with _watching(queue, receive):

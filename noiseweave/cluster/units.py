@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -18,7 +19,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitReport:
-    """What a unit tells the driver when it is done.
+    """What is recorded of a unit when it is done.
 
     Attributes:
         id: the unit's id.
@@ -28,6 +29,7 @@ class UnitReport:
         spent: seconds of each of the three, by its name.
         worker: who computed it, as host/process.
         extra: small sums that the job adds up (images inverted, candidates seen, ...).
+        tallies: name -> key -> count, added up likewise (pictures by mode, rejections by verdict, ...).
     """
 
     id: str
@@ -37,6 +39,7 @@ class UnitReport:
     spent: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
+    tallies: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +48,17 @@ class Plan:
 
     length: int
     unit: Callable[[int], Unit]
+
+    @classmethod
+    def of(cls, payloads: Sequence[Any], ids: Sequence[str] | None = None) -> Plan:
+        """A unit for each payload.
+
+        Args:
+            payloads: they travel to the workers, and can be computed when asked for: a range, say.
+            ids: their units' ids; None numbers them with six digits.
+        """
+        return cls(length=len(payloads), unit=partial(_of, payloads, ids))
+
+
+def _of(payloads: Sequence[Any], ids: Sequence[str] | None, i: int) -> Unit:
+    return Unit(index=i, id=f"{i:06d}" if ids is None else ids[i], payload=payloads[i])

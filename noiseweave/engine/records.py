@@ -7,32 +7,16 @@ H height, W width, N rows of a feature table, D feature length.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One labelled picture.
-
-    Attributes:
-        key: name inside its shard, without a dot.
-        image_HWC: uint8 [H, W, 1 or 3], 0..255.
-        label: class number, or None when the sample has none.
-        caption: text, or None.
-        meta: the sample's ``.json`` as read.
-    """
-
-    key: str
-    image_HWC: np.ndarray
-    label: int | None = None
-    caption: str | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+Json = dict[str, Any]
+"""A JSON object, as json.loads gives it."""
+JsonMapping = Mapping[str, Any]
+"""One that is only read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +101,7 @@ class NoiseMaps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bad:
+class Quarantined:
     """A quarantined piece of input: which one, why, and the words of the error."""
 
     shard: str
@@ -126,7 +110,7 @@ class Bad:
     detail: str = ""
 
     @classmethod
-    def of(cls, error: ValueError | str, *, shard: str = "", key: str) -> Bad:
+    def of(cls, error: ValueError | str, *, shard: str = "", key: str) -> Quarantined:
         """``"reason: detail"``, as whatever reads one sample raises it -> the record."""
         reason, _, detail = str(error).partition(": ")
         return cls(shard=shard, key=key, reason=reason, detail=detail)

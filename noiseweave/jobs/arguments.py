@@ -34,6 +34,7 @@ CLUSTER = {"--address": "--cluster.address"}  # short spellings that all jobs on
 
 
 def usage() -> str:
+    """What ``noiseweave --help`` shows."""
     jobs = "\n".join(f"  {name:<9} {text}" for name, text in JOBS.items())
     return (
         "usage: noiseweave JOB [--config FILE] [--section.field VALUE ...]\n\n"

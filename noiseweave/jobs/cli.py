@@ -15,6 +15,7 @@ from noiseweave.jobs.arguments import JOBS, SECOND, fail, parse, usage
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

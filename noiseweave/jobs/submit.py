@@ -8,9 +8,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from noiseweave.cluster import submit
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 ACTIONS = {
     "status": "how a job is doing",
@@ -157,7 +160,7 @@ def _copied(file: str, package: str) -> str:
     return f"{CONFIGS}/{name}"
 
 
-def _follow(client: Any, name: str) -> int:
+def _follow(client: JobSubmissionClient, name: str) -> int:
     """The job's log and exit code; Ctrl-C leaves it running or stops it, as the person says."""
     try:
         job = submit.follow(client, name, _write)
@@ -174,7 +177,7 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _interrupted(client: Any, name: str) -> int:
+def _interrupted(client: JobSubmissionClient, name: str) -> int:
     """Where nobody can be asked the job is left running: nothing that works is lost."""
     answer = "d"
     if sys.stdin.isatty():

@@ -70,7 +70,7 @@ TRAINING = """
         import ray
         node = ray._private.worker._global_node
         print(json.dumps({name: infos[0].process.pid for name, infos in node.all_processes.items()}), flush=True)
-        training.run_training(loop, {}, name="c", storage_path=folder, session=s, max_failures=1, keep=1)
+        training.run_training(loop, {}, folder=folder + "/c", session=s, max_failures=1, keep=1)
 """
 
 KEYS = """

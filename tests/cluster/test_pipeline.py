@@ -19,7 +19,7 @@ from noiseweave.cluster.ledger import Ledger, open_run
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 
 def unit(i):
@@ -65,7 +65,7 @@ def make_broken():
 
 
 def commit(folder, u, result):
-    bad = [Bad(shard="s", key=u.id, reason="odd")] if u.payload % 2 else []
+    bad = [Quarantined(shard="s", key=u.id, reason="odd")] if u.payload % 2 else []
     with open(os.path.join(folder, "writes"), "a") as f:
         f.write(f"{u.id}\n")
     storage.write(os.path.join(folder, f"{u.id}.txt"), str(result).encode())
@@ -266,7 +266,7 @@ HANGS = """
     from noiseweave.cluster import pipeline, stages
     from noiseweave.cluster.ledger import Ledger
     from noiseweave.cluster.session import ClusterConfig, session
-    from noiseweave.engine.records import Plan, Unit
+    from noiseweave.cluster.units import Plan, Unit
     def fetch(u):
         print("hangs", flush=True)
         threading.Event().wait()

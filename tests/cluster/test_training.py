@@ -70,8 +70,7 @@ def fit(folder, loop, task, workers=1, inline=False):
     failure = training.run_training(
         loop,
         task,
-        name="checkpoints",
-        storage_path=str(folder),
+        folder=str(folder) + "/checkpoints",
         session=session(workers, inline),
         max_failures=1,
         keep=2,
@@ -141,7 +140,7 @@ KILLED = """
             link.save(step, {"state.json": b"%d" % step}, {})
         os.kill(os.getpid(), signal.SIGKILL)
     training.run_training(
-        loop, None, name="checkpoints", storage_path=FOLDER, max_failures=1, keep=2,
+        loop, None, folder=FOLDER + "/checkpoints", max_failures=1, keep=2,
         session=Session(workers=1, gpus_per_worker=0, threads=1, retries=1, inline=True),
     )
 """
@@ -169,8 +168,7 @@ def test_ctrl_c_is_no_failure_to_try_again(tmp_path):
         training.run_training(
             stopped,
             None,
-            name="c",
-            storage_path=str(tmp_path),
+            folder=str(tmp_path) + "/c",
             session=session(1, inline=True),
             max_failures=3,
             keep=1,

@@ -34,7 +34,7 @@ def drawn(output: Path, *arguments: object) -> int:
 
 def started(output: Path, *arguments: object):
     """(task, work, ledger) of a run."""
-    _, config = jobs_arguments.parse("inpaint", [*map(str, arguments), "--output", str(output)])
+    config = jobs_arguments.parse("inpaint", [*map(str, arguments), "--output", str(output)])
     work = inpaint_input.gather(config)
     folder, sheet = inpaint.destination(config)
     task = draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))

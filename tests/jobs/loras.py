@@ -68,7 +68,7 @@ def write(path: Path, image: np.ndarray) -> None:
 
 def config_of(data: Path, model: Path, output: Path, *more: object) -> lora_config.Config:
     words = ["--data_root", data, "--model", model, "--out", output, *SMALL, *more]
-    return lora.located(parse("lora", list(map(str, words)))[1])
+    return lora.located(parse("lora", list(map(str, words))))
 
 
 def filled(config: lora_config.Config) -> lora_input.Source:

@@ -9,7 +9,7 @@ import numpy as np
 from noiseweave.cluster import ledger, shards, storage
 from noiseweave.cluster.units import UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 MODES = ("linear", "cross_fade")
 EACH = 25  # samples in a shard
@@ -64,7 +64,7 @@ def build(folder: Path, count: int, *, parents: int = 10, rejected: int = 0, siz
     for n, worker in enumerate(("red/1", "red/1", "blue/2")):
         spent = {"fetch": 1.0, "compute": 2.0, "commit": 0.5}
         done = UnitReport(id=f"{n:06d}", produced=10, seconds=3.5, spent=spent, worker=worker)
-        bad = [Bad(shard="a.tar", key=f"bad{n}", reason="no_picture", detail="<b>only txt</b>")]
+        bad = [Quarantined(shard="a.tar", key=f"bad{n}", reason="no_picture", detail="<b>only txt</b>")]
         book.mark("generate", replace(done, quarantined={"no_picture": 1}), bad)
     lines = [json.dumps({"phase": "generate", **b}) for r in book.records("generate") for b in r["bad"]]
     storage.write(f"{output}/quarantine.jsonl", "".join(f"{line}\n" for line in lines).encode())

@@ -72,7 +72,7 @@ def arguments(source: str | Path, output: str | Path, *more: str) -> list[str]:
 
 
 def config_of(source: str | Path, output: str | Path, *more: str) -> train_config.Config:
-    return parse("train", arguments(source, output, *more))[1]
+    return parse("train", arguments(source, output, *more))
 
 
 class Alone:

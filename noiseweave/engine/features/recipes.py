@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class FeatureRecipe:
     name: str = "pixels"
     size: int = 16
     noise_level: float = 0.1
-    batch: int = 64
+    batch: int = field(default=64, metadata=ASIDE)
     weights: str | None = None
-    cache: str | None = None
+    cache: str | None = field(default=None, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         allowed = (

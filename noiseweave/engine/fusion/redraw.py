@@ -54,9 +54,6 @@ def drawn(
     return Drawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
 
 
-def counts(made: Drawn) -> dict[str, float]:
-    """Sums for the report: pictures that stayed rejected, by reason, and those that were drawn again."""
-    if made.checks is None:
-        return {}
-    verdicts = Counter(f"rejected:{c.verdict}" for c in made.checks if c.verdict != "kept")
-    return {**verdicts, "drawn_again": made.attempts}
+def rejected(made: Drawn) -> Counter[str]:
+    """verdict -> how many pictures stayed rejected."""
+    return Counter(c.verdict for c in made.checks or () if c.verdict != "kept")

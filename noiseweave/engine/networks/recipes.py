@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Hears = Literal["nothing", "words", "classes"]
 """What a model is told of a picture."""
-
-HOW_IT_RUNS = ("micro_batch", "compile", "channels_last", "attention")  # of a ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +31,14 @@ class ModelConfig:
 
     name: str = "digits-ddpm"
     precision: Precision = "fp32"
-    micro_batch: int = 0
-    compile: bool | None = None
-    channels_last: bool | None = None
-    attention: Literal["sdpa", "eager"] | None = None
+    micro_batch: int = field(default=0, metadata=ASIDE)
+    compile: bool | None = field(default=None, metadata=ASIDE)
+    channels_last: bool | None = field(default=None, metadata=ASIDE)
+    attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", self.name, "a shipped model, a folder or a hub id")
         check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that a result depends on; how the network is run changes it by rounding alone."""
-        return {name: value for name, value in vars(self).items() if name not in HOW_IT_RUNS}
 
 
 @dataclass(frozen=True, kw_only=True)

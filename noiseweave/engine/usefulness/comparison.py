@@ -350,13 +350,8 @@ def fusions(
     keep = done.fused.finite_P.copy()
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
-    why = {
-        n.removeprefix("rejected:"): int(v)
-        for n, v in redraw.counts(done).items()
-        if n.startswith("rejected:")
-    }
     p_MK = shares(done.pairs, parents, classes, method.hard_labels)
-    return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=why)
+    return Added(image_MHWC=done.fused.image_PHWC[keep], p_MK=p_MK[keep], rejected=redraw.rejected(done))
 
 
 def _gate(

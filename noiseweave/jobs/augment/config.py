@@ -10,6 +10,7 @@ from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import QualityRecipe
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
 from noiseweave.engine.pairing.recipes import PairingRecipe
@@ -60,8 +61,8 @@ class Config:
         overwrite: throw away an earlier run in the output folder and start anew.
     """
 
-    input: str
-    output: str
+    input: str = field(metadata=ASIDE)
+    output: str = field(metadata=ASIDE)
     seed: int = 0
     size: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -74,12 +75,12 @@ class Config:
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
     max_pixels: int = 64_000_000
-    follow: bool = False
-    follow_marker: str = "_END"
-    follow_quiet: float = 60.0
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    skip_failed: bool = False
-    overwrite: bool = False
+    follow: bool = field(default=False, metadata=ASIDE)
+    follow_marker: str = field(default="_END", metadata=ASIDE)
+    follow_quiet: float = field(default=60.0, metadata=ASIDE)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
+    skip_failed: bool = field(default=False, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +19,13 @@ from noiseweave.cluster.arrays import load_npy, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad, Group, Location, Pair
+from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
@@ -43,6 +43,10 @@ INDEX = pa.schema(
 )
 
 
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of the first and of the second picture of each pair, and their similarity."""
+
+
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
     """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
     outcomes = {"embed": embed(task, found, book, s)}
@@ -53,7 +57,7 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
         return outcomes
     plan_groups(task, book)
     if task.config.gate:
-        outcomes["judge"] = augment_gate.make(
+        outcomes["judge"] = judging.make(
             task, book, s, partial(spread_places, book), partial(spread_features, book)
         )
         if outcomes["judge"].failed:
@@ -68,7 +72,7 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
     if not outcome.failed or not task.config.skip_failed:
         return bool(outcome.failed)
     for unit, error in outcome.failed.items():
-        bad = Bad(shard=unit, key="", reason="failed_unit", detail=error)
+        bad = Quarantined(shard=unit, key="", reason="failed_unit", detail=error)
         book.mark(phase, UnitReport(id=unit, produced=0, quarantined={"failed_unit": 1}), [bad])
         outcome.quarantined["failed_unit"] += 1
     return False
@@ -78,7 +82,8 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
 
 
 def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
-    plan = Plan(length=len(found), unit=partial(_shard_unit, found))
+    """Features of every shard, and an index of its pictures."""
+    plan = Plan.of(found)
     phase = Phase(
         name="embed",
         fetch=partial(reading.read_shard, task, task.feature_side),
@@ -89,21 +94,17 @@ def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
     return pipeline.run(plan, phase, book, s)
 
 
-def _shard_unit(found: Sequence[str], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=found[i])
-
-
-def _make_embed(task: Task) -> Callable[[Any], Any]:
+def _make_embed(task: Task) -> Callable[[ShardPictures], ShardPictures]:
     extract = worker.load_extractor(task)
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+    def compute(data: ShardPictures) -> ShardPictures:
         locations, image_NHWC, bad = data
         return locations, extract(image_NHWC) if locations else np.zeros((0, 0), np.float32), bad
 
     return compute
 
 
-def _commit_embed(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_embed(book: Ledger, unit: Unit, result: ShardPictures) -> Committed:
     locations, f_ND, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
@@ -127,11 +128,12 @@ def rows_of(book: Ledger) -> list[tuple[str, int]]:
 
 
 def pair(task: Task, book: Ledger, s: Session) -> Outcome:
+    """The most similar partners of each block of pictures."""
     rows, block = rows_of(book), task.config.pairing.block
     total = sum(n for _, n in rows)
     phase = Phase(
         name="pair",
-        fetch=_payload,
+        fetch=stages.payload,
         make_compute=partial(_make_pair, task, book, rows),
         commit=partial(_commit_pair, book),
         things="candidates",
@@ -140,19 +142,17 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
     return pipeline.run(plan, phase, book, s)
 
 
-def _payload(unit: Unit) -> Any:
-    return unit.payload
-
-
 def _block_unit(total: int, block: int, i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=(i * block, min((i + 1) * block, total)))
 
 
-def _make_pair(task: Task, book: Ledger, rows: list[tuple[str, int]]) -> Callable[[Any], Any]:
+def _make_pair(
+    task: Task, book: Ledger, rows: list[tuple[str, int]]
+) -> Callable[[tuple[int, int]], Candidates]:
     from noiseweave.engine import spans
     from noiseweave.engine.pairing import nearest
 
-    def compute(span: tuple[int, int]) -> Any:
+    def compute(span: tuple[int, int]) -> Candidates:
         first, end = span
         blocks = list(columns(book, rows, task.config.pairing.block, first, end))
         f_RD = np.concatenate([f for _, f, _ in blocks])
@@ -194,7 +194,7 @@ def columns(
         yield start, np.concatenate(f_parts), np.concatenate(label_parts)
 
 
-def _commit_pair(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_pair(book: Ledger, unit: Unit, result: Candidates) -> Committed:
     table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
     storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
@@ -255,6 +255,7 @@ def read_group(book: Ledger, number: int) -> Group:
 
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
+    """The fused pictures of each group."""
     phase = Phase(
         name="generate",
         fetch=partial(_fetch_group, task, book),
@@ -262,12 +263,8 @@ def generate(task: Task, book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit_group, task),
         size=_pairs,
     )
-    plan = Plan(length=storage.read_json(book.path("groups.json"))["groups"], unit=_group_unit)
+    plan = Plan.of(range(storage.read_json(book.path("groups.json"))["groups"]))
     return pipeline.run(plan, phase, book, s)
-
-
-def _group_unit(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=i)
 
 
 def _fetch_group(task: Task, book: Ledger, unit: Unit) -> reading.Loaded:
@@ -279,19 +276,19 @@ def _pairs(loaded: reading.Loaded) -> int:
     return len(loaded.group.pairs)
 
 
-def _make_generate(task: Task, book: Ledger) -> Callable[[Any], Any]:
+def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusing.Made]:
     backbone, judge = worker.load_backbone(task), None
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
-        learnt = augment_gate.load(task, book, worker.device(task))
-        judge = augment_gate.judge(task, worker.load_extractor(task), f_ND, learnt)
+        learnt = judging.load(task, book, worker.device(task))
+        judge = judging.judge(task, worker.load_extractor(task), f_ND, learnt)
     return partial(fusing.augment_group, task, backbone, judge)
 
 
 def spread_features(book: Ledger, most: int) -> np.ndarray:
     """At most so many rows of the features, evenly spread over the input."""
     rows = rows_of(book)
-    places = augment_gate.spread(range(sum(n for _, n in rows)), most)
+    places = judging.spread(sum(n for _, n in rows), most)
     wanted, parts, position = np.asarray(places, np.int64), [], 0
     for unit, n in rows:
         here = wanted[(wanted >= position) & (wanted < position + n)] - position
@@ -303,13 +300,13 @@ def spread_features(book: Ledger, most: int) -> np.ndarray:
 def spread_places(book: Ledger, most: int) -> list[Location]:
     """As many of the index."""
     index = _index(book)
-    places = np.asarray(augment_gate.spread(range(len(index)), most), np.int64)
+    places = judging.spread(len(index), most)
     return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
 
 
-def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> tuple[UnitReport, list[Bad]]:
+def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> Committed:
     writing.write_shard(task, unit.id, made)
-    return UnitReport(id=unit.id, produced=len(made.group.pairs), extra=fusing.counts(made)), made.bad
+    return fusing.report(unit.id, [made]), made.bad
 
 
 # copy: the input's good samples beside the new ones
@@ -321,18 +318,10 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
     phase = Phase(
         name="copy",
         fetch=partial(_fetch_original, book),
-        make_compute=_identity,
+        make_compute=stages.unchanged,
         commit=partial(_commit_original, task),
     )
-    return pipeline.run(Plan(length=len(units), unit=partial(_original_unit, units)), phase, book, s)
-
-
-def _original_unit(units: Sequence[str], i: int) -> Unit:
-    return Unit(index=i, id=units[i], payload=units[i])
-
-
-def _identity() -> Callable[[Any], Any]:
-    return lambda data: data
+    return pipeline.run(Plan.of(units, units), phase, book, s)
 
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
@@ -346,8 +335,6 @@ def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes
     return out
 
 
-def _commit_original(
-    task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]
-) -> tuple[UnitReport, list[Bad]]:
+def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> Committed:
     storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
     return UnitReport(id=unit.id, produced=len(result)), []

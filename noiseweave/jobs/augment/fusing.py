@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from noiseweave.cluster.units import UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad, Group, Pair
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.engine.records import Group, Pair, Quarantined
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment import masks as augment_masks
 from noiseweave.jobs.augment.reading import Loaded, without
 from noiseweave.jobs.augment.task import Task
@@ -35,21 +36,23 @@ class Made:
         image_PHWC: uint8 [pairs, size, size, C].
         hashes: SHA-256 of the file of each picture of the group.
         areas: mean of each pair's region, 1 where there is none.
-        cut: texts that the text encoder cuts -> the ends that it does not read.
+        truncated: texts that the text encoder truncates -> the ends that it does not read.
         checks: of each pair's picture; None without a gate.
         rejected: pairs that the gate did not let pass, as another Made; None where there are none.
-        sums: more of the report's.
+        rejections: verdict -> pictures that stayed rejected.
+        redrawn: pictures that were drawn again.
     """
 
     group: Group
     image_PHWC: np.ndarray
     hashes: Sequence[str]
     areas: list[float]
-    bad: list[Bad]
-    cut: Mapping[str, str]
+    bad: list[Quarantined]
+    truncated: Mapping[str, str]
     checks: Sequence[Check] | None = None
     rejected: Made | None = None
-    sums: Mapping[str, float] = field(default_factory=dict)
+    rejections: Counter[str] = field(default_factory=Counter)
+    redrawn: int = 0
 
 
 def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: Loaded) -> Made:
@@ -60,7 +63,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
     used = sorted({i for p in group.pairs for i in (p.a, p.b)})
     group, prompts = without(group, used), task.prompts_of([group.images[i] for i in used])
     config, keys = task.config, [task.key_of(p.shard, p.key) for p in group.images]
-    image_BHWC, cut = loaded.image_BHWC[used], groups.cut_off(backbone, prompts)
+    image_BHWC, truncated = loaded.image_BHWC[used], groups.cut_off(backbone, prompts)
     if not group.pairs:
         return Made(
             group=group,
@@ -68,7 +71,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
             hashes=[loaded.hashes[i] for i in used],
             areas=[],
             bad=loaded.bad + bad,
-            cut=cut,
+            truncated=truncated,
         )
     masks = {new: mask for new, i in enumerate(used) if not isinstance(mask := loaded.masks[i], str)}
     rows = len(image_BHWC) + len(group.pairs)  # each step has one of each
@@ -89,11 +92,11 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
         done = redraw.drawn(
             group.pairs,
             fuse,
-            partial(augment_gate.redrawn, task, keys),
+            partial(judging.redrawn, task, keys),
             partial(_checks, task, judge, group, image_BHWC) if judge else None,
             config.quality.redraw,
         )
-    return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, cut)
+    return _sorted(task, group, [loaded.hashes[i] for i in used], done, loaded.bad + bad, truncated)
 
 
 def _checks(
@@ -113,7 +116,12 @@ def _checks(
 
 
 def _sorted(
-    task: Task, group: Group, hashes: Sequence[str], done: Drawn, bad: list[Bad], cut: Mapping[str, str]
+    task: Task,
+    group: Group,
+    hashes: Sequence[str],
+    done: Drawn,
+    bad: list[Quarantined],
+    truncated: Mapping[str, str],
 ) -> Made:
     """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
     from noiseweave.engine.fusion import redraw
@@ -131,31 +139,47 @@ def _sorted(
             image_PHWC=fused.image_PHWC[places],
             hashes=list(hashes),
             areas=[round(fused.areas[i], 4) for i in places],
-            cut=cut,
+            truncated=truncated,
             checks=None if checks is None else [checks[i] for i in places],
             **more,
         )
 
     out = np.flatnonzero(fused.finite_P & ~passed)
     rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None
-    return part(np.flatnonzero(fused.finite_P & passed), bad=bad, rejected=rejected, sums=redraw.counts(done))
+    return part(
+        np.flatnonzero(fused.finite_P & passed),
+        bad=bad,
+        rejected=rejected,
+        rejections=redraw.rejected(done),
+        redrawn=done.attempts,
+    )
 
 
-def _not_finite(group: Group, pair: Pair) -> Bad:
+def _not_finite(group: Group, pair: Pair) -> Quarantined:
     first, second = group.images[pair.a], group.images[pair.b]
     detail = f"the model gave no finite picture of it with {first.key}, in float32 neither"
-    return Bad(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
+    return Quarantined(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
 
 
-def counts(made: Made) -> dict[str, float]:
-    """The sums that the report shows: inversions, pair ends, modes; prompts that were cut, with one such end."""
-    group = made.group
-    modes = Counter(f"mode:{p.mode}" for p in group.pairs)
-    return {
-        "images_inverted": len(group.images),
-        "pair_ends": 2 * len(group.pairs),
-        **modes,
-        **made.sums,
-        **({"prompts_cut": len(made.cut)} if made.cut else {}),
-        **{f"cut:{end[:CUT]}": 1 for end in list(made.cut.values())[:1]},
+def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitReport:
+    """What is recorded of a unit's groups: pictures inverted, ends of pairs, modes, verdicts of rejected pictures,
+    prompts that were truncated and, of each group with any, one end that was not read."""
+    groups = [made.group for made in several]
+    extra = {
+        "images_read": images_read,
+        "images_inverted": sum(len(g.images) for g in groups),
+        "pair_ends": sum(2 * len(g.pairs) for g in groups),
+        "redrawn": sum(made.redrawn for made in several),
+        "prompts_truncated": sum(len(made.truncated) for made in several),
     }
+    tallies = {
+        "modes": Counter(p.mode for g in groups for p in g.pairs),
+        "rejected": sum((made.rejections for made in several), Counter[str]()),
+        "truncated": Counter(end[:CUT] for made in several for end in list(made.truncated.values())[:1]),
+    }
+    return UnitReport(
+        id=unit,
+        produced=sum(len(g.pairs) for g in groups),
+        extra={name: float(n) for name, n in extra.items() if n},
+        tallies={name: dict(counts) for name, counts in tallies.items() if counts},
+    )

@@ -7,12 +7,11 @@ Three flows with a barrier between them: embed (a shard), pair (a block of rows)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
-from noiseweave.engine.fusion.recipes import FusionRecipe
+from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
+from noiseweave.engine.records import Json
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.task import FORGOTTEN, Task, common_root
 from noiseweave.jobs.reading import class_names
@@ -77,42 +76,15 @@ def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
     return tuple(class_names.carried_classes(config.input, found)) if asks else ()
 
 
-def identity(task: Task, found: list[str]) -> Mapping[str, Any]:
-    """What the output depends on. Where it is computed, and how much at a time, is left out."""
+def identity(task: Task, found: list[str]) -> Json:
+    """What the output depends on: the config, the model's weights, class names in prompts, the input."""
     from noiseweave.cluster import storage
 
-    config: dict[str, Any] = {"job": "augment"} | asdict(task.config)
-    for name in ("output", "cluster", "overwrite", "skip_failed", "input"):
-        del config[name]
-    for name in ("follow", "follow_marker", "follow_quiet"):
-        del config[name]
-    for name in ("batch", "cache"):
-        del config["features"][name]
-    if config["features"]["weights"] is None:  # a run begun before there was a choice goes on
-        del config["features"]["weights"]
-    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
-    if task.hears == "words":
-        config["prompt"]["classes"] = task.classes
-    elif task.hears == "nothing":
-        del config["prompt"]
-    if task.config.size is None:
-        del config["size"]
-    if not task.config.gate:
-        del config["gate"], config["quality"]
-    if task.config.inversion.sampler == "ddim":  # a run begun before there was a choice goes on
-        del config["inversion"]["sampler"]
-    defaults = FusionRecipe(variation=0.0)
-    for name in ("adaptive", "variation", "per_pair"):
-        if getattr(task.config.fusion, name) == getattr(defaults, name):
-            del config["fusion"][name]
-    if task.config.fusion.region.source == "everywhere":
-        del config["fusion"]["region"]
-    if not task.config.samples.provenance:
-        del config["samples"]["provenance"]
     if found:
         listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
         digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-        config["input"] = {"shards": len(found), "names_and_sizes": digest}
+        read: Json = {"shards": len(found), "names_and_sizes": digest}
     else:
-        config["input"] = {"follow": task.config.input}
-    return config
+        read = {"follow": task.config.input}
+    known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}
+    return identity_of(task.config, **known)

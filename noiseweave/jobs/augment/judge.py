@@ -6,11 +6,10 @@ labelled pictures, or class means of the features. In window scope it is made an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,19 +17,22 @@ from noiseweave.cluster import pipeline, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad, Location, Pair
+from noiseweave.engine.records import Location, Pair
 from noiseweave.jobs.augment import masks, worker
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
 
 if TYPE_CHECKING:
+    from noiseweave.engine.judging.judge import Learnt
     from noiseweave.engine.judging.quality import Check, Judge
 
 LEARNT = 20_000  # most pictures that the classifier is trained on, spread evenly over a larger input
 Extract = Callable[[np.ndarray], np.ndarray]
+Labelled = tuple[np.ndarray, np.ndarray]
+"""uint8 [N, size, size, C] and int64 [N], -1 where there is no label."""
 
 
 # the judge
@@ -46,47 +48,19 @@ def extractor(task: Task, extract: Extract) -> Extract:
     return features
 
 
-def learn(task: Task, image_NHWC: np.ndarray, f_ND: np.ndarray, label_N: np.ndarray, device: str) -> Any:
-    """What the judge knows of classes: a classifier, or means [K, D]; None where fewer than two are labelled.
+def judge(task: Task, extract: Extract, f_ND: np.ndarray, learnt: Learnt) -> Judge:
+    """The judge, from real pictures' features and what was learnt of classes."""
+    from noiseweave.engine.judging import quality
 
-    Args:
-        image_NHWC: uint8 at the model's size; only the classifier looks at them.
-        f_ND: their features; only the means do.
-        label_N: int64, -1 where there is none.
-    """
-    from noiseweave.engine.judging import classifier, quality
-
-    recipe, known = task.config.quality, label_N >= 0
-    if len(np.unique(label_N[known])) < 2:
-        return None
-    classes = int(label_N.max()) + 1
-    if recipe.judge == "centroid":
-        return quality.centroids(f_ND, label_N, classes)
-    p_NK = classifier.soft_labels(label_N[known], classes)
-    return classifier.train(image_NHWC[known], p_NK, recipe.classifier, task.config.seed, device=device)
+    real_ND = f_ND[spread(len(f_ND), task.config.quality.pool)]
+    return quality.Judge(extract=extractor(task, extract), real_ND=real_ND, chances=learnt.chances())
 
 
-def judge(task: Task, extract: Extract, f_ND: np.ndarray, learnt: Any) -> Judge:
-    """The judge, from what ``learn`` gave."""
-    from noiseweave.engine.judging import classifier, quality
-
-    if learnt is None:
-        chances = None
-    elif isinstance(learnt, np.ndarray):
-        chances = lambda image_PHWC, f_PD: quality.centroid_chances(f_PD, learnt)  # noqa: E731
-    else:
-        chances = lambda image_PHWC, f_PD: classifier.probabilities(learnt, image_PHWC)  # noqa: E731
-    return quality.Judge(
-        extract=extractor(task, extract), real_ND=spread(f_ND, task.config.quality.pool), chances=chances
-    )
-
-
-def spread(rows: Any, most: int) -> Any:
-    """At most so many rows, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    places = np.linspace(0, len(rows) - 1, most).round().astype(int)
-    return [rows[i] for i in places.tolist()] if isinstance(rows, range) else rows[places]
+def spread(count: int, most: int) -> np.ndarray:
+    """Row numbers, int64: at most ``most`` of ``count`` rows, evenly spread."""
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
 # in dataset scope: a phase of one unit, then a file that every worker reads
@@ -111,14 +85,10 @@ def make(
         make_compute=partial(_learner, task, features),
         commit=partial(_keep, task, book),
     )
-    return pipeline.run(Plan(length=1, unit=_only), phase, book, s)
+    return pipeline.run(Plan.of([None]), phase, book, s)
 
 
-def _only(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=None)
-
-
-def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -> Any:
+def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -> Labelled:
     where = places(LEARNT)
     found: dict[int, np.ndarray] = {}
     if task.config.quality.judge == "classifier":
@@ -133,55 +103,35 @@ def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -
     return shard_pictures.stacked(found, task.size, task.channels), label_N
 
 
-def _learner(task: Task, features: Callable[[int], np.ndarray]) -> Callable[[Any], Any]:
+def _learner(
+    task: Task, features: Callable[[int], np.ndarray]
+) -> Callable[[Labelled], tuple[dict[str, bytes], int]]:
+    from noiseweave.engine.judging import judge
 
-    def compute(data: Any) -> Any:
+    recipe, seed = task.config.quality, task.config.seed
+
+    def compute(data: Labelled) -> tuple[dict[str, bytes], int]:
         image_NHWC, label_N = data
-        f_ND = features(LEARNT) if task.config.quality.judge == "centroid" else np.zeros((0, 0), np.float32)
-        learnt = learn(task, image_NHWC, f_ND, label_N, worker.device(task))
-        return to_bytes(learnt), len(label_N)
+        f_ND = features(LEARNT) if recipe.judge == "centroid" else np.zeros((0, 0), np.float32)
+        learnt = judge.learn(recipe, image_NHWC, f_ND, label_N, seed, worker.device(task))
+        return learnt.files(), len(label_N)
 
     return compute
 
 
-def to_bytes(learnt: Any) -> bytes:
-    """Weights as safetensors, with what the network is; b"" for none."""
-    import safetensors.torch
-    import torch
-
-    if learnt is None:
-        return b""
-    if isinstance(learnt, np.ndarray):
-        return safetensors.torch.save({"means": torch.from_numpy(learnt)})
-    return safetensors.torch.save(dict(learnt.state_dict()), {"shape": json.dumps(learnt.shape)})
-
-
-def from_bytes(data: bytes, device: str) -> Any:
-    import safetensors.torch
-
-    from noiseweave.engine.judging import classifier
-
-    if not data:
-        return None
-    weights = safetensors.torch.load(data)
-    if "means" in weights:
-        return weights["means"].numpy()
-    header = json.loads(
-        data[8 : 8 + int.from_bytes(data[:8], "little")]
-    )  # safetensors.torch.load leaves it out
-    network = classifier.Classifier(**json.loads(header["__metadata__"]["shape"]))
-    network.load_state_dict(weights)
-    return network.to(device).eval().requires_grad_(False)
-
-
-def _keep(task: Task, book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
-    data, count = result
-    storage.write(book.path("judge.safetensors"), data)
+def _keep(task: Task, book: Ledger, unit: Unit, result: tuple[dict[str, bytes], int]) -> Committed:
+    files, count = result
+    for name, data in files.items():
+        storage.write(book.path(name), data)
     return UnitReport(id=unit.id, produced=count), []
 
 
-def load(task: Task, book: Ledger, device: str) -> Any:
-    return from_bytes(storage.read(book.path("judge.safetensors")), device)
+def load(task: Task, book: Ledger, device: str) -> Learnt:
+    """What the judge of this run knows of classes, as ``make`` left it."""
+    from noiseweave.engine.judging import judge
+
+    files = {name: storage.read(book.path(name)) for name in (judge.NETWORK, judge.WEIGHTS)}
+    return judge.of_files(files, device)
 
 
 def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:

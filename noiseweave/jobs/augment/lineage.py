@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from noiseweave import __version__
 from noiseweave.engine.pictures.provenance import CREATED, Mark
-from noiseweave.engine.records import Location, Pair
+from noiseweave.engine.records import Json, JsonMapping, Location, Pair
 from noiseweave.jobs.augment.task import Task
 
 
-def mark(known: Mapping[str, Any]) -> Mark:
+def mark(known: JsonMapping) -> Mark:
     """What a fused picture's file says, of its lineage."""
     return Mark(
         source=CREATED,
@@ -34,7 +32,7 @@ def key_of(task: Task, first: Location, second: Location, number: int = 0) -> st
 
 def lineage(
     task: Task, first: Location, second: Location, pair: Pair, area: float, hashes: tuple[str, str]
-) -> dict[str, Any]:
+) -> Json:
     """Where a fused picture came from, enough to make it again; hashes are the SHA-256 of its parents' files.
 
     The second's weight, so its share of a soft label, is ratio * area: the mean over the picture of what a
@@ -42,7 +40,7 @@ def lineage(
     """
     config, labels, region = task.config, (first.label, second.label), task.config.fusion.region
     weights = round(1 - pair.ratio * area, 6), round(pair.ratio * area, 6)
-    value: dict[str, Any] = {
+    value: Json = {
         "parents": [
             {"shard": task.name_of(p.shard), "key": p.key, "sha256": h, "label": p.label, "weight": w}
             for p, w, h in zip((first, second), weights, hashes, strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from noiseweave.cluster import storage
 from noiseweave.engine.pictures import images, masks
-from noiseweave.engine.records import Bad, Group, Location
+from noiseweave.engine.records import Group, Location, Quarantined
 from noiseweave.jobs.augment.task import Task
 
 Mask = np.ndarray | str
@@ -47,7 +47,7 @@ def _fitted(task: Task, picture: bytes, mask: bytes) -> Mask:
     return images.fit(mask_HW[..., None], task.size)[..., 0]
 
 
-def with_masks(task: Task, group: Group, masks_B: Sequence[Mask]) -> tuple[Group, list[Bad]]:
+def with_masks(task: Task, group: Group, masks_B: Sequence[Mask]) -> tuple[Group, list[Quarantined]]:
     """The group with the pairs whose second picture has its mask, where one is needed, and the others as bad."""
     if task.config.fusion.region.source != "file":
         return group, []
@@ -56,7 +56,7 @@ def with_masks(task: Task, group: Group, masks_B: Sequence[Mask]) -> tuple[Group
         first, second, mask = group.images[pair.a], group.images[pair.b], masks_B[pair.b]
         if isinstance(mask, str):
             detail = f"{mask}; it would have been the second of a pair with {first.key}"
-            bad.append(Bad.of(detail, shard=second.shard, key=second.key))
+            bad.append(Quarantined.of(detail, shard=second.shard, key=second.key))
         else:
             kept.append(pair)
     return replace(group, pairs=tuple(kept)), bad

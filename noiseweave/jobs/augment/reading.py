@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from noiseweave.cluster.units import Unit
-from noiseweave.engine.records import Bad, Group, Location
+from noiseweave.engine.records import Group, Quarantined
 from noiseweave.jobs.augment import masks as augment_masks
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +30,16 @@ class Loaded:
     image_BHWC: np.ndarray
     hashes: Sequence[str]
     masks: list[augment_masks.Mask]
-    bad: list[Bad]
+    bad: list[Quarantined]
 
 
-def read_shard(task: Task, side: int, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
+def read_shard(task: Task, side: int, unit: Unit) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
     where, image_NHWC, bad = shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
     if not task.forgotten:
         return where, image_NHWC, bad
     kept = [i for i, p in enumerate(where) if not task.forgets(p.shard, p.key)]
-    bad += [Bad(shard=unit.payload, key="", reason="forgotten")] * (len(where) - len(kept))
+    bad += [Quarantined(shard=unit.payload, key="", reason="forgotten")] * (len(where) - len(kept))
     return [where[i] for i in kept], image_NHWC[kept], bad
 
 
@@ -48,7 +49,7 @@ def read_group(task: Task, group: Group, seconds: Collection[int]) -> Loaded:
     Args:
         seconds: positions of the pictures that are, or may be, the second of a pair.
     """
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     found: dict[int, np.ndarray] = {}
     hashes: dict[int, str] = {}
     for places in augment_masks.by_shard(group.images, range(len(group.images))):

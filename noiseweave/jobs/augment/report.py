@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,15 +19,18 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
 ROWS = 12  # of the contact sheet
-SHOWN = 10  # ends of prompts that were cut
+SHOWN = 10  # ends of prompts that were truncated
 
 
 def failed(outcomes: dict[str, Outcome]) -> int:
+    """How many units failed, of all phases."""
     return sum(len(o.failed) for o in outcomes.values())
 
 
@@ -45,37 +47,30 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
 
 def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Counter[str]:
     """One line for each quarantined piece of input, gathered from the done-markers."""
-    counts: Counter[str] = Counter()
-    lines = []
-    for phase in outcomes:
-        for record in book.records(phase):
-            for bad in record["bad"]:
-                counts[bad["reason"]] += 1
-                bad["shard"] = (
-                    task.name_of(bad["shard"]) if bad["shard"].startswith(task.root) else bad["shard"]
-                )
-                lines.append(json.dumps({"phase": phase, **bad}, ensure_ascii=False))
-    text = "".join(line + "\n" for line in lines)
-    storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    return counts
+
+    def named(shard: str) -> str:
+        return task.name_of(shard) if shard.startswith(task.root) else shard
+
+    rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
+    return outputs.write_quarantine(
+        task.output, ({"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows)
+    )
 
 
-def summary(
-    task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
-) -> dict[str, Any]:
+def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
-    extra = dict(last.extra) if last else {}
-    embedded = outcomes["embed"].produced if "embed" in outcomes else int(extra.get("images_read", 0))
+    last = last or Outcome(units=0)
+    embedded = outcomes["embed"].produced if "embed" in outcomes else int(last.extra["images_read"])
     return {
         "noiseweave": __version__,
         "config": asdict(task.config),
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
         "images": embedded,
-        **figures(last.produced if last else 0, extra),
-        **({"prompts_cut": int(extra["prompts_cut"]), "cut": _ends(extra)} if "prompts_cut" in extra else {}),
-        **(rejections(extra) if task.config.gate else {}),
+        **figures(last),
+        **_truncated(last),
+        **(rejections(last) if task.config.gate else {}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -86,20 +81,20 @@ def summary(
     }
 
 
-def rejections(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate did: reasons of what stayed rejected, and pictures drawn again."""
-    why = {n.removeprefix("rejected:"): int(v) for n, v in sorted(extra.items()) if n.startswith("rejected:")}
-    return {"rejected": why, "drawn_again": int(extra.get("drawn_again", 0))}
+def rejections(outcome: Outcome) -> Json:
+    """What the gate did: verdicts of pictures that stayed rejected, and pictures drawn again."""
+    verdicts = {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n}
+    return {"rejected": verdicts, "drawn_again": int(outcome.extra["redrawn"])}
 
 
-def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
+def figures(outcome: Outcome) -> Json:
     """What report.json says of the samples, from the markers' sums."""
-    inverted, ends = int(extra.get("images_inverted", 0)), int(extra.get("pair_ends", 0))
-    modes = {n.removeprefix("mode:"): int(v) for n, v in sorted(extra.items()) if n.startswith("mode:") and v}
+    extra = outcome.extra
+    inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
         "pairs": ends // 2,
-        "samples": produced,
-        "modes": modes,
+        "samples": outcome.produced,
+        "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
         "images_inverted": inverted,
         "pair_ends": ends,
         "inversions_saved": ends - inverted,
@@ -108,9 +103,14 @@ def figures(produced: int, extra: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _ends(extra: Iterable[str]) -> list[str]:
-    """Some ends of prompts that the text encoder does not read."""
-    return sorted(name.removeprefix("cut:") for name in extra if name.startswith("cut:"))[:SHOWN]
+def _truncated(outcome: Outcome) -> Json:
+    """How many prompts the text encoder did not read to the end, with some of those ends."""
+    count = int(outcome.extra["prompts_truncated"])
+    return (
+        {"prompts_truncated": count, "truncated": sorted(outcome.tallies["truncated"])[:SHOWN]}
+        if count
+        else {}
+    )
 
 
 def _contact_sheet(task: Task) -> str | None:
@@ -153,7 +153,7 @@ def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray]
         yield [parents[0], images.decode(picture, task.channels), parents[1]], text
 
 
-def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
+def _parent(task: Task, parent: Json) -> np.ndarray:
     """A parent as the model saw it."""
     url = task.root + parent["shard"]
     entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
@@ -165,7 +165,7 @@ def _parent(task: Task, parent: dict[str, Any]) -> np.ndarray:
     return images.fit(picture, task.size)
 
 
-def _why_none(report: dict[str, Any]) -> str:
+def _why_none(report: Json) -> str:
     if report["failed"]:
         return "units failed"
     lost = report["quarantined"].get("not_finite")
@@ -174,7 +174,7 @@ def _why_none(report: dict[str, Any]) -> str:
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
-def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
+def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
@@ -190,9 +190,11 @@ def _show(task: Task, report: dict[str, Any], sheet: str | None) -> None:
     if "rejected" in report:
         why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
         table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
-    if "prompts_cut" in report:
-        table.add_row("prompts cut", f"{report['prompts_cut']}, longer than the text encoder reads")
-        for end in report["cut"]:
+    if "prompts_truncated" in report:
+        table.add_row(
+            "prompts truncated", f"{report['prompts_truncated']}, longer than the text encoder reads"
+        )
+        for end in report["truncated"]:
             table.add_row("", escape(f"...{end}"))
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():

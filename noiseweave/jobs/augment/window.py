@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,20 +18,28 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
-from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.cluster.stages import Committed, Phase
+from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine import spans
 from noiseweave.engine.pairing.recipes import PairingRecipe
-from noiseweave.engine.records import Bad, Group, Location
+from noiseweave.engine.records import Group, Location, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.dataset import stopped
+from noiseweave.jobs.augment.judge import Extract
 from noiseweave.jobs.augment.task import Task
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import Judge
+    from noiseweave.engine.networks.backbone import Backbone
 
 POLL = 1.0  # seconds between two looks at a growing folder
+
+
+Window = tuple[np.ndarray, reading.Loaded, list[Quarantined], int]
+"""Pictures for the extractor and for the model, what was quarantined, rows that the window before has as well."""
+Done = tuple[list[fusing.Made], int, list[Quarantined]]
+"""A window's groups, the pictures that were read, what was quarantined."""
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -54,6 +62,7 @@ def windows(shard_count: int, recipe: PairingRecipe, ended: bool) -> int:
 
 
 def do(task: Task, found: Sequence[str], count: int, book: Ledger, s: Session) -> Outcome:
+    """Pair and generate within each of the first ``count`` windows."""
     phase = Phase(
         name="window",
         fetch=partial(_fetch, task),
@@ -136,7 +145,7 @@ def _listing(folder: str) -> list[str]:
 # a window
 
 
-def _fetch(task: Task, unit: Unit) -> Any:
+def _fetch(task: Task, unit: Unit) -> Window:
     """Locations, pictures for the extractor, pictures for the model, bad ones, rows of the shared shards."""
     every: list[Location] = []
     seen, bad, shared = [], [], 0
@@ -155,13 +164,13 @@ def _fetch(task: Task, unit: Unit) -> Any:
     return np.concatenate(seen), loaded, bad, shared
 
 
-def _make(task: Task) -> Callable[[Any], Any]:
+def _make(task: Task) -> Callable[[Window], Done]:
     extract = worker.load_extractor(task)
     backbone = worker.load_backbone(task)
     return partial(_compute, task, extract, backbone)
 
 
-def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: Any, data: Any) -> Any:
+def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> Done:
     seen_NHWC, loaded, bad, shared = data
     where, done = loaded.group.images, []
     f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
@@ -175,11 +184,14 @@ def _compute(task: Task, extract: Callable[[np.ndarray], np.ndarray], backbone: 
     return done, len(where), bad + [b for made in done for b in made.bad]
 
 
-def _judge(task: Task, extract: augment_gate.Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
+def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
+    from noiseweave.engine.judging import judge
+
     labels = [p.label for p in loaded.group.images]
     label_N = np.array([-1 if y is None else y for y in labels], np.int64)
-    learnt = augment_gate.learn(task, loaded.image_BHWC, f_ND, label_N, worker.device(task))
-    return augment_gate.judge(task, extract, f_ND, learnt)
+    config = task.config
+    learnt = judge.learn(config.quality, loaded.image_BHWC, f_ND, label_N, config.seed, worker.device(task))
+    return judging.judge(task, extract, f_ND, learnt)
 
 
 def plan(
@@ -204,11 +216,8 @@ def plan(
     return list(grouping.make_groups(task, a, b, similarity, lambda rows: [where[r] for r in rows]))
 
 
-def _commit(task: Task, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(task: Task, unit: Unit, result: Done) -> Committed:
     done, images, bad = result
-    extra: dict[str, float] = {"images_read": images}
     for number, made in enumerate(done):
         writing.write_shard(task, f"{unit.id}-{number:03d}", made)
-        for name, value in fusing.counts(made).items():
-            extra[name] = extra.get(name, 0) + value
-    return UnitReport(id=unit.id, produced=sum(len(m.group.pairs) for m in done), extra=extra), bad
+    return fusing.report(unit.id, done, images), bad

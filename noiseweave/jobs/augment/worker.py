@@ -23,11 +23,12 @@ def device(task: Task) -> str:
 
 
 def load_backbone(task: Task) -> Backbone:
-
+    """The diffusion model, on this worker's device."""
     return loading.load(task.config.model, device(task), task.config.size)
 
 
 def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [N, side, side, 3] -> features, float32 [N, D], prepared for cosine similarity."""
     from noiseweave.engine.features import spaces
 
     config = task.config

@@ -12,7 +12,7 @@ import numpy as np
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Pair
-from noiseweave.jobs.augment import judge as augment_gate
+from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.fusing import Made
 from noiseweave.jobs.augment.lineage import key_of, lineage, mark
 from noiseweave.jobs.augment.task import Task
@@ -56,11 +56,13 @@ def sample(
         files["txt"] = caption.encode()
     known = lineage(task, first, second, pair, area, (made.hashes[pair.a], made.hashes[pair.b]))
     if prompts and (
-        ends := [made.cut[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.cut]
+        ends := [
+            made.truncated[t] for t in dict.fromkeys(prompts.source + prompts.target) if t in made.truncated
+        ]
     ):
-        known["prompt_cut"] = ends
+        known["prompt_truncated"] = ends
     if check is not None:
-        known["check"] = asdict(augment_gate.rounded(check))
+        known["check"] = asdict(judging.rounded(check))
     files["json"] = json.dumps(known, ensure_ascii=False).encode()
     kind, marked = task.config.samples.image_format, mark(known) if task.config.samples.provenance else None
     return key_of(task, first, second, pair.number), {kind: images.encode(picture, kind, mark=marked)} | files

@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.augment import dataset
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
@@ -64,7 +63,7 @@ class Loaded:
     where: list[Location]
     image_PHWC: np.ndarray
     lineages: list[Lineage]
-    bad: list[Bad]
+    bad: list[Quarantined]
     names: list[str] = field(default_factory=list)
     parent_BHWC: np.ndarray
     parents: list[tuple[int, ...]]
@@ -115,7 +114,7 @@ def lineage(data: bytes, own: int | None) -> Lineage:
     Args:
         own: the sample's own label.
     """
-    known: Any = json.loads(data)  # shards.located has read it: what is no JSON is quarantined
+    known: object = json.loads(data)  # shards.located has read it: what is no JSON is quarantined
     known = known if isinstance(known, dict) else {}
     listed = known.get("parents")
     listed = [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
@@ -128,7 +127,7 @@ def lineage(data: bytes, own: int | None) -> Lineage:
     return Lineage(mode=_text(known.get("mode")), parents=tuple(parents), labels=labels or {own})
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
@@ -143,7 +142,7 @@ def locate(task: Task, book: Ledger, wanted: Iterable[Name]) -> dict[Name, Locat
         by_key = {row["key"]: Location(**row) for row in rows}
         found |= {name: by_key[name[1]] for name in names if name[1] in by_key}
     left = [name for names in by_unit.values() for name in names if name not in found]
-    once: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    once: dict[str, list[Json]] = defaultdict(list)
     for row in _rows(book, dict.fromkeys(units.values()), left) if left else []:
         once[row["key"]].append(row)
     return found | {name: Location(**once[name[1]][0]) for name in left if len(once[name[1]]) == 1}
@@ -160,10 +159,10 @@ def units_of(task: Task, book: Ledger) -> dict[str, str | None]:
     return out | dict(names)
 
 
-def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> list[dict[str, Any]]:
+def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> list[Json]:
     """Rows of the index of some units with these keys."""
     keys = pa.array([key for _, key, _ in names], pa.string())
-    out: list[dict[str, Any]] = []
+    out: list[Json] = []
     for unit in units:
         path = book.path("index", f"{unit}.parquet")
         if unit is not None and storage.exists(path):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.cluster import ledger, pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.pictures import files
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
+from noiseweave.jobs.evaluate.pair_figures import all_rows, figures, warnings, write_rows
 from noiseweave.jobs.reading import places as reading_places
 from noiseweave.jobs.reading.places import Place
 
@@ -55,6 +55,7 @@ class Trio:
 
 
 def run(config: Config) -> int:
+    """Score each picture against its reference. Returns the exit code."""
     pairs, left_out, digest = gather(config)
     if "lpips" in config.wanted:
         from noiseweave.engine.judging import picture_metrics
@@ -93,13 +94,14 @@ def run(config: Config) -> int:
     return evaluate_report.finish(config, output, report)
 
 
-def identity(config: Config, digest: str) -> Mapping[str, Any]:
+def identity(config: Config, digest: str) -> JsonMapping:
+    """What the scores depend on."""
     names = ("mask_mode", "max_pixels", "unit_pictures")
     about = {name: getattr(config, name) for name in names} | {"metrics": list(config.wanted)}
     return {"job": "evaluate", "mode": "pairs", "files": digest, **about}
 
 
-def gather(config: Config) -> tuple[list[Matched], list[Bad], str]:
+def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
     """Pictures with their references and masks; none is opened.
 
     Raises:
@@ -135,7 +137,7 @@ def _has_tars(name: str, given: str) -> bool:
     return True
 
 
-def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
+def _of_folders(config: Config) -> tuple[list[Matched], list[Quarantined]]:
     roots = (
         reading_places.root_of("input", config.input),
         reading_places.root_of("reference", config.reference),
@@ -151,11 +153,11 @@ def _of_folders(config: Config) -> tuple[list[Matched], list[Bad]]:
     root = reading_places.root_of("masks", config.masks)
     masked, _ = reading_places.matched(ours, reading_places.listed("masks", root, roots[0]))
     mask_of = {item.key: item.mask for item in masked}
-    left_out += [Bad(shard="", key=p.key, reason="no_mask") for p in pairs if p.key not in mask_of]
+    left_out += [Quarantined(shard="", key=p.key, reason="no_mask") for p in pairs if p.key not in mask_of]
     return [replace(p, mask=mask_of[p.key]) for p in pairs if p.key in mask_of], left_out
 
 
-def _of_shards(config: Config) -> tuple[list[Matched], list[Bad]]:
+def _of_shards(config: Config) -> tuple[list[Matched], list[Quarantined]]:
     sides, left_out = [], []
     for name, given in (("input", config.input), ("reference", config.reference)):
         found, bad = _samples(name, given or "")
@@ -179,11 +181,11 @@ def _of_shards(config: Config) -> tuple[list[Matched], list[Bad]]:
 Found = tuple[str, shards.Entry]
 
 
-def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Bad]]:
+def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Quarantined]]:
     """key -> (shard, sample) of the samples with a picture; keys that come in two shards are left out."""
     uses: Counter[str] = Counter()
     found: dict[str, Found] = {}
-    left_out: list[Bad] = []
+    left_out: list[Quarantined] = []
     side = pictures.find(name, given, 1)
     for url in side.payloads:
         assert isinstance(url, str)
@@ -199,8 +201,8 @@ def _samples(name: str, given: str) -> tuple[dict[str, Found], list[Bad]]:
     return found, left_out
 
 
-def _alone(found: Found, reason: str) -> Bad:
-    return Bad(shard=found[0], key=found[1].key, reason=reason)
+def _alone(found: Found, reason: str) -> Quarantined:
+    return Quarantined(shard=found[0], key=found[1].key, reason=reason)
 
 
 def _member(url: str, entry: shards.Entry, extensions: Sequence[str]) -> Place | None:
@@ -210,14 +212,14 @@ def _member(url: str, entry: shards.Entry, extensions: Sequence[str]) -> Place |
     return Place(path=url, offset=entry.members[name].offset, size=entry.members[name].size)
 
 
-def _fetch(config: Config, unit: Unit) -> tuple[list[Trio], list[Bad]]:
+def _fetch(config: Config, unit: Unit) -> tuple[list[Trio], list[Quarantined]]:
     good: list[Trio] = []
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     for pair in unit.payload:
         try:
             good.append(load(config, pair))
         except ValueError as e:
-            bad.append(Bad.of(e, key=pair.key))
+            bad.append(Quarantined.of(e, key=pair.key))
     return good, bad
 
 
@@ -250,13 +252,13 @@ def load(config: Config, pair: Matched) -> Trio:
     return Trio(key=pair.key, picture_HWC=picture, reference_HWC=reference, inside_HW=inside)
 
 
-Scored = tuple[list[dict[str, Any]], list[Bad]]
+Scored = tuple[list[Json], list[Quarantined]]
 
 
-def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Bad]]], Scored]:
+def _make_scores(config: Config) -> Callable[[tuple[list[Trio], list[Quarantined]]], Scored]:
     score = scorer(config)
 
-    def compute(data: tuple[list[Trio], list[Bad]]) -> Scored:
+    def compute(data: tuple[list[Trio], list[Quarantined]]) -> Scored:
         rows, bad = score(data[0])
         return rows, data[1] + bad
 
@@ -278,7 +280,7 @@ def scorer(config: Config) -> Callable[[list[Trio]], Scored]:
             try:
                 rows.append({"key": trio.key} | scores(config, trio, lpips))
             except ValueError as e:
-                bad.append(Bad.of(e, key=trio.key))
+                bad.append(Quarantined.of(e, key=trio.key))
         return rows, bad
 
     return score
@@ -303,52 +305,8 @@ def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float |
     return out
 
 
-def commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def commit(book: Ledger, unit: Unit, result: Scored) -> Committed:
+    """Keep a unit's scores."""
     rows, bad = result
     storage.write_json(book.path("scores", f"{unit.id}.json"), rows)
     return UnitReport(id=unit.id, produced=len(rows)), bad
-
-
-def all_rows(book: Ledger, phase: str) -> list[dict[str, Any]]:
-    """What the units of a phase wrote, in order."""
-    paths = [book.path("scores", f"{record['id']}.json") for record in book.records(phase)]
-    return [row for path in paths for row in storage.read_json(path)]
-
-
-def write_rows(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """pairs.jsonl: a line for each pair."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write(storage.join(output, "pairs.jsonl"), text.encode("utf-8", "backslashreplace"))
-
-
-def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a mean PSNR does not tell."""
-    names = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("psnr")]
-    equal = {n: sum(n in row and row[n] is None for row in rows) for n in names}
-    return [f"{n}: {count} pairs are equal there and not in its mean" for n, count in equal.items() if count]
-
-
-def figures(config: Config, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean of each metric with its interval, median, and for PSNR also that of the mean squared error of all."""
-    from noiseweave.engine.judging import picture_metrics, set_metrics
-
-    names = [
-        n
-        for n in dict.fromkeys(n for row in rows for n in row)
-        if n not in ("key", "recipe") and not n.startswith("mse")
-    ]
-    out: dict[str, Any] = {}
-    for name in names:
-        values = np.array([row[name] for row in rows if row.get(name) is not None], np.float64)
-        about: dict[str, Any] = {"value": float(values.mean()) if len(values) else None, "interval": None}
-        if config.bootstrap and len(values) > 1:
-            w_BN = set_metrics.weights(config.bootstrap, len(values), config.seed, name)
-            resampled = w_BN @ values / len(values)
-            about["interval"] = list(set_metrics.interval(about["value"], resampled, config.confidence))
-        about |= {"median": float(np.median(values)) if len(values) else None, "pairs": len(values)}
-        if name.startswith("psnr"):
-            errors = [row["mse" + name.removeprefix("psnr")] for row in rows if name in row]
-            pooled = picture_metrics.decibels(float(np.mean(errors)))
-            about["of the mean error"] = pooled if np.isfinite(pooled) else None
-        out[name] = about
-    return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class PictureSet:
     name: str
     root: str
     payloads: tuple[str | tuple[str, ...], ...]
-    left_out: tuple[Bad, ...] = ()
+    left_out: tuple[Quarantined, ...] = ()
     digest: str = ""
 
 
@@ -45,11 +45,12 @@ class Read:
 
     keys: list[str] = field(default_factory=list)
     groups: list[tuple[list[int], np.ndarray]] = field(default_factory=list)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
     colour: int = 0
 
 
 def is_statistics(path: str | None) -> bool:
+    """Whether a path names statistics of a set in place of its pictures."""
     return path is not None and path.endswith(".npz")
 
 
@@ -126,7 +127,7 @@ def read(
             decoded.append(image if side is None else images.fit(image, side))
             out.keys.append(key)
         except ValueError as e:
-            out.bad.append(Bad.of(e, shard=shard, key=key))
+            out.bad.append(Quarantined.of(e, shard=shard, key=key))
     out.colour = sum(has_colour(image) for image in decoded)
     for shape in dict.fromkeys(image.shape for image in decoded):
         places = [i for i, image in enumerate(decoded) if image.shape == shape]
@@ -134,7 +135,9 @@ def read(
     return out
 
 
-def _encoded(root: str, payload: str | tuple[str, ...], bad: list[Bad]) -> list[tuple[str, str, bytes]]:
+def _encoded(
+    root: str, payload: str | tuple[str, ...], bad: list[Quarantined]
+) -> list[tuple[str, str, bytes]]:
     """(shard, key, bytes) of each picture; what cannot be read is added to ``bad``."""
     if isinstance(payload, str):
         places, worse = shards.locate(payload)
@@ -147,7 +150,7 @@ def _encoded(root: str, payload: str | tuple[str, ...], bad: list[Bad]) -> list[
             data_of = folders.read(root, path, storage.IMAGE_LIMIT, follow_links=False)
             out.append(("", folders.printable(path), data_of))
         except ValueError as e:
-            bad.append(Bad.of(e, key=folders.printable(path)))
+            bad.append(Quarantined.of(e, key=folders.printable(path)))
     return out
 
 

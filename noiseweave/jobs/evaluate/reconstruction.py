@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,14 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import PromptRecipe
-from noiseweave.engine.records import Bad
-from noiseweave.jobs.evaluate import pairs, pictures
+from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.jobs.evaluate import pair_figures, pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
-from noiseweave.jobs.evaluate.pairs import Trio
+from noiseweave.jobs.evaluate.pairs import Scored, Trio
 from noiseweave.jobs.evaluate.pictures import Read
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def recipes(config: Config) -> list[InversionRecipe]:
 
 
 def name_of(recipe: InversionRecipe) -> str:
+    """A recipe as the figures name it."""
     noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
     return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{noise}"
 
 
 def run(config: Config) -> int:
+    """Score inversion and replay of each picture, by recipe. Returns the exit code."""
     from noiseweave.engine.judging import picture_metrics
 
     several = recipes(config)
@@ -71,13 +74,13 @@ def run(config: Config) -> int:
     )
     with session(config.cluster) as s:
         outcome = pipeline.run(Plan(length=len(units), unit=units.__getitem__), phase, book, s)
-    by_recipe: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in pairs.all_rows(book, "reconstruction"):
+    by_recipe: dict[str, list[Json]] = defaultdict(list)
+    for row in pair_figures.all_rows(book, "reconstruction"):
         by_recipe[row["recipe"]].append(row)
     counts = evaluate_report.write_quarantine(output, book, "reconstruction", [found])
     if not by_recipe and not outcome.failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
-    pairs.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     report = {
         "mode": "reconstruction",
         "model_hash": loading.fingerprint(config.model.name),
@@ -86,22 +89,23 @@ def run(config: Config) -> int:
         "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
-        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pairs.warnings(rows)],
+        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)],
     }
     return evaluate_report.finish(config, output, report)
 
 
-def figures(config: Config, by_recipe: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def figures(config: Config, by_recipe: Mapping[str, list[Json]]) -> Json:
+    """The figures of matched pairs, for each recipe."""
     return {
         f"{recipe}: {name}": about
         for recipe, rows in by_recipe.items()
-        for name, about in pairs.figures(config, rows).items()
+        for name, about in pair_figures.figures(config, rows).items()
     }
 
 
-def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> Mapping[str, Any]:
-
-    model = config.model.identity() | {"hash": loading.fingerprint(config.model.name)}
+def identity(config: Config, several: Sequence[InversionRecipe], digest: str) -> JsonMapping:
+    """What the scores depend on."""
+    model = identity_of(config.model, hash=loading.fingerprint(config.model.name))
     about = {name: getattr(config, name) for name in ("seed", "size", "max_pixels", "unit_pictures")}
     return {
         "job": "evaluate",
@@ -123,14 +127,13 @@ def _rows(config: Config, data: Read) -> int:
     return len(data.keys) * len(recipes(config))
 
 
-def _make_rows(config: Config) -> Callable[[Read], Any]:
-
+def _make_rows(config: Config) -> Callable[[Read], Scored]:
     model = loading.load(config.model, evaluate_report.device(config), config.size)
     words = loading.hears(config.model.name, PromptRecipe()) == "words"
     score = pairs.scorer(config)
 
-    def compute(data: Read) -> tuple[list[dict[str, Any]], list[Bad]]:
-        rows: list[dict[str, Any]] = []
+    def compute(data: Read) -> Scored:
+        rows: list[Json] = []
         bad = list(data.bad)
         for places, image_NHWC in spans.steps(data.groups):
             for start in spans.steps(range(0, len(places), TOGETHER)):

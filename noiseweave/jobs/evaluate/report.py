@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +13,8 @@ from rich.table import Table
 from noiseweave import __version__
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
 from noiseweave.jobs.evaluate.config import Config
 from noiseweave.jobs.evaluate.pictures import PictureSet
 
@@ -40,17 +39,15 @@ def write_quarantine(
         phase: whose units are named after their set.
         earlier: phases whose units are not -> the set that they read.
     """
-    lines: list[dict[str, Any]] = [{"set": s.name, **asdict(bad)} for s in sets for bad in s.left_out]
+    lines: list[Json] = [{"set": s.name, **asdict(bad)} for s in sets for bad in s.left_out]
     named = [(name, record) for p, name in (earlier or {}).items() for record in book.records(p)]
     named += [(record["id"].rpartition("-")[0] or "input", record) for record in book.records(phase)]
     for name, record in named:
         lines += [{"set": name, **bad, "shard": os.path.basename(bad["shard"])} for bad in record["bad"]]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    storage.write(storage.join(output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    return dict(sorted(Counter(str(line["reason"]) for line in lines).items()))
+    return dict(sorted(outputs.write_quarantine(output, lines).items()))
 
 
-def finish(config: Config, output: str, report: dict[str, Any]) -> int:
+def finish(config: Config, output: str, report: Json) -> int:
     """Write the report and show it. Returns the exit code: 1 when units failed."""
     path = storage.join(output, "report.json")
     storage.write_json(path, {"noiseweave": __version__, "config": asdict(config)} | report)
@@ -76,7 +73,7 @@ def finish(config: Config, output: str, report: dict[str, Any]) -> int:
     return 1 if report["failed"] else 0
 
 
-def _table(config: Config, figures: dict[str, Any]) -> Table:
+def _table(config: Config, figures: Json) -> Table:
     """Figures, a row each: the value, its interval and what else is told of it."""
     rest = list(dict.fromkeys(n for f in figures.values() for n in f if n not in ("value", "interval")))
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -92,5 +89,5 @@ def _table(config: Config, figures: dict[str, Any]) -> Table:
     return table
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.engine.judging import set_metrics
 from noiseweave.engine.judging.set_metrics import Gaussian
+from noiseweave.engine.records import Json
 from noiseweave.jobs.evaluate.side import Side
 
 if TYPE_CHECKING:
     from noiseweave.jobs.evaluate.set_task import Task
 
 RESAMPLED_COST = 5e8  # n D^2 + D^3 of a Frechet distance that is still resampled: a tenth of a second or so
-Figure = dict[str, Any]
+Figure = Json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.evaluate.config import Config
 from noiseweave.jobs.evaluate.pictures import PictureSet
 from noiseweave.jobs.evaluate.statistics import Statistics
@@ -28,7 +28,7 @@ class Task:
     output: str
     sets: tuple[PictureSet, ...]
     statistics: Mapping[str, Statistics]
-    space: Mapping[str, Any]
+    space: JsonMapping
     label: str
     side: int | None
     classes: bool

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -13,11 +12,11 @@ from noiseweave.cluster.arrays import npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.networks import loading
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pictures, set_figures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate import side as evaluate_side
@@ -27,8 +26,12 @@ from noiseweave.jobs.evaluate.pictures import PictureSet, Read
 from noiseweave.jobs.evaluate.set_task import Task
 from noiseweave.jobs.reading import feature_cache
 
+Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
+"""Features, class probabilities where the space has classes, pictures with colour, what was quarantined."""
+
 
 def run(config: Config) -> int:
+    """Compare sets of pictures in a feature space. Returns the exit code."""
     task = plan(config)
     book = ledger.open_run(task.output, identity(task), config.overwrite, OWNED)
     units = [unit for s in task.sets for unit in _units(s)]
@@ -77,7 +80,7 @@ def plan(config: Config) -> Task:
     )
 
 
-def identity(task: Task) -> Mapping[str, Any]:
+def identity(task: Task) -> JsonMapping:
     """What the features depend on: figures are made anew from them, so a run goes on with other metrics."""
     sides = {s.name: s.digest for s in task.sets} | {n: s.digest for n, s in task.statistics.items()}
     return {
@@ -99,6 +102,7 @@ def _units(side: PictureSet) -> list[Unit]:
 
 
 def phase(task: Task, book: Ledger) -> Phase:
+    """The features of each unit of each set."""
     return Phase(
         name="features",
         fetch=partial(_fetch, task.side, task.config.max_pixels),
@@ -117,7 +121,7 @@ def _fetch(side: int | None, max_pixels: int, unit: Unit) -> Read:
     return pictures.read(root, payload, side, max_pixels)
 
 
-def _make_extract(task: Task) -> Callable[[Read], Any]:
+def _make_extract(task: Task) -> Callable[[Read], Extracted]:
     from noiseweave.engine.features import spaces
 
     config, device = task.config, evaluate_report.device(task.config)
@@ -127,14 +131,16 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     extract = feature_cache.extractor(config.features, load, lambda: task.space)
     classify = load().classify if task.classes else None
 
-    def compute(data: Read) -> Any:
+    def compute(data: Read) -> Extracted:
         parts = [(places, extract(image_NHWC)) for places, image_NHWC in spans.steps(data.groups)]
         f_ND = np.zeros((len(data.keys), parts[0][1].shape[1] if parts else 0), np.float32)
         for places, part in parts:
             f_ND[places] = part
         good = np.asarray(np.isfinite(f_ND).all(axis=1))
         bad = [
-            Bad(shard="", key=k, reason="not_finite") for k, ok in zip(data.keys, good, strict=True) if not ok
+            Quarantined(shard="", key=k, reason="not_finite")
+            for k, ok in zip(data.keys, good, strict=True)
+            if not ok
         ]
         f_ND = f_ND[good]
         return f_ND, classify(f_ND) if classify and len(f_ND) else None, data.colour, data.bad + bad
@@ -142,7 +148,7 @@ def _make_extract(task: Task) -> Callable[[Read], Any]:
     return compute
 
 
-def _commit(book: Ledger, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(book: Ledger, unit: Unit, result: Extracted) -> Committed:
     f_ND, p_NC, colour, bad = result
     if p_NC is not None:
         storage.write(book.path("probabilities", f"{unit.id}.npy"), npy(p_NC))
@@ -157,7 +163,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
         ValueError: sets that cannot be compared.
     """
     quarantined = evaluate_report.write_quarantine(task.output, book, "features", task.sets)
-    report: dict[str, Any] = {
+    report: Json = {
         "mode": "sets",
         "space": dict(task.space),
         "quarantined": quarantined,

@@ -32,12 +32,14 @@ class Side:
 
     @classmethod
     def of(cls, name: str, book: Ledger) -> Side:
+        """What the features phase left of a set."""
         records = [r for r in book.records("features") if r["id"].startswith(f"{name}-")]
         rows = tuple((r["id"], r["produced"]) for r in records if r["produced"])
         colour = sum(int(r["extra"]["colour"]) for r in records)
         return cls(name=name, book=book, rows=rows, n=sum(n for _, n in rows), colour=colour)
 
     def parts(self, kind: str = "features") -> Iterator[np.ndarray]:
+        """The arrays of its units, one after another: features, or class probabilities."""
         return (load_npy(self.book.path(kind, f"{unit}.npy")) for unit, _ in self.rows)
 
     def moments(self) -> Moments:
@@ -45,6 +47,7 @@ class Side:
         return _summed(Moments.of, self.parts())
 
     def score(self) -> Score:
+        """The sums of the inception score."""
         return _summed(Score.of, self.parts("probabilities"))
 
     def sample(self, most: int, seed: int, kind: str = "features") -> np.ndarray:

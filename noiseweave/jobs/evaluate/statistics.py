@@ -10,11 +10,12 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.cluster import storage
+from noiseweave.engine.records import Json, JsonMapping
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.set_metrics import Gaussian
@@ -36,7 +37,7 @@ class Statistics:
     given: str
     gaussian: Gaussian
     n: int | None
-    space: Mapping[str, Any] | None
+    space: JsonMapping | None
     digest: str
 
 
@@ -69,7 +70,7 @@ def read(name: str, given: str) -> Statistics:
     return Statistics(given=given, gaussian=gaussian, n=n, space=space, digest=digest)
 
 
-def agreed(space: dict[str, Any] | None, statistics: Mapping[str, Statistics]) -> tuple[dict[str, Any], str]:
+def agreed(space: Json | None, statistics: Mapping[str, Statistics]) -> tuple[Json, str]:
     """The space of all sides and its name; that of the pictures goes first.
 
     Raises:
@@ -105,12 +106,12 @@ def agreed(space: dict[str, Any] | None, statistics: Mapping[str, Statistics]) -
     return space, spaces.label(space)
 
 
-def _differs(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+def _differs(theirs: JsonMapping, ours: JsonMapping) -> str:
     names = [n for n in sorted(theirs.keys() | ours.keys()) if theirs.get(n) != ours.get(n)]
     return ", ".join(f"its {n} is {theirs.get(n)}, this run's {ours.get(n)}" for n in names)
 
 
-def write(path: str, side: Side, space: Mapping[str, Any]) -> None:
+def write(path: str, side: Side, space: JsonMapping) -> None:
     """A set's statistics, for a later run's --reference or for pytorch-fid."""
     gaussian, buffer = side.moments().gaussian(), io.BytesIO()
     np.savez_compressed(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.records import Json
 
 WORK = "_forget"  # below the first input, while the job runs
 PLAN = "plan.json"
@@ -41,9 +41,10 @@ class Config:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The inputs, one or several."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
 
     @property
-    def request(self) -> dict[str, Any]:
+    def request(self) -> Json:
         """What was asked for, without the key: it may be a person's name, and this is written down."""
         return {"key_sha256": hashlib.sha256(self.key.encode()).hexdigest(), "shard": self.shard}

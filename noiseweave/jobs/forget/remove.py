@@ -10,11 +10,11 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, storage
@@ -22,13 +22,13 @@ from noiseweave.cluster.arrays import array, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad, Group, Location, Pair
+from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
-from noiseweave.jobs.forget.search import index_files, nothing
-from noiseweave.jobs.forget.trace import Targets
+from noiseweave.jobs.forget.search import Tally, index_files, nothing
+from noiseweave.jobs.forget.trace import Hits, Targets
 
 REPORT = "forget.json"
 SHOWING = (
@@ -50,7 +50,7 @@ class Part:
     keys: tuple[str, ...] = ()
 
 
-def run(plan: dict[str, Any], folders: Sequence[str], book: Ledger, s: Session) -> Outcome:
+def run(plan: Json, folders: Sequence[str], book: Ledger, s: Session) -> Outcome:
     """Rewrite the shards with hits, and what augment keeps of the pictures."""
     targets = Targets(names=plan["targets"])
     work = [Part(kind="shard", url=url, keys=tuple(keys)) for url, keys in plan["hits"].items()]
@@ -61,11 +61,7 @@ def run(plan: dict[str, Any], folders: Sequence[str], book: Ledger, s: Session) 
     phase = Phase(
         name="remove", fetch=partial(_fetch, targets), make_compute=nothing, commit=_commit, things="samples"
     )
-    return pipeline.run(Plan(length=len(work), unit=partial(_unit, work)), phase, book, s)
-
-
-def _unit(work: Sequence[Part], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=work[i])
+    return pipeline.run(Plan.of(work), phase, book, s)
 
 
 def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
@@ -81,7 +77,7 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
     return gone, [(part.url, content)] if gone else []
 
 
-def _commit(unit: Unit, result: tuple[int, Files]) -> tuple[UnitReport, list[Bad]]:
+def _commit(unit: Unit, result: tuple[int, Files]) -> Committed:
     gone, files = result
     for path, content in files:
         if content is None:
@@ -144,7 +140,7 @@ def _index(path: str, targets: Targets) -> Files:
 # what counted them
 
 
-def tidy(config: Config, plan: dict[str, Any], folders: Sequence[str]) -> None:
+def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
     """Correct the markers and reports of each output, delete the pages that show samples, and write forget.json."""
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
     for folder in folders:
@@ -178,9 +174,9 @@ def _remember(book: Ledger, targets: dict[str, list[list[str]]]) -> None:
         storage.write_json(path, sorted(known | new))
 
 
-def _units(hits: dict[str, dict[str, str | None]]) -> Iterator[tuple[str, str, list[str | None]]]:
+def _units(hits: Hits) -> Iterator[tuple[str, str, list[Tally | None]]]:
     """(phase, unit, what the samples that went were counted in) of each unit that wrote a shard with hits."""
-    gone: dict[tuple[str, str], list[str | None]] = defaultdict(list)
+    gone: dict[tuple[str, str], list[Tally | None]] = defaultdict(list)
     for url, keys in hits.items():
         name = UNIT.fullmatch(url.rpartition("/")[2])
         if name is not None:
@@ -191,7 +187,7 @@ def _units(hits: dict[str, dict[str, str | None]]) -> Iterator[tuple[str, str, l
         yield phase, unit, counted
 
 
-def _correct_marker(path: str, counted: list[str | None], digest: str) -> None:
+def _correct_marker(path: str, counted: list[Tally | None], digest: str) -> None:
     """A finished unit counts what is left of its samples; its marker stays, so that nothing is made again."""
     if not storage.exists(path):
         return
@@ -199,14 +195,13 @@ def _correct_marker(path: str, counted: list[str | None], digest: str) -> None:
     if digest in record.get("forgets", ()):
         return
     record["forgets"] = [*record.get("forgets", ()), digest]
-    record["produced"] -= sum(not (name or "").startswith("rejected:") for name in counted)
-    extra = Counter(record["extra"])
-    extra["forgotten"] += len(counted)
-    for name in counted:
-        if name in extra:
-            extra[name] -= 1
-    extra = Counter({name: n for name, n in extra.items() if n or not name.startswith("rejected:")})
-    storage.write_json(path, record | {"extra": dict(extra)})
+    record["produced"] -= sum(tally is None or tally[0] != "rejected" for tally in counted)
+    record["extra"]["forgotten"] = record["extra"].get("forgotten", 0) + len(counted)
+    for name, key in filter(None, counted):
+        counts = record["tallies"].get(name, {})
+        if key in counts:
+            counts[key] -= 1
+    storage.write_json(path, record)
 
 
 def _correct_report(book: Ledger, job: str) -> None:
@@ -219,9 +214,9 @@ def _correct_report(book: Ledger, job: str) -> None:
         from noiseweave.jobs.augment.report import figures, rejections
 
         made = sums["window"] if sums["window"].units else sums["generate"]
-        report |= figures(made.produced, made.extra)
+        report |= figures(made)
         if "rejected" in report:
-            report |= rejections(made.extra)
+            report |= rejections(made)
         for phase, counted in report.get("phases", {}).items():
             if phase in sums:
                 counted["produced"] = sums[phase].produced
@@ -238,9 +233,7 @@ def _sums(book: Ledger, phase: str) -> Outcome:
     return outcome
 
 
-def _write_report(
-    config: Config, plan: dict[str, Any], folder: str, hits: dict[str, dict[str, str | None]], digest: str
-) -> None:
+def _write_report(config: Config, plan: Json, folder: str, hits: Hits, digest: str) -> None:
     """forget.json: every request that removed something here, with a hash in place of the key."""
     path = storage.join(folder, REPORT)
     earlier = storage.read_json(path)["requests"] if storage.exists(path) else []
@@ -269,7 +262,7 @@ def before(config: Config, folders: Sequence[str]) -> bool:
 # what is said
 
 
-def tell(config: Config, plan: dict[str, Any]) -> None:
+def tell(config: Config, plan: Json) -> None:
     """What was found, shard by shard."""
     searched = plan["searched"]
     print(f"searched {searched['shards']} shards; {config.key!r} is in {', '.join(plan['key_in'])}")

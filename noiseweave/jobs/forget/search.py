@@ -15,9 +15,12 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
+
+Tally = tuple[str, str]
+"""A tally of a done-marker, and the key that counts a sample in it."""
 
 PLACES = ("shards", "rejected", "")  # below an input
 ORIGINAL = re.compile(r"original-(\d+)\.tar")
@@ -55,7 +58,7 @@ class Record:
     Attributes:
         url: of its shard.
         source: of the shard that it was copied from, or None.
-        counted: the sum of its unit's marker that it is in, mode:linear or rejected:drifted; None
+        counted: the tally of its unit's marker that it is in, (modes, linear) or (rejected, drifted); None
             for none.
     """
 
@@ -63,7 +66,7 @@ class Record:
     source: str | None
     key: str
     parents: tuple[Parent, ...]
-    counted: str | None
+    counted: Tally | None
 
 
 def pieces(folders: Sequence[str]) -> list[Piece]:
@@ -106,7 +109,7 @@ def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit, book),
         things="samples",
     )
-    return pipeline.run(Plan(length=len(work), unit=partial(_unit, list(work))), phase, book, s)
+    return pipeline.run(Plan.of(list(work)), phase, book, s)
 
 
 def nothing() -> Callable[[Any], Any]:
@@ -114,11 +117,7 @@ def nothing() -> Callable[[Any], Any]:
     return lambda data: data
 
 
-def _unit(work: Sequence[Piece], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=work[i])
-
-
-def _fetch(key: str, unit: Unit) -> tuple[dict[str, Any], list[Bad]]:
+def _fetch(key: str, unit: Unit) -> tuple[Json, list[Quarantined]]:
     piece: Piece = unit.payload
     if piece.kind == "index":
         return {"rows": rows_of(piece.url, key)}, []
@@ -146,7 +145,7 @@ def _source(piece: Piece) -> str | None:
     return column[0].as_py() if len(column) else None
 
 
-def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
+def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
     entries, bad = shards.index(url)
     out: list[Any] = []
     if not entries:
@@ -156,7 +155,7 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
             try:
                 known = _lineage(shards.small(f, entry, "json"))
             except ValueError as e:
-                bad.append(Bad.of(e, shard=url, key=entry.key))
+                bad.append(Quarantined.of(e, shard=url, key=entry.key))
                 known = {}
             parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
             if parents or entry.key == key:
@@ -164,15 +163,15 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Bad]]:
     return out, bad
 
 
-def _counted(known: Mapping[str, Any]) -> str | None:
+def _counted(known: JsonMapping) -> Tally | None:
     check, mode = known.get("check"), known.get("mode")
     verdict = check.get("verdict") if isinstance(check, Mapping) else None
     if isinstance(verdict, str) and verdict != "kept":
-        return f"rejected:{verdict}"
-    return f"mode:{mode}" if isinstance(mode, str) else None
+        return "rejected", verdict
+    return ("modes", mode) if isinstance(mode, str) else None
 
 
-def _lineage(data: bytes | None) -> dict[str, Any]:
+def _lineage(data: bytes | None) -> Json:
     try:
         value = json.loads(data or b"{}")
     except (ValueError, RecursionError) as e:
@@ -180,7 +179,7 @@ def _lineage(data: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def parents_of(known: dict[str, Any]) -> list[Parent]:
+def parents_of(known: Json) -> list[Parent]:
     """The pictures that a lineage names; inpaint's had one as ``shard#key`` alone before it had ``parents``."""
     listed = known.get("parents")
     if not isinstance(listed, list) and "picture_sha256" in known:
@@ -193,9 +192,7 @@ def parents_of(known: dict[str, Any]) -> list[Parent]:
     ]
 
 
-def _commit(
-    book: Ledger, unit: Unit, result: tuple[dict[str, Any], list[Bad]]
-) -> tuple[UnitReport, list[Bad]]:
+def _commit(book: Ledger, unit: Unit, result: tuple[Json, list[Quarantined]]) -> Committed:
     found, bad = result
     storage.write_json(_path(book, unit.index), found)
     return UnitReport(id=unit.id, produced=len(found.get("samples", ()))), bad
@@ -213,7 +210,13 @@ def records(work: Sequence[Piece], book: Ledger) -> Iterator[Record]:
         found = storage.read_json(_path(book, i))
         for key, parents, counted in found["samples"]:
             known = tuple(Parent(shard=s, key=k, sha256=h) for s, k, h in parents)
-            yield Record(url=found["url"], source=found["source"], key=key, parents=known, counted=counted)
+            yield Record(
+                url=found["url"],
+                source=found["source"],
+                key=key,
+                parents=known,
+                counted=tuple(counted) if counted else None,
+            )
 
 
 def indexed(work: Sequence[Piece], book: Ledger) -> set[str]:

@@ -26,6 +26,7 @@ def same_shard(a: str, b: str) -> bool:
 
 
 def asked(config: Config, shard: str) -> bool:
+    """Whether a shard is the one that was named; any is where none was."""
     return config.shard is None or same_shard(shard, config.shard)
 
 

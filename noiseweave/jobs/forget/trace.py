@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
+from noiseweave.engine.records import Json
 from noiseweave.jobs.forget import source
 from noiseweave.jobs.forget.config import Config
-from noiseweave.jobs.forget.search import UNSEARCHED, Parent, Piece, Record, indexed, records
+from noiseweave.jobs.forget.search import UNSEARCHED, Parent, Piece, Record, Tally, indexed, records
 
-Hits = dict[str, dict[str, str | None]]
+Hits = dict[str, dict[str, Tally | None]]
 """Shard -> key of a sample that is to go -> how its parents were fused."""
 
 
@@ -24,9 +24,11 @@ class Targets:
     names: dict[str, list[list[str]]] = field(default_factory=dict)
 
     def add(self, key: str, names: Iterable[str]) -> None:
+        """A picture's key, and all names of its shard."""
         self.names.setdefault(key, []).append(list(names))
 
     def has(self, key: str, shard: str) -> bool:
+        """Whether a picture is to go."""
         return any(source.same_shard(shard, name) for names in self.names.get(key, ()) for name in names)
 
     def bears(self, record: Record) -> bool:
@@ -34,7 +36,7 @@ class Targets:
         return any(self.has(parent.key, parent.shard) for parent in record.parents)
 
 
-def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome) -> dict[str, Any]:
+def trace(config: Config, work: Sequence[Piece], book: Ledger, searched: Outcome) -> Json:
     """What is to go, as JSON values.
 
     Raises:

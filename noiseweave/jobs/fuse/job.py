@@ -6,14 +6,14 @@ what it should show. One picture and ``edit`` are an edit of its noise maps alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from noiseweave import __version__
 from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.fuse.config import Config, spread
 
 
@@ -64,7 +64,7 @@ def grid(config: Config) -> list[tuple[Mode, list[float]]]:
     return [(mode, spread(ratio, len(config.images))) for mode in MODES for ratio in config.ratios]
 
 
-def chosen(config: Config, mask_key: str | None) -> dict[str, Any]:
+def chosen(config: Config, mask_key: str | None) -> Json:
     """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
     edit = {"edit": asdict(config.edit)} if config.edit else {}
     everywhere = config.region.source == "everywhere"
@@ -78,7 +78,7 @@ def describe(
     files: Sequence[str],
     model_hash: str,
     prompts: Prompts | None,
-) -> Mapping[str, Any]:
+) -> JsonMapping:
     """The content of fuse.json: enough to make the picture again."""
     rows = zip(config.images, keys, config.shares, psnr, strict=True)
     return {

@@ -34,6 +34,7 @@ MIB = 2**20
 
 
 def device() -> str:
+    """cuda where there is a GPU, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -48,6 +49,7 @@ def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str],
 
 
 def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
+    """A picture's SHA-256 and uint8 [size, size, channels]."""
     data = read(path)
     try:
         image_HWC = images.fit(images.decode(data, channels), size)
@@ -81,6 +83,7 @@ def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[st
 
 
 def read(path: str) -> bytes:
+    """A file's bytes; what cannot be read is one line."""
     try:
         return storage.read(storage.absolute(path))
     except FileNotFoundError:
@@ -142,7 +145,7 @@ def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
 def warn(model: Backbone, prompts: Prompts | None) -> None:
     """Say on standard error what the text encoder does not read of prompts that are too long for it."""
     for end in groups.cut_off(model, prompts).values():
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}", file=sys.stderr)
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}", file=sys.stderr)
 
 
 def fidelity(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks.recipes import ModelConfig
 
@@ -71,12 +72,12 @@ class Config:
         overwrite: throw away an earlier run in the output folder and start anew.
     """
 
-    output: str
-    image: str | None = None
-    mask: str | None = None
-    images: str | None = None
-    masks: str | None = None
-    input: str | None = None
+    output: str = field(metadata=ASIDE)
+    image: str | None = field(default=None, metadata=ASIDE)
+    mask: str | None = field(default=None, metadata=ASIDE)
+    images: str | None = field(default=None, metadata=ASIDE)
+    masks: str | None = field(default=None, metadata=ASIDE)
+    input: str | None = field(default=None, metadata=ASIDE)
     mask_mode: Literal["black", "white"] = "black"
     model: ModelConfig = field(default_factory=ModelConfig)
     inpaint: InpaintRecipe = field(default_factory=InpaintRecipe)
@@ -97,9 +98,9 @@ class Config:
     provenance: bool = False
     max_pixels: int = 64_000_000
     unit_pictures: int = 16
-    cache_dir: str | None = None
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    overwrite: bool = False
+    cache_dir: str | None = field(default=None, metadata=ASIDE)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
@@ -149,6 +150,7 @@ class Config:
 
     @property
     def loras(self) -> tuple[str, ...]:
+        """The LoRA files, none, one or several."""
         if self.lora is None:
             return ()
         return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)

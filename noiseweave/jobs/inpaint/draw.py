@@ -95,10 +95,12 @@ def check_single(task: Task, work: Input) -> None:
 
 
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
+    """Paint every unit of pictures."""
     return pipeline.run(work.plan, phase(task, s.gpus_per_worker > 0), book, s)
 
 
 def phase(task: Task, gpu: bool) -> Phase:
+    """Pictures and masks are fetched, painted, and written."""
     from noiseweave.jobs.inpaint import output as inpaint_output
 
     return Phase(
@@ -240,11 +242,13 @@ class Painter:
                 continue
             rows = [tuple(p[0][row] for p in mine if p) for row in range(self.task.config.rows)]
             ran = {p[1] for p in mine if p} or {self.task.config.model.precision}
-            cut = self._cut(one.prompt) if mine else ()
-            good.append(Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), cut=cut))
+            truncated = self._truncated(one.prompt) if mine else ()
+            good.append(
+                Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), truncated=truncated)
+            )
         return good, bad
 
-    def _cut(self, text: str) -> tuple[str, ...]:
+    def _truncated(self, text: str) -> tuple[str, ...]:
         from noiseweave.engine.networks import text_pipeline
 
         if self.model.text is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.pictures.files import EXTENSIONS
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
     Item,
@@ -51,7 +51,7 @@ class Input:
 
     plan: Plan
     pictures: int
-    left_out: tuple[Bad, ...]
+    left_out: tuple[Quarantined, ...]
     digest: str
 
 
@@ -99,7 +99,7 @@ def _single(config: Config) -> Item:
     )
 
 
-def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Bad]) -> Input:
+def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Quarantined]) -> Input:
     _check_names(config, {item.key for item in items})
     each = config.unit_pictures
     listing = "".join(
@@ -138,7 +138,7 @@ def _of_shards(config: Config) -> Input:
     assert config.input is not None
     found = shards.find(config.input)
     parts: list[Slice] = []
-    left_out: list[Bad] = []
+    left_out: list[Quarantined] = []
     listing, total = "", 0
     for url in found:
         entries, bad = shards.index(url)
@@ -170,10 +170,12 @@ def _why_not(entry: shards.Entry) -> str | None:
     return "no_mask" if _mask(entry) is None else None
 
 
-def _bad(url: str, entry: shards.Entry) -> Bad:
+def _bad(url: str, entry: shards.Entry) -> Quarantined:
     reason = _why_not(entry)
     assert reason is not None
-    return Bad(shard=url, key=entry.key, reason=reason, detail=f"only {', '.join(sorted(entry.members))}")
+    return Quarantined(
+        shard=url, key=entry.key, reason=reason, detail=f"only {', '.join(sorted(entry.members))}"
+    )
 
 
 def items_of(payload: tuple[Item, ...] | Slice) -> list[Item]:

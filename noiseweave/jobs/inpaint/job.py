@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
 
@@ -79,15 +78,15 @@ def seed_of(config: Config, output: str) -> int:
     return 1 + secrets.randbelow((1 << 31) - 1)
 
 
-def identity(task: Task, digest: str) -> Mapping[str, Any]:
+def identity(task: Task, digest: str) -> JsonMapping:
     """What the output depends on."""
-    config: dict[str, Any] = {"job": "inpaint"} | asdict(task.config)
-    for name in ("output", "cluster", "overwrite", "cache_dir", "image", "mask", "images", "masks", "input"):
-        del config[name]
-    if not task.config.provenance:  # a run begun before there was a choice goes on
-        del config["provenance"]
-    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
-    config["lora"] = [file.sha256[:16] for file in task.loras]
-    config["lora_weight"] = [file.weight for file in task.loras]
-    config |= {"files": digest, "seed": task.seed, "seed_drawn": not task.config.seed}
-    return config
+    return identity_of(
+        task.config,
+        job="inpaint",
+        model_hash=task.model_hash,
+        lora=[file.sha256[:16] for file in task.loras],
+        lora_weight=[file.weight for file in task.loras],
+        files=digest,
+        seed=task.seed,
+        seed_drawn=not task.config.seed,
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noiseweave.cluster import storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.records import JsonMapping
 
 if TYPE_CHECKING:
     from noiseweave.engine.lora.weights import Lora
@@ -35,7 +35,7 @@ class LoraFile:
     weight: float
 
     @property
-    def told(self) -> Mapping[str, Any]:
+    def told(self) -> JsonMapping:
         """What lineage and report say of it."""
         return {"file": os.path.basename(self.path), "sha256": self.sha256, "weight": self.weight}
 

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,12 +17,14 @@ from noiseweave import __version__
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Unit, UnitReport
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
 from noiseweave.jobs.reading.places import Item, Place
@@ -32,7 +33,7 @@ from noiseweave.jobs.report.job import finish_page
 SHOWN = 10  # names that the screen lists; report.json has all
 
 
-def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad]]:
+def commit(task: Task, unit: Unit, result: Result) -> Committed:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
     rows: list[tuple[str, dict[str, bytes]]] = []
@@ -46,9 +47,13 @@ def commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad
     if rows:
         path = storage.join(task.output, "shards", f"inpainted-{unit.index:06d}.tar")
         storage.write(path, shards.pack(rows))
-    extra = Counter({"copied": float(sum(not one.loaded.regions for one in painted))})
-    extra.update(f"cut:{end}" for one in painted for end in one.cut)
-    return UnitReport(id=unit.id, produced=done * task.config.rows, extra=dict(extra)), bad
+    report = UnitReport(
+        id=unit.id,
+        produced=done * task.config.rows,
+        extra={"copied": sum(not one.loaded.regions for one in painted)},
+        tallies={"truncated": Counter(end for one in painted for end in one.truncated)},
+    )
+    return report, bad
 
 
 def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
@@ -156,6 +161,7 @@ def names(key: str, rows: int) -> list[str]:
 
 
 def collage_path(task: Task, key: str) -> str:
+    """Where the collage of a picture lies."""
     return storage.join(task.output, "collages", f"{key}_collage.png")
 
 
@@ -189,7 +195,7 @@ def samples(
     return out
 
 
-def lineage(task: Task, one: Painted) -> dict[str, Any]:
+def lineage(task: Task, one: Painted) -> Json:
     """Where a restored picture came from, enough to make it again."""
     config, loaded = task.config, one.loaded
     single = config.image is not None
@@ -204,7 +210,7 @@ def lineage(task: Task, one: Painted) -> dict[str, Any]:
         "key": folders.printable(loaded.item.key),
         "seeds": list(task.seeds),
         "prompt": loaded.prompt,
-        "prompt_cut": list(one.cut),
+        "prompt_truncated": list(one.truncated),
         "negative_prompt": config.negative_prompt,
         "mask_mode": config.mask_mode,
         "copied": not loaded.regions,
@@ -234,10 +240,8 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     Returns the exit code: 1 when units failed.
     """
     lines = [{"phase": "match", **asdict(b)} for b in work.left_out]
-    lines += [{"phase": "inpaint", **b} for record in book.records("inpaint") for b in record["bad"]]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    storage.write(storage.join(task.output, "quarantine.jsonl"), text.encode("utf-8", "backslashreplace"))
-    report = summary(task, work, outcome, Counter(str(line["reason"]) for line in lines))
+    lines += [{"phase": "inpaint", **b} for b in outputs.quarantined(book, "inpaint")]
+    report = summary(task, work, outcome, outputs.write_quarantine(task.output, lines))
     storage.write_json(storage.join(task.output, "report.json"), report)
     if task.sheet and outcome.produced:
         _write_sheet(task, work)
@@ -247,7 +251,7 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     return 1 if outcome.failed or nothing else 0
 
 
-def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> dict[str, Any]:
+def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> Json:
     """The content of report.json."""
     alone = {
         reason: [b.key if not b.shard else f"{b.shard}#{b.key}" for b in work.left_out if b.reason == reason]
@@ -270,7 +274,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "quarantined": dict(sorted(quarantined.items())),
         "without_mask": alone["no_mask"],
         "without_picture": alone["no_picture"],
-        "prompts_cut": [name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")],
+        "truncated": list(outcome.tallies["truncated"]),
         "seconds": round(outcome.seconds, 2),
         "failed": outcome.failed,
     }
@@ -289,7 +293,7 @@ def _write_sheet(task: Task, work: Input) -> None:
     storage.write(task.sheet, data)
 
 
-def show(task: Task, report: dict[str, Any]) -> None:
+def show(task: Task, report: Json) -> None:
     """What a person wants to know at the end."""
     where = storage.join(task.output, "restored" if task.config.input is None else "shards")
     seeds = report["seeds"]
@@ -310,7 +314,7 @@ def show(task: Task, report: dict[str, Any]) -> None:
             print(f"{len(alone)} {what}: {', '.join(alone[:SHOWN])}{more}")
     if report["quarantined"]:
         print(f"left out: {report['quarantined']}, see {storage.join(task.output, 'quarantine.jsonl')}")
-    for end in report["prompts_cut"]:
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}")
+    for end in report["truncated"]:
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in report["failed"].items():
         print(f"failed: unit {unit}: {error}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.reading.places import Item
 
@@ -34,7 +34,7 @@ class Task:
     config: Config
     output: str
     sheet: str | None
-    about: Mapping[str, Any]
+    about: JsonMapping
     model_hash: str
     seed: int
     loras: tuple[LoraFile, ...] = ()
@@ -84,22 +84,22 @@ class Painted:
     Attributes:
         patches: for each variant, uint8 [h, w, C] of each region.
         precision: that the network ran in.
-        cut: ends of the prompt and the negative prompt that the text encoder does not read.
+        truncated: ends of the prompt and the negative prompt that the text encoder does not read.
     """
 
     loaded: Loaded
     patches: tuple[tuple[np.ndarray, ...], ...]
     precision: str
-    cut: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
 
 
-Batch = tuple[list[Loaded], list[Bad]]
-Result = tuple[list[Painted], list[Bad]]
+Batch = tuple[list[Loaded], list[Quarantined]]
+Result = tuple[list[Painted], list[Quarantined]]
 
 
-def left_out(item: Item, why: str) -> Bad:
+def left_out(item: Item, why: str) -> Quarantined:
     """``"reason: detail"`` -> the record of it."""
-    return Bad.of(why, shard=item.shard, key=item.name)
+    return Quarantined.of(why, shard=item.shard, key=item.name)
 
 
 def hole_of(config: Config, mask: bytes, size: Sequence[int]) -> np.ndarray:

@@ -32,6 +32,7 @@ REMEMBERED = 1024  # captions whose embeddings a worker keeps
 
 
 def views(config: Config) -> int:
+    """The views of a picture that a run can draw."""
     return config.data.crops * (1 + config.data.flip)
 
 
@@ -281,4 +282,5 @@ def batches(
 
 
 def place_of(url: str, member: Any) -> Place:
+    """The place of a sample in the global batch."""
     return Place(path=url, offset=member.offset, size=member.size)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,15 +25,25 @@ from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.arrays import npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
 from noiseweave.jobs.reading.places import Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EACH = 16  # pictures in a unit
 TEXTS = 256  # captions in a unit
+
+
+Views = tuple[Item, np.ndarray, np.ndarray | None]
+"""A picture, its views, and the views of its hole where the model sees holes."""
+Encoded = tuple[list[tuple[Item, dict[str, np.ndarray]]], list[Quarantined]]
+Spoken = list[tuple[str, dict[str, np.ndarray]]]
 
 
 def folder(config: Config) -> str | None:
@@ -63,7 +73,7 @@ def filled(config: Config, source: Source, s: Session) -> Source:
     return replace(source, encoded=found, spoken=spoken)
 
 
-def _without(source: Source, good: set[str], bad: Sequence[Bad]) -> Source:
+def _without(source: Source, good: set[str], bad: Sequence[Quarantined]) -> Source:
     """The source without the pictures that could not be encoded."""
     items, held, prior = (
         tuple(i for i in some if i.key in good) for some in (source.items, source.held, source.prior)
@@ -78,7 +88,7 @@ def _checked(config: Config, source: Source) -> Source:
     """Without a cache: each picture decoded once, so that training meets no bad one."""
     from noiseweave.jobs.lora.batches import pixels
 
-    def look(item: Item) -> Bad | None:
+    def look(item: Item) -> Quarantined | None:
         try:
             pixels(config, item, [0])
         except ValueError as e:
@@ -91,8 +101,10 @@ def _checked(config: Config, source: Source) -> Source:
     return _without(source, {i.key for i in source.all if i.key not in wrong}, bad)
 
 
-def _bad(item: Item, error: ValueError) -> Bad:
-    return Bad.of(error, shard=item.picture.path if item.picture.size is not None else "", key=item.key)
+def _bad(item: Item, error: ValueError) -> Quarantined:
+    return Quarantined.of(
+        error, shard=item.picture.path if item.picture.size is not None else "", key=item.key
+    )
 
 
 # what there is
@@ -110,6 +122,7 @@ def _space(config: Config, source: Source) -> str:
 
 
 def id_of(config: Config, item: Item) -> str:
+    """A unit's id."""
     return _hash(
         item.content, item.bucket, item.mask and item.mode, item.key if config.data.crops > 1 else ""
     )
@@ -134,14 +147,10 @@ def _fill(where: str, name: str, runs: Sequence[tuple[str, Any]], phase: stages.
     book = Ledger(output=where)
     for unit, _ in runs:  # it is asked for, so what it wrote is gone
         storage.remove(book.path("done", name, f"{unit}.json"))
-    outcome = pipeline.run(Plan(length=len(runs), unit=partial(_unit, runs)), phase, book, s)
+    outcome = pipeline.run(Plan.of([data for _, data in runs], [name for name, _ in runs]), phase, book, s)
     if outcome.failed:
         unit, error = next(iter(outcome.failed.items()))
         raise ValueError(f"cache of {name}: {len(outcome.failed)} units failed; {unit}: {error}")
-
-
-def _unit(runs: Sequence[tuple[str, Any]], i: int) -> Unit:
-    return Unit(index=i, id=runs[i][0], payload=runs[i][1])
 
 
 # latents
@@ -149,7 +158,7 @@ def _unit(runs: Sequence[tuple[str, Any]], i: int) -> Unit:
 
 def _latents(
     config: Config, source: Source, where: str, s: Session
-) -> tuple[dict[str, dict[str, Place]], list[Bad]]:
+) -> tuple[dict[str, dict[str, Place]], list[Quarantined]]:
     """The places of each picture's arrays by its key, and the pictures that have none."""
     known = there(where)
     missing = {id_of(config, i): i for i in source.all if id_of(config, i) not in known}
@@ -175,12 +184,12 @@ def _latents(
     return found, _lost(where, [i for i in source.all if i.key not in found])
 
 
-def _lost(where: str, items: Sequence[Item]) -> list[Bad]:
+def _lost(where: str, items: Sequence[Item]) -> list[Quarantined]:
     if not items:
         return []
     book = Ledger(output=where)
-    why = {b["key"]: Bad(**b) for record in book.records("latents") for b in record["bad"]}
-    return [why.get(i.key) or Bad(shard="", key=i.key, reason="not_encoded") for i in items]
+    why = {b["key"]: Quarantined(**b) for record in book.records("latents") for b in record["bad"]}
+    return [why.get(i.key) or Quarantined(shard="", key=i.key, reason="not_encoded") for i in items]
 
 
 def here() -> str:
@@ -195,7 +204,7 @@ def check_seen(paths: Iterable[str]) -> None:
         raise ValueError(f"{path!r} is not to be seen on node {here()}; every node must reach it")
 
 
-def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> Any:
+def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> tuple[list[Views], list[Quarantined]]:
     """The views of a run of pictures of one size, and what was bad."""
     from noiseweave.jobs.lora.batches import pixels, views
 
@@ -209,12 +218,12 @@ def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> Any:
     return good, bad
 
 
-def _make_encode(name: str, gpu: bool) -> Callable[[Any], Any]:
+def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quarantined]]], Encoded]:
     from noiseweave.jobs.lora.batches import Encoders
 
     encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet", "text_encoder", "text_encoder_2"))
 
-    def compute(data: Any) -> Any:
+    def compute(data: tuple[list[Views], list[Quarantined]]) -> Encoded:
         good, bad = data
         made = []
         for item, image_VHWC, hole_VHW in spans.steps(good):
@@ -228,7 +237,9 @@ def _make_encode(name: str, gpu: bool) -> Callable[[Any], Any]:
     return compute
 
 
-def opened(name: str, device: str, *without: str) -> Any:
+def opened(
+    name: str, device: str, *without: str
+) -> Any:  # diffusers gives its pipelines no attributes that mypy knows
     """A pipeline in float32, its parts ``without`` left out."""
     from diffusers import AutoPipelineForInpainting
 
@@ -254,7 +265,7 @@ def cut_off(config: Config, source: Source) -> tuple[str, ...]:
     return tuple(text_pipeline.cut_off(model, [Prompt(text=t, key="") for t in texts]).values())
 
 
-def _half(x: Any) -> np.ndarray:
+def _half(x: Tensor) -> np.ndarray:
     return x.cpu().half().numpy()
 
 
@@ -262,7 +273,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {f"{name}.npy": npy(array) for name, array in arrays.items()}
 
 
-def _commit(where: str, config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(where: str, config: Config, unit: Unit, result: Encoded) -> Committed:
     made, bad = result
     finite = [(item, arrays) for item, arrays in made if np.isfinite(arrays["z"]).all()]
     lost = [item for item, arrays in made if not np.isfinite(arrays["z"]).all()]
@@ -285,7 +296,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
         parts = [tuple(missing[i : i + TEXTS]) for i in range(0, len(missing), TEXTS)]
         phase = stages.Phase(
             name="words",
-            fetch=_payload,
+            fetch=stages.payload,
             things="captions",
             size=len,
             commit=partial(_commit_words, where),
@@ -296,11 +307,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
     return {text: known[_hash(text)] for text in texts}
 
 
-def _payload(unit: Unit) -> Any:
-    return unit.payload
-
-
-def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
+def _make_say(name: str, gpu: bool) -> Callable[[Sequence[str]], Spoken]:
     from noiseweave.jobs.lora.batches import Encoders
 
     encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet"))
@@ -309,7 +316,7 @@ def _make_say(name: str, gpu: bool) -> Callable[[Any], Any]:
     ]
 
 
-def _commit_words(where: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit_words(where: str, unit: Unit, result: Spoken) -> Committed:
     rows = [(key, _packed(arrays)) for key, arrays in result]
     storage.write(storage.join(where, f"{unit.id}.tar"), shards.pack(rows))
     return UnitReport(id=unit.id, produced=len(rows)), []

@@ -8,6 +8,7 @@ from typing import Literal
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.lora.recipes import LoraObjective, LoraRecipe
 from noiseweave.engine.networks.recipes import Precision
 from noiseweave.engine.training.recipes import CheckpointRecipe, OptimizerRecipe
@@ -160,21 +161,21 @@ class Config:
         cluster: where it runs; nothing there changes the result, but for the number of workers through the batch.
     """
 
-    input: str
-    output: str
-    overwrite: bool = False
-    prior: str | None = None
+    input: str = field(metadata=ASIDE)
+    output: str = field(metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
+    prior: str | None = field(default=None, metadata=ASIDE)
     prior_prompt: str = ""
     steps: int = 1000
-    batch: int = 1
-    accumulate: int = 4
+    batch: int = field(default=1, metadata=ASIDE)
+    accumulate: int = field(default=4, metadata=ASIDE)
     precision: Precision = "fp32"
     gradient_checkpointing: bool = False
     ema: float = 0.0
-    cache: str | None = None
+    cache: str | None = field(default=None, metadata=ASIDE)
     log_every: int = 10
     seed: int = 0
-    model: BaseRecipe = field(default_factory=BaseRecipe)
+    model: BaseRecipe = field(default_factory=BaseRecipe, metadata=ASIDE)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     objective: LoraObjective = field(default_factory=LoraObjective)
     data: PictureRecipe = field(default_factory=PictureRecipe)
@@ -183,7 +184,7 @@ class Config:
     )
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         for name in ("input", "output"):
@@ -200,6 +201,7 @@ class Config:
 
 
 def state(config: Config, *names: str) -> str:
+    """A path below the run's own folder."""
     from noiseweave.cluster import storage
 
     return storage.join(config.output, "_run", *names)

@@ -9,37 +9,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from noiseweave.cluster import shards
 from noiseweave.engine import seeding
 from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.pictures.crops import Size
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.reading.places import TEXT_LIMIT, Files, Place, listed, matched, root_of
+from noiseweave.jobs.lora.listing import Found, found_in, without_mask
+from noiseweave.jobs.reading.places import TEXT_LIMIT, Place
 
-PICTURES = "imgs"
-MASKS = {"masks": "black", "masks_inverted": "white"}
-PLAIN: Mapping[str, Any] = {"captions": True, "template": "{caption}"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A picture before it is looked at.
-
-    Attributes:
-        key: distinct among all pictures; chance comes from it.
-        mask: where its mask lies, or None.
-        text: where its caption lies, or the caption itself, or None.
-        label: its .cls in a shard.
-    """
-
-    key: str
-    picture: Place
-    mask: Place | None = None
-    text: Place | str | None = None
-    label: int | None = None
+PLAIN: JsonMapping = {"captions": True, "template": "{caption}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +74,7 @@ class Source:
         masked: whether holes come from masks; else they are random, for a model that sees holes.
         folders: that every worker must see.
         bad: what was left out, and why.
-        cut: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
+        truncated: ends of captions that the text encoder does not read, one for each distinct caption that is too long.
         identity: what else than the config the weights depend on.
         encoded, spoken: where the cache holds what the encoders made, by key and by words; {} without a cache.
     """
@@ -106,14 +85,15 @@ class Source:
     prior: tuple[Item, ...]
     masked: bool
     folders: tuple[str, ...]
-    bad: tuple[Bad, ...] = ()
-    cut: tuple[str, ...] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    bad: tuple[Quarantined, ...] = ()
+    truncated: tuple[str, ...] = ()
+    identity: JsonMapping = field(default_factory=dict)
     encoded: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
     spoken: Mapping[str, Mapping[str, Place]] = field(default_factory=dict, repr=False)
 
     @property
     def all(self) -> tuple[Item, ...]:
+        """All pictures: to train on, held out, prior."""
         return (*self.items, *self.held, *self.prior)
 
     @property
@@ -129,10 +109,10 @@ def gather(config: Config) -> Source:
         ValueError: one line: no picture, one only, masks and model do not fit, or what is missing.
     """
     model = look(config)
-    found, modes, left_out, seen = _found(config, config.input, "input")
+    found, modes, left_out, seen = found_in(config, config.input, "input")
     masked = _masked(config, model, found)
     if masked:
-        left_out += [_no_mask(f) for f in found if f.mask is None]
+        left_out += [without_mask(f) for f in found if f.mask is None]
         found = [f for f in found if f.mask is not None]
     else:
         found = [replace(f, mask=None) for f in found]
@@ -159,7 +139,7 @@ def gather(config: Config) -> Source:
 @dataclass(frozen=True)
 class _Prior:
     items: Sequence[Item] = ()
-    bad: Sequence[Bad] = ()
+    bad: Sequence[Quarantined] = ()
 
 
 def _prior(config: Config, model: Model) -> tuple[_Prior, list[str]]:
@@ -167,7 +147,7 @@ def _prior(config: Config, model: Model) -> tuple[_Prior, list[str]]:
         return _Prior(), []
     data = replace(config.data, template="{caption}", masks=False)
     plain = replace(config, data=data)
-    found, modes, left_out, seen = _found(plain, config.prior, "prior")
+    found, modes, left_out, seen = found_in(plain, config.prior, "prior")
     found = [replace(f, key=f"prior/{f.key}", mask=None) for f in found]
     items, bad = _looked(plain, model, found, modes)
     if not items:
@@ -186,7 +166,7 @@ def split(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
     return [i for i in items if i.key not in held], [i for i in items if i.key in held]
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _identity(source: Source) -> Json:
     rows = [(i.key, i.words, i.bucket, i.mode, i.content) for i in source.all]
     content = hashlib.sha256(repr(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return {
@@ -248,84 +228,7 @@ def look(config: Config) -> Model:
     )
 
 
-def _masked(config: Config, model: Model, found: Sequence[Found]) -> bool:
-    """Whether holes come from masks."""
-    wanted, there = config.data.masks, any(f.mask is not None for f in found)
-    if wanted and not there:
-        raise ValueError(f"input {config.input!r}: no picture with a mask, and data.masks=True")
-    masked = there if wanted is None else wanted
-    if masked and not model.sees_holes:
-        raise ValueError(
-            f"model {config.model.name!r}: no inpainting UNet (it sees no mask), and the pictures have masks; "
-            "take an inpainting model, or --data.masks false"
-        )
-    return masked
-
-
 # folders and shards
-
-
-def _found(config: Config, where: str, name: str) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
-    """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
-    if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
-        return _of_folder(config, where, name)
-    if where.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
-        raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
-    found, bad = [], []
-    urls = shards.find(where)
-    for url in urls:
-        located, worse = shards.located(url)
-        bad += worse
-        found += [_of_sample(location) for _, location in located]
-    return found, config.data.mask_mode or "black", bad, [u for u in urls if "://" not in u]
-
-
-def _of_sample(p: Location) -> Found:
-    mask = None if p.mask is None else Place(path=p.shard, offset=p.mask[0], size=p.mask[1])
-    shard = os.path.basename(p.shard).partition(".")[0]
-    picture = Place(path=p.shard, offset=p.offset, size=p.size)
-    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=p.label)
-
-
-def _of_folder(
-    config: Config, where: str, name: str
-) -> tuple[list[Found], masks.MaskMode, list[Bad], list[str]]:
-    root = root_of(name, where)
-    within = os.path.join(root, PICTURES)
-    inner = within if os.path.isdir(within) else root
-    beside = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
-    if beside is None or config.data.masks is False:
-        files = listed(name, inner, os.path.join(root, beside or ""))
-        found = [
-            _alone(files, stem, path) for stem, paths in sorted(files.pictures.items()) for path in paths
-        ]
-        return _distinct(found), config.data.mask_mode or "black", [], [root]
-    folder = os.path.join(root, beside)
-    items, left_out = matched(listed(name, inner, folder), listed(name, folder, inner))
-    if not items:
-        raise ValueError(f"input {where!r}: no picture with a mask of the same name in {beside}/")
-    pairs = [Found(key=i.key, picture=i.picture, mask=i.mask, text=i.text) for i in items]
-    mode: masks.MaskMode = "white" if MASKS[beside] == "white" else "black"
-    return pairs, config.data.mask_mode or mode, left_out, [root]
-
-
-def _alone(files: Files, stem: str, path: str) -> Found:
-    text = files.texts.get(stem)
-    return Found(
-        key=stem,
-        picture=Place(root=files.root, path=path),
-        text=None if text is None else Place(root=files.root, path=text),
-    )
-
-
-def _distinct(found: Sequence[Found]) -> list[Found]:
-    """a.png and a.jpg keep their extensions in their keys."""
-    uses = Counter(f.key for f in found)
-    return [f if uses[f.key] == 1 else replace(f, key=f.picture.path.replace(".", "-")) for f in found]
-
-
-def _no_mask(f: Found) -> Bad:
-    return Bad(shard=f.picture.path if f.picture.size is not None else "", key=f.key, reason="no_mask")
 
 
 # one picture
@@ -333,17 +236,17 @@ def _no_mask(f: Found) -> Bad:
 
 def _looked(
     config: Config, model: Model, found: Sequence[Found], mode: masks.MaskMode
-) -> tuple[list[Item], list[Bad]]:
+) -> tuple[list[Item], list[Quarantined]]:
     """Every picture's size, bucket, words and content; those that cannot be read are quarantined."""
     among = crops.buckets(config.data.size, model.multiple)
     square = (config.data.size, config.data.size)
     look_at = functools.partial(_item, config, among if config.data.buckets else [square], mode)
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(look_at, found))
-    return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Bad)]
+    return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Quarantined)]
 
 
-def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Bad:
+def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Quarantined:
     try:
         data = f.picture.read()
         mask = f.mask.read() if f.mask is not None else b""
@@ -351,7 +254,7 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         words = caption(config, f)
     except (ValueError, OSError) as e:
         error = e if isinstance(e, ValueError) else f"unreadable: {e}"
-        return Bad.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
+        return Quarantined.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
     digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
     return Item(
         key=f.key,
@@ -397,3 +300,17 @@ def caption(config: Config, f: Found) -> str:
 def unseen(paths: Iterable[str]) -> str | None:
     """The first of these local folders or files that is not to be seen from here."""
     return next((p for p in paths if not os.path.exists(p)), None)
+
+
+def _masked(config: Config, model: Model, found: Sequence[Found]) -> bool:
+    """Whether holes come from masks."""
+    wanted, there = config.data.masks, any(f.mask is not None for f in found)
+    if wanted and not there:
+        raise ValueError(f"input {config.input!r}: no picture with a mask, and data.masks=True")
+    masked = there if wanted is None else wanted
+    if masked and not model.sees_holes:
+        raise ValueError(
+            f"model {config.model.name!r}: no inpainting UNet (it sees no mask), and the pictures have masks; "
+            "take an inpainting model, or --data.masks false"
+        )
+    return masked

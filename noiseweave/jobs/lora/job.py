@@ -6,14 +6,20 @@ in the global batch), so one worker and many see the same.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from noiseweave.jobs.lora.config import Config, state
+from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import Json
+from noiseweave.jobs.lora.config import OWNED, Config, state
 
 if TYPE_CHECKING:
     from noiseweave.cluster.session import Session
     from noiseweave.jobs.lora.input import Source
+
+
+STATE = ("_run/checkpoints", "_run/log.jsonl", "_run/tensorboard")
+"""What of ``_run`` goes with ``overwrite``; the cache stays."""
 
 
 def run(config: Config) -> int:
@@ -22,25 +28,26 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import storage
+    from noiseweave.cluster import ledger, storage
     from noiseweave.cluster.session import session
     from noiseweave.jobs.lora import cache as lora_cache
     from noiseweave.jobs.lora import input as lora_input
     from noiseweave.jobs.lora import report
 
     config = located(config)
-    storage.check_writable(config.output)
     source = lora_input.gather(config)
     with session(config.cluster) as s:
         check_cluster(config, s)
         task_identity = identity(config, source, s.workers)
-        if report.finished(config, task_identity):
+        known = ledger.check_run(config.output, task_identity, config.overwrite, OWNED)
+        if known and storage.exists(storage.join(config.output, report.REPORT)):
             print(f"{config.output}: finished already ({config.steps} steps)")
             return 0
         print(lora_input.told(config, source, s.workers), flush=True)
-        source = replace(source, cut=lora_cache.cut_off(config, source))
-        report.warn_of_cut(source.cut)
-        report.claim(config, task_identity)
+        source = replace(source, truncated=lora_cache.cut_off(config, source))
+        report.warn_of_truncated(source.truncated)
+        if not known:
+            ledger.claim_run(config.output, task_identity, config.overwrite, OWNED, STATE)
         source = lora_cache.filled(config, source, s)
         failure = _train(config, source, s)
     return report.finish(config, source, failure)
@@ -60,19 +67,14 @@ def located(config: Config) -> Config:
     )
 
 
-def identity(config: Config, source: Source, workers: int) -> dict[str, Any]:
-    """What the weights depend on, flat, as JSON gives it back."""
-    import json
-
-    from noiseweave.cluster.ledger import flatten
-
-    left_out = ("cluster", "output", "overwrite", "cache", "batch", "accumulate", "input", "prior", "model")
-    plain = {name: value for name, value in asdict(config).items() if name not in left_out}
-    flat = flatten({"job": "lora"} | plain | {"global_batch": config.batch * config.accumulate * workers})
-    return json.loads(json.dumps(flat | dict(source.identity)))
+def identity(config: Config, source: Source, workers: int) -> Json:
+    """What the weights depend on."""
+    global_batch = config.batch * config.accumulate * workers
+    return identity_of(config, job="lora", global_batch=global_batch, **source.identity)
 
 
 def check_cluster(config: Config, s: Session) -> None:
+    """Raise ValueError for what the config asks and these workers cannot do."""
     from noiseweave.jobs.training.workers import check_workers
 
     check_workers(config.precision, config.optimizer, s)
@@ -90,8 +92,7 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
         return run_training(
             loop,
             task,
-            name="checkpoints",
-            storage_path=state(config),
+            folder=state(config, "checkpoints"),
             session=s,
             max_failures=s.retries,
             keep=config.checkpoint.keep,

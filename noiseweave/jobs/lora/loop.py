@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.pictures import collage
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.training.systems import Learner, Turn
 from noiseweave.jobs.lora.batches import Encoders, Reader, batches, pixels
 from noiseweave.jobs.lora.cache import check_seen, opened
@@ -35,6 +36,7 @@ NAME = "lora"  # of what is trained, in checkpoints
 
 
 def regime(task: Task) -> Regime:
+    """How the steps are made."""
     c = task.config
     return Regime(
         steps=c.steps,
@@ -102,14 +104,16 @@ def prepare(config: Config, network: Denoiser, gpu: bool) -> None:
             if not w.requires_grad:
                 w.data = w.data.to(DTYPES[config.precision])
     if config.gradient_checkpointing:
-        parts: dict[str, Any] = dict(network.named_children())
+        parts: Json = dict(network.named_children())
         parts.pop("unet").enable_gradient_checkpointing()
         for encoder in parts.values():  # transformers' own name
             encoder.gradient_checkpointing_enable()
 
 
 def learner(config: Config, network: Denoiser, scheduler: Any) -> Learner:
-    def mean(networks: Mapping[str, Any], batch: Any) -> torch.Tensor:
+    """The network that learns, its loss, and what is kept of it."""
+
+    def mean(networks: JsonMapping, batch: Any) -> torch.Tensor:
         return loss(networks[NAME], batch, scheduler, config.objective)
 
     return Learner(
@@ -128,10 +132,12 @@ class Validation:
         self.batches: list[tuple[Any, list[Item]]] | None = None
 
     def due(self, step: int) -> bool:
+        """Whether held-out pictures are looked at after a step."""
         every = self.config.validation.every
         return bool(self.source.held and every and (step % every == 0 or step == self.config.steps))
 
     def look(self, step: int) -> dict[str, float]:
+        """The mean loss of held-out pictures, and their drawings."""
         trainer = self.trainer
         if self.batches is None:
             self.batches = self.reader.held_out(self.config.validation.most)

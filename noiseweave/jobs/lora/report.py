@@ -1,52 +1,27 @@
-"""What lora tells: whose the output folder is, the quarantine, the report, the weights."""
+"""How lora ends: the quarantine, the report, the weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from noiseweave.cluster import storage
-from noiseweave.cluster.ledger import check_same, refuse_foreign
 from noiseweave.cluster.training import latest
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
 from noiseweave.jobs.lora.config import OWNED, Config, state
 from noiseweave.jobs.lora.input import Source
 
-SHOWN = 10  # ends of captions that were cut
+SHOWN = 10  # ends of captions that were truncated
 REPORT = "report.json"  # written last: with it the run is finished
-
-
-def finished(config: Config, identity: dict[str, Any]) -> bool:
-    """Whether this very run has ended in the output folder.
-
-    Raises:
-        ValueError: the folder holds something else; the line names what differs.
-    """
-    path = state(config, "config.json")
-    found = storage.read_json(path) if storage.exists(path) else None
-    refuse_foreign(config.output, found, identity, OWNED)
-    if config.overwrite or found is None:
-        return False
-    check_same(config.output, found, identity)
-    return storage.exists(storage.join(config.output, REPORT))
-
-
-def claim(config: Config, identity: dict[str, Any]) -> None:
-    """Make the output folder this run's own, after all checks; with overwrite an earlier run goes, its cache stays."""
-    if config.overwrite:
-        gone = (*OWNED, "_run/checkpoints", "_run/log.jsonl", "_run/tensorboard")
-        for name in gone:
-            storage.remove(storage.join(config.output, name))
-    storage.write_json(state(config, "config.json"), identity)
 
 
 def finish(config: Config, source: Source, failure: str | None) -> int:
     """Publish the last checkpoint's weights: 0, or 1 with a line on standard error."""
-    counts = quarantine(config, source.bad)
+    counts = outputs.write_quarantine(config.output, map(asdict, source.bad))
     print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
     last = latest(state(config, "checkpoints")) or "none"
     if failure or not last.endswith(f"{config.steps:09d}"):
@@ -62,11 +37,11 @@ def finish(config: Config, source: Source, failure: str | None) -> int:
     return 0
 
 
-def warn_of_cut(ends: Sequence[str]) -> None:
+def warn_of_truncated(ends: Sequence[str]) -> None:
     """Say what of the captions has no effect, on standard error."""
     if ends:
         print(
-            f"warning: captions longer than the text encoder reads, their ends are cut: {len(ends)}",
+            f"warning: captions truncated, longer than the text encoder reads: {len(ends)}",
             *(f"  ...{end[:200]}" for end in ends[:SHOWN]),
             *(["  ..."] if len(ends) > SHOWN else []),
             sep="\n",
@@ -75,22 +50,13 @@ def warn_of_cut(ends: Sequence[str]) -> None:
         )
 
 
-def quarantine(config: Config, bad: tuple[Bad, ...]) -> Counter[str]:
-    """quarantine.jsonl, one line each; reason -> count."""
-    lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in bad]
-    path = storage.join(config.output, "quarantine.jsonl")
-    if lines:
-        storage.write(path, "".join(lines).encode(errors="backslashreplace"))
-    return Counter(b.reason for b in bad)
-
-
-def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> dict[str, Any]:
+def _report(config: Config, source: Source, counts: Counter[str], kept: list[str]) -> Json:
     path = state(config, "log.jsonl")
     rows = [json.loads(line) for line in storage.read(path).splitlines()] if storage.exists(path) else []
     held = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
     return {
-        "prompts_cut": len(source.cut),
-        "cut": [end[:200] for end in source.cut[:SHOWN]],
+        "prompts_truncated": len(source.truncated),
+        "truncated": [end[:200] for end in source.truncated[:SHOWN]],
         "files": kept,
         "steps": config.steps,
         "pictures": len(source.items),

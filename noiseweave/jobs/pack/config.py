@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 
 Format = Literal["auto", "folder", "lmdb", "imagefolder", "shards"]
 
@@ -48,7 +49,7 @@ class Config:
         overwrite: start anew in an output folder that holds another packing.
     """
 
-    output: str
+    output: str = field(metadata=ASIDE)
     input: str | None = None
     format: Format = "auto"
     dataset: Literal["digits"] | None = None
@@ -64,8 +65,8 @@ class Config:
     shard_samples: int = 1000
     shard_mb: int = 512
     follow_links: bool = False
-    threads: int = 0
-    overwrite: bool = False
+    threads: int = field(default=0, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.pack.samples import (
     Keys,
     Packed,
@@ -47,6 +47,7 @@ class Table:
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """Rows of a folder with metadata, as the datasets library reads them."""
     with offline() as datasets:
         rows, split = opened(config, root, datasets)
         pictures = [n for n, kind in rows.features.items() if isinstance(kind, datasets.Image)]
@@ -119,14 +120,12 @@ def classes_of(config: Config, rows: Any, datasets: Any) -> tuple[list[str], dic
     return [], {}
 
 
-def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[Packed | Bad]:
+def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[Packed | Quarantined]:
     """Every row in the order of the metadata, or of the file names where there are none."""
     yield from in_order(config, load, jobs(config, table, rows, tally))
 
 
-def jobs(
-    config: Config, table: Table, rows: Any, tally: Tally
-) -> Iterator[tuple[Table, str, Mapping[str, Any]]]:
+def jobs(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[tuple[Table, str, JsonMapping]]:
     """(table, key, row) of the rows that are wanted."""
     keys = Keys()
     for row in rows:
@@ -136,19 +135,21 @@ def jobs(
             tally.left_out += 1
 
 
-def key_of(table: Table, row: Mapping[str, Any]) -> str:
+def key_of(table: Table, row: JsonMapping) -> str:
+    """A row's key, from its file's name."""
     stem = folders.stem_of(name_of(table, row))
     plain = folders.plain_of(stem)
     return plain if plain and len(plain) <= folders.KEY_LENGTH else folders.key_of(os.fsencode(stem))
 
 
-def name_of(table: Table, row: Mapping[str, Any]) -> str:
+def name_of(table: Table, row: JsonMapping) -> str:
     """A row's picture, as a path below the input folder."""
     path = str((row[table.picture] or {}).get("path") or "")
     return os.path.relpath(path, table.root) if os.path.isabs(path) else path
 
 
-def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Packed | Bad:
+def load(config: Config, table: Table, key: str, row: JsonMapping) -> Packed | Quarantined:
+    """A row's sample, or why there is none."""
     name = name_of(table, row)
     try:
         if not name or "://" in name:
@@ -160,16 +161,17 @@ def load(config: Config, table: Table, key: str, row: Mapping[str, Any]) -> Pack
             files["txt"] = text.encode()
         return packed(config, key, label_of(table, row), files, meta_of(table, row, name), data)
     except ValueError as e:
-        return Bad.of(e, key=folders.printable(name))
+        return Quarantined.of(e, key=folders.printable(name))
 
 
-def number_of(table: Table, row: Mapping[str, Any]) -> Any:
+def number_of(table: Table, row: JsonMapping) -> Any:
     """What the label column says, a name as its number; None without one."""
     value = row.get(table.label) if table.label else None
     return table.numbers.get(value, value) if isinstance(value, str) else value
 
 
-def label_of(table: Table, row: Mapping[str, Any]) -> int | None:
+def label_of(table: Table, row: JsonMapping) -> int | None:
+    """A row's class number; one that is no number from 0 on is an error."""
     value = number_of(table, row)
     if value is None:
         return None
@@ -178,7 +180,7 @@ def label_of(table: Table, row: Mapping[str, Any]) -> int | None:
     return value
 
 
-def meta_of(table: Table, row: Mapping[str, Any], name: str) -> dict[str, Any]:
+def meta_of(table: Table, row: JsonMapping, name: str) -> Json:
     """The other columns, as JSON holds them, and the path as ``source``."""
     used = (table.picture, table.label, table.caption, "source")
     rest = {column: value for column, value in row.items() if column not in used}

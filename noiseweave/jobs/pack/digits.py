@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, tally: Tally) -> Source:
+    """The 1797 handwritten digits that come with scikit-learn."""
     names = [str(n) for n in range(10) if config.labels == "folders"]
     results = samples(config, tally)
     return Source(what="scikit-learn's digits", classes=names, total=1797, results=results)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """A folder of pictures, its sub-folders as classes where labels are wanted."""
     classes, total = survey(root, config.labels == "folders")
     check(
         total > 0,
@@ -36,7 +37,9 @@ def survey(root: str, labelled: bool) -> tuple[list[str], int]:
     return classes, sum(sizes.values()) + len(folders.listing(root, "", deep=not classes).items)
 
 
-def samples(root: str, classes: Sequence[str], config: Config, tally: Tally) -> Iterator[Packed | Bad]:
+def samples(
+    root: str, classes: Sequence[str], config: Config, tally: Tally
+) -> Iterator[Packed | Quarantined]:
     """Every picture below the folder, sorted by name: a sample, or why there is none."""
     loose = folders.listing(root, "", deep=not classes)
     tally.ignored += loose.ignored
@@ -64,7 +67,7 @@ class Part:
     label: int | None = None
 
 
-def loaded(part: Part, config: Config, tally: Tally) -> Iterator[Packed | Bad]:
+def loaded(part: Part, config: Config, tally: Tally) -> Iterator[Packed | Quarantined]:
     """Read and check the pictures of one class, in order."""
     if not wanted(config, part.label):
         tally.left_out += len(part.items)
@@ -74,7 +77,7 @@ def loaded(part: Part, config: Config, tally: Tally) -> Iterator[Packed | Bad]:
     yield from in_order(config, load, waiting)
 
 
-def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Bad:
+def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Quarantined:
     """One picture with its side files.
 
     A broken side file takes its picture along, for a picture that silently lost its caption is worse than
@@ -92,7 +95,7 @@ def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | B
         meta = lineage(sides.get("json"), folders.printable(item.path))
         return packed(config, key, part.label, files, meta, data)
     except ValueError as e:
-        return Bad.of(e, key=folders.printable(item.path))
+        return Quarantined.of(e, key=folders.printable(item.path))
 
 
 def caption(data: bytes) -> bytes:
@@ -103,7 +106,7 @@ def caption(data: bytes) -> bytes:
         raise ValueError(f"bad_txt: the caption is not UTF-8 ({e.reason})") from None
 
 
-def lineage(data: bytes | None, source: str) -> dict[str, Any]:
+def lineage(data: bytes | None, source: str) -> Json:
     """The picture's own .json with ``source``, its path in the folder; an older source is kept beside it."""
     try:
         meta = json.loads(data) if data is not None else {}

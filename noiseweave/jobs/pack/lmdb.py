@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.pack.samples import (
     Packed,
     Source,
@@ -35,6 +35,7 @@ NAME = re.compile(r"(?P<category>.+?)(?:_(?P<split>train|val|test))?(?:_lmdb)?")
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
+    """One LMDB, or one a class in sub-folders."""
     found = databases(config, root)
     sizes = {folder: size_of(os.path.join(root, folder)) for folder in found.values()}
     check(sum(sizes.values()) > 0, "input", config.input, "the LMDB is empty")
@@ -53,6 +54,7 @@ def is_lmdb(root: str) -> bool:
 
 
 def inner(root: str) -> list[str]:
+    """Sub-folders that hold an LMDB."""
     return [name for name in folders.inside(root) if os.path.isfile(os.path.join(root, name, DATA))]
 
 
@@ -97,13 +99,14 @@ def opened(path: str) -> Iterator[Any]:
 
 
 def size_of(path: str) -> int:
+    """How many values an LMDB has."""
     with opened(path) as env:
         return int(env.stat()["entries"])
 
 
 def samples(
     config: Config, root: str, found: Mapping[str, str], sizes: Mapping[str, int], tally: Tally
-) -> Iterator[Packed | Bad]:
+) -> Iterator[Packed | Quarantined]:
     """Every value of every LMDB, in the order of its keys."""
     prefixes: Sequence[str] = folders.keys_of(list(found)) if "" not in found else [""]
     for label, (folder, prefix) in enumerate(zip(found.values(), prefixes, strict=True)):
@@ -130,7 +133,8 @@ class Part(NamedTuple):
     label: int | None
 
 
-def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Bad:
+def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Quarantined:
+    """A value's sample, or why there is none."""
     key, value = record
     name = folders.printable(os.path.join(part.folder, os.fsdecode(key)))
     try:
@@ -138,4 +142,4 @@ def load(config: Config, part: Part, record: tuple[bytes, bytes]) -> Packed | Ba
         files = dict([picture(config, value)])
         return packed(config, safe, part.label, files, {"source": name}, value)
     except ValueError as e:
-        return Bad.of(e, key=name)
+        return Quarantined.of(e, key=name)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad
+from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.pack.samples import Packed, Side, Tally
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FOLDERS = ("shards", "validation")
 
 
 def new_tally(config: Config) -> Tally:
+    """Counts of nothing yet, for one or two folders of shards."""
     return Tally(sides=[Side(folder=name) for name in FOLDERS[: 2 if config.validation else 1]])
 
 
@@ -47,14 +48,10 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
     storage.write_json(manifest, ours)
 
 
-def identity(config: Config, kind: str) -> dict[str, Any]:
+def identity(config: Config, kind: str) -> Json:
     """The part of a config that decides what the shards hold, as JSON gives it back."""
-    values = asdict(config)
-    for name in ("output", "threads", "overwrite"):
-        del values[name]
-    if config.input is not None:
-        values["input"] = storage.absolute(config.input)
-    return dict(json.loads(json.dumps({**values, "format": kind})))
+    read_from = None if config.input is None else storage.absolute(config.input)
+    return identity_of(config, input=read_from, format=kind)
 
 
 def refuse_input(output: str, read_from: Iterable[str]) -> None:
@@ -70,9 +67,7 @@ def place(path: str) -> str:
     return os.path.realpath(name) if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
 
 
-def refuse_other(
-    output: str, ours: Mapping[str, Any], theirs: Mapping[str, Any] | None, overwrite: bool
-) -> None:
+def refuse_other(output: str, ours: JsonMapping, theirs: JsonMapping | None, overwrite: bool) -> None:
     """Another packing gives way when told to; shards that no pack wrote never do."""
     for folder in {*written_by(ours), *written_by(theirs)}:
         names = storage.names_in(storage.join(output, folder))
@@ -81,21 +76,13 @@ def refuse_other(
         check(not strange, "output", output, f"its {folder}/ holds {strange[:1]}, which no pack wrote")
     if theirs is None or overwrite:
         return
-    before = {**defaults(), "format": ours["format"], **theirs}  # written before an option was there
-    pairs = [(name, before.get(name), ours.get(name)) for name in sorted(before.keys() | ours.keys())]
+    pairs = [(name, theirs.get(name), ours.get(name)) for name in sorted(theirs.keys() | ours.keys())]
     changed = [f"{name} was {old!r}, now {new!r}" for name, old, new in pairs if old != new]
     text = f"it holds another packing ({'; '.join(changed)}); take another folder, or --overwrite"
     check(not changed, "output", output, text)
 
 
-def defaults() -> dict[str, Any]:
-    from noiseweave.jobs.pack.config import Config
-
-    hidden = ("output", "threads", "overwrite")
-    return {f.name: f.default for f in fields(Config) if f.default is not MISSING and f.name not in hidden}
-
-
-def written_by(manifest: Mapping[str, Any] | None) -> tuple[str, ...]:
+def written_by(manifest: JsonMapping | None) -> tuple[str, ...]:
     """The folders of shards that a packing fills."""
     if manifest is None:
         return ()
@@ -110,10 +97,10 @@ def drop_shards(output: str, folder: str, first: int) -> None:
             storage.remove(storage.join(output, folder, name))
 
 
-def write_shards(output: str, config: Config, results: Iterable[Packed | Bad], tally: Tally) -> None:
+def write_shards(output: str, config: Config, results: Iterable[Packed | Quarantined], tally: Tally) -> None:
     """Results -> shards of ``shard_samples`` samples or ``shard_mb`` megabytes, whichever comes first."""
     for result in results:
-        if isinstance(result, Bad):
+        if isinstance(result, Quarantined):
             tally.bad.append(result)
             continue
         side = tally.sides[result.held_out]
@@ -128,6 +115,7 @@ def write_shards(output: str, config: Config, results: Iterable[Packed | Bad], t
 
 
 def write_shard(output: str, side: Side) -> None:
+    """Write a side's batch as its next shard."""
     data = shards.pack([(p.key, p.files) for p in side.batch])
     storage.write(storage.join(output, side.folder, f"shard-{side.shards:06d}.tar"), data)
     side.shards += 1
@@ -140,8 +128,7 @@ def write_shard(output: str, side: Side) -> None:
 def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     """Class names, quarantine and, last, the report. No times in it: the same input gives the same files."""
     storage.write_json(storage.join(output, "classes.json"), list(classes))
-    text = "".join(json.dumps(line(b)) + "\n" for b in tally.bad)
-    storage.write(storage.join(output, "quarantine.jsonl"), text.encode())
+    outputs.write_quarantine(output, map(line, tally.bad))
     whole = Side(
         folder="",
         shards=sum(s.shards for s in tally.sides),
@@ -162,12 +149,13 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     print(summary(output, classes, tally))
 
 
-def line(b: Bad) -> dict[str, str]:
+def line(b: Quarantined) -> dict[str, str]:
+    """A quarantined picture as quarantine.jsonl has it."""
     where = {"shard": b.shard} if b.shard else {}
     return {**where, "source": b.key, "reason": b.reason, "detail": b.detail[:300]}
 
 
-def sums(side: Side, classes: Sequence[str]) -> dict[str, Any]:
+def sums(side: Side, classes: Sequence[str]) -> Json:
     """Counts; a label without a class name is named by its number."""
     names = dict(enumerate(classes)) | {n: str(n) for n in side.labels if n >= len(classes)}
     counts = {name: side.labels[n] for n, name in names.items()}
@@ -175,6 +163,7 @@ def sums(side: Side, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def summary(output: str, classes: Sequence[str], tally: Tally) -> str:
+    """What was packed, in a line."""
     count = max([len(classes), *(max(s.labels, default=-1) + 1 for s in tally.sides)])
     rest = f"{len(tally.bad)} quarantined, {sum(tally.ignored.values())} other files ignored"
     halves = "".join(f", {s.samples} in {s.folder}/" for s in tally.sides if len(tally.sides) == 2)
@@ -186,7 +175,7 @@ def summary(output: str, classes: Sequence[str], tally: Tally) -> str:
     )
 
 
-def watched(results: Iterable[Packed | Bad], total: int | None) -> Iterator[Packed | Bad]:
+def watched(results: Iterable[Packed | Quarantined], total: int | None) -> Iterator[Packed | Quarantined]:
     """The same results, with a progress bar on standard error where a person looks at it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

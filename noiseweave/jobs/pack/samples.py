@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
 
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ class Tally:
     sides: list[Side]
     left_out: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[Quarantined] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
+        """Samples of all sides."""
         return sum(side.samples for side in self.sides)
 
 
@@ -77,16 +78,11 @@ class Source:
     what: str
     classes: Sequence[str]
     total: int | None
-    results: Iterable[Packed | Bad]
+    results: Iterable[Packed | Quarantined]
 
 
 def packed(
-    config: Config,
-    key: str,
-    label: int | None,
-    files: dict[str, bytes],
-    meta: Mapping[str, Any],
-    content: bytes,
+    config: Config, key: str, label: int | None, files: dict[str, bytes], meta: JsonMapping, content: bytes
 ) -> Packed:
     """A sample with its ``.cls`` and ``.json``; ``content`` is the picture as the input holds it."""
     number = renumbered(config, label)
@@ -109,6 +105,7 @@ def held_out(config: Config, key: str, content: bytes) -> bool:
 
 
 def wanted(config: Config, label: object) -> bool:
+    """Whether samples of a label are kept."""
     return config.keep_labels is None or label in config.keep_labels
 
 
@@ -154,8 +151,8 @@ def side_picture(data: bytes, size: int) -> bytes:
 
 
 def in_order(
-    config: Config, load: Callable[..., Packed | Bad], jobs: Iterable[tuple[Any, ...]]
-) -> Iterator[Packed | Bad]:
+    config: Config, load: Callable[..., Packed | Quarantined], jobs: Iterable[tuple[Any, ...]]
+) -> Iterator[Packed | Quarantined]:
     """``load(config, *job)`` of each job with a few threads, a few jobs at a time, in the jobs' order."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -176,6 +173,7 @@ class Keys:
         self.taken.execute("BEGIN")
 
     def distinct(self, key: str) -> str:
+        """The key, or, where it was there before, the key with the next free number."""
         if self._take(key):
             return key
         (uses,) = self.taken.execute("SELECT uses FROM taken WHERE key = ?", (key,)).fetchone()
@@ -189,4 +187,5 @@ class Keys:
 
 
 def missing_package(name: str, kind: str) -> ValueError:
+    """The error of a format whose package is not installed."""
     return ValueError(f"format {kind}: the {name} package is missing; pip install 'noiseweave[sources]'")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.pack.samples import (
     Keys,
     Packed,
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, found: Sequence[str], tally: Tally) -> Source:
+    """The samples of existing shards."""
     classes = carried_classes(str(config.input), found) if config.labels == "folders" else []
     results = samples(config, found, tally)
     return Source(what=f"{len(found)} shards", classes=classes, total=None, results=results)
 
 
-def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Packed | Bad]:
+def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Packed | Quarantined]:
     """Every sample of every shard, in the order of the tars."""
     keys = Keys()
     for url in found:
@@ -49,7 +50,8 @@ def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Pack
         yield from in_order(config, load, [(url, keys.distinct(e.key), labels[e.key], e) for e in kept])
 
 
-def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Bad:
+def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Quarantined:
+    """A sample of a shard, made anew, or why there is none."""
     try:
         files, main = members(url, entry), entry.picture
         assert main is not None, entry.key
@@ -62,7 +64,7 @@ def load(config: Config, url: str, key: str, label: int | None, entry: shards.En
         kept = fitted(config, files, main)
         return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
     except ValueError as e:
-        return Bad.of(e, shard=url, key=entry.key)
+        return Quarantined.of(e, shard=url, key=entry.key)
 
 
 def members(url: str, entry: shards.Entry) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from noiseweave.engine.checks import check
 
 
 def folders_of(found: Sequence[str]) -> list[str]:
+    """The folders that shards lie in."""
     return sorted({posixpath.dirname(shard) for shard in found})
 
 

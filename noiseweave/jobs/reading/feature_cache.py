@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.arrays import array, npy
+from noiseweave.engine.records import JsonMapping
 
 if TYPE_CHECKING:
     from noiseweave.engine.features.recipes import FeatureRecipe
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def extractor(
-    recipe: FeatureRecipe, load: Callable[[], Space], identity: Callable[[], Mapping[str, Any]]
+    recipe: FeatureRecipe, load: Callable[[], Space], identity: Callable[[], JsonMapping]
 ) -> Extractor:
     """The space's raw extractor; with ``recipe.cache`` set its network is loaded when it is first needed."""
     if recipe.cache is None:

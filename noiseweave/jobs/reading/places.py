@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.pictures.files import EXTENSIONS
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 
 TEXT_LIMIT = 64 << 10
 
@@ -116,13 +116,13 @@ def _walk(root: str, other: str) -> Iterator[str]:
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/")
 
 
-def matched(images: Files, masks: Files) -> tuple[list[Item], list[Bad]]:
+def matched(images: Files, masks: Files) -> tuple[list[Item], list[Quarantined]]:
     """Pictures and masks of the same relative path belong together; of what is left, those of the same stem.
 
     A name that could mean several is left out on both sides, as ambiguous, and never guessed.
     """
     items: list[Item] = []
-    left_out: list[Bad] = []
+    left_out: list[Quarantined] = []
     for stem in sorted(images.pictures.keys() & masks.pictures.keys()):
         left_out += _paired(images, masks, [stem], [stem], items)
     by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
@@ -136,7 +136,7 @@ def matched(images: Files, masks: Files) -> tuple[list[Item], list[Bad]]:
 
 def _paired(
     images: Files, masks: Files, ours: Sequence[str], theirs: Sequence[str], items: list[Item]
-) -> list[Bad]:
+) -> list[Quarantined]:
     """The pictures and masks of one name: one Item, or why there is none."""
     pictures = [(stem, path) for stem in ours for path in images.pictures[stem]]
     holes = [path for stem in theirs for path in masks.pictures[stem]]
@@ -156,6 +156,7 @@ def _paired(
 
 
 def size_of(place: Place) -> int:
+    """A file's size in bytes; -1 for a link that leads nowhere."""
     if not place.root:
         return storage.size_of(place.path)
     try:
@@ -165,4 +166,5 @@ def size_of(place: Place) -> int:
 
 
 def digest_of(listing: str) -> str:
+    """16 hex digits of a listing's SHA-256."""
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -8,12 +8,15 @@ import numpy as np
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Location, Quarantined
+
+ShardPictures = tuple[list[Location], np.ndarray, list[Quarantined]]
+"""Locations, an array with a row for each, and what was quarantined."""
 
 
 def read(
     places: Sequence[Location], side: int, channels: int, max_pixels: int = images.MAX_PIXELS
-) -> tuple[dict[int, np.ndarray], list[Bad]]:
+) -> tuple[dict[int, np.ndarray], list[Quarantined]]:
     """Pictures of one shard by range reads: position in ``places`` -> uint8 [side, side, channels]; what was bad."""
     return decoded(places, encoded(places), side, channels, max_pixels)
 
@@ -25,14 +28,14 @@ def encoded(places: Sequence[Location]) -> list[bytes]:
 
 def decoded(
     places: Sequence[Location], data: Sequence[bytes], side: int, channels: int, max_pixels: int
-) -> tuple[dict[int, np.ndarray], list[Bad]]:
+) -> tuple[dict[int, np.ndarray], list[Quarantined]]:
     """As ``read``, of files that were read."""
     found, bad = {}, []
     for i, (where, content) in enumerate(zip(places, data, strict=True)):
         try:
             found[i] = images.fit(images.decode(content, channels, max_pixels), side)
         except ValueError as e:
-            bad.append(Bad.of(e, shard=where.shard, key=where.key))
+            bad.append(Quarantined.of(e, shard=where.shard, key=where.key))
     return found, bad
 
 
@@ -42,9 +45,7 @@ def stacked(found: Mapping[int, np.ndarray], side: int, channels: int) -> np.nda
     return np.stack(order) if order else np.zeros((0, side, side, channels), np.uint8)
 
 
-def read_shard(
-    url: str, side: int, channels: int, max_pixels: int = images.MAX_PIXELS
-) -> tuple[list[Location], np.ndarray, list[Bad]]:
+def read_shard(url: str, side: int, channels: int, max_pixels: int = images.MAX_PIXELS) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, channels], and what was bad."""
     places, bad = shards.locate(url)
     found, worse = read(places, side, channels, max_pixels)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from noiseweave import __version__
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.report import pictures
+from noiseweave.jobs.report.faults import LINES, failed_units, quarantine_table
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
 
 JOBS = ("augment", "inpaint", "sample")
@@ -23,13 +23,11 @@ ROLES = {
 MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
 ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
 THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
-LINES = 500  # of quarantine.jsonl in the page, failed units, workers
-COLUMNS = ("phase", "shard", "key", "reason", "detail")
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
 
-Record = dict[str, Any]
+Record = Json
 
 
 def gather(output: str, places: int, source: str | None) -> Record:
@@ -69,22 +67,19 @@ def gather(output: str, places: int, source: str | None) -> Record:
         "parameters": flatten(report["config"]) if "config" in report else config,
         "similarity": _similarity(tally),
         "uses": _uses(tally, report),
-        "counts": [
-            {"title": title, **_most(counts)}
-            for title, counts in (
-                ("Mode", tally.modes),
-                ("Class", tally.classes),
-                ("Verdict", tally.verdicts),
-            )
-            if len(counts) > 1
-        ],
+        "counts": _counts(tally),
         "stages": stages,
         "workers": workers,
-        "quarantine": _quarantine(output, report),
-        "failed": _failed(report),
+        "quarantine": quarantine_table(output, report),
+        "failed": failed_units(report),
         "gallery": _gallery(job, rows, found, tally, read_from),
         "sheets": [],
     }
+
+
+def _counts(tally: Tally) -> list[Record]:
+    titles = {"Mode": tally.modes, "Class": tally.classes, "Verdict": tally.verdicts}
+    return [{"title": title, **_most(counts)} for title, counts in titles.items() if len(counts) > 1]
 
 
 def job_of(output: str) -> tuple[str, Record]:
@@ -109,7 +104,7 @@ def _json(path: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def _read_from(report: Mapping[str, Any], job: str, source: str | None) -> Record:
+def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
     """Where the input's pictures lie: as the report says, or its config, or as told."""
     known = dict(report.get("read_from") or {})
     if job == "augment" and not known and "config" in report:
@@ -128,7 +123,7 @@ def _read_from(report: Mapping[str, Any], job: str, source: str | None) -> Recor
 # figures
 
 
-def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record]:
+def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     """The summary's tiles: label, value and a note."""
     kept = tally.verdicts[KEPT]
     rejected = tally.total - kept
@@ -150,7 +145,7 @@ def _tiles(job: str, report: Mapping[str, Any], tally: Tally) -> Iterator[Record
     quarantined = sum((report.get("quarantined") or {}).values())
     if job != "sample":
         yield {"label": "Quarantined", "value": quarantined, "note": "", "bad": quarantined > 0}
-    failed = len(_failed(report))
+    failed = len(failed_units(report))
     if failed:
         yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
 
@@ -163,7 +158,7 @@ def _work(stages: Sequence[Record]) -> Iterator[Record]:
         yield {"label": "Work of all workers", "value": total, "unit": "seconds", "note": note}
 
 
-def _inversions(report: Mapping[str, Any]) -> Record:
+def _inversions(report: JsonMapping) -> Record:
     ends, inverted = report.get("pair_ends") or 0, report.get("images_inverted") or 0
     saved = f"{1 - inverted / ends:.0%}" if ends else None
     return {"label": "Inversions saved", "value": saved, "note": f"{inverted:,} for {ends:,} pair ends"}
@@ -196,7 +191,7 @@ def _similarity(tally: Tally) -> Record | None:
     }
 
 
-def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
+def _uses(tally: Tally, report: JsonMapping) -> Record | None:
     """The histogram of pairs per image: exact, or of a random part of the images where they are very many."""
     counts = tally.uses.counts.values()
     if not counts:
@@ -213,7 +208,7 @@ def _uses(tally: Tally, report: Mapping[str, Any]) -> Record | None:
     }
 
 
-def _time(output: str, report: Mapping[str, Any], job: str) -> tuple[list[Record], list[Record]]:
+def _time(output: str, report: JsonMapping, job: str) -> tuple[list[Record], list[Record]]:
     """A row for each stage, and one for each worker of it, from the done-markers."""
     book = Ledger(output=output)
     names = storage.folders_in(book.path("done"))
@@ -253,35 +248,11 @@ def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
     }, workers
 
 
-def _quarantine(output: str, report: Mapping[str, Any]) -> Record:
-    """Counts of all reasons, and the first lines."""
-    path = storage.join(output, "quarantine.jsonl")
-    reasons: Counter[str] = Counter()
-    rows: list[Record] = []
-    if storage.exists(path):
-        with storage.open_read(path) as f:
-            for line in f:
-                bad = json.loads(line)
-                reasons[str(bad["reason"])] += 1
-                if len(rows) < LINES:
-                    rows.append({name: str(bad.get(name, ""))[:300] for name in COLUMNS})
-    return {"total": sum(reasons.values()), "reasons": reasons.most_common(), "rows": rows}
-
-
-def _failed(report: Mapping[str, Any]) -> list[Record]:
-    """Failed units with their errors; augment's are named phase by phase."""
-    rows = []
-    for name, value in (report.get("failed") or {}).items():
-        nested = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [{"unit": f"{name} {unit}".strip(), "error": str(error)} for unit, error in nested]
-    return rows[:LINES]
-
-
 # gallery
 
 
 def _gallery(
-    job: str, rows: Sequence[pictures.Row], found: Sequence[Found], tally: Tally, read_from: Mapping[str, Any]
+    job: str, rows: Sequence[pictures.Row], found: Sequence[Found], tally: Tally, read_from: JsonMapping
 ) -> Record:
     """Cards, and the pictures that they point at by number."""
     made = pictures.embedded(rows, job)

@@ -14,12 +14,13 @@ import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
-from typing import Any
+
+from noiseweave.engine.records import JsonMapping
 
 SAFE = 2**53 - 1  # largest integer that a script keeps
 
 
-def html(record: Mapping[str, Any]) -> bytes:
+def html(record: JsonMapping) -> bytes:
     """The page, UTF-8."""
     style, script = _part("page.css"), _part("page.js")
     policy = (
@@ -37,13 +38,13 @@ def html(record: Mapping[str, Any]) -> bytes:
     return page.encode()
 
 
-def embed(value: Any) -> str:
+def embed(value: object) -> str:
     """JSON that may stand in a script element: pure ASCII, with nothing that HTML reads as markup."""
     text = json.dumps(exact(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def exact(value: Any) -> Any:
+def exact(value: object) -> object:
     """The value with the integers that a script would round, seeds above all, and what is no number as text."""
     if isinstance(value, Mapping):
         return {str(name): exact(inner) for name, inner in value.items()}

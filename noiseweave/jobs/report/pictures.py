@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from PIL import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import files, images, masks
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.report.samples import Found, Source
 
 SIDE = 128  # longest side of an embedded picture
@@ -101,7 +101,7 @@ def _located(url: str, name: str, keys: set[str]) -> dict[tuple[str, str], Sourc
     }
 
 
-def of_inpaint(read_from: Mapping[str, Any], found: Sequence[Found]) -> list[Row]:
+def of_inpaint(read_from: JsonMapping, found: Sequence[Found]) -> list[Row]:
     """original, original with its hole, restored."""
     originals = _originals(read_from, found)
     rows: list[Row] = []
@@ -112,9 +112,7 @@ def of_inpaint(read_from: Mapping[str, Any], found: Sequence[Found]) -> list[Row
     return rows
 
 
-def _originals(
-    read_from: Mapping[str, Any], found: Sequence[Found]
-) -> list[tuple[Source | None, Source | None]]:
+def _originals(read_from: JsonMapping, found: Sequence[Found]) -> list[tuple[Source | None, Source | None]]:
     """(picture, mask) of each sample."""
     if read_from.get("input"):
         there = _of_shards(str(read_from["input"]), [str(one.lineage.get("picture")) for one in found])

@@ -10,11 +10,12 @@ import heapq
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from noiseweave.cluster import shards, storage
+from noiseweave.engine.records import Json, JsonMapping
 
 PREFIXES = {"augment": "augmented-", "sample": "sample-", "inpaint": "inpainted-"}
 KEPT = "kept"
@@ -48,19 +49,20 @@ class Found:
 
     key: str
     picture: Source
-    lineage: Mapping[str, Any] = field(default_factory=dict)
+    lineage: JsonMapping = field(default_factory=dict)
     label: str | None = None
     caption: str | None = None
     mask: Source | None = None
 
     @property
-    def check(self) -> Mapping[str, Any]:
+    def check(self) -> JsonMapping:
         """What the quality gate found; {} where there was none."""
         value = self.lineage.get("check")
         return value if isinstance(value, dict) else {}
 
     @property
     def verdict(self) -> str:
+        """What the gate said of it; kept where there was none."""
         return str(self.check.get("verdict", KEPT))[:40]
 
     @property
@@ -71,10 +73,11 @@ class Found:
 
     @property
     def similarity(self) -> float | None:
+        """The similarity of its parents."""
         return number(self.lineage.get("similarity"))
 
     @property
-    def parents(self) -> list[Mapping[str, Any]]:
+    def parents(self) -> list[JsonMapping]:
         """As the lineage has them, those with a shard and a key."""
         value = self.lineage.get("parents")
         rows = value if isinstance(value, list) else []
@@ -94,12 +97,14 @@ class Found:
         return [str(name)[:80] for name in named if name is not None]
 
 
-def number(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if ok else None
+def number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
-def bounded(lineage: Mapping[str, Any]) -> dict[str, Any]:
+def bounded(lineage: JsonMapping) -> Json:
     """A lineage without what is too long for a page."""
     short = {}
     for name, value in list(lineage.items())[:FIELDS]:
@@ -140,7 +145,7 @@ def _in_shard(url: str) -> Iterator[Found]:
             )
 
 
-def _json(f: Any, entry: shards.Entry) -> Mapping[str, Any]:
+def _json(f: Any, entry: shards.Entry) -> JsonMapping:
     try:
         value = json.loads(shards.small(f, entry, "json") or b"{}")
     except (ValueError, RecursionError):
@@ -148,7 +153,7 @@ def _json(f: Any, entry: shards.Entry) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(f: Any, entry: shards.Entry, extension: str) -> str | None:
+def _text(f: BinaryIO, entry: shards.Entry, extension: str) -> str | None:
     try:
         data = shards.small(f, entry, extension)
     except ValueError:
@@ -200,6 +205,7 @@ class Uses:
         self.below, self.counts = 1 << 64, dict[int, int]()
 
     def add(self, name: str) -> None:
+        """Count a use of a picture, where its name's hash is among those that are counted."""
         h = int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest())
         if h >= self.below:
             return
@@ -226,6 +232,7 @@ class Tally:
     uses: Uses = field(default_factory=Uses)
 
     def add(self, one: Found) -> None:
+        """Count a sample."""
         self.total += 1
         _count(self.verdicts, one.verdict)
         for name in one.classes:
@@ -256,6 +263,7 @@ class Picker:
         self.heaps: dict[str, list[tuple[int, int, Found]]] = {}
 
     def add(self, one: Found) -> None:
+        """Keep a sample where its key's hash is among the lowest of its verdict."""
         h = int.from_bytes(hashlib.blake2b(one.key.encode(errors="replace"), digest_size=8).digest())
         entry = (-h, -self.seen, one)
         self.seen += 1

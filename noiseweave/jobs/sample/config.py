@@ -8,6 +8,7 @@ from typing import Literal
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.sampling.recipes import SamplerRecipe
 
@@ -58,7 +59,7 @@ class Config:
         overwrite: throw away an earlier run in the output folder and start anew.
     """
 
-    output: str
+    output: str = field(metadata=ASIDE)
     model: ModelConfig = field(default_factory=ModelConfig)
     count: int | None = None
     match: str | None = None
@@ -70,11 +71,11 @@ class Config:
     provenance: bool = False
     shard_samples: int = 256
     trajectory: int = 0
-    grid: str | None = "auto"
-    panel: str | None = None
-    level: float = 0.5
-    reconstruct: str | None = None
-    walk: int = 0
+    grid: str | None = field(default="auto", metadata=ASIDE)
+    panel: str | None = field(default=None, metadata=ASIDE)
+    level: float = field(default=0.5, metadata=ASIDE)
+    reconstruct: str | None = field(default=None, metadata=ASIDE)
+    walk: int = field(default=0, metadata=ASIDE)
     prompts: tuple[str, ...] = ()
     prompts_file: str | None = None
     captions: str | None = None
@@ -83,8 +84,8 @@ class Config:
     frames: int = 8
     styles: str | None = None
     text: TextRecipe = field(default_factory=TextRecipe)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    overwrite: bool = False
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,11 +16,11 @@ from noiseweave.cluster import pipeline, shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -37,25 +36,28 @@ class Result:
         image_BHWC: uint8 [B, H, W, C].
         beliefs_KBHWC: uint8 [K, B, H, W, C] or None.
         calls: network evaluations of each picture, guided ones counted once.
-        cut: ends of prompts that the text encoder does not read.
+        truncated: ends of prompts that the text encoder does not read.
     """
 
     first: int
     image_BHWC: np.ndarray
     beliefs_KBHWC: np.ndarray | None
     calls: int
-    cut: tuple[str, ...] = ()
+    truncated: tuple[str, ...] = ()
 
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
+    """Draw every shard of samples."""
     return pipeline.run(units(task), phase(task, s.gpus_per_worker > 0), book, s)
 
 
 def units(task: Task) -> Plan:
-    return Plan(length=-(-task.total // task.config.shard_samples), unit=_unit)
+    """A unit for each shard."""
+    return Plan.of(range(-(-task.total // task.config.shard_samples)))
 
 
 def phase(task: Task, gpu: bool) -> Phase:
+    """Numbers of samples -> pictures -> files or shards."""
     return Phase(
         name="sample",
         fetch=partial(_numbers, task),
@@ -63,10 +65,6 @@ def phase(task: Task, gpu: bool) -> Phase:
         commit=partial(_commit, task),
         size=len,
     )
-
-
-def _unit(i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=None)
 
 
 def _numbers(task: Task, unit: Unit) -> range:
@@ -116,17 +114,18 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
             image_BHWC=image,
             beliefs_KBHWC=beliefs if config.trajectory else None,
             calls=model.calls(config.text),
-            cut=tuple(text_pipeline.cut_off(model, prompts).values()),
+            truncated=tuple(text_pipeline.cut_off(model, prompts).values()),
         )
 
     return compute
 
 
 def key_of(i: int) -> str:
+    """A sample's key."""
     return f"sample-{i:08d}"
 
 
-def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Bad]]:
+def _commit(task: Task, unit: Unit, result: Result) -> Committed:
     rows = [_files(task, result, n) for n in range(len(result.image_BHWC))]
     for n in range(len(rows) if result.beliefs_KBHWC is not None else 0):
         _write_trajectory(task, result, n)
@@ -136,8 +135,8 @@ def _commit(task: Task, unit: Unit, result: Result) -> tuple[UnitReport, list[Ba
     else:
         for n, files in enumerate(rows):
             storage.write(picture_path(task, result.first + n), files[task.config.image_format])
-    extra = {"calls": float(result.calls * len(rows)), **{f"cut:{end}": 1.0 for end in result.cut}}
-    return UnitReport(id=unit.id, produced=len(rows), extra=extra), []
+    extra, truncated = {"calls": float(result.calls * len(rows))}, dict.fromkeys(result.truncated, 1)
+    return UnitReport(id=unit.id, produced=len(rows), extra=extra, tallies={"truncated": truncated}), []
 
 
 def _shard(task: Task, index: int) -> str:
@@ -172,7 +171,7 @@ def mark(task: Task, i: int | None = None, source: Source = CREATED) -> Mark | N
     return Mark(source=source, model=config.model.name, model_hash=task.model_hash, seed=config.seed, how=how)
 
 
-def lineage(task: Task, i: int, label: int | None, calls: int) -> dict[str, Any]:
+def lineage(task: Task, i: int, label: int | None, calls: int) -> Json:
     """Where a picture came from, enough to draw it again."""
     config = task.config
     how = asdict(config.text) | asdict(task.words[i][0]) if task.words else asdict(config.sampler)
@@ -244,8 +243,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     storage.write_json(storage.join(task.output, "report.json"), report)
     where = storage.join(task.output, "shards" if task.config.files == "shards" else "images")
     print(f"{outcome.produced} pictures in {where}, {calls:g} network evaluations each")
-    for end in (name.removeprefix("cut:") for name in outcome.extra if name.startswith("cut:")):
-        print(f"longer than the text encoder reads, cut: ...{end[:200]}")
+    for end in outcome.tallies["truncated"]:
+        print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
     finish_page(task.output)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
+from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.sample.config import OWNED, Config
 from noiseweave.jobs.sample.task import Task
 
@@ -40,16 +40,15 @@ def run(config: Config) -> int:
     return draw.finish(task, book, outcome)
 
 
-def identity(task: Task) -> Mapping[str, Any]:
+def identity(task: Task) -> JsonMapping:
     """What the output depends on."""
-    config: dict[str, Any] = {"job": "sample"} | asdict(task.config)
-    for name in ("output", "cluster", "overwrite", "panel", "level", "reconstruct", "walk", "grid"):
-        del config[name]
-    if not task.config.provenance:  # a run begun before there was a choice goes on
-        del config["provenance"]
-    config["model"] = task.config.model.identity() | {"hash": task.model_hash}
-    config["total"], config["runs"] = task.total, [list(run) for run in task.runs]
-    if task.words:  # the files that the prompts came from may have changed
-        said = json.dumps([asdict(prompt) for prompt, _ in task.words])
-        config["words"] = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return config
+    # the files that the prompts came from may have changed
+    said = json.dumps([asdict(prompt) for prompt, _ in task.words])
+    return identity_of(
+        task.config,
+        job="sample",
+        model_hash=task.model_hash,
+        total=task.total,
+        runs=task.runs,
+        words=hashlib.sha256(said.encode()).hexdigest()[:16],
+    )

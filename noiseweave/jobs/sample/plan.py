@@ -10,7 +10,7 @@ from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import base_models, pretrained, text_pipeline
 from noiseweave.engine.sampling.recipes import sampler_name
 from noiseweave.jobs.sample.config import Config
-from noiseweave.jobs.sample.prompts import prompts_of
+from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
 from noiseweave.jobs.sample.task import Task
 
 WORDS = ("prompts", "prompts_file", "captions", "negative_prompt", "interpolate", "styles")
@@ -127,7 +127,7 @@ def _plan_text(config: Config, output: str) -> Task:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
     _check_text(config)
-    words = prompts_of(
+    values = PromptValues(
         prompts=config.prompts,
         prompts_file=config.prompts_file,
         captions=config.captions,
@@ -137,6 +137,7 @@ def _plan_text(config: Config, output: str) -> Task:
         styles=config.styles,
         count=config.count,
     )
+    words = prompts_of(values)
     if words.skipped:
         print(f"captions left out: {words.skipped}", file=sys.stderr)
     return Task(

@@ -40,18 +40,9 @@ class PromptList:
         return self.prompts[index]
 
 
-def prompts_of(
-    *,
-    prompts: Sequence[str] = (),
-    prompts_file: str | None = None,
-    captions: str | None = None,
-    negative: str = "",
-    interpolate: tuple[str, str] | None = None,
-    frames: int = 8,
-    styles: str | None = None,
-    count: int | None = None,
-) -> PromptList:
-    """The pictures that the values of a command line mean, the same list for the same values and files.
+@dataclass(frozen=True, kw_only=True)
+class PromptValues:
+    """What a command line says of prompts.
 
     Args:
         prompts: texts.
@@ -67,57 +58,65 @@ def prompts_of(
         count: variants of each, which differ in their noise alone; null draws one.
 
     Raises:
-        ValueError: no or several of prompts, prompts_file, captions and interpolate; a file or text that is
-            empty or cannot be read; a number out of range.
+        ValueError: no or several of prompts, prompts_file, captions and interpolate; an empty text; a number out of
+            range.
     """
-    _check(prompts, prompts_file, captions, interpolate, styles, frames, count)
-    variants = 1 if count is None else count
-    if interpolate is not None:
-        return _interpolated(interpolate, frames, variants, negative)
+
+    prompts: Sequence[str] = ()
+    prompts_file: str | None = None
+    captions: str | None = None
+    negative: str = ""
+    interpolate: tuple[str, str] | None = None
+    frames: int = 8
+    styles: str | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        sources = ("prompts", "prompts_file", "captions", "interpolate")
+        chosen = [name for name in sources if getattr(self, name) not in (None, ())]
+        if len(chosen) != 1:
+            raise ValueError(f"one of {', '.join(sources)} is needed; given: {', '.join(chosen) or 'none'}")
+        if self.interpolate is not None and self.styles is not None:
+            raise ValueError(
+                f"styles={self.styles!r}: not together with interpolate, which has two texts of its own"
+            )
+        texts = self.prompts if self.interpolate is None else self.interpolate
+        if any(not text.strip() for text in texts):
+            raise ValueError(f"{chosen[0]}={list(texts)!r}: a text is empty")
+        if self.interpolate is not None and self.frames < 2:
+            raise ValueError(f"frames={self.frames}: 2 or more")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count={self.count}: 1 or more, or null")
+
+
+def prompts_of(values: PromptValues) -> PromptList:
+    """The pictures that the values mean, the same list for the same values and files.
+
+    Raises:
+        ValueError: a file that is empty or cannot be read.
+    """
+    variants = 1 if values.count is None else values.count
+    if values.interpolate is not None:
+        return _interpolated(values.interpolate, values.frames, variants, values.negative)
     skipped: Counter[str] = Counter()
-    if prompts_file is not None:
-        texts = lines(prompts_file, "prompts_file")
+    if values.prompts_file is not None:
+        texts = lines(values.prompts_file, "prompts_file")
+    elif values.captions is not None:
+        texts = _captions(values.captions, skipped)
     else:
-        texts = _captions(captions, skipped) if captions is not None else list(prompts)
-    dressed = [_dress(style) for style in lines(styles, "styles")] if styles is not None else [str]
+        texts = list(values.prompts)
+    dressed = (
+        [_dress(style) for style in lines(values.styles, "styles")] if values.styles is not None else [str]
+    )
     drawn = [
-        Prompt(text=dress(text), key=key, negative=negative)
+        Prompt(text=dress(text), key=key, negative=values.negative)
         for text, key in _keyed(texts, variants)
         for dress in dressed
     ]
-    across = len(dressed) if styles is not None else variants
+    across = len(dressed) if values.styles is not None else variants
     return PromptList(
         prompts=drawn, labels=[p.text for p in drawn], across=across, skipped=dict(sorted(skipped.items()))
     )
-
-
-def _check(
-    prompts: Sequence[str],
-    prompts_file: str | None,
-    captions: str | None,
-    interpolate: tuple[str, str] | None,
-    styles: str | None,
-    frames: int,
-    count: int | None,
-) -> None:
-    given = {
-        "prompts": bool(prompts),
-        "prompts_file": prompts_file is not None,
-        "captions": captions is not None,
-        "interpolate": interpolate is not None,
-    }
-    chosen = [name for name, there in given.items() if there]
-    if len(chosen) != 1:
-        raise ValueError(f"one of {', '.join(given)} is needed; given: {', '.join(chosen) or 'none'}")
-    if interpolate is not None and styles is not None:
-        raise ValueError(f"styles={styles!r}: not together with interpolate, which has two texts of its own")
-    texts = interpolate if interpolate is not None else prompts
-    if any(not text.strip() for text in texts):
-        raise ValueError(f"{chosen[0]}={list(texts)!r}: a text is empty")
-    if interpolate is not None and frames < 2:
-        raise ValueError(f"frames={frames}: 2 or more")
-    if count is not None and count < 1:
-        raise ValueError(f"count={count}: 1 or more, or null")
 
 
 def _keyed(texts: Iterable[str], variants: int) -> list[tuple[str, str]]:

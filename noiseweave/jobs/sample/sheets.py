@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.engine.networks import base_models, latents
+from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, MIXED
 from noiseweave.engine.sampling import samplers
@@ -44,7 +45,7 @@ def write(task: Task) -> None:
             print(f"wrote {path}")
 
 
-def panel(task: Task, model: Any) -> Any:
+def panel(task: Task, model: BaseModel) -> Image:
     """truth | noisy | restored."""
     assert task.config.panel is not None
     truth = pictures(task, task.config.panel)[:1]
@@ -54,7 +55,7 @@ def panel(task: Task, model: Any) -> Any:
 
 
 @torch.inference_mode()
-def reconstructions(task: Task, model: Any) -> Any:
+def reconstructions(task: Task, model: BaseModel) -> Image:
     """Rows of truth over rows of decode(mean code)."""
     assert task.config.reconstruct is not None
     truth = pictures(task, task.config.reconstruct)
@@ -67,7 +68,7 @@ def reconstructions(task: Task, model: Any) -> Any:
 
 
 @torch.inference_mode()
-def walked(task: Task, model: Any) -> Any:
+def walked(task: Task, model: BaseModel) -> Image:
     """The pictures on the way from one random code to another; the animation goes there and back."""
     from noiseweave.engine.networks.vae import walk
 

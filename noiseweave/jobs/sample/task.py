@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.sample.config import Config
 
 
@@ -28,7 +27,7 @@ class Task:
 
     config: Config
     output: str
-    about: Mapping[str, Any]
+    about: JsonMapping
     model_hash: str
     sampler: str
     total: int

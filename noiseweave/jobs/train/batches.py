@@ -63,27 +63,26 @@ def samples(
         yield value, -1 if item.label is None else item.label
 
 
+def streams_of(config: Config, rank: int, world: int) -> range:
+    """The streams of one of ``world`` workers."""
+    count = config.streams // world
+    return range(rank * count, (rank + 1) * count)
+
+
 def batches(
-    config: Config,
-    source: Source,
-    rank: int,
-    world: int,
-    first: int,
-    shape: Sequence[int],
-    bad: Failed,
-    threads: int,
+    config: Config, source: Source, mine: range, first: int, shape: Sequence[int], bad: Failed, threads: int
 ) -> Generator[list[Batch], None, None]:
     """A worker's parts of the steps from ``first`` on; the next step is read while this one trains.
 
     Args:
+        mine: the worker's streams, see ``streams_of``.
         shape: of one sample's noise.
-        bad: told of each sample that cannot be decoded.
+        bad: called with each sample that cannot be decoded.
 
     Raises:
         Unreadable: one line.
     """
-    each, count = config.batch // config.streams, config.streams // world
-    mine = range(rank * count, (rank + 1) * count)
+    each = config.batch // config.streams
     with ThreadPoolExecutor(max(1, threads)) as decoding, ThreadPoolExecutor(1) as ahead:
         sources = [samples(config, source, n, first * each, bad, decoding) for n in mine]
 

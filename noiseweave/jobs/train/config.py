@@ -9,6 +9,7 @@ from typing import Literal
 from noiseweave.cluster import storage
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.networks.recipes import BASELINES, Precision
 from noiseweave.engine.networks.sizes import widths
 from noiseweave.engine.sampling.recipes import SamplerRecipe, sampler_name
@@ -109,8 +110,8 @@ class Config:
     """
 
     input: str
-    output: str
-    overwrite: bool = False
+    output: str = field(metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
     steps: int = 3000
     batch: int = 64
     accumulate: int = 1
@@ -127,7 +128,7 @@ class Config:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     preview: PreviewRecipe = field(default_factory=PreviewRecipe)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "log_every"):
@@ -144,6 +145,7 @@ class Config:
 
     @property
     def streams(self) -> int:
+        """How many streams the data is read as."""
         return self.data.streams or math.gcd(self.batch, 8)
 
 
@@ -160,10 +162,12 @@ def check_size(config: Config) -> None:
 
 
 def state(config: Config, *names: str) -> str:
+    """A path below the run's own folder."""
     return storage.join(config.output, "_run", *names)
 
 
 def blueprint(config: Config, classes: int) -> Blueprint:
+    """What the networks are built from."""
     return Blueprint(
         model=config.model,
         objective=config.objective,

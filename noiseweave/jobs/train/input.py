@@ -11,18 +11,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
-from noiseweave.engine.records import Bad, Location
+from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.shard_pictures import ShardPictures
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Source
 
@@ -41,14 +42,12 @@ def survey(config: Config) -> Source:
     return _source(config, tables, bad, labels)
 
 
-def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: Counter[int | None]) -> Source:
+def _source(
+    config: Config, tables: tuple[Shard, ...], bad: list[Quarantined], labels: Counter[int | None]
+) -> Source:
     classes = _classes(config, labels)
     content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
-    identity: dict[str, Any] = {
-        "samples": sum(t.count for t in tables),
-        "classes": classes,
-        "content": content,
-    }
+    identity: Json = {"samples": sum(t.count for t in tables), "classes": classes, "content": content}
     if config.model.vae is not None:
         _check_latents(config, classes)
         identity["model.vae_hash"] = _encoder_hash(config.model.vae)
@@ -57,7 +56,7 @@ def _source(config: Config, tables: tuple[Shard, ...], bad: list[Bad], labels: C
 
 def _tables(
     found: list[str], payload: tuple[str, ...]
-) -> tuple[tuple[Shard, ...], list[Bad], Counter[int | None]]:
+) -> tuple[tuple[Shard, ...], list[Quarantined], Counter[int | None]]:
     with ThreadPoolExecutor(16) as pool:
         parts = list(pool.map(partial(table, payload=payload), found))
     if not sum(shard.count for shard, _, _ in parts):
@@ -139,14 +138,14 @@ def latents(config: Config, source: Source, s: Session) -> Source:
         things="latents",
         size=stages.length_of_first,
     )
-    plan = Plan(length=len(source.shards), unit=partial(_unit, source.shards))
+    plan = Plan.of([shard.url for shard in source.shards])
     outcome = pipeline.run(plan, phase, book, s)
     if outcome.failed:
         unit, error = next(iter(outcome.failed.items()))
         raise ValueError(f"latents of {len(outcome.failed)} shards failed; {unit}: {error}")
     from noiseweave.jobs.train import report
 
-    report.quarantine(config, [Bad(**b) for r in book.records("latents") for b in r["bad"]])
+    report.quarantine(config, [Quarantined(**b) for r in book.records("latents") for b in r["bad"]])
     made = [_latent_shard(config, i) for i in range(len(source.shards))]
     tables, _, _ = _tables([m for m in made if storage.exists(m)], LATENT)
     return Source(shards=tables, payload=LATENT, classes=source.classes)
@@ -156,16 +155,12 @@ def _latent_shard(config: Config, index: int) -> str:
     return state(config, "latents", f"{index:06d}.tar")
 
 
-def _unit(tables: tuple[Shard, ...], i: int) -> Unit:
-    return Unit(index=i, id=f"{i:06d}", payload=tables[i].url)
-
-
-def _fetch(config: Config, unit: Unit) -> tuple[list[Location], np.ndarray, list[Bad]]:
+def _fetch(config: Config, unit: Unit) -> ShardPictures:
     """The pictures of a shard, uint8 [N, size, size, 3]."""
     return shard_pictures.read_shard(unit.payload, config.data.size, 3)
 
 
-def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
+def _make_encode(config: Config, gpu: bool) -> Callable[[ShardPictures], ShardPictures]:
     import torch
 
     from noiseweave.engine import spans
@@ -177,7 +172,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     vae = base_models.load_encoder(config.model.vae, "cuda" if gpu else "cpu")
     parts = MicroBatch(partial(encode, vae), 16, "cpu")
 
-    def compute(data: tuple[list[Location], np.ndarray, list[Bad]]) -> Any:
+    def compute(data: ShardPictures) -> ShardPictures:
         locations, image_NHWC, bad = data
         if not locations:
             return locations, np.zeros(0, np.float16), bad
@@ -189,7 +184,7 @@ def _make_encode(config: Config, gpu: bool) -> Callable[[Any], Any]:
     return compute
 
 
-def _commit(config: Config, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
+def _commit(config: Config, unit: Unit, result: ShardPictures) -> Committed:
     locations, z_NVCHW, bad = result
     if locations:
         rows = [(p.key, _files(p, z)) for p, z in zip(locations, z_NVCHW, strict=True)]

@@ -8,14 +8,14 @@ the same.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noiseweave.cluster import storage
-from noiseweave.cluster.ledger import check_same, flatten, refuse_foreign
+from noiseweave.cluster.ledger import check_run, claim_run
 from noiseweave.cluster.session import Session
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import identity_of
 from noiseweave.jobs.train.config import OWNED, Config, state
 from noiseweave.jobs.training.workers import check_workers
 
@@ -30,18 +30,17 @@ def run(config: Config) -> int:
     from noiseweave.jobs.train import report
 
     config = dataclasses.replace(config, output=storage.absolute(config.output))
-    storage.check_writable(config.output)
     source = train_input.survey(config)
-    identity = {"job": "train", **_flat(dataclasses.asdict(config)), **source.identity}
-    path = state(config, "config.json")
-    refuse_foreign(config.output, storage.read_json(path) if storage.exists(path) else None, identity, ())
-    if not config.overwrite and _finished(config, identity):
+    identity = identity_of(config, job="train", **source.identity)
+    known = check_run(config.output, identity, config.overwrite, OWNED)
+    if known and storage.exists(storage.join(config.output, "model_index.json")):
         print(f"{config.output}: finished already ({config.steps} steps)")
         return 0
     print(f"{source.count} pictures in {len(source.shards)} shards -> {config.output}", flush=True)
     with session(config.cluster) as s:
         _check(config, s)
-        _claim(config, identity)
+        if not known:
+            claim_run(config.output, identity, config.overwrite, OWNED)
         source = train_input.write_own(source)
         report.quarantine(config, source.bad)
         failure = _train(config, source, s)
@@ -55,35 +54,6 @@ def run(config: Config) -> int:
     report.publish(config, source.classes, last)
     print(f"saved {config.output}")
     return 0
-
-
-def _finished(config: Config, identity: dict[str, Any]) -> bool:
-    """Whether this very run has ended in the output folder.
-
-    Raises:
-        ValueError: the folder holds something else; the line names what differs.
-    """
-    path, model = state(config, "config.json"), storage.join(config.output, "model_index.json")
-    if storage.exists(path):
-        check_same(config.output, storage.read_json(path), identity)
-    elif storage.exists(model):
-        raise ValueError(f"output {config.output!r} holds another model; --overwrite replaces it")
-    return storage.exists(model)
-
-
-def _claim(config: Config, identity: dict[str, Any]) -> None:
-    """Make the output folder this run's own, after all checks, so that a mistyped command claims nothing."""
-    if config.overwrite:
-        for name in (*OWNED, "_run"):
-            storage.remove(storage.join(config.output, name))
-    storage.write_json(state(config, "config.json"), identity)
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """``{"optimizer": {"lr": 1}}`` -> ``{"optimizer.lr": 1}``, without what changes no result."""
-    where = ("cluster.", "output", "overwrite")
-    flat = json.loads(json.dumps(flatten(config)))
-    return {k: v for k, v in flat.items() if not k.startswith(where)}
 
 
 def _train(config: Config, source: Source, s: Session) -> str | None:
@@ -101,8 +71,7 @@ def _train(config: Config, source: Source, s: Session) -> str | None:
         return run_training(
             loop,
             task,
-            name="checkpoints",
-            storage_path=state(config),
+            folder=state(config, "checkpoints"),
             session=s,
             max_failures=s.retries,
             keep=config.checkpoint.keep,

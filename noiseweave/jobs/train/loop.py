@@ -15,10 +15,10 @@ from noiseweave.cluster.training import Link
 from noiseweave.engine.networks import base_models
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.training import systems
-from noiseweave.jobs.train.batches import Unreadable, batches
+from noiseweave.jobs.train.batches import Unreadable, batches, streams_of
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Task
 from noiseweave.jobs.training.trainer import Regime, Trainer, steps
@@ -27,6 +27,7 @@ STRIP = 8  # pictures of a preview that go on the strip
 
 
 def regime(config: Config) -> Regime:
+    """How the steps are made."""
     return Regime(
         steps=config.steps,
         batch=config.batch,
@@ -53,8 +54,7 @@ def loop(task: Task, link: Link) -> None:
     ready = batches(
         config,
         task.source,
-        link.rank,
-        link.world,
+        streams_of(config, link.rank, link.world),
         trainer.step,
         system.model.noise_shape,
         quarantine.add,
@@ -79,6 +79,7 @@ class Preview:
         self.config, self.trainer, self.model = config, trainer, model
 
     def due(self, step: int) -> bool:
+        """Whether samples are drawn after a step."""
         every = self.config.preview.every
         return bool(step and every and (step % every == 0 or step == self.config.steps))
 
@@ -109,14 +110,16 @@ class Quarantine:
     """What this worker could not decode, left for the driver, which counts each picture once."""
 
     def __init__(self, task: Task, rank: int, first: int) -> None:
-        self.found: dict[tuple[str, str], Bad] = {}
+        self.found: dict[tuple[str, str], Quarantined] = {}
         # a list of its own for each start, so that a resumed worker keeps what was found before
         self.path = storage.join(task.quarantine, f"{first:09d}-{rank:05d}.jsonl")
 
     def add(self, raw: Raw, error: ValueError) -> None:
-        self.found[raw.shard, raw.key] = Bad.of(error, shard=raw.shard, key=raw.key)
+        """Note a picture that could not be decoded."""
+        self.found[raw.shard, raw.key] = Quarantined.of(error, shard=raw.shard, key=raw.key)
 
     def write(self) -> None:
+        """Write what was noted, for the driver to gather."""
         if self.found:
             lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in list(self.found.values())]
             storage.write(self.path, "".join(lines).encode())

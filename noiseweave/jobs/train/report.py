@@ -10,26 +10,25 @@ from collections import Counter
 from pathlib import Path
 
 from noiseweave.cluster import storage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.train.config import Config, blueprint, state
-from noiseweave.jobs.training.watch import _lines
 
 STRIP = 12  # rows of the strip
 
 
-def quarantine(config: Config, bad: list[Bad]) -> Counter[str]:
+def quarantine(config: Config, bad: list[Quarantined]) -> Counter[str]:
     """Add ``bad`` and what the workers could not decode to quarantine.jsonl, once each; reason -> count."""
-    path, folder = storage.join(config.output, "quarantine.jsonl"), state(config, "bad")
+    path, folder = storage.join(config.output, outputs.QUARANTINE), state(config, "bad")
     files = [path] * storage.exists(path) + [storage.join(folder, f) for f in storage.names_in(folder)]
     rows = [json.loads(line) for file in files for line in storage.read(file).splitlines()]
     rows += [dataclasses.asdict(b) for b in bad]
     unique = {(r["shard"], r["key"], r["reason"]): r for r in rows}
-    if unique:
-        storage.write(path, _lines(unique))
-    return Counter(reason for _, _, reason in unique)
+    return outputs.write_quarantine(config.output, (row for _, row in sorted(unique.items())))
 
 
 def last(config: Config) -> str:
+    """The newest whole checkpoint's folder, or "none"."""
     from noiseweave.cluster.training import latest
 
     return latest(state(config, "checkpoints")) or "none"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from noiseweave.cluster.streams import Shard
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.train.config import Config
 
 
@@ -42,10 +41,11 @@ class Source:
     shards: tuple[Shard, ...]
     payload: tuple[str, ...]
     classes: int
-    bad: list[Bad] = field(default_factory=list)
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    bad: list[Quarantined] = field(default_factory=list)
+    identity: JsonMapping = field(default_factory=dict)
     own: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def count(self) -> int:
+        """Pictures of all shards."""
         return sum(shard.count for shard in self.shards)

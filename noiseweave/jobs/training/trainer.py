@@ -22,6 +22,7 @@ from torch import Tensor
 
 from noiseweave.cluster.training import Link
 from noiseweave.engine.networks.recipes import Precision
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.seeding import seed_of
 from noiseweave.engine.training.objectives import coupled, learning_rate, moving_average
 from noiseweave.engine.training.systems import Learner, Turn
@@ -78,13 +79,13 @@ class Trainer:
     def __init__(self, regime: Regime, system: Learner, link: Link) -> None:
         self.regime, self.system, self.link, self.step = regime, system, link, 0
         self.accelerator = accelerator_of(regime, link)
-        self.rows: deque[dict[str, Any]] = deque(maxlen=ROWS)
-        self.networks: dict[str, Any] = dict(system.networks)
-        self.optimizers: dict[str, Any] = {
+        self.rows: deque[Json] = deque(maxlen=ROWS)
+        self.networks: Json = dict(system.networks)
+        self.optimizers: Json = {
             n: optimizer_of(regime.optimizer, network) for n, network in self.networks.items()
         }
         average = self._restore() if link.resume else kept(self.drawing)
-        self.wrapped: dict[str, Any] = {}
+        self.wrapped: Json = {}
         for name, network in self.networks.items():
             self.wrapped[name], self.optimizers[name] = self.accelerator.prepare(
                 network, self.optimizers[name]
@@ -98,10 +99,11 @@ class Trainer:
 
     @property
     def drawing(self) -> Any:
+        """The network that pictures are drawn with."""
         return self.networks[self.system.drawing]
 
     @property
-    def averaging(self) -> dict[str, Any]:
+    def averaging(self) -> Json:
         """The weights that are averaged, by name."""
         return self.weights[self.system.drawing]
 
@@ -159,6 +161,7 @@ class Trainer:
         GradientState._reset_state()
 
     def lr(self, step: int) -> float:
+        """The learning rate at a step."""
         r = self.regime.optimizer
         return learning_rate(step, peak=r.lr, steps=self.regime.steps, warmup=r.warmup, decay=r.decay)
 
@@ -202,7 +205,7 @@ class Trainer:
             total += share.detach()
         return total
 
-    def _gradient_check(self, weights: Mapping[str, Any]) -> Tensor:
+    def _gradient_check(self, weights: JsonMapping) -> Tensor:
         """Clip; 0, or nan when the norm is not finite. With fp16, accelerate skips such a step by itself."""
         limit = self.regime.optimizer.clip or float("inf")
         norm = self.accelerator.clip_grad_norm_(list(weights.values()), limit)
@@ -308,7 +311,7 @@ def steps(trainer: Trainer, ready: Iterable[list[Any]], beside: Beside, saved: C
             saved()
 
 
-def _log(trainer: Trainer, row: dict[str, Any]) -> None:
+def _log(trainer: Trainer, row: Json) -> None:
     trainer.link.post(row)
     trainer.rows.append(row)
     trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
@@ -321,5 +324,6 @@ class Clock:
         self.first, self.began = step, time.monotonic()
 
     def row(self, step: int, batch: int) -> dict[str, float]:
+        """Seconds a step and samples a second since the clock began."""
         seconds = (time.monotonic() - self.began) / (step - self.first)
         return {"step": step, "seconds_per_step": seconds, "samples_per_second": batch / seconds}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from noiseweave.cluster import storage
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
 
 
 class Watch:
@@ -18,7 +19,7 @@ class Watch:
         self.rows = {row["step"]: row for row in map(json.loads, old)}
         self.shown = 0.0
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: Json) -> None:
         if "earlier" in row:  # of a run that was killed before it wrote them down
             self.rows |= {r["step"]: r for r in row["earlier"]}
             return
@@ -27,10 +28,10 @@ class Watch:
         if time.monotonic() - self.shown < self.seconds and not told:
             return
         self.shown = time.monotonic()
-        storage.write(self.path, _lines(self.rows))
+        storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
         print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
 
-    def _told(self, row: dict[str, Any]) -> str:
+    def _told(self, row: Json) -> str:
         told = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
         if "lr" in row:  # all but what is seen before the first step
             left = (self.steps - row["step"]) * row["seconds_per_step"]
@@ -40,8 +41,3 @@ class Watch:
                 f"{left / 60:.1f} min left",
             ]
         return "  ".join(told)
-
-
-def _lines(rows: dict[Any, Any]) -> bytes:
-    """Rows as JSON lines, in the order of their keys."""
-    return b"".join(json.dumps(row).encode() + b"\n" for _, row in sorted(rows.items()))

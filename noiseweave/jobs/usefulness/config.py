@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
+from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import ClassifierRecipe
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe, Method, Protocol
 
 OWNED = ("usefulness.json", "usefulness.md", "usefulness.png", "quarantine.jsonl", "sheets")
@@ -66,24 +67,24 @@ class Config:
         overwrite: throw away an earlier run in the output folder.
     """
 
-    input: str
-    test: str
-    output: str
+    input: str = field(metadata=ASIDE)
+    test: str = field(metadata=ASIDE)
+    output: str = field(metadata=ASIDE)
     protocol: Protocol = "prior"
-    per_class: tuple[int, ...] = (10,)
-    subsets: int = 1
-    seeds: int = 5
+    per_class: tuple[int, ...] = field(default=(10,), metadata=ASIDE)
+    subsets: int = field(default=1, metadata=ASIDE)
+    seeds: int = field(default=5, metadata=ASIDE)
     size: int = 16
     channels: int = 1
     flip: bool = False
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
     guess: GuessRecipe = field(default_factory=GuessRecipe)
-    methods: dict[str, Any] = field(default_factory=lambda: {"real": Method()})
+    methods: Json = field(default_factory=lambda: {"real": Method()}, metadata=ASIDE)
     seed: int = 0
     max_pixels: int = 64_000_000
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    overwrite: bool = False
+    cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
+    overwrite: bool = field(default=False, metadata=ASIDE)
 
     def __post_init__(self) -> None:
         check(
@@ -102,7 +103,7 @@ class Config:
         check(plain, "methods", list(self.methods), "at least one without made pictures, to compare with")
 
 
-def method_of(name: str, value: Any) -> Method:
+def method_of(name: str, value: object) -> Method:
     """A method as YAML has it -> the method.
 
     Raises:
@@ -139,5 +140,5 @@ def made_tag(method: Method) -> str:
     return f"{method.made}@{_hash({name: recipe[name] for name in MADE_FROM[method.made]})}"
 
 
-def _hash(recipe: Mapping[str, Any]) -> str:
+def _hash(recipe: JsonMapping) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]

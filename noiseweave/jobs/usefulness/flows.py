@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,10 @@ from noiseweave.cluster.arrays import array, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.judging.recipes import ClassifierRecipe
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.engine.usefulness import comparison, guesses
 from noiseweave.engine.usefulness.comparison import Added, Pictures, few_of
 from noiseweave.engine.usefulness.recipes import Method
@@ -30,14 +30,29 @@ SEEN = 512  # pictures of the pool that one unit takes features of
 DAY = 86400.0  # seconds: a prior is one unit, and no part of it ends before the whole
 
 
-def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Bad]]:
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a unit of a flow came to.
+
+    Attributes:
+        files: name in the run's folder -> bytes.
+        extra: numbers for the report.
+        rejected: verdict -> pictures that the gate did not let pass.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+
+def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[Json, list[Quarantined]]:
     """Both sides in memory, with keys; what was bad.
 
     Raises:
         ValueError: a side has no labelled picture, or a picture lies on both.
     """
-    data: dict[str, Any] = {}
-    bad: list[Bad] = []
+    data: Json = {}
+    bad: list[Quarantined] = []
     seen: dict[str, set[bytes]] = {}
     for side, found in sides.items():
         read = [shard_pictures.read_shard(s, config.size, config.channels, config.max_pixels) for s in found]
@@ -58,7 +73,7 @@ def load(config: Config, sides: Mapping[str, Sequence[str]]) -> tuple[dict[str, 
     return data, bad
 
 
-def choose(config: Config, data: Mapping[str, Any], per_class: int, subset: int) -> Pictures:
+def choose(config: Config, data: JsonMapping, per_class: int, subset: int) -> Pictures:
     """The few of a subset."""
     pool = data["input"]
     rows = few_of(pool.label_N, data["input_keys"], per_class, config.seed + subset)
@@ -103,48 +118,40 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
 def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Session) -> Outcome:
     phase = stages.Phase(
         name=name,
-        fetch=_payload,
+        fetch=stages.payload,
         make_compute=partial(_maker, name, task, book),
         commit=partial(_commit, book, name),
         things="classifiers" if name == "score" else "sets",
         patience=DAY,
     )
-    return pipeline.run(Plan(length=len(units), unit=partial(_unit, units)), phase, book, s)
+    return pipeline.run(Plan.of(units, ["-".join(map(str, unit)) for unit in units]), phase, book, s)
 
 
-def _unit(units: Sequence[tuple], i: int) -> Unit:
-    return Unit(index=i, id="-".join(str(part) for part in units[i]), payload=units[i])
-
-
-def _payload(unit: Unit) -> Any:
-    return unit.payload
-
-
-def _maker(name: str, task: Task, book: Ledger) -> Callable[[Any], Any]:
+def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
     import torch
 
     gpu = torch.cuda.is_available() and task.config.cluster.gpus_per_worker != 0
     return partial(COMPUTE[name], task, book, "cuda" if gpu else "cpu")
 
 
-def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c = task.config
     data = comparison.prior(task.data["input"], c.generator, task.classes, c.seed, c.flip, device)
-    return {"prior.safetensors": data}, {}
+    return Done(files={"prior.safetensors": data})
 
 
 def _starts(task: Task) -> range:
     return range(0, len(task.data["input"].image_NHWC), SEEN)
 
 
-def _see(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _see(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     recipe = task.config.guess.features
     assert recipe is not None
     f_ND = guesses.seen(recipe, task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN], device)
-    return {f"seen-{unit[0]}.npy": npy(f_ND)}, {}
+    return Done(files={f"seen-{unit[0]}.npy": npy(f_ND)})
 
 
-def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c, few, pool = task.config, task.few[unit], task.data["input"]
     seen_ND = None
     if c.guess.features is not None:
@@ -154,7 +161,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str
     told = guesses.guessed(few, pool.image_NHWC, c.guess, _judge(c), task.classes, c.seed, device, seen_ND)
     right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
     counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
-    return {f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, counts
+    return Done(files={f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, extra=counts)
 
 
 def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
@@ -163,13 +170,13 @@ def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
     return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
 
 
-def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c, few = task.config, task.few[unit]
     pool, start = None, None
     if c.protocol == "prior":
         pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
     data = comparison.tuned(few, pool, start, c.generator, task.classes, c.seed, c.flip, device)
-    return {f"tuned-{unit[0]}-{unit[1]}.safetensors": data}, {}
+    return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
 
 def _judge(config: Config) -> ClassifierRecipe:
@@ -177,7 +184,7 @@ def _judge(config: Config) -> ClassifierRecipe:
     return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
 
 
-def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged = unit
     c, method, few = task.config, task.making[tagged], task.few[k, subset]
     told = _told(task, book, (k, subset)) if method.guesses else None
@@ -195,19 +202,19 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str,
         added = comparison.joined(comparison.pseudo_labels(told, task.classes), added)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
-    rejected = {f"rejected:{reason}": n for reason, n in added.rejected.items()}
-    return {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}, {"made": len(added.p_MK), **rejected}
+    files = {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}
+    return Done(files=files, extra={"made": len(added.p_MK)}, rejected=added.rejected)
 
 
-def _score(task: Task, book: Ledger, device: str, unit: tuple) -> tuple[dict[str, bytes], dict[str, float]]:
+def _score(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged, seed = unit
     c, method, few = task.config, task.method(tagged), task.few[k, subset]
     added = None if method.made == "none" else read_made(book, k, subset, method)
     right = comparison.score(method, few, added, task.data["test"], c.classifier, task.classes, seed, device)
-    return {}, {"accuracy": right}
+    return Done(extra={"accuracy": right})
 
 
-def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
+def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Added:
     """What a method added."""
     data = storage.read(book.path("made", f"{per_class}-{subset}-{made_tag(method)}.npz"))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -217,8 +224,8 @@ def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Any:
 COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
 
 
-def _commit(book: Ledger, name: str, unit: Unit, result: Any) -> tuple[UnitReport, list[Bad]]:
-    files, extra = result
-    for file, data in files.items():
+def _commit(book: Ledger, name: str, unit: Unit, done: Done) -> Committed:
+    for file, data in done.files.items():
         storage.write(book.path(file), data)
-    return UnitReport(id=unit.id, produced=1, extra=extra), []
+    tallies = {"rejected": done.rejected} if done.rejected else {}
+    return UnitReport(id=unit.id, produced=1, extra=done.extra, tallies=tallies), []

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
+from noiseweave.engine.identity import identity_of
+from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.usefulness import task as usefulness_task
 from noiseweave.jobs.usefulness.config import OWNED, Config
 
@@ -50,16 +51,12 @@ def without_pool(config: Config) -> Config:
     return replace(config, methods={name: m for name, m in config.methods.items() if name not in needs})
 
 
-def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:
     """What the figures depend on."""
     from noiseweave.cluster import storage
 
-    known: dict[str, Any] = {"job": "usefulness"} | asdict(config)
-    # more of these are more units, which carry them in their names: a run can be gone on with for another method
-    units = ("per_class", "subsets", "seeds", "methods")
-    for name in ("output", "cluster", "overwrite", "input", "test", *units):
-        del known[name]
+    known: Json = {"job": "usefulness"}
     for name, found in sides.items():
         listing = "".join(f"{s.rsplit('/', 1)[-1]} {storage.size_of(s)}\n" for s in found)
         known[name] = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return known
+    return identity_of(config, **known)

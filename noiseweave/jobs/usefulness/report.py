@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +13,9 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.pictures import collage
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Json, Quarantined
 from noiseweave.engine.usefulness.comparison import interval
+from noiseweave.jobs import outputs
 from noiseweave.jobs.usefulness.config import made_tag, tag
 from noiseweave.jobs.usefulness.flows import read_made
 from noiseweave.jobs.usefulness.task import Task
@@ -26,11 +25,10 @@ INSTANT = 2.0  # seconds below which pictures cost nothing that a gain could be 
 
 
 def finish(
-    task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Bad], output: str
+    task: Task, book: Ledger, outcomes: Mapping[str, Outcome], bad: Sequence[Quarantined], output: str
 ) -> None:
     """Write all of it and say where it is."""
-    lines = "".join(json.dumps(asdict(b), ensure_ascii=False) + "\n" for b in bad)
-    storage.write(storage.join(output, "quarantine.jsonl"), lines.encode("utf-8", "backslashreplace"))
+    outputs.write_quarantine(output, map(asdict, bad))
     failed = {name: o.failed for name, o in outcomes.items() if o.failed}
     for name, units in failed.items():
         for unit, error in units.items():
@@ -55,7 +53,7 @@ def finish(
     print(f"wrote {storage.join(output, 'usefulness.md')}, .json, .png and sheets/")
 
 
-def table(task: Task, book: Ledger, per_class: int) -> list[dict[str, Any]]:
+def table(task: Task, book: Ledger, per_class: int) -> list[Json]:
     """A row for each method: accuracy and what it is over the best method without made pictures, in per cent."""
     scores = _accuracies(task, book, per_class)
     plain = [name for name, m in task.config.methods.items() if m.made == "none"]
@@ -120,17 +118,16 @@ def _guessed(book: Ledger, per_class: int) -> str:
     return f" Guesses of the pool's labels: {told}, {100 * right / told:.1f} % of them right." if told else ""
 
 
-def _counts(task: Task, book: Ledger, per_class: int, name: str) -> dict[str, Any]:
+def _counts(task: Task, book: Ledger, per_class: int, name: str) -> Json:
     """Pictures added and rejected, of the first subset."""
     for record in book.records("make"):
         if record["id"] == f"{per_class}-0-{made_tag(task.config.methods[name])}":
             extra = record["extra"]
-            out = {n.removeprefix("rejected:"): int(v) for n, v in extra.items() if n.startswith("rejected:")}
-            return {"added": int(extra["made"]), "rejected": out}
+            return {"added": int(extra["made"]), "rejected": record["tallies"].get("rejected", {})}
     return {"added": 0, "rejected": {}}
 
 
-def page(task: Task, tables: Mapping[int, list[dict[str, Any]]], guesses: Mapping[int, str]) -> Iterator[str]:
+def page(task: Task, tables: Mapping[int, list[Json]], guesses: Mapping[int, str]) -> Iterator[str]:
     """The tables as Markdown."""
     c = task.config
     yield (
@@ -158,7 +155,7 @@ def _within(half: float | None) -> str:
     return "" if half is None else f" +- {half:.2f}"
 
 
-def plot(tables: Mapping[int, list[dict[str, Any]]]) -> bytes:
+def plot(tables: Mapping[int, list[Json]]) -> bytes:
     """Accuracies with their intervals, a panel for each number of labelled pictures: PNG."""
     from matplotlib.figure import Figure
 

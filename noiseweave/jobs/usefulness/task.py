@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from noiseweave.engine.records import JsonMapping
 from noiseweave.engine.usefulness.comparison import Pictures
 from noiseweave.engine.usefulness.recipes import Method
 from noiseweave.jobs.usefulness.config import Config, made_tag
@@ -22,7 +22,7 @@ class Task:
     """
 
     config: Config
-    data: Mapping[str, Any]
+    data: JsonMapping
     few: Mapping[tuple[int, int], Pictures]
     classes: int
 
@@ -32,6 +32,7 @@ class Task:
         return {made_tag(m): m for m in self.config.methods.values() if m.made != "none"}
 
     def method(self, tagged: str) -> Method:
+        """The method of a tag."""
         return self.config.methods[tagged.rpartition("@")[0]]
 
     @property

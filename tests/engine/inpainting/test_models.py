@@ -31,7 +31,7 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     model = models("inpaint")
     ours = filling.inpaint(model, image, hole, prompts(2, "a cat", "a dog"), recipe, 3)
     pipe = model.text.pipeline
-    pipe.scheduler = filling.text_to_image.scheduler_of(
+    pipe.scheduler = filling.text_pipeline.scheduler_of(
         model.text, filling.TextRecipe(sampler=sampler, steps=6)
     )
     theirs = pipe(

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
+from noiseweave.engine.identity import identity_of
 from noiseweave.engine.inpainting import models
 from noiseweave.engine.networks import backbone, base_models, loading, text_pipeline, tuning
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
@@ -150,5 +151,5 @@ def test_how_it_runs_is_no_part_of_a_runs_identity():
     other = ModelConfig(
         name="a", precision="bf16", micro_batch=3, compile=True, channels_last=True, attention="eager"
     )
-    assert one.identity() == other.identity() == {"name": "a", "precision": "bf16"}
-    assert ModelConfig(name="b").identity() != one.identity()
+    assert identity_of(one) == identity_of(other) == {"name": "a", "precision": "bf16"}
+    assert identity_of(ModelConfig(name="b")) != identity_of(one)

@@ -109,8 +109,8 @@ def test_five_kills_change_nothing(tmp_path):
     wait(run, lambda: (broken / "_run/groups.json").exists())
     kill_driver(run)
     run = start(source / "shards", broken)  # 3: the actor that holds the model
-    wait(run, lambda: markers(broken, "generate") >= 1 and family(run, "_Compute"))
-    for actor in family(run, "_Compute"):
+    wait(run, lambda: markers(broken, "generate") >= 1 and family(run, "(Compute)"))
+    for actor in family(run, "(Compute)"):
         actor.kill()
     before = markers(broken, "generate")  # 4: every worker process of ours at once
     wait(run, lambda: markers(broken, "generate") > before)

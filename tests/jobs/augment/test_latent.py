@@ -20,7 +20,6 @@ from noiseweave.jobs import cli
 from noiseweave.jobs.augment import config as augment_config
 from noiseweave.jobs.augment import fusing, reading, worker, writing
 from noiseweave.jobs.augment import job as augment
-from noiseweave.jobs.augment import report as augment_report
 
 QUICK = InversionRecipe(num_steps=4, skip=1)
 
@@ -76,7 +75,9 @@ def test_captions_are_told_and_in_the_lineage(source, tmp_path, model):
     of = task(source, tmp_path, model)
     files, made = written(of, [(0, 1, 0.4), (2, 0, 0.0)])
     fused = made.image_PHWC
-    assert not any(name.startswith(("prompts_cut", "cut:")) for name in fusing.counts(made))
+    recorded = fusing.report("0", [made])
+    assert "prompts_truncated" not in recorded.extra
+    assert "truncated" not in recorded.tallies
     first, second = (json.loads(f["json"]) for f in files)
     assert first["prompt"]["source"] == first["prompt"]["target"] == ["a red rose", "a tulip"]
     assert second["prompt"]["source"] == ["", "a red rose"]
@@ -111,11 +112,10 @@ def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tm
 def test_what_is_cut_of_prompts_is_counted_and_told(source, tmp_path, model):
     of = task(source, tmp_path, model, prompt=PromptRecipe(template="very " * 76 + "{caption}"))
     files, made = written(of, [(0, 1, 0.5), (1, 2, 0.5)])  # the third has no caption and is told nothing
-    first, second = (json.loads(f["json"])["prompt_cut"] for f in files)
+    first, second = (json.loads(f["json"])["prompt_truncated"] for f in files)
     assert (first, second) == (["very a red rose", "very a tulip"], ["very a tulip"])
-    numbers = fusing.counts(made)
-    assert (numbers["prompts_cut"], numbers["cut:very a red rose"]) == (2, 1)
-    assert augment_report._ends(numbers) == ["very a red rose"]
+    recorded = fusing.report("0", [made])
+    assert (recorded.extra["prompts_truncated"], recorded.tallies["truncated"]) == (2, {"very a red rose": 1})
 
 
 def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
@@ -124,12 +124,10 @@ def test_what_is_told_is_part_of_a_run(source, tmp_path, model):
         return augment.identity(of, shards.find(str(source)))
 
     assert same() != same(prompt=PromptRecipe(source="x"))
-    assert same()["prompt"]["classes"] == ()
-    assert same(prompt=PromptRecipe(template="{label}"))["prompt"]["classes"] == ("daisy", "rose")
+    assert same()["class_names"] == []
+    assert same(prompt=PromptRecipe(template="{label}"))["class_names"] == ["daisy", "rose"]
     assert same() != same(size=40)
-    pixels = task(source, tmp_path, "digits-ddpm")
-    assert not {"prompt", "size"} & set(augment.identity(pixels, shards.find(str(source))))
-    assert pixels.prompts_of([]) is None
+    assert task(source, tmp_path, "digits-ddpm").prompts_of([]) is None
 
 
 def test_the_config_of_words_holds(source, tmp_path, model):

@@ -126,7 +126,7 @@ def test_print_config_has_the_pictures(digits, capsys):
         cli.main(["fuse", "a.png", "b.png", "--output", "out", "--print_config"])
     assert stop.value.code == 0
     (digits / "list.yaml").write_text(capsys.readouterr().out)
-    _, config = jobs_arguments.parse("fuse", ["--config", "list.yaml"])
+    config = jobs_arguments.parse("fuse", ["--config", "list.yaml"])
     assert config == fuse_config.Config(images=("a.png", "b.png"), output="out")
 
 

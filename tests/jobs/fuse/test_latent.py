@@ -91,7 +91,7 @@ def test_another_size_and_words_that_are_cut(photos, sd_folder, capsys):
         "2",
     )
     assert picture("out/fused.png").shape == (40, 40, 3)
-    assert capsys.readouterr().err == "longer than the text encoder reads, cut: ...very old dog\n"
+    assert capsys.readouterr().err == "prompt truncated, the text encoder does not read: ...very old dog\n"
 
 
 def test_mistakes_with_a_latent_model_are_one_line(photos, sd_folder, capsys):

@@ -29,7 +29,7 @@ def gathered(folder, *arguments: str):
         "--output",
         str(folder / "out"),
     ]
-    return inpaint_input.gather(jobs_arguments.parse("inpaint", [*where, *arguments])[1])
+    return inpaint_input.gather(jobs_arguments.parse("inpaint", [*where, *arguments]))
 
 
 def pairs(work) -> dict[str, str]:
@@ -119,7 +119,7 @@ def test_shards(tmp_path):
     for name in ("x", "y"):
         storage.write(str(tmp_path / f"{name}.tar"), shards.pack(rows))
     arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
-    work = inpaint_input.gather(jobs_arguments.parse("inpaint", arguments)[1])
+    work = inpaint_input.gather(jobs_arguments.parse("inpaint", arguments))
     assert work.pictures == 6
     units = [inpaint_input.items_of(work.plan.unit(i).payload) for i in range(work.plan.length)]
     assert [[item.key for item in unit] for unit in units] == [["a", "d"], ["f"]] * 2
@@ -142,9 +142,7 @@ def test_a_damaged_shard_is_told_and_the_rest_used(tmp_path):
     whole = shards.pack([(k, {"png": PNG, "mask.png": m}) for k in "abc"])
     storage.write(str(tmp_path / "x.tar"), whole[: 2 * 2048 + 700])
     storage.write(str(tmp_path / "y.tar"), b"no tar")
-    work = inpaint_input.gather(
-        jobs_arguments.parse("inpaint", ["--input", str(tmp_path), "--output", "o"])[1]
-    )
+    work = inpaint_input.gather(jobs_arguments.parse("inpaint", ["--input", str(tmp_path), "--output", "o"]))
     assert work.pictures == 2
     assert {b.reason for b in work.left_out} == {"truncated_tar", "unreadable_tar"}
 
@@ -160,7 +158,7 @@ def test_masks_below_their_pictures_are_no_pictures(tmp_path):
     for name in ("a.png", "b/c.png", "masks/a.png", "masks/b/c.png"):
         storage.write(str(tmp_path / name), PNG)
     where = ["--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
-    work = inpaint_input.gather(jobs_arguments.parse("inpaint", where)[1])
+    work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
     assert (pairs(work), left_out(work)) == ({"a.png": "a.png", "b/c.png": "b/c.png"}, {})
 
 
@@ -251,17 +249,17 @@ def test_the_original_projects_spellings():
         "p",
     ]
     gaps = ["--collage_spacing_h", "3", "--collage_spacing_v", "5"]
-    config = jobs_arguments.parse("inpaint", [*base, *more, *rest, *gaps])[1]
+    config = jobs_arguments.parse("inpaint", [*base, *more, *rest, *gaps])
     assert (config.images, config.masks, config.output) == ("i", "m", "o")
     assert (config.model.name, config.inpaint.steps, config.inpaint.guidance) == ("some/model", 30, 5.5)
     assert (config.inpaint.strength, config.seed, config.size, config.mask_mode) == (0.5, 1234, 768, "white")
     assert (config.rows, config.collage_spacing_h, config.collage_spacing_v) == (4, 3, 5)
     assert (config.prompt, config.loras, config.weights) == ("p", ("w.safetensors",), (1.0,))
     several = ["--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
-    config = jobs_arguments.parse("inpaint", several)[1]
+    config = jobs_arguments.parse("inpaint", several)
     assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("inpaint*.yaml")))
 def test_the_configs_hold(path):
-    assert jobs_arguments.parse("inpaint", ["--config", str(path)])[1].output.startswith("out/")
+    assert jobs_arguments.parse("inpaint", ["--config", str(path)]).output.startswith("out/")

@@ -31,7 +31,7 @@ def lineage(output, key):
 def loaded(folder, output, *arguments):
     """The pictures of the first unit as the model is shown them."""
     words = [*folders_of(folder), "--output", str(output), *map(str, arguments)]
-    config = jobs_arguments.parse("inpaint", words)[1]
+    config = jobs_arguments.parse("inpaint", words)
     task = draw.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
     items = inpaint_input.gather(config).plan.unit(0).payload
     return task, [draw.load(task, item) for item in items]
@@ -62,8 +62,8 @@ def test_a_pipeline_that_is_not_says_so_and_reads_each_pictures_words(kl_folder,
     assert report(tmp_path / "o")["method"] == "repaint"
     prompts = [lineage(tmp_path / "o", key)["prompt"] for key in "abc"]
     assert prompts == ["a horse", "its own words", LONG]
-    assert [lineage(tmp_path / "o", key)["prompt_cut"] != [] for key in "abc"] == [False, False, True]
-    (end,) = report(tmp_path / "o")["prompts_cut"]
+    assert [lineage(tmp_path / "o", key)["prompt_truncated"] != [] for key in "abc"] == [False, False, True]
+    (end,) = report(tmp_path / "o")["truncated"]
     assert LONG.endswith(end)
     assert 0 < len(end) < len(LONG)
     assert end in said.out

@@ -147,7 +147,7 @@ def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, 
     assert ends == ("old roof", "old wall"), "each caption once; the start and the end take two of 77 places"
     report.warn_of_cut(ends)
     said = capsys.readouterr().err.splitlines()
-    assert said[0].endswith("longer than the text encoder reads, their ends are cut: 2")
+    assert said[0].endswith("captions truncated, longer than the text encoder reads: 2")
     assert said[1:] == ["  ...old roof", "  ...old wall"]
     report.warn_of_cut(())
     assert capsys.readouterr().err == ""

@@ -8,9 +8,10 @@ import safetensors.torch
 import torch
 from loras import SMALL, config_of, make
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import ledger, storage
 from noiseweave.jobs.cli import main
-from noiseweave.jobs.lora import report as lora_report
+from noiseweave.jobs.lora import job as lora
+from noiseweave.jobs.lora.config import OWNED
 
 MORE = ["--validation.share", "0.2", "--validation.every", "3"]
 
@@ -44,7 +45,7 @@ def test_it_leaves_weights_a_log_a_report_and_the_quarantine(whole):
     report = json.loads((output / "report.json").read_text())
     assert report["pictures"] + report["held_out"] == 5
     assert list(report["validation_loss"]) == ["0", "3", "6"]
-    assert (report["prompts_cut"], report["cut"]) == (1, ["very very very very very old wall"])
+    assert (report["prompts_truncated"], report["truncated"]) == (1, ["very very very very very old wall"])
     rows = [json.loads(line) for line in (output / "_run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
     bad = [json.loads(line) for line in (output / "quarantine.jsonl").read_text().splitlines()]
@@ -106,6 +107,6 @@ def test_overwrite_throws_the_run_away_and_keeps_the_cache(tmp_path):
         "mine.txt",
     ):
         storage.write(str(tmp_path / "out" / name), b"x")
-    lora_report.claim(config, {"job": "lora"})
+    ledger.claim_run(config.output, {"job": "lora"}, config.overwrite, OWNED, lora.STATE)
     left = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert left == {"_run/cache/a.tar", "_run/config.json", "mine.txt"}

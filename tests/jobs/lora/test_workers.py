@@ -47,8 +47,7 @@ def test_two_workers_see_what_one_sees_with_twice_the_batch(ray_session, hole_fo
     failure = training.run_training(
         followed,
         Task(config=half, source=source, threads=1, workers=2),
-        name="checkpoints",
-        storage_path=str(tmp_path / "two"),
+        folder=str(tmp_path / "two" / "checkpoints"),
         session=session,
         max_failures=0,
         keep=1,
@@ -69,8 +68,7 @@ def test_a_folder_that_one_of_two_workers_cannot_see_ends_both(ray_session, hole
     failure = training.run_training(
         half_blind,
         task,
-        name="checkpoints",
-        storage_path=str(tmp_path / "two"),
+        folder=str(tmp_path / "two" / "checkpoints"),
         session=session,
         max_failures=0,
         keep=1,

@@ -101,19 +101,6 @@ def test_a_validation_folder_of_somebody_else_is_not_touched(flowers, tmp_path):
     assert (tmp_path / "out/validation/shard-000000.tar").read_bytes() == b"precious"
 
 
-def test_a_packing_of_before_these_options_is_the_same_packing(flowers, tmp_path):
-    run(flowers, tmp_path / "out")
-    manifest = tmp_path / "out/pack.json"
-    old = json.loads(manifest.read_text())
-    for name in ("format", "split", "keep_labels", "renumber", "validation", "split_by", "seed"):
-        del old[name]
-    manifest.write_text(json.dumps(old))
-    assert run(flowers, tmp_path / "out") == 0
-    manifest.write_text(json.dumps(old))
-    with pytest.raises(ValueError, match=r"packing \(validation was 0\.0, now 0\.5\)"):
-        run(flowers, tmp_path / "out", validation=0.5)
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

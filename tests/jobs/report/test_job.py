@@ -293,7 +293,7 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["report", output, "--pictures", "2"]) == 0
     assert capsys.readouterr().out == f"page: {output}/report.html\n"
     assert len(data_of((tmp_path / "out/report.html").read_text())["gallery"]["cards"]) == 2
-    _, config = arguments.parse("report", ["--serve", output, "--port=0"])
+    config = arguments.parse("report", ["--serve", output, "--port=0"])
     assert (config.folder, config.serve, config.port) == (output, True, 0)
     for words, error in (
         ([output, "b"], "folder: one is needed, 2 given"),

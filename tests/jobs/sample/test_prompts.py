@@ -7,11 +7,11 @@ from noiseweave.jobs.sample import prompts as p
 
 
 def texts(**values) -> list[str]:
-    return [x.text for x in p.prompts_of(**values).prompts]
+    return [x.text for x in p.prompts_of(p.PromptValues(**values)).prompts]
 
 
 def keys(**values) -> list[str]:
-    return [x.key for x in p.prompts_of(**values).prompts]
+    return [x.key for x in p.prompts_of(p.PromptValues(**values)).prompts]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def file(tmp_path):
 
 
 def test_variants_of_a_prompt_differ_in_their_noise_alone():
-    found = p.prompts_of(prompts=("a cat", "a dog"), count=3, negative="blurry")
+    found = p.prompts_of(p.PromptValues(prompts=("a cat", "a dog"), count=3, negative="blurry"))
     assert len(found) == 6
     assert [found[i].text for i in range(6)] == ["a cat"] * 3 + ["a dog"] * 3
     assert len({x.key for x in found.prompts}) == 6
@@ -36,8 +36,8 @@ def test_variants_of_a_prompt_differ_in_their_noise_alone():
 
 
 def test_a_line_added_changes_no_other_picture_and_equal_lines_are_variants(file):
-    before = p.prompts_of(prompts_file=file("a cat\na dog\n")).prompts
-    after = p.prompts_of(prompts_file=file("a bird\na cat\na cat\na dog\n")).prompts
+    before = p.prompts_of(p.PromptValues(prompts_file=file("a cat\na dog\n"))).prompts
+    after = p.prompts_of(p.PromptValues(prompts_file=file("a bird\na cat\na cat\na dog\n"))).prompts
     assert [after[1], after[3]] == before
     assert after[2].text == "a cat"
     assert after[2].key != after[1].key
@@ -52,7 +52,7 @@ def test_lines_of_a_file(file):
 
 
 def test_an_interpolation_changes_the_words_alone():
-    found = p.prompts_of(interpolate=("a cat", "a dog"), frames=5, negative="blurry")
+    found = p.prompts_of(p.PromptValues(interpolate=("a cat", "a dog"), frames=5, negative="blurry"))
     assert [x.mix for x in found.prompts] == [0, 0.25, 0.5, 0.75, 1]
     assert {(x.text, x.other, x.key, x.negative) for x in found.prompts} == {
         ("a cat", "a dog", found[0].key, "blurry")
@@ -68,7 +68,7 @@ def test_an_interpolation_changes_the_words_alone():
 
 
 def test_variants_of_an_interpolation_are_whole_rows():
-    found = p.prompts_of(interpolate=("a", "b"), frames=3, count=2)
+    found = p.prompts_of(p.PromptValues(interpolate=("a", "b"), frames=3, count=2))
     assert [x.mix for x in found.prompts] == [0, 0.5, 1] * 2
     assert [len({x.key for x in found.prompts[i : i + 3]}) for i in (0, 3)] == [1, 1]
     assert found[0].key != found[3].key
@@ -77,7 +77,7 @@ def test_variants_of_an_interpolation_are_whole_rows():
 
 def test_styles_cross_the_contents_and_keep_their_noise(file):
     styles = file("oil painting\n{} as a {wooden} toy\n# no\nposter of {content}, {content}!\n", "styles.txt")
-    found = p.prompts_of(prompts=("a cat", "a {} dog"), styles=styles, count=2)
+    found = p.prompts_of(p.PromptValues(prompts=("a cat", "a {} dog"), styles=styles, count=2))
     assert [x.text for x in found.prompts[:3]] == [
         "a cat, oil painting",
         "a cat as a {wooden} toy",
@@ -112,7 +112,7 @@ def captioned(tmp_path):
 
 
 def test_captions_in_the_order_of_the_shards(captioned):
-    found = p.prompts_of(captions=captioned)
+    found = p.prompts_of(p.PromptValues(captions=captioned))
     assert [x.text for x in found.prompts] == ["a cat in the rain", "a dog", "a cat in the rain"]
     assert len({x.key for x in found.prompts}) == 3
     assert found.skipped == {"bad_label": 1, "no_caption": 2, "no_picture": 1}
@@ -127,7 +127,9 @@ def test_captions_take_styles_too(captioned, file, tmp_path):
 
 
 def test_the_same_values_mean_the_same_list(captioned):
-    assert p.prompts_of(captions=captioned, count=2) == p.prompts_of(captions=captioned, count=2)
+    assert p.prompts_of(p.PromptValues(captions=captioned, count=2)) == p.prompts_of(
+        p.PromptValues(captions=captioned, count=2)
+    )
 
 
 WRONG = {
@@ -151,16 +153,16 @@ def test_a_mistake_is_one_clear_line(how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values, words = WRONG[how]
     with pytest.raises(ValueError, match=words) as error:
-        p.prompts_of(**values)
+        p.prompts_of(p.PromptValues(**values))
     assert "\n" not in str(error.value)
 
 
 def test_files_without_prompts_are_named(file, tmp_path):
     with pytest.raises(ValueError, match=r"prompts_file '.*empty\.txt': no line in it"):
-        p.prompts_of(prompts_file=file("\n# a\n", "empty.txt"))
+        p.prompts_of(p.PromptValues(prompts_file=file("\n# a\n", "empty.txt")))
     with pytest.raises(ValueError, match=r"prompts_file '.*photo\.png': not UTF-8 text \(byte 0\)"):
-        p.prompts_of(prompts_file=file(b"\x89PNG", "photo.png"))
+        p.prompts_of(p.PromptValues(prompts_file=file(b"\x89PNG", "photo.png")))
     (tmp_path / "in").mkdir()
     (tmp_path / "in/s.tar").write_bytes(shards.pack([("a", {"png": b"x"})]))
     with pytest.raises(ValueError, match=r"captions '.*in': no sample there has a caption"):
-        p.prompts_of(captions=str(tmp_path / "in"))
+        p.prompts_of(p.PromptValues(captions=str(tmp_path / "in")))

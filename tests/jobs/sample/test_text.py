@@ -110,7 +110,7 @@ def test_a_prompt_that_is_cut_is_said_once(base, tmp_path, capsys):
     long = "cat " * 75 + "and a last word"
     assert drawn(tmp_path, long, "a dog", *base, "--count", 2, "--shard_samples", 1) == 0
     out = capsys.readouterr().out
-    assert out.count("longer than the text encoder reads, cut: ...and a last word") == 1
+    assert out.count("prompt truncated, the text encoder does not read: ...and a last word") == 1
     assert "a dog" not in out
 
 

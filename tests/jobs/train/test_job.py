@@ -19,7 +19,7 @@ from noiseweave.cluster import training
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.networks import base_models
 from noiseweave.engine.networks.recipes import ModelConfig
-from noiseweave.engine.records import Bad
+from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.cli import main
 from noiseweave.jobs.train import config as train_config
 from noiseweave.jobs.train import job as train
@@ -150,7 +150,7 @@ def test_bad_pictures_and_shards_are_listed_once_and_the_run_goes_on(bad_shards,
         ("001.tar", "017", "not_an_image"),
         ("009.tar", "", "unreadable_tar"),
     ]
-    assert report.quarantine(config_of(bad_shards, whole), [Bad(**rows[0])]).total() == 3
+    assert report.quarantine(config_of(bad_shards, whole), [Quarantined(**rows[0])]).total() == 3
     said = (whole.parent / "said.txt").read_text()
     assert "quarantined: 2 not_an_image, 1 unreadable_tar" in said
 
@@ -210,4 +210,4 @@ def test_a_model_that_no_run_wrote_is_not_written_over(bad_shards, tmp_path, cap
     (tmp_path / "out" / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit):
         main(["train", *arguments(bad_shards, tmp_path / "out")])
-    assert "holds another model; --overwrite replaces it" in capsys.readouterr().err
+    assert "holds model_index.json, which no train run wrote" in capsys.readouterr().err

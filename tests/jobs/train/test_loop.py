@@ -91,7 +91,9 @@ def test_streams_change_the_order_and_any_buffer_reads_each_picture_once_an_epoc
 
 def parts_of(config, rank=0, world=1, bad=lambda raw, e: None):
     source = train_input.survey(config)
-    for parts in train_data.batches(config, source, rank, world, 0, (1, 8, 8), bad, 1):
+    for parts in train_data.batches(
+        config, source, train_data.streams_of(config, rank, world), 0, (1, 8, 8), bad, 1
+    ):
         yield from parts
 
 

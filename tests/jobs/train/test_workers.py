@@ -59,8 +59,7 @@ def both(ray_session, tmp_path_factory):
     failure = training.run_training(
         several,
         tasks,
-        name="checkpoints",
-        storage_path=str(folder),
+        folder=str(folder) + "/checkpoints",
         session=session,
         max_failures=0,
         keep=1,
