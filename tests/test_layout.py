@@ -42,3 +42,14 @@ def test_a_test_folder_mirrors_a_source_folder():
         path.parent.relative_to(ROOT / "noiseweave") for path in ROOT.glob("noiseweave/**/__init__.py")
     }
     assert folders - mirrored == {Path("gpu")}
+
+
+def test_contributing_names_files_and_functions_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:noiseweave|tests|docs|configs)/[\w/]+\.\w+)`", text)
+    assert len(named) > 20
+    assert all((ROOT / name).exists() or "NAME" in name for name in named), named
+    questions = re.findall(r"^\| where .* \| `(.*)` \| `(\w+)`", text, re.MULTILINE)
+    assert len(questions) == 6
+    for file, function in questions:
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), (file, function)
