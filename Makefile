@@ -2,7 +2,7 @@
 # make demo-inpaint   holes in digits, repaired by the same model
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
-# make lint   ruff, sizes, mypy, import-linter; make bench: the quick measurements
+# make lint   ruff, sizes, mypy, import-linter; make bench: the quick measurements; make docs: the manuals as a site
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint bench demo-model base-models wheel clean
+.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint bench docs demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -28,6 +28,11 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the development tools into $(VENV) ..."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "installing mkdocs into $(VENV) ..."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -65,6 +70,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done
+
+# build/site/index.html; a dead link, or a page that the navigation does not name, ends it
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
 
 demo-model: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/digits
