@@ -174,7 +174,9 @@ def score(args: argparse.Namespace, judge: Judge, kept: dict[str, Any]) -> Itera
     """An entry for each model, drawn anew where the weights or what they are held against have changed."""
     for short, name, trained in found(args.models):
         model = base_models.load(ModelConfig(name=name))
-        key = f"{facts.fingerprint(facts.describe(name))}-{args.count}-{args.seed}-{judge.about['accuracy']}"
+        key = (
+            f"{facts.fingerprint(facts.read_facts(name))}-{args.count}-{args.seed}-{judge.about['accuracy']}"
+        )
         key += "".join(f"-{title(model.kind, way)}" for way in ways(model))
         old: dict[str, Any] = next((e for e in kept.get("models", []) if e["name"] == short), {})
         fresh = old.get("key") != key

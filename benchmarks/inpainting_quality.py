@@ -242,7 +242,7 @@ def describe(name: str | None) -> dict[str, Any] | None:
     """What a model is and how it was trained, as far as its folder tells."""
     if name is None:
         return None
-    model = facts.describe(name)
+    model = facts.read_facts(name)
     about = for_inpainting(model)
     known: dict[str, Any] = {"kind": about.kind, "size": about.size, "repaint": about.repaint}
     log = Path(name) / "_run/log.jsonl"

@@ -72,7 +72,7 @@ def base(folder: Path, without: Sequence[str], steps: int) -> None:
     for f in files:
         image = images.decode(f.read_bytes(), 3)
         for number in range(4):
-            where = crops.crop(image.shape[:2], (SIZE, SIZE), 0, str(f), number, 1.5)
+            where = crops.choose_crop(image.shape[:2], (SIZE, SIZE), 0, str(f), number, 1.5)
             shown.append(crops.cut(image, where, (SIZE, SIZE)))
             names.append(f"a photo of {f.parent.name.replace('_', ' ')}")
     parts = np.array_split(np.stack(shown), len(shown) // 32)

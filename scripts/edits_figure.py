@@ -94,7 +94,11 @@ def reconstruction(image_BHWC: np.ndarray) -> None:
         for steps in (20, 25):
             noise = [draw_noise(RECIPE, steps, (1, 16, 16), 0, str(i)) for i in range(len(x_0))]
             for name, solver in dpm_solver.SOLVERS.items():
-                s = model.schedule(steps) if name == "ddim" else dpm_solver.schedule(model.scheduler, steps)
+                s = (
+                    model.schedule(steps)
+                    if name == "ddim"
+                    else dpm_solver.dpm_schedule(model.scheduler, steps)
+                )
                 maps = solver.invert(model.epsilon, s, x_0, torch.stack(noise, 1))
                 mse = (solver.replay(model.epsilon, s, maps).double() - x_0).square().mean()
                 print(f"{name:16} {precision} {steps} steps: {float(10 * torch.log10(4 / mse)):.1f} dB")

@@ -37,7 +37,7 @@ LAMBDA_MIN = (
 )  # steps noisier than this are not taken: x_theta divides by alpha (diffusers' advice for cosine)
 
 
-def schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
+def dpm_schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
     """The time steps that DPM-Solver++ takes, without the ``skip`` noisiest.
 
     Args:

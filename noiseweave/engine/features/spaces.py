@@ -79,9 +79,7 @@ def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None)
 def _digest(folder: Path) -> str:
     from noiseweave.engine.networks import pretrained
 
-    return pretrained.fingerprint(
-        sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors"))
-    )
+    return pretrained.hash_files(sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors")))
 
 
 def label(identity: Json) -> str:
@@ -103,7 +101,7 @@ def load(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = 
     Raises:
         ValueError: weights that are missing here and cannot be downloaded: which, and how to get them.
     """
-    extract = space(recipe, backbone, device).extract
+    extract = load_space(recipe, backbone, device).extract
     return lambda image_BHWC: similarity(recipe, extract(image_BHWC))
 
 
@@ -116,7 +114,7 @@ def similarity(recipe: FeatureRecipe, f_BD: np.ndarray) -> np.ndarray:
     return F.normalize(f, dim=1, eps=1e-6).numpy()
 
 
-def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = "cpu") -> Space:
+def load_space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str = "cpu") -> Space:
     """The recipe's raw features; ``backbone`` is called by ``unet`` alone.
 
     Raises:
@@ -125,7 +123,7 @@ def space(recipe: FeatureRecipe, backbone: Callable[[], Backbone], device: str =
     if recipe.name == "pixels":
         return Space(extract=pixels)
     if recipe.name == "unet":
-        return Space(extract=unet(backbone(), recipe.noise_level))
+        return Space(extract=unet_features(backbone(), recipe.noise_level))
     if folder := classifier.find(recipe.name):
         network = _classifier(folder, device)
     elif recipe.name in PUBLISHED:
@@ -160,7 +158,7 @@ def pixels(image_BHWC: np.ndarray) -> np.ndarray:
     return image_BHWC.reshape(len(image_BHWC), -1).astype(np.float32) / 255
 
 
-def unet(backbone: Backbone, noise_level: float) -> Extractor:
+def unet_features(backbone: Backbone, noise_level: float) -> Extractor:
     """Mid-block activations of the diffusion model at one noise level (DIFT, Tang et al., arXiv 2306.03881).
 
     The same noise is added to every picture, and what the network answers to that noise on an empty (black)

@@ -23,7 +23,7 @@ from noiseweave.engine.seeding import generator
 
 FROM: dict[EditName, float] = {"smooth": 2 / 3, "contrast": 1 / 3, "style": 1 / 3, "variation": 1 / 3}
 BLUR = 1.0  # pixels of the map
-DRAWN = 0.6  # most that a drawn style replaces; all of it leaves specks on a plain background
+STYLE_SHARE = 0.6  # most that a drawn style replaces; all of it leaves specks on a plain background
 
 
 def edit(
@@ -58,7 +58,7 @@ def edit(
         case "contrast":
             edited = contrast(r_TCHW, strength)
         case "style":
-            k = strength * (1.0 if reference is not None else DRAWN)
+            k = strength * (1.0 if reference is not None else STYLE_SHARE)
             edited = style(r_TCHW, k, spread_like(r_TCHW, fresh_TCHW, reference))
         case _:
             edited = variation(r_TCHW, strength, s, fresh_TCHW)

@@ -28,7 +28,7 @@ from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import NoiseMaps, Pair
 from noiseweave.engine.seeding import generator, rng, seed_of
 
-Shares = Sequence[tuple[int, float]]
+Composition = Sequence[tuple[int, float]]
 """What a fused picture is made of: (number of a picture, weight)."""
 
 
@@ -79,7 +79,9 @@ def _conditions_of(backbone: Backbone, given: Sequence[Any]) -> Words | Classes:
     return backbone.words(given) if reads else backbone.labels(given)  # type: ignore[attr-defined]
 
 
-def target_denoisers(backbone: Backbone, prompts: Prompts | None) -> Callable[[Sequence[Shares]], Denoiser]:
+def target_denoisers(
+    backbone: Backbone, prompts: Prompts | None
+) -> Callable[[Sequence[Composition]], Denoiser]:
     """(what each fused picture is made of) -> the denoiser of their replay: on the parents' targets, mixed alike."""
     if prompts is None:
         return lambda shares: backbone.epsilon
@@ -103,7 +105,7 @@ def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
     """
     if recipe.sampler == "ddim":
         return backbone.schedule(recipe.num_steps, recipe.skip)
-    return dpm_solver.schedule(backbone.scheduler, recipe.num_steps, recipe.skip)
+    return dpm_solver.dpm_schedule(backbone.scheduler, recipe.num_steps, recipe.skip)
 
 
 def invert_pictures(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from noiseweave.engine.fusion.groups import Fused
-from noiseweave.engine.judging.quality import Check
+from noiseweave.engine.judging.quality import QualityCheck
 from noiseweave.engine.records import Pair
 
 
@@ -24,7 +24,7 @@ class Redrawn:
 
     pairs: Sequence[Pair]
     fused: Fused
-    checks: Sequence[Check] | None
+    checks: Sequence[QualityCheck] | None
     attempts: int
 
     @property
@@ -37,7 +37,7 @@ def redraw_rejected(
     pairs: Sequence[Pair],
     draw: Callable[[Sequence[Pair]], Fused],
     again: Callable[[Pair, int], Pair],
-    check: Callable[[Sequence[Pair], Fused], list[Check]] | None,
+    check: Callable[[Sequence[Pair], Fused], list[QualityCheck]] | None,
     redraw: int,
 ) -> Redrawn:
     """Draw every pair, and those that the gate rejects again, up to ``redraw`` times."""

@@ -7,7 +7,7 @@ picture is repaired.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,20 +18,19 @@ from noiseweave.engine.checks import NotFinite, check_steps
 from noiseweave.engine.diffusion.path import Schedule, kept, x_0_from_output
 from noiseweave.engine.inpainting.models import InpaintModel, load
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
-from noiseweave.engine.inpainting.repaint import Believe, Draw, repaint
+from noiseweave.engine.inpainting.repaint import Believe, DrawNoise, repaint
 from noiseweave.engine.networks import latents, text_pipeline
 from noiseweave.engine.networks.conditioning import Condition, words_of
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.pictures import masks
+from noiseweave.engine.sampling.samplers import Predict
 from noiseweave.engine.seeding import generator
 
 __all__ = ["InpaintModel", "inpaint", "load"]
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""predict(x_BCHW, t) -> the network's output, float32."""
-SMALLEST = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
+LEAST_SIGNAL = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
 
 
 def inpaint(
@@ -127,7 +126,7 @@ def _hole(hole_BHW: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(hole_BHW))[:, None]
 
 
-def _draw(x: Tensor, generators: list[torch.Generator]) -> Draw:
+def _draw(x: Tensor, generators: list[torch.Generator]) -> DrawNoise:
     """Noise like x, each picture's from its own generator: float32, on the CPU and then moved."""
     return lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x.device)
 
@@ -204,7 +203,7 @@ def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(recipe.steps)
     t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
-    return kept(t_S, scheduler.alphas_cumprod.clamp(min=SMALLEST), recipe.steps - recipe.kept)
+    return kept(t_S, scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL), recipe.steps - recipe.kept)
 
 
 def _predict(

@@ -13,7 +13,7 @@ from noiseweave.engine.lora.weights import Lora
 from noiseweave.engine.networks import base_models, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
-from noiseweave.engine.networks.facts import ModelFacts, describe
+from noiseweave.engine.networks.facts import ModelFacts, read_facts
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
@@ -118,7 +118,7 @@ def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -
     Raises:
         ValueError: one line, when it is missing, broken or of another kind, or a LoRA does not fit.
     """
-    facts = describe(config.name)
+    facts = read_facts(config.name)
     about = for_inpainting(facts)
     assert about.kind != "pixel" or not loras
     on_gpu = torch.device(device).type == "cuda"

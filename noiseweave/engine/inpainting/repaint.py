@@ -15,7 +15,7 @@ from torch import Tensor
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion.path import Schedule
 
-Draw = Callable[[], Tensor]
+DrawNoise = Callable[[], Tensor]
 """draw() -> fresh standard normal noise, in the shape of x."""
 Believe = Callable[[Tensor, Tensor, Tensor], Tensor]
 """believe(x, t, a) -> the x_0 that the network sees in x at time step t, where alpha_bar is a."""
@@ -28,7 +28,7 @@ def repaint(
     hole: Tensor,
     inside: Tensor,
     levels: Sequence[int],
-    draw: Draw,
+    draw: DrawNoise,
 ) -> Tensor:
     """RePaint, algorithm 1 of arXiv 2201.09865: what is known is put back, noised, after each step.
 

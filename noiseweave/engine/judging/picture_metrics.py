@@ -17,7 +17,7 @@ from noiseweave.engine.records import Json
 WINDOW = 11
 """Pixels across SSIM's window: no side of a picture may be shorter."""
 ALEXNET = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-SMALLEST = 32
+LEAST_SIDE = 32
 """Shortest side that AlexNet's layers take."""
 
 
@@ -127,8 +127,8 @@ class Lpips:
     def _scaled(self, x_HWC: np.ndarray) -> torch.Tensor:
         """Raises ValueError, ``"too_small: ..."``."""
         height, width = x_HWC.shape[:2]
-        if min(height, width) < SMALLEST:
-            raise ValueError(f"too_small: {width}x{height}; LPIPS needs {SMALLEST} pixels a side")
+        if min(height, width) < LEAST_SIDE:
+            raise ValueError(f"too_small: {width}x{height}; LPIPS needs {LEAST_SIDE} pixels a side")
         x = torch.from_numpy(x_HWC.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         return x.expand(1, 3, -1, -1).to(self.device)
 

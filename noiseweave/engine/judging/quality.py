@@ -19,7 +19,7 @@ FLAT = 1e-6  # sharpness below which a picture has no edges at all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class QualityCheck:
     """What is known of a made picture.
 
     Attributes:
@@ -90,7 +90,7 @@ def centroid_chances(f_PD: np.ndarray, mean_KD: np.ndarray, sharpness: float = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What is measured of a made picture; names as of ``Check``.
+    """What is measured of a made picture; names as of ``QualityCheck``.
 
     Attributes:
         row: of ``Judge.real_ND``, the nearest picture; None where a parent is as near.
@@ -113,7 +113,7 @@ def checks(
     parent_BHWC: np.ndarray,
     label_B: Sequence[int | None],
     recipe: QualityRecipe,
-) -> list[Check]:
+) -> list[QualityCheck]:
     """A verdict on each of P made pictures.
 
     Args:
@@ -125,18 +125,18 @@ def checks(
     """
     labels = [{label_B[i] for i in places} for places in parents]
     return [
-        Check(
-            verdict=verdict(f, bool(finite), recipe),
+        QualityCheck(
+            verdict=judge_figures(f, bool(finite), recipe),
             nearest=f.nearest,
             parent=f.parent,
             drift=f.drift,
             sharpness=f.sharpness,
         )
-        for f, finite in zip(figures(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
+        for f, finite in zip(measure(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
     ]
 
 
-def figures(
+def measure(
     judge: Judge,
     image_PHWC: np.ndarray,
     parents: Sequence[Sequence[int]],
@@ -187,7 +187,7 @@ def drifted(chance_K: np.ndarray | None, labels: set[int | None]) -> float | Non
     return max(0.0, 1.0 - float(chance_K[known].sum()))
 
 
-def verdict(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdict:
+def judge_figures(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdict:
     """The first reason to reject a picture, broken before copied before drifted."""
     low = recipe.sharpness
     if not finite or (low and not low <= found.sharpness <= 1 / low):

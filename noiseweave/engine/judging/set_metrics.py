@@ -140,7 +140,7 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class InceptionScore:
     """Class probabilities as sums that merge: n, sum p [C], sum over pictures of sum_c p log p."""
 
     n: int
@@ -148,13 +148,15 @@ class Score:
     plogp: float
 
     @classmethod
-    def of(cls, p_NC: np.ndarray) -> Score:
+    def of(cls, p_NC: np.ndarray) -> InceptionScore:
         """The sums of some rows."""
         p = np.asarray(p_NC, np.float64)
         return cls(n=len(p), sum_C=p.sum(0), plogp=float(plogp(p).sum()))
 
-    def __add__(self, other: Score) -> Score:
-        return Score(n=self.n + other.n, sum_C=self.sum_C + other.sum_C, plogp=self.plogp + other.plogp)
+    def __add__(self, other: InceptionScore) -> InceptionScore:
+        return InceptionScore(
+            n=self.n + other.n, sum_C=self.sum_C + other.sum_C, plogp=self.plogp + other.plogp
+        )
 
     def value(self) -> float:
         """Inception Score (Salimans et al., arXiv 1606.03498): exp of the mean KL of p(y|x) from their mean p(y)."""
@@ -167,7 +169,7 @@ def plogp(p: np.ndarray) -> np.ndarray:
 
 
 def score_resampled(p_NC: np.ndarray, w_BN: np.ndarray) -> np.ndarray:
-    """float64 [B]: the Inception Score of each resample."""
+    """float64 [B]: the Inception InceptionScore of each resample."""
     p, n_B = np.asarray(p_NC, np.float64), w_BN.sum(1)
     marginal_BC = w_BN @ p / n_B[:, None]
     return np.exp(w_BN @ plogp(p).sum(1) / n_B - plogp(marginal_BC).sum(1))
@@ -190,7 +192,7 @@ class Neighbours:
     coverage_M: np.ndarray
 
 
-def neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
+def find_neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
     """Precision, recall (Kynkaanniemi et al., arXiv 1904.06991), density, coverage (Naeem et al., arXiv 2002.09797).
 
     A picture's ball reaches to its k-th nearest neighbour in its own set. The second set is the real one; each

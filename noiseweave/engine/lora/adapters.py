@@ -22,7 +22,7 @@ from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import seed_of
 
-WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention's projections in transformers' CLIP
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")  # attention's projections in transformers' CLIP
 # SDXL's own names for two layers, the only ones that diffusers, reading a kohya file, knows by no other name
 ORIGINAL = {"add_embedding_linear_1": "label_emb_0_0", "add_embedding_linear_2": "label_emb_0_2"}
 PEFT = ".default."  # peft writes the adapter's name into those of its weights: lora_A.default.weight
@@ -80,7 +80,7 @@ def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> N
 
 def _chosen(part: str, network: Any, recipe: LoraRecipe, parts: int) -> Json:
     """The layers that are trained, by name."""
-    targets = recipe.targets if part == "unet" else WORDS
+    targets = recipe.targets if part == "unet" else ATTENTION
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     for target in targets:
         if not any(_is(name, target) for name in layers):

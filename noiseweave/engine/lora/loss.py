@@ -16,12 +16,12 @@ from noiseweave.engine.lora.recipes import LoraObjective
 from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
 from noiseweave.engine.networks.latents import hole_in_latents
 from noiseweave.engine.networks.protocols import Scheduler
+from noiseweave.engine.pictures.crops import Size
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training.objectives import ddpm_loss, step_of
 
 HELD_OUT = (0.1, 0.3, 0.5, 0.7, 0.9)  # times of the validation loss
-Size = tuple[int, int]
 LoraCall = Callable[[Tensor, Tensor, Mapping[str, Tensor], Size], Tensor]
 """network(seen_BCHW, t_B, words, (height, width) in pixels) -> float32 [B, C, h, w]; a LoraNetwork, as a rule."""
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
-from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, describe
-from noiseweave.engine.networks.protocols import Vae
+from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, read_facts
+from noiseweave.engine.networks.protocols import Autoencoder
 from noiseweave.engine.networks.recipes import BASELINES, Kind, ModelConfig
 from noiseweave.engine.records import Json
 
@@ -66,7 +66,7 @@ def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:
     return latents.to_uint8(x_BCHW)
 
 
-def latent_shape(encoder: Vae, size: int) -> tuple[int, int, int]:
+def latent_shape(encoder: Autoencoder, size: int) -> tuple[int, int, int]:
     """[C, H, W] of the latents of square pictures.
 
     Raises:
@@ -78,7 +78,7 @@ def latent_shape(encoder: Vae, size: int) -> tuple[int, int, int]:
     return int(encoder.config.latent_channels), size // factor, size // factor
 
 
-def load_encoder(name: str, device: str = "cpu") -> Vae:
+def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
 
     Raises:
@@ -134,13 +134,13 @@ def load(config: ModelConfig, device: str = "cpu", facts: ModelFacts | None = No
     """Load what ``save`` wrote, or a diffusers DDPMPipeline or LDMPipeline from elsewhere.
 
     Args:
-        facts: what ``describe`` says of it, where that is known.
+        facts: what ``read_facts`` says of it, where that is known.
 
     Raises:
         ValueError: one line, when it is missing, broken or of another kind.
     """
     pretrained.quiet()
-    facts = facts or describe(config.name)
+    facts = facts or read_facts(config.name)
     build = _load_baseline if _kind(facts) in BASELINES else _load_unet
     model = build(config, facts, device)
     model.network.to(device, DTYPES[config.precision]).eval().requires_grad_(False)

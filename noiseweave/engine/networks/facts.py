@@ -103,7 +103,7 @@ class ModelFacts:
         return int(self.scheduler.get("num_train_timesteps", 1000))
 
 
-def describe(name: str, size: int | None = None) -> ModelFacts:
+def read_facts(name: str, size: int | None = None) -> ModelFacts:
     """A shipped model, a folder or a hub id, read from its configs alone.
 
     Args:
@@ -128,7 +128,7 @@ def fingerprint(facts: ModelFacts) -> str:
         parts = [k for k in pretrained.read(facts.name, folder, "model_index.json") if not k.startswith("_")]
         inside = [f for part in sorted(parts) for f in sorted((folder / part).glob("*"))]
         files = [f for f in inside if f.suffix in (".json", ".safetensors")]
-    return pretrained.fingerprint([folder / "model_index.json", *files])
+    return pretrained.hash_files([folder / "model_index.json", *files])
 
 
 def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:

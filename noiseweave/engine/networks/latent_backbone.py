@@ -21,7 +21,7 @@ from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Scheduler, Unet, Vae
+from noiseweave.engine.networks.protocols import Autoencoder, Scheduler, Unet
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.records import Json
@@ -42,7 +42,7 @@ class LatentNetworks:
     """
 
     unet: Unet
-    vae: Vae
+    vae: Autoencoder
     text: TextModel | None = None
 
 

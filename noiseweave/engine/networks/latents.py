@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.protocols import Vae
+from noiseweave.engine.networks.protocols import Autoencoder
 from noiseweave.engine.records import Json
 
 
@@ -29,7 +29,7 @@ def to_uint8(x_BCHW: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(vae: Vae, x_BCHW: Tensor) -> Tensor:
+def encode(vae: Autoencoder, x_BCHW: Tensor) -> Tensor:
     """Pictures in -1..1 -> scaled latents, float32: the mode of an AutoencoderKL's distribution."""
     out = vae.encode(x_BCHW.to(vae.device, vae.dtype))
     z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
@@ -38,14 +38,14 @@ def encode(vae: Vae, x_BCHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode(vae: Vae, z_BCHW: Tensor) -> Tensor:
+def decode(vae: Autoencoder, z_BCHW: Tensor) -> Tensor:
     """Scaled latents -> pictures in about -1..1, float32."""
     shift, scale = _affine(vae.config, z_BCHW)
     z = z_BCHW.float() / scale + shift
     return vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
 
 
-def around(vae: Vae, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
+def around(vae: Autoencoder, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
     """The scaled latents of pictures in -1..1 with 0, mid-grey, in their holes: what a UNet of 9 channels is shown.
 
     As these models were trained (Rombach et al., arXiv 2112.10752, section 4.5).

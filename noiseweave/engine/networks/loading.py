@@ -17,7 +17,7 @@ VAES = ("AutoencoderKL", "AutoencoderTiny")
 
 
 def describe(name: str, size: int | None = None) -> ModelFacts:
-    """What a model is that can invert pictures, read from its configs alone; see ``facts.describe``.
+    """What a model is that can invert pictures, read from its configs alone; see ``facts.read_facts``.
 
     Args:
         size: side of the pictures that is wanted, in pixels; None takes what the model was made for.
@@ -25,7 +25,7 @@ def describe(name: str, size: int | None = None) -> ModelFacts:
     Raises:
         ValueError: one line: it is no such model, broken, or cannot take that size.
     """
-    found = facts.describe(name, size)
+    found = facts.read_facts(name, size)
     _check_schedule(found)
     if not isinstance(found.unet.get("sample_size"), int):
         raise ValueError(f"model {name!r}: supported are square pictures")
@@ -79,7 +79,7 @@ def check_chain(model: ModelFacts, recipe: InversionRecipe) -> None:
     """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
     checks.check_steps("inversion.num_steps", recipe.num_steps, model.trained_steps)
     if recipe.sampler != "ddim":
-        dpm_solver.schedule(SimpleNamespace(config=model.scheduler), recipe.num_steps)
+        dpm_solver.dpm_schedule(SimpleNamespace(config=model.scheduler), recipe.num_steps)
 
 
 def fingerprint(model: ModelFacts) -> str:
@@ -87,7 +87,7 @@ def fingerprint(model: ModelFacts) -> str:
     if model.latent:
         return facts.fingerprint(model)
     files = (model.folder / name for name in facts.PIXEL_FILES)
-    return pretrained.fingerprint([*files, *sorted(model.folder.glob(facts.PIXEL_WEIGHTS))])
+    return pretrained.hash_files([*files, *sorted(model.folder.glob(facts.PIXEL_WEIGHTS))])
 
 
 def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> Backbone:

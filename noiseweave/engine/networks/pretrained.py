@@ -73,7 +73,7 @@ def quiet() -> None:
         logging.disable_progress_bar()
 
 
-def fingerprint(files: Iterable[Path]) -> str:
+def hash_files(files: Iterable[Path]) -> str:
     """SHA-256 over names and contents (16 hex digits): the same files, the same model."""
     digest = hashlib.sha256()
     for path in files:

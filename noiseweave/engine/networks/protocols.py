@@ -45,7 +45,7 @@ class Unet(Network, Protocol):
     register_forward_hook: Callable[..., Any]
 
 
-class Vae(Network, Protocol):
+class Autoencoder(Network, Protocol):
     """AutoencoderKL or AutoencoderTiny."""
 
     encode: Callable[..., Any]

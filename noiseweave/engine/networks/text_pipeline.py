@@ -18,7 +18,7 @@ from torch import Tensor
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
 from noiseweave.engine.networks import pretrained, tuning
-from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, describe
+from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, read_facts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
@@ -79,14 +79,14 @@ def load(
     0 takes 16 pictures on a GPU and 4 elsewhere.
 
     Args:
-        facts: what ``describe`` says of it, where that is known.
+        facts: what ``read_facts`` says of it, where that is known.
 
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
     """
     from diffusers import AutoPipelineForText2Image
 
-    facts = facts or describe(config.name)
+    facts = facts or read_facts(config.name)
     check_text_to_image(facts)
     pipeline = opened(AutoPipelineForText2Image, config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -205,7 +205,7 @@ def truncated_ends(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str
     return {text: end(text) for text in too_long(model, prompts)}
 
 
-def draw(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:
+def draw_prompts(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:
     """One picture for each prompt, a function of (prompt, recipe, seed) alone: uint8 [B, H, W, 3].
 
     Raises:
@@ -218,7 +218,7 @@ def draw(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: 
 def trajectory(
     model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As draw, and what the network believed in on the way.
+    """As draw_prompts, and what the network believed in on the way.
 
     Args:
         kept: steps whose predicted x_0 is kept, evenly spread, the first and the last among them.

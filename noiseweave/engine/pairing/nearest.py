@@ -173,7 +173,7 @@ def _within_uses(low: np.ndarray, high: np.ndarray, most: int) -> np.ndarray:
     return keep
 
 
-def group(a: np.ndarray, b: np.ndarray, recipe: PairingRecipe) -> list[list[int]]:
+def split_into_groups(a: np.ndarray, b: np.ndarray, recipe: PairingRecipe) -> list[list[int]]:
     """Cut the pair graph into groups of pairs that share images: each image is inverted for many pairs.
 
     Greedy: a group starts at the lowest image with pairs left and takes in, again and again, the image with

@@ -56,7 +56,7 @@ class Crop:
         return self.left, self.top, self.right, self.bottom
 
 
-def crop(picture: Size, bucket: Size, seed: int, key: str, number: int, zoom: float) -> Crop:
+def choose_crop(picture: Size, bucket: Size, seed: int, key: str, number: int, zoom: float) -> Crop:
     """Crop ``number`` of a picture, of its bucket's aspect: 0 is the largest, in the middle.
 
     The others are functions of (seed, key, number): up to ``zoom`` times smaller, anywhere in the picture.

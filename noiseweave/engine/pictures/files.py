@@ -28,7 +28,7 @@ EXTENSIONS = {
     "tif": "TIFF",
     "tiff": "TIFF",
 }
-FORMATS = tuple(dict.fromkeys(EXTENSIONS.values()))
+WRITTEN_FORMATS = tuple(dict.fromkeys(EXTENSIONS.values()))
 GREY = ("1", "L", "LA", "I;16")
 # the modes that a format gives back as they were
 HOLDS = {
@@ -38,7 +38,7 @@ HOLDS = {
     "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"),
     "JPEG": ("L", "RGB", "CMYK"),
 }
-SMALLEST = 8
+LEAST_SIDE = 8
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,7 +79,7 @@ class Picture:
 
     Attributes:
         image: the stored pixels, in the stored mode.
-        kind: of FORMATS.
+        kind: of WRITTEN_FORMATS.
         turn: EXIF orientation, 1 to 8.
         keep: exif, icc_profile and dpi as Pillow's ``save`` takes them.
         jpeg: quantisation tables and chroma sampling of a JPEG.
@@ -97,14 +97,14 @@ class Picture:
         return 1 if self.image.mode in GREY else 3
 
 
-def opened(data: bytes, max_pixels: int, smallest: int = SMALLEST) -> Picture:
+def opened(data: bytes, max_pixels: int, smallest: int = LEAST_SIDE) -> Picture:
     """Decode a file without converting it.
 
     Raises:
         ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large, truncated_image, too_small,
             several_frames, or unsupported_mode where no 8-bit model could give the same mode back.
     """
-    return images.opened(data, FORMATS, max_pixels, _picture, partial(_check_head, smallest))
+    return images.opened(data, WRITTEN_FORMATS, max_pixels, _picture, partial(_check_head, smallest))
 
 
 def _check_head(smallest: int, image: Image.Image) -> None:

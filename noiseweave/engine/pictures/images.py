@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from noiseweave.engine.pictures.provenance import Mark, options
 
 MAX_PIXELS = 64_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 T = TypeVar("T")
 
 
@@ -34,7 +34,7 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
     def plain(image: Image.Image) -> Image.Image:
         return _plain(ImageOps.exif_transpose(image))
 
-    image = opened(data, FORMATS, max_pixels, plain)
+    image = opened(data, READ_FORMATS, max_pixels, plain)
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array[..., None] if channels == 1 else array
 
@@ -47,7 +47,7 @@ def decode_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         ValueError: as of ``decode``.
     """
-    return opened(data, FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
+    return opened(data, READ_FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
 
 
 def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     def look(image: Image.Image) -> tuple[int, int]:
         return 1 if _plain(image).mode == "L" else 3, min(image.size)
 
-    return opened(data, FORMATS, max_pixels, look)
+    return opened(data, READ_FORMATS, max_pixels, look)
 
 
 class Refused(Exception):
@@ -117,7 +117,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """(height, width) of an encoded picture after its EXIF rotation; its pixels are not read."""
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)  # by a quarter
     return (image.width, image.height) if turned else (image.height, image.width)
 

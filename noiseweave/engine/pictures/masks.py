@@ -22,7 +22,7 @@ MaskMode = Literal["black", "white"]
 THRESHOLD = 128  # grey values from here on are white
 COLOURLESS = 8  # channels of a grey mask differ by no more than this (lossy formats round)
 ASPECT = 0.01
-DRAWN = (0.04, 0.75)  # share of a picture that a random hole takes
+HOLE_SHARE = (0.04, 0.75)  # share of a picture that a random hole takes
 
 
 def hole_of(mask: bytes | np.ndarray, mode: MaskMode, size: tuple[int, int]) -> np.ndarray:
@@ -201,7 +201,7 @@ def random_hole(seed: int, key: str, step: int, height: int, width: int) -> np.n
     for attempt in itertools.count():
         # strokes in a ribbon of a picture may always be too little; boxes are not
         hole_HW = shape(r, height, width) if attempt < 20 else _box(r, height, width)
-        if DRAWN[0] <= hole_HW.mean() <= DRAWN[1]:
+        if HOLE_SHARE[0] <= hole_HW.mean() <= HOLE_SHARE[1]:
             return hole_HW
     raise AssertionError
 

@@ -25,7 +25,7 @@ Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedi
 CREATED: Source = "trainedAlgorithmicMedia"
 EDITED: Source = "compositeWithTrainedAlgorithmicMedia"
 MIXED: Source = "compositeSynthetic"  # of sheets: generated pictures beside others
-WORDS = {
+TERMS = {
     CREATED: "created using generative AI",
     EDITED: "edited using generative AI",
     MIXED: "composite with generated pictures",
@@ -107,7 +107,7 @@ def _clean(text: str) -> str:
 def plain(mark: Mark) -> str:
     """The same in one line of words."""
     parts = [
-        f"{WORDS[mark.source]} ({VOCABULARY}{mark.source})",
+        f"{TERMS[mark.source]} ({VOCABULARY}{mark.source})",
         f"model {public_name(mark.model)} {mark.model_hash}",
     ]
     parts += [f"seed {mark.seed}", *(f"{name} {value}" for name, value in mark.how.items())]

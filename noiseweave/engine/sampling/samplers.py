@@ -34,7 +34,7 @@ FLOW = {
     "dopri5": "dopri5",
 }  # name -> torchdiffeq's
 LAST = 0.01  # of linear mixing's way that dopri5 leaves to one Euler step
-SMALLEST = 1e-3  # w of linear mixing below which its velocity (x - x_0) / w is not formed
+LEAST_WEIGHT = 1e-3  # w of linear mixing below which its velocity (x - x_0) / w is not formed
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """predict(x_BCHW, t: a number) -> the network's output, guided, float32."""
@@ -205,7 +205,7 @@ def velocity_of(model: BaseModel, predict: Predict) -> Predict:
 
     def velocity(x: Tensor, w: Tensor) -> Tensor:
         if float(w) > 0 or not before:
-            before[:] = [(x - predict(x, TIME * w)) / max(float(w), SMALLEST)]
+            before[:] = [(x - predict(x, TIME * w)) / max(float(w), LEAST_WEIGHT)]
         return before[0]
 
     return velocity

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from noiseweave.engine.seeding import generator
 
-Network = Callable[[Tensor, Tensor], Tensor]
+NetworkCall = Callable[[Tensor, Tensor], Tensor]
 """network(x_BCHW, t_B) -> [B, C, H, W]; t is a time step of the schedule, or 1000 sigma for straight paths."""
 
 Target = Literal["epsilon", "sample", "v_prediction"]
@@ -31,7 +31,7 @@ def step_of(time_B: Tensor, steps: int) -> Tensor:
 
 
 def ddpm_loss(
-    network: Network,
+    network: NetworkCall,
     x0_BCHW: Tensor,
     eps_BCHW: Tensor,
     t_B: Tensor,
@@ -62,7 +62,7 @@ def min_snr_weight(alpha_bar_B: Tensor, target: Target, gamma: float) -> Tensor:
     return {"epsilon": clipped / snr, "sample": clipped, "v_prediction": clipped / (snr + 1)}[target]
 
 
-def flow_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+def flow_loss(network: NetworkCall, x0_BCHW: Tensor, eps_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
     """Conditional flow matching on straight paths (Lipman et al., arXiv 2210.02747, eq. 23, sigma_min = 0).
 
     ``|| (eps - x0) - network((1 - sigma) x0 + sigma eps, 1000 sigma) ||^2``. sigma is 1 - t of the paper, whose
@@ -73,7 +73,7 @@ def flow_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, sigma_B: Tens
     return mean_square((eps_BCHW - x0_BCHW) - velocity)
 
 
-def mixing_loss(network: Network, x0_BCHW: Tensor, eps_BCHW: Tensor, w_B: Tensor) -> Tensor:
+def mixing_loss(network: NetworkCall, x0_BCHW: Tensor, eps_BCHW: Tensor, w_B: Tensor) -> Tensor:
     """The teaching form: ``|| x0 - network((1 - w) x0 + w eps, 1000 w) ||^2``, w in [0, 1]."""
     w = w_B.view(-1, 1, 1, 1)
     return mean_square(x0_BCHW - network((1 - w) * x0_BCHW + w * eps_BCHW, TIME * w_B).float())
@@ -102,7 +102,7 @@ def hidden(label_B: Tensor, chance_B: Tensor, dropout: float, classes: int) -> T
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class Chance:
     """What chance adds to one sample.
 
     Attributes:
@@ -118,11 +118,11 @@ class Draw:
     flip: bool
 
 
-def draw(seed: int, step: int, position: int, shape: Sequence[int]) -> Draw:
+def draw_chance(seed: int, step: int, position: int, shape: Sequence[int]) -> Chance:
     """The chance of the sample at ``position`` of global batch ``step``, on any number of workers."""
     g = generator(seed, "train", step, position)
     time, hide, flip = torch.rand(3, generator=g, dtype=torch.float64).tolist()
-    return Draw(eps=torch.randn(tuple(shape), generator=g), time=time, hide=hide, flip=flip < 0.5)
+    return Chance(eps=torch.randn(tuple(shape), generator=g), time=time, hide=hide, flip=flip < 0.5)
 
 
 def learning_rate(

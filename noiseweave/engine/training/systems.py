@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noiseweave.engine.networks import dcgan, vae
 from noiseweave.engine.networks.base_models import BaseModel, latent_shape
-from noiseweave.engine.networks.protocols import Scheduler, Vae
+from noiseweave.engine.networks.protocols import Autoencoder, Scheduler
 from noiseweave.engine.records import Json
 from noiseweave.engine.training.objectives import ddpm_loss, flow_loss, hidden, mixing_loss, step_of
 from noiseweave.engine.training.recipes import Blueprint
@@ -83,7 +83,7 @@ class System(Learner):
     model: BaseModel
 
 
-def build(plan: Blueprint, encoder: Vae | None = None) -> System:
+def build(plan: Blueprint, encoder: Autoencoder | None = None) -> System:
     """A system with its first weights, a function of the seed.
 
     Args:
@@ -97,7 +97,7 @@ def build(plan: Blueprint, encoder: Vae | None = None) -> System:
     return kinds[plan.model.kind](plan) if plan.model.kind in kinds else _unet(plan, encoder)
 
 
-def _unet(plan: Blueprint, encoder: Vae | None) -> System:
+def _unet(plan: Blueprint, encoder: Autoencoder | None) -> System:
     pixels = (plan.channels, plan.size, plan.size)
     shape = pixels if encoder is None else latent_shape(encoder, plan.size)
     halvings = 1 << (len(plan.unet.channels) - 1)

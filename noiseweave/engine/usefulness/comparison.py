@@ -30,7 +30,7 @@ from noiseweave.engine.seeding import rng
 from noiseweave.engine.training import systems
 from noiseweave.engine.training.systems import System
 from noiseweave.engine.usefulness.data import Added, Pictures, Setup
-from noiseweave.engine.usefulness.generators import blueprint
+from noiseweave.engine.usefulness.generators import plan_generator
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, Method
 
 
@@ -44,7 +44,7 @@ def make_pictures(
     """
     pretrained.quiet()
     side, channels = few.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, setup.classes, side, channels, 0))
+    system = systems.build(plan_generator(recipe, setup.classes, side, channels, 0))
     system.networks["unet"].load_state_dict(safetensors.torch.load(weights))
     network = system.networks["unet"].to(setup.device).eval().requires_grad_(False)
     if method.made == "samples":
@@ -185,7 +185,7 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures
 
 def _gate(
     method: Method, few: Pictures, parents: Pictures, setup: Setup
-) -> Callable[..., list[quality.Check]]:
+) -> Callable[..., list[quality.QualityCheck]]:
     network = judge_of(few, method.quality, setup)
     judge = quality.Judge(
         extract=_seen,
@@ -193,7 +193,7 @@ def _gate(
         chances=lambda image_PHWC, _: classifier.probabilities(network, image_PHWC),
     )
 
-    def check(pairs: Sequence[Pair], fused: groups.Fused) -> list[quality.Check]:
+    def check(pairs: Sequence[Pair], fused: groups.Fused) -> list[quality.QualityCheck]:
         ends = [(p.a, p.b) for p in pairs]
         labels = parents.label_N.tolist()
         return quality.checks(
@@ -210,7 +210,7 @@ def _seen(image_PHWC: np.ndarray) -> np.ndarray:
 # scores
 
 
-def score(
+def score_method(
     method: Method, few: Pictures, added: Added | None, test: Pictures, recipe: ClassifierRecipe, setup: Setup
 ) -> float:
     """Test accuracy of a classifier that was trained with a method: the one place where test pictures are looked at."""

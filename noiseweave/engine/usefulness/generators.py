@@ -22,7 +22,7 @@ from noiseweave.engine.usefulness.recipes import GeneratorRecipe
 WARMUP = 100
 
 
-def blueprint(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
+def plan_generator(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
     """A class-conditional DDPM of pictures of side x side pixels."""
     return Blueprint(
         model=ModelRecipe(kind="ddpm", classes=classes, label_dropout=recipe.label_dropout),
@@ -94,7 +94,7 @@ def tune_generator(
         start: the prior that it goes on from; None starts anew.
     """
     side, channels = few.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, setup.classes, side, channels, setup.seed))
+    system = systems.build(plan_generator(recipe, setup.classes, side, channels, setup.seed))
     if start is not None:
         system.networks["unet"].load_state_dict(safetensors.torch.load(start))
     parts = [(few, 1.0)]
@@ -107,7 +107,7 @@ def tune_generator(
 def train_prior(pool: Pictures, recipe: GeneratorRecipe, setup: Setup) -> bytes:
     """A generator trained on the pool with every label hidden, as safetensors."""
     side, channels = pool.image_NHWC.shape[2:]
-    system = systems.build(blueprint(recipe, setup.classes, side, channels, setup.seed))
+    system = systems.build(plan_generator(recipe, setup.classes, side, channels, setup.seed))
     hidden = Pictures(image_NHWC=pool.image_NHWC, label_N=np.full(len(pool.label_N), -1, np.int64))
     learn(system, [(hidden, 1.0)], recipe, recipe.steps, setup)
     return safetensors.torch.save({n: w.cpu() for n, w in system.networks["unet"].state_dict().items()})

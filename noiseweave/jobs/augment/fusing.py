@@ -21,7 +21,7 @@ from noiseweave.jobs.augment.task import Task
 if TYPE_CHECKING:
     from noiseweave.engine.fusion.groups import Fused
     from noiseweave.engine.fusion.redraw import Redrawn
-    from noiseweave.engine.judging.quality import Check, Judge
+    from noiseweave.engine.judging.quality import Judge, QualityCheck
     from noiseweave.engine.networks.backbone import Backbone
 
 
@@ -49,7 +49,7 @@ class Made:
     areas: list[float]
     bad: list[Quarantined]
     truncated: Mapping[str, str]
-    checks: Sequence[Check] | None = None
+    checks: Sequence[QualityCheck] | None = None
     rejected: Made | None = None
     rejections: Counter[str] = field(default_factory=Counter)
     redrawn: int = 0
@@ -93,7 +93,7 @@ def augment_group(task: Task, backbone: Backbone, judge: Judge | None, loaded: L
 
 def _checks(
     task: Task, judge: Judge, group: Group, image_BHWC: np.ndarray, pairs: Sequence[Pair], fused: Fused
-) -> list[Check]:
+) -> list[QualityCheck]:
     from noiseweave.engine.judging import quality
 
     return quality.checks(

@@ -25,7 +25,7 @@ def make_groups(
     from noiseweave.engine.pairing import nearest
 
     config = task.config
-    for n, members in enumerate(nearest.group(a, b, config.pairing)):
+    for n, members in enumerate(nearest.split_into_groups(a, b, config.pairing)):
         rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
         where = locate(rows)
         keys = [task.key_of(p.shard, p.key) for p in where]

@@ -27,7 +27,7 @@ from noiseweave.jobs.reading import shard_pictures
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.judge import Learnt
-    from noiseweave.engine.judging.quality import Check, Judge
+    from noiseweave.engine.judging.quality import Judge, QualityCheck
 
 LEARNT = 20_000  # most pictures that the classifier is trained on, spread evenly over a larger input
 Extract = Callable[[np.ndarray], np.ndarray]
@@ -151,7 +151,7 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
     )
 
 
-def rounded(check: Check) -> Check:
+def rounded(check: QualityCheck) -> QualityCheck:
     """Four digits of each figure, as the lineage has them."""
     drift, parent = (None if v is None else round(v, 4) for v in (check.drift, check.parent))
     return replace(

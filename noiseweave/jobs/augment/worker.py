@@ -34,7 +34,7 @@ def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
     config = task.config
     extract = feature_cache.extractor(
         config.features,
-        lambda: spaces.space(config.features, lambda: load_backbone(task), device(task)),
+        lambda: spaces.load_space(config.features, lambda: load_backbone(task), device(task)),
         lambda: spaces.identity(config.features, config.model, config.size),
     )
     return lambda image_BHWC: spaces.similarity(config.features, extract(image_BHWC))

@@ -18,7 +18,7 @@ from noiseweave.jobs.augment.lineage import key_of, lineage, mark
 from noiseweave.jobs.augment.task import Task
 
 if TYPE_CHECKING:
-    from noiseweave.engine.judging.quality import Check
+    from noiseweave.engine.judging.quality import QualityCheck
 
 
 def write_shard(task: Task, number: str, made: Made) -> None:
@@ -31,7 +31,7 @@ def write_shard(task: Task, number: str, made: Made) -> None:
 
 def samples_of(task: Task, made: Made) -> list[tuple[str, dict[str, bytes]]]:
     """The samples of a group: key and files."""
-    checks: Sequence[Check | None] = made.checks or [None] * len(made.group.pairs)
+    checks: Sequence[QualityCheck | None] = made.checks or [None] * len(made.group.pairs)
     return [
         sample(task, made, pair, picture, area, check)
         for pair, picture, area, check in zip(
@@ -41,7 +41,7 @@ def samples_of(task: Task, made: Made) -> list[tuple[str, dict[str, bytes]]]:
 
 
 def sample(
-    task: Task, made: Made, pair: Pair, picture: np.ndarray, area: float, check: Check | None = None
+    task: Task, made: Made, pair: Pair, picture: np.ndarray, area: float, check: QualityCheck | None = None
 ) -> tuple[str, dict[str, bytes]]:
     """One new sample: its key and its files."""
     first, second = made.group.images[pair.a], made.group.images[pair.b]

@@ -191,7 +191,7 @@ def _make_rows(task: Task, book: Ledger) -> Callable[[Loaded], tuple[list[Row], 
 
     def compute(data: Loaded) -> tuple[list[Row], list[Quarantined], int]:
         typical = [quality.sharpness(x) for x in data.typical_THWC]
-        found = quality.figures(
+        found = quality.measure(
             judge,
             data.image_PHWC,
             data.parents,
@@ -270,7 +270,11 @@ def _judged(config: Config, row: Row) -> Row:
 
     found = quality.Figures(**{name: row[name] for name in FIGURES})
     few = {name: row[name] if row[name] is None else round(row[name], 4) for name in FIGURES}
-    head = {"key": row["key"], "shard": row["shard"], "verdict": quality.verdict(found, True, config.quality)}
+    head = {
+        "key": row["key"],
+        "shard": row["shard"],
+        "verdict": quality.judge_figures(found, True, config.quality),
+    }
     return head | row | few
 
 

@@ -113,7 +113,7 @@ def _neighbours(work: Work) -> dict[str, Figure]:
             raise ValueError(
                 f"neighbours={config.neighbours}: {name} has {len(f_ND)} pictures, more than neighbours are needed"
             )
-    found = set_metrics.neighbours(work.samples["input"], work.samples["reference"], config.neighbours)
+    found = set_metrics.find_neighbours(work.samples["input"], work.samples["reference"], config.neighbours)
     w_N, w_M = work.weights("input"), work.weights("reference")
     values = {
         "precision": ("precision_recall", w_N @ found.precision_N / len(found.precision_N)),

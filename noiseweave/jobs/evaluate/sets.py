@@ -126,7 +126,7 @@ def _make_extract(task: Task) -> Callable[[Read], Extracted]:
 
     config, device = task.config, evaluate_report.device(task.config)
     load = partial(
-        spaces.space, config.features, lambda: loading.load(config.model, device, config.size), device
+        spaces.load_space, config.features, lambda: loading.load(config.model, device, config.size), device
     )
     extract = feature_cache.extractor(config.features, load, lambda: task.space)
     classify = load().classify if task.classes else None

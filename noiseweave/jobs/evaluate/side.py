@@ -10,7 +10,7 @@ import numpy as np
 
 from noiseweave.cluster.arrays import load_npy
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine.judging.set_metrics import Moments, Score
+from noiseweave.engine.judging.set_metrics import InceptionScore, Moments
 from noiseweave.engine.seeding import seed_of
 
 
@@ -46,9 +46,9 @@ class Side:
         """Sums over all units, added in their order."""
         return _summed(Moments.of, self.parts())
 
-    def score(self) -> Score:
+    def score(self) -> InceptionScore:
         """The sums of the inception score."""
-        return _summed(Score.of, self.parts("probabilities"))
+        return _summed(InceptionScore.of, self.parts("probabilities"))
 
     def sample(self, most: int, seed: int, kind: str = "features") -> np.ndarray:
         """At most so many rows: the same ones of every kind."""

@@ -45,10 +45,10 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         ValueError: it does not fit the options.
     """
     from noiseweave.engine.inpainting.models import for_inpainting
-    from noiseweave.engine.networks.facts import describe, fingerprint
+    from noiseweave.engine.networks.facts import fingerprint, read_facts
 
     set_cache(config)
-    model = describe(config.model.name)
+    model = read_facts(config.model.name)
     about = for_inpainting(model)
     check_steps("inpaint.steps", config.inpaint.steps, model.trained_steps)
     whole = about.multiple > 0

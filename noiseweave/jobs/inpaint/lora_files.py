@@ -65,7 +65,7 @@ def look(config: Config, kind: str) -> tuple[LoraFile, ...]:
     if not config.loras:
         return ()
     from noiseweave.engine.lora import weights
-    from noiseweave.engine.networks.facts import describe
+    from noiseweave.engine.networks.facts import read_facts
 
     check(
         kind != "pixel",
@@ -73,7 +73,7 @@ def look(config: Config, kind: str) -> tuple[LoraFile, ...]:
         config.lora,
         "null: a base model takes none, a Stable Diffusion pipeline does",
     )
-    layers = weights.layers_in(describe(config.model.name).folder)
+    layers = weights.layers_in(read_facts(config.model.name).folder)
     files = []
     for given, weight in zip(config.loras, config.weights, strict=True):
         path = located(given)

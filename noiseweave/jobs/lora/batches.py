@@ -23,7 +23,7 @@ from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.seeding import generator
-from noiseweave.engine.training.objectives import draw
+from noiseweave.engine.training.objectives import draw_chance
 from noiseweave.jobs.lora.config import Config
 from noiseweave.jobs.lora.input import Item, Source
 from noiseweave.jobs.reading.places import Place
@@ -47,7 +47,9 @@ def pixels(config: Config, item: Item, which: Sequence[int]) -> tuple[np.ndarray
     shown, holes = [], []
     for view in which:
         number, mirrored = divmod(view, 1 + config.data.flip)
-        where = crops.crop(image.shape[:2], item.bucket, config.seed, item.key, number, config.data.zoom)
+        where = crops.choose_crop(
+            image.shape[:2], item.bucket, config.seed, item.key, number, config.data.zoom
+        )
         step = -1 if mirrored else 1
         shown.append(crops.cut(image, where, item.bucket)[:, ::step])
         if hole is not None:
@@ -133,7 +135,7 @@ class Reader:
         config, (h, w) = self.config, item.bucket
         factor = self.source.model.vae_scale_factor
         shape = (self.source.model.channels, h // factor, w // factor)
-        d = draw(config.seed, step, place, shape)
+        d = draw_chance(config.seed, step, place, shape)
         more = generator(config.seed, "lora", step, place)
         offset = torch.randn(shape[0], 1, 1, generator=more)
         number = int(torch.randint(config.data.crops, (1,), generator=more))

@@ -244,10 +244,10 @@ def opened(
     from diffusers import AutoPipelineForInpainting
 
     from noiseweave.engine.networks import text_pipeline
-    from noiseweave.engine.networks.facts import describe
+    from noiseweave.engine.networks.facts import read_facts
     from noiseweave.engine.networks.recipes import ModelConfig
 
-    folder = describe(name).folder
+    folder = read_facts(name).folder
     parts = {part: None for part in without if os.path.isdir(os.path.join(folder, part))}
     pipeline = text_pipeline.opened(AutoPipelineForInpainting, ModelConfig(name=name), folder, **parts)
     return pipeline.to(device)

@@ -203,10 +203,10 @@ def look(config: Config) -> Model:
     from noiseweave.engine.inpainting import models
     from noiseweave.engine.lora import adapters
     from noiseweave.engine.networks import pretrained
-    from noiseweave.engine.networks.facts import describe, fingerprint
+    from noiseweave.engine.networks.facts import fingerprint, read_facts
 
     name = config.model.name
-    facts = describe(name)
+    facts = read_facts(name)
     about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
     if about.kind == "pixel":
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
@@ -215,7 +215,7 @@ def look(config: Config) -> Model:
 
     def hashed(*parts: str) -> str:
         kept = (f for part in parts for f in sorted((folder / part).glob("*")))
-        return pretrained.fingerprint(f for f in kept if f.suffix in (".json", ".txt", ".safetensors"))
+        return pretrained.hash_files(f for f in kept if f.suffix in (".json", ".txt", ".safetensors"))
 
     return Model(
         sees_holes=about.kind == "inpaint",

@@ -173,7 +173,7 @@ class Validation:
             if not self.source.model.sees_holes:
                 height, width = item.bucket
                 words = TextRecipe(steps=recipe.steps, guidance=recipe.guidance, height=height, width=width)
-                yield [text_pipeline.draw(_text(model), [prompt], words, self.config.seed)[0]]
+                yield [text_pipeline.draw_prompts(_text(model), [prompt], words, self.config.seed)[0]]
                 continue
             image = pixels(self.config, item, [0])[0]
             sample = self.reader.sample(item, -1, 0)

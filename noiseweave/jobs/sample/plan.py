@@ -8,7 +8,7 @@ import sys
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import text_pipeline
-from noiseweave.engine.networks.facts import ModelFacts, describe, fingerprint
+from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.sampling.recipes import sampler_name
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
@@ -24,7 +24,7 @@ def plan(config: Config, output: str) -> Task:
     Raises:
         ValueError: they do not fit the options.
     """
-    model = describe(config.model.name)
+    model = read_facts(config.model.name)
     if model.conditioning == "text":
         return _plan_text(config, output, model)
     asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]

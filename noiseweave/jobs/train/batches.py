@@ -16,7 +16,7 @@ import torch
 from noiseweave.cluster import streams
 from noiseweave.cluster.arrays import array
 from noiseweave.engine.pictures import images
-from noiseweave.engine.training.objectives import draw
+from noiseweave.engine.training.objectives import draw_chance
 from noiseweave.engine.training.systems import Batch
 from noiseweave.jobs.train.config import Config
 from noiseweave.jobs.train.input import LATENT
@@ -110,7 +110,7 @@ def batch_of(
     config: Config, step: int, places: Sequence[int], found: Sequence[Sample], shape: Sequence[int]
 ) -> Batch:
     """Samples of some places of a step, with their chance."""
-    draws = [draw(config.seed, step, place, shape) for place in places]
+    draws = [draw_chance(config.seed, step, place, shape) for place in places]
     x0 = [tensor_of(value, config.data.flip and d.flip) for (value, _), d in zip(found, draws, strict=True)]
     return Batch(
         x0=torch.from_numpy(np.stack(x0)),

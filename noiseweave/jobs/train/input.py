@@ -115,7 +115,7 @@ def _encoder_hash(name: str) -> str:
     from noiseweave.engine.networks import facts, pretrained
 
     folder = pretrained.find(name, facts.BASE_FILES)
-    return pretrained.fingerprint(sorted(folder.rglob("*.safetensors")))
+    return pretrained.hash_files(sorted(folder.rglob("*.safetensors")))
 
 
 # latents: a shard of pictures -> a shard of their latents, once for all epochs

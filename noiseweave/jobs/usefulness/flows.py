@@ -213,7 +213,7 @@ def _score(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged, seed = unit
     c, method, few = task.config, task.method(tagged), task.few[k, subset]
     added = None if method.made == "none" else read_made(book, k, subset, method)
-    right = comparison.score(
+    right = comparison.score_method(
         method, few, added, task.data["test"], c.classifier, replace(_setup(task, device), seed=seed)
     )
     return Done(extra={"accuracy": right})

@@ -46,7 +46,7 @@ def psnr(x, y):
 def test_every_step_is_the_one_diffusers_takes(spacing, steps):
     """The same x, network outputs and noise: replay of sigma z is DPMSolverMultistepScheduler.step with z."""
     lib = library(spacing, steps)
-    s = dpm_solver.schedule(scheduler(spacing), steps)
+    s = dpm_solver.dpm_schedule(scheduler(spacing), steps)
     assert s.t_T.tolist() == lib.timesteps.tolist()
     g = torch.Generator().manual_seed(0)
     x_T, e_T, z_T = torch.randn(3, steps, 2, 3, 4, 4, generator=g)
@@ -68,7 +68,7 @@ def test_every_step_is_the_one_diffusers_takes(spacing, steps):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_replay_walks_as_the_library_samples(spacing):
     """A whole chain of 20 steps on the Gaussian denoiser, maps made of noise alone."""
-    lib, s = library(spacing, 20), dpm_solver.schedule(scheduler(spacing), 20)
+    lib, s = library(spacing, 20), dpm_solver.dpm_schedule(scheduler(spacing), 20)
     epsilon = gaussian(lib.alphas_cumprod, 0.3, 0.5)
     g = torch.Generator().manual_seed(1)
     x, z_T = torch.randn(1, 1, 8, 8, generator=g), torch.randn(20, 1, 1, 8, 8, generator=g)
@@ -84,7 +84,7 @@ def test_replay_walks_as_the_library_samples(spacing):
 
 def test_order_two_samples_a_gaussian_with_less_error_than_order_one():
     """A linear denoiser makes x_0 linear in x_T and the z_t, so unit impulses give the spread of what is drawn."""
-    s = dpm_solver.schedule(scheduler(), 15)
+    s = dpm_solver.dpm_schedule(scheduler(), 15)
     s2 = 0.05
     epsilon = gaussian(scheduler().alphas_cumprod, 0.0, s2)
     sigma_T = (
@@ -106,7 +106,7 @@ def test_order_two_samples_a_gaussian_with_less_error_than_order_one():
 def test_the_exact_denoiser_of_a_gaussian_in_float64(spacing, steps, skip):
     g = torch.Generator().manual_seed(2)
     m, s2 = torch.randn(1, 2, 3, generator=g).double(), torch.rand(1, 2, 3, generator=g).double() + 0.1
-    s = dpm_solver.schedule(scheduler(spacing), steps, skip)
+    s = dpm_solver.dpm_schedule(scheduler(spacing), steps, skip)
     epsilon = gaussian(scheduler().alphas_cumprod, m, s2)
     x_0 = m + s2.sqrt() * torch.randn(5, 1, 2, 3, generator=g, dtype=torch.float64)
     noise = torch.randn(steps - skip, 5, 1, 2, 3, generator=g, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_the_shipped_model_gives_digits_back_as_with_ddim(
     noise = torch.stack([draw_noise(recipe, steps - skip, (1, 16, 16), 0, str(i)) for i in range(batch)], 1)
     for name, solver in dpm_solver.SOLVERS.items():
         s = (
-            dpm_solver.schedule(backbone.scheduler, steps, skip)
+            dpm_solver.dpm_schedule(backbone.scheduler, steps, skip)
             if name != "ddim"
             else backbone.schedule(steps, skip)
         )
@@ -134,7 +134,7 @@ def test_the_shipped_model_gives_digits_back_as_with_ddim(
 
 
 def test_all_time_steps_go_through_the_network_as_one_batch():
-    s, calls = dpm_solver.schedule(scheduler(), 20, 5), []
+    s, calls = dpm_solver.dpm_schedule(scheduler(), 20, 5), []
     dpm_solver.invert_dpm(
         lambda x, t: calls.append(t.tolist()) or torch.zeros_like(x),
         s,
@@ -146,7 +146,7 @@ def test_all_time_steps_go_through_the_network_as_one_batch():
 
 
 def test_maps_of_one_sampler_are_not_those_of_the_other():
-    s = dpm_solver.schedule(scheduler(), 20)
+    s = dpm_solver.dpm_schedule(scheduler(), 20)
     epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0 / 4)
     g = torch.Generator().manual_seed(3)
     x_0, noise = torch.randn(1, 1, 4, 4, generator=g), torch.randn(20, 1, 1, 4, 4, generator=g)
@@ -159,16 +159,16 @@ def test_maps_of_one_sampler_are_not_those_of_the_other():
 @pytest.mark.parametrize("steps", [0, 1000, 1001])
 def test_steps_that_cannot_be_told_apart_are_refused(steps):
     with pytest.raises(ValueError, match=f"inversion.num_steps={steps}"):
-        dpm_solver.schedule(scheduler("leading"), steps)
+        dpm_solver.dpm_schedule(scheduler("leading"), steps)
 
 
 def test_a_schedule_that_ends_in_pure_noise_is_taken_up_to_its_noisiest_step_with_some_signal():
-    s = dpm_solver.schedule(scheduler("trailing", rescale_betas_zero_snr=True), 20)
+    s = dpm_solver.dpm_schedule(scheduler("trailing", rescale_betas_zero_snr=True), 20)
     assert ((s.a_T / (1 - s.a_T)).log() / 2).min() >= dpm_solver.LAMBDA_MIN - 0.5
 
 
 def test_maps_of_other_time_steps_are_refused():
-    s, other = (dpm_solver.schedule(scheduler(), 20, skip) for skip in (0, 1))
+    s, other = (dpm_solver.dpm_schedule(scheduler(), 20, skip) for skip in (0, 1))
     epsilon = gaussian(scheduler().alphas_cumprod, 0.0, 1.0)
     maps = dpm_solver.invert_dpm(epsilon, s, torch.zeros(1, 1, 2, 2), torch.zeros(20, 1, 1, 2, 2))
     with pytest.raises(ValueError, match="other time steps"):

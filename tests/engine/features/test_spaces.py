@@ -107,7 +107,7 @@ def test_resnet50_gives_its_pooled_2048_values_and_the_networks_own_probabilitie
     network = resnet50(weights=None).eval()
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")
     recipe = FeatureRecipe(name="resnet50", weights=str(tmp_path / "resnet50.pth"))
-    space, image = spaces.space(recipe, never), random_pictures(2, 64)
+    space, image = spaces.load_space(recipe, never), random_pictures(2, 64)
     f = space.extract(image)
     assert f.shape == (2, 2048)
     assert np.allclose(np.linalg.norm(spaces.similarity(recipe, f), axis=1), 1, atol=1e-5)
@@ -129,7 +129,7 @@ def test_only_the_published_weights_bear_the_name():
 def test_the_shipped_classifier_knows_digits_and_keeps_classes_apart(digits, tmp_path):
     image, label = np.repeat(digits[0][:100], 3, axis=-1), digits[1][:100]
     recipe = FeatureRecipe(name="digits-classifier", batch=32)
-    space = spaces.space(recipe, never)
+    space = spaces.load_space(recipe, never)
     f = space.extract(image)
     assert f.shape == (100, 64)
     assert spaces.side(recipe, "digits-ddpm") == 16
@@ -138,7 +138,7 @@ def test_the_shipped_classifier_knows_digits_and_keeps_classes_apart(digits, tmp
     folder = classifier.find("digits-classifier")
     classifier.save(classifier.load(folder), tmp_path / "copy")
     mine = FeatureRecipe(name=str(tmp_path / "copy"))
-    assert np.array_equal(spaces.space(mine, never).extract(image[:32]), f[:32])
+    assert np.array_equal(spaces.load_space(mine, never).extract(image[:32]), f[:32])
     (tmp_path / "copy/classifier.json").write_text('{"channels": 2}')
     with pytest.raises(ValueError, match="damaged"):
         spaces.side(mine, "digits-ddpm")
@@ -151,7 +151,7 @@ def test_efficientnet_tells_flowers_apart():
     paths = [p for name in ("tulips", "daisy") for p in sorted((FLOWERS / name).iterdir())[:6]]
     image = np.stack([images.fit(images.decode(p.read_bytes()), 224) for p in paths])
     recipe = FeatureRecipe(name="efficientnet-lite0", weights=str(EFFICIENTNET))
-    space = spaces.space(recipe, never)
+    space = spaces.load_space(recipe, never)
     f = space.extract(image)
     assert f.shape == (12, 1280)
     assert spaces.label(spaces.identity(recipe, ModelConfig())) == "efficientnet-lite0"

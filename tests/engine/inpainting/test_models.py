@@ -88,7 +88,7 @@ def test_pipelines_with_two_text_encoders_fill_holes_too(tmp_path, xl):
 
 
 def described(name):
-    return for_inpainting(facts.describe(str(name)))
+    return for_inpainting(facts.read_facts(str(name)))
 
 
 @KINDS
@@ -99,7 +99,7 @@ def test_a_model_is_known_before_it_is_loaded(inpainters, models, kind):
     assert (about.channels, about.size, about.multiple) == ((1, 16, 0) if kind == "pixel" else (3, 64, 8))
     assert about.repaint is (kind != "inpaint")
     assert about.reads_prompts is (kind != "pixel")
-    assert len(facts.fingerprint(facts.describe(inpainters[kind]))) == 16
+    assert len(facts.fingerprint(facts.read_facts(inpainters[kind]))) == 16
 
 
 def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):

@@ -74,7 +74,7 @@ def test_nearest_looks_through_blocks_of_any_size():
 def test_a_picture_of_no_known_parents_is_held_against_what_is_typical():
     judge = quality.Judge(extract=unit, real_ND=unit(PARENTS), chances=None)
     made = np.stack([PARENTS[1], picture(130, seed=9)])
-    alone, child = quality.figures(judge, made, [(), (0,)], PARENTS, [set(), {0}], typical=50.0)
+    alone, child = quality.measure(judge, made, [(), (0,)], PARENTS, [set(), {0}], typical=50.0)
     assert (alone.row, alone.parent, round(alone.nearest, 4)) == (1, None, 1.0)
     assert alone.sharpness == pytest.approx(quality.sharpness(PARENTS[1]) / 50)
     assert child.parent == pytest.approx(float(unit(made)[1] @ unit(PARENTS)[0]))
@@ -108,7 +108,9 @@ def gated(passes, redraw):
     def check(pairs, fused):
         kept = [p.attempt >= passes[p.number] for p in pairs]
         return [
-            quality.Check(verdict="kept" if ok else "drifted", nearest=0, parent=0, drift=0.9, sharpness=1)
+            quality.QualityCheck(
+                verdict="kept" if ok else "drifted", nearest=0, parent=0, drift=0.9, sharpness=1
+            )
             for ok in kept
         ]
 

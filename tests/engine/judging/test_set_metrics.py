@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from noiseweave.engine.judging import set_metrics
-from noiseweave.engine.judging.set_metrics import Moments, Score
+from noiseweave.engine.judging.set_metrics import InceptionScore, Moments
 
 
 def normal(n, mean, factor, seed=0):
@@ -104,7 +104,7 @@ def test_neighbours_are_the_definitions_written_out(monkeypatch):
     inside = distances(a, b) <= ball_b
     for block in (1024, 9):
         monkeypatch.setattr(set_metrics, "BLOCK", block)
-        found = set_metrics.neighbours(a, b, k)
+        found = set_metrics.find_neighbours(a, b, k)
         assert np.array_equal(found.precision_N, inside.any(1))
         assert np.array_equal(found.density_N, inside.sum(1) / k)
         assert np.array_equal(found.recall_M, (distances(b, a) <= ball_a).any(1))
@@ -113,7 +113,7 @@ def test_neighbours_are_the_definitions_written_out(monkeypatch):
 
 def test_neighbours_of_equal_and_of_far_sets():
     a = np.random.default_rng(7).standard_normal((50, 4))
-    same, far = set_metrics.neighbours(a, a, 5), set_metrics.neighbours(a, a + 100, 5)
+    same, far = set_metrics.find_neighbours(a, a, 5), set_metrics.find_neighbours(a, a + 100, 5)
     assert [v.mean() for v in (same.precision_N, same.recall_M, same.coverage_M)] == [1, 1, 1]
     assert same.density_N.mean() == pytest.approx(6 / 5, abs=0.3)  # itself, and k neighbours on average
     assert [v.mean() for v in vars(far).values()] == [0, 0, 0, 0]
@@ -121,14 +121,16 @@ def test_neighbours_of_equal_and_of_far_sets():
 
 def test_inception_score_of_sure_and_of_unsure_classifiers():
     sure = np.eye(10)[np.arange(40) % 10]
-    assert Score.of(sure).value() == pytest.approx(10)
-    assert Score.of(np.full((40, 10), 0.1)).value() == pytest.approx(1)
+    assert InceptionScore.of(sure).value() == pytest.approx(10)
+    assert InceptionScore.of(np.full((40, 10), 0.1)).value() == pytest.approx(1)
     p = np.random.default_rng(8).dirichlet(np.ones(5), 60)
     expected = np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
-    assert (Score.of(p[:25]) + Score.of(p[25:])).value() == pytest.approx(expected, rel=1e-12)
+    assert (InceptionScore.of(p[:25]) + InceptionScore.of(p[25:])).value() == pytest.approx(
+        expected, rel=1e-12
+    )
     w = set_metrics.weights(2, 60, 0)
     drawn = np.repeat(p, w[1].astype(int), 0)
-    assert set_metrics.score_resampled(p, w)[1] == pytest.approx(Score.of(drawn).value(), rel=1e-12)
+    assert set_metrics.score_resampled(p, w)[1] == pytest.approx(InceptionScore.of(drawn).value(), rel=1e-12)
 
 
 def test_resamples_of_a_distance_are_distances_of_resampled_rows():

@@ -138,7 +138,7 @@ def test_the_vae_that_ships_gives_a_photo_back():
 
 
 def mark_of(folder):
-    return facts.fingerprint(facts.describe(str(folder)))
+    return facts.fingerprint(facts.read_facts(str(folder)))
 
 
 def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
@@ -153,7 +153,7 @@ def test_a_foreign_ddpm_pipeline_is_a_base_model(tmp_path):
         layers_per_block=1,
     )
     DDPMPipeline(unet=unet, scheduler=DDPMScheduler(beta_schedule="linear")).save_pretrained(tmp_path)
-    found = facts.describe(str(tmp_path))
+    found = facts.read_facts(str(tmp_path))
     assert (found.family, found.classes, found.side, found.channels) == ("ddpm", 0, 8, 3)
     assert drawn(loaded(str(tmp_path))).shape == (2, 8, 8, 3)
 
@@ -164,9 +164,9 @@ def test_what_diffusers_folder_says_is_what_ours_says(kind, latent, tmp_path):
     """Without noiseweave.json, everything but linear mixing is told from diffusers' own configs."""
     model = model_of(kind, classes=3, channels=3, encoder=tiny_kl() if latent else None)
     folder = saved(model, tmp_path)
-    ours = facts.describe(folder)
+    ours = facts.read_facts(folder)
     (tmp_path / "noiseweave.json").unlink()
-    assert facts.describe(folder) == ours
+    assert facts.read_facts(folder) == ours
     assert (ours.family, ours.classes, ours.side, ours.channels) == (kind, 3, 16, 3)
 
 
@@ -218,7 +218,7 @@ def test_models_of_another_kind_are_refused_by_name(tmp_path):
     index = {"_class_name": "StableDiffusion3Pipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="its unet is UNet2DConditionModel"):
-        facts.describe(str(tmp_path))
+        facts.read_facts(str(tmp_path))
     model_of().network.save_pretrained(tmp_path / "vae")
     with pytest.raises(ValueError, match="a UNet2DModel; supported are AutoencoderKL and AutoencoderTiny"):
         base_models.load_encoder(str(tmp_path / "vae"))

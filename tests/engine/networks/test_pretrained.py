@@ -48,10 +48,10 @@ def test_a_fingerprint_is_of_names_and_contents_in_order(tmp_path):
     for name, text in (("a", "one"), ("b", "two")):
         (tmp_path / name).write_text(text)
     a, b = tmp_path / "a", tmp_path / "b"
-    mark = pretrained.fingerprint([a, b])
+    mark = pretrained.hash_files([a, b])
     assert len(mark) == 16
     shutil.copytree(tmp_path, tmp_path / "elsewhere")
-    assert pretrained.fingerprint([tmp_path / "elsewhere" / n for n in "ab"]) == mark
-    assert len({mark, pretrained.fingerprint([b, a]), pretrained.fingerprint([a])}) == 3
+    assert pretrained.hash_files([tmp_path / "elsewhere" / n for n in "ab"]) == mark
+    assert len({mark, pretrained.hash_files([b, a]), pretrained.hash_files([a])}) == 3
     b.write_text("twO")
-    assert pretrained.fingerprint([a, b]) != mark
+    assert pretrained.hash_files([a, b]) != mark

@@ -91,7 +91,7 @@ def test_a_prompt_that_is_cut_is_named(model):
         e.truncated_ends(model, [Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
     )
     assert e.too_long(model, [Prompt(text="a", other=long, key="a", negative=negative)]) == [long, negative]
-    a, b = (e.draw(model, [Prompt(text=t, key="a")], QUICK, 0) for t in (fits, long))
+    a, b = (e.draw_prompts(model, [Prompt(text=t, key="a")], QUICK, 0) for t in (fits, long))
     assert np.array_equal(a, b)  # the last word was cut indeed
 
 
@@ -107,7 +107,7 @@ def test_the_picture_is_the_pipelines_own(which, guidance, request):
     named = {"num_inference_steps": 3, "guidance_scale": guidance, "output_type": "np"}
     for i, prompt in enumerate(CATS[:2]):
         expected = pipe(prompt.text, negative_prompt=prompt.negative or None, latents=z[i : i + 1], **named)
-        drawn = e.draw(model, [prompt], recipe, 9)
+        drawn = e.draw_prompts(model, [prompt], recipe, 9)
         assert (drawn.shape, drawn.dtype) == ((1, 32, 32, 3), np.uint8)
         assert apart(drawn, (expected.images * 255).round()) <= 1
 
@@ -115,23 +115,25 @@ def test_the_picture_is_the_pipelines_own(which, guidance, request):
 @pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim", "ddpm", "euler", "pipeline"])
 def test_a_picture_is_the_same_whatever_is_drawn_with_it(model, sampler):
     recipe = TextRecipe(steps=3, sampler=sampler, eta=0.7 if sampler == "ddim" else 0)
-    together = e.draw(model, CATS, recipe, 0)
-    alone = np.concatenate([e.draw(model, [p], recipe, 0) for p in CATS])
+    together = e.draw_prompts(model, CATS, recipe, 0)
+    alone = np.concatenate([e.draw_prompts(model, [p], recipe, 0) for p in CATS])
     assert apart(together, alone) <= 1
-    again = e.draw(model, CATS[::-1], recipe, 0)[::-1]
+    again = e.draw_prompts(model, CATS[::-1], recipe, 0)[::-1]
     assert apart(together, again) <= 1
-    assert apart(together, e.draw(model, CATS, recipe, 1)) > 20  # another seed
+    assert apart(together, e.draw_prompts(model, CATS, recipe, 1)) > 20  # another seed
     assert together.std() > 5
 
 
 def test_the_samplers_differ_and_eta_is_heard(model):
     recipes = [TextRecipe(steps=3, sampler=s) for s in ("dpm-solver++", "ddim", "ddpm", "pipeline")]
-    drawn = [e.draw(model, CATS[:1], r, 0) for r in [*recipes, TextRecipe(steps=3, sampler="ddim", eta=1)]]
+    drawn = [
+        e.draw_prompts(model, CATS[:1], r, 0) for r in [*recipes, TextRecipe(steps=3, sampler="ddim", eta=1)]
+    ]
     assert min(apart(a, b) for i, a in enumerate(drawn) for b in drawn[:i]) > 1
 
 
 def test_equal_keys_start_from_the_same_noise_and_others_do_not(model):
-    same = e.draw(model, [Prompt(text="a cat", key=k) for k in ("a", "a", "b")], QUICK, 0)
+    same = e.draw_prompts(model, [Prompt(text="a cat", key=k) for k in ("a", "a", "b")], QUICK, 0)
     assert apart(same[0], same[1]) <= 1
     assert apart(same[0], same[2]) > 20
 
@@ -158,14 +160,14 @@ def test_the_ends_of_a_mix_are_the_two_prompts(model, xl):
 def test_size_is_taken_from_the_recipe_or_the_model(model):
     assert model.size(QUICK) == (32, 32)
     recipe = TextRecipe(steps=1, height=40, width=24)
-    assert e.draw(model, CATS[:1], recipe, 0).shape == (1, 40, 24, 3)
+    assert e.draw_prompts(model, CATS[:1], recipe, 0).shape == (1, 40, 24, 3)
 
 
 def test_the_calls_of_the_network_are_counted(model):
     for sampler in ("dpm-solver++", "pipeline"):
         recipe, seen = TextRecipe(steps=5, sampler=sampler, guidance=1), []
         handle = model.pipeline.unet.register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        e.draw(model, CATS, recipe, 0)
+        e.draw_prompts(model, CATS, recipe, 0)
         handle.remove()
         assert len(seen) == model.calls(recipe)
         assert (len(seen) == 5) == (sampler == "dpm-solver++")  # PNDM takes one step twice
@@ -173,14 +175,14 @@ def test_the_calls_of_the_network_are_counted(model):
 
 def test_half_precision_draws_nearly_the_same(sd_folder, model):
     half = e.load(ModelConfig(name=str(sd_folder), precision="bf16"), QUICK)
-    a, b = (e.draw(m, CATS, replace(QUICK, guidance=1), 0).astype(float) for m in (model, half))
+    a, b = (e.draw_prompts(m, CATS, replace(QUICK, guidance=1), 0).astype(float) for m in (model, half))
     assert 0 < np.abs(a - b).mean() < 5
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(sd_folder):
     model = e.load(ModelConfig(name=str(sd_folder), micro_batch=8), QUICK)
     prompts, recipe = [*CATS, *CATS[:2]], TextRecipe(steps=3, sampler="ddpm")
-    expected, decode, sizes = e.draw(model, prompts, recipe, 0), model.pipeline.vae.decode, []
+    expected, decode, sizes = e.draw_prompts(model, prompts, recipe, 0), model.pipeline.vae.decode, []
 
     def small(z, **named):
         if len(z) > 2:
@@ -189,7 +191,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(sd_folder):
         return decode(z, **named)
 
     model.pipeline.vae.decode = small  # after all steps: what they drew must be drawn again
-    assert apart(e.draw(model, prompts, recipe, 0), expected) <= 1
+    assert apart(e.draw_prompts(model, prompts, recipe, 0), expected) <= 1
     assert (model.micro_batch, sizes) == (2, [2, 2, 1])
 
 
@@ -201,7 +203,7 @@ def test_a_trajectory_ends_in_the_picture(model, sampler):
     # by the end each of them takes the predicted x_0 for its sample; ddim here leaves a last trace of noise
     recipe = TextRecipe(steps=6, sampler=sampler)
     image, beliefs = e.trajectory(model, CATS, recipe, 0, 3)
-    assert np.array_equal(image, e.draw(model, CATS, recipe, 0))
+    assert np.array_equal(image, e.draw_prompts(model, CATS, recipe, 0))
     assert (beliefs.shape, beliefs.dtype) == ((3, 3, 32, 32, 3), np.uint8)
     assert np.abs(beliefs[-1].astype(float) - image).mean() < 2
     assert np.abs(beliefs[0].astype(float) - image).mean() > 2
@@ -245,7 +247,7 @@ def painter(taught_folder):
 
 
 def redness(model, prompts, guidance=2.0) -> list[float]:
-    x = e.draw(model, prompts, TextRecipe(steps=8, guidance=guidance), 0).astype(float)
+    x = e.draw_prompts(model, prompts, TextRecipe(steps=8, guidance=guidance), 0).astype(float)
     return list((x[..., 0] - x[..., 2]).mean((1, 2)))
 
 
@@ -279,15 +281,15 @@ def test_a_negative_prompt_drives_away_from_its_words(painter):
 
 
 def mark_of(folder):
-    return facts.fingerprint(facts.describe(str(folder)))
+    return facts.fingerprint(facts.read_facts(str(folder)))
 
 
 def test_what_is_a_text_to_image_model(sd_folder, xl_folder, tmp_path):
-    assert facts.describe(str(sd_folder)).conditioning == "text"
-    assert facts.describe(str(xl_folder)).conditioning == "text"
-    assert facts.describe("digits-ddpm").conditioning == "none"
+    assert facts.read_facts(str(sd_folder)).conditioning == "text"
+    assert facts.read_facts(str(xl_folder)).conditioning == "text"
+    assert facts.read_facts("digits-ddpm").conditioning == "none"
     with pytest.raises(ValueError, match=r"model_index\.json is missing"):
-        facts.describe(str(tmp_path))
+        facts.read_facts(str(tmp_path))
     assert len(mark_of(sd_folder)) == 16
     assert mark_of(sd_folder) != mark_of(xl_folder)
 
@@ -349,7 +351,7 @@ def test_pickles_are_not_read_even_where_they_lie_beside(sd_copy, model):
         (sd_copy / part / "pytorch_model.bin").write_bytes(b"never read")
         (sd_copy / part / "diffusion_pytorch_model.bin").write_bytes(b"never read")
     again = e.load(ModelConfig(name=str(sd_copy)), QUICK)
-    assert apart(e.draw(again, CATS, QUICK, 0), e.draw(model, CATS, QUICK, 0)) <= 1
+    assert apart(e.draw_prompts(again, CATS, QUICK, 0), e.draw_prompts(model, CATS, QUICK, 0)) <= 1
 
 
 def test_an_inpainting_unet_is_refused(sd_copy):

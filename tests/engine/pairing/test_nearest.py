@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from noiseweave.engine.pairing import nearest as pairing
-from noiseweave.engine.pairing.nearest import GRID, group, nearest, select
+from noiseweave.engine.pairing.nearest import GRID, nearest, select, split_into_groups
 from noiseweave.engine.pairing.recipes import PairingRecipe
 
 
@@ -108,7 +108,7 @@ def test_very_small_tables(n):
     a, b, s = nearest(0, f, label, [(0, f, label)], PairingRecipe(upper=1))
     low, high, _ = select(a, b, s, PairingRecipe())
     assert (low.tolist(), high.tolist()) == (([0], [1]) if n == 2 else ([], []))
-    assert group(low, high, PairingRecipe()) == ([[0]] if n == 2 else [])
+    assert split_into_groups(low, high, PairingRecipe()) == ([[0]] if n == 2 else [])
 
 
 def graph(kind, n=3000):
@@ -129,7 +129,7 @@ def graph(kind, n=3000):
 @pytest.mark.parametrize(("images", "most"), [(64, 128), (2, 1), (10, 7), (5, 1000)])
 def test_groups_hold_each_pair_once_within_their_bounds(kind, images, most):
     a, b = graph(kind)
-    groups = group(a, b, PairingRecipe(group_images=images, group_pairs=most))
+    groups = split_into_groups(a, b, PairingRecipe(group_images=images, group_pairs=most))
     assert sorted(pair for pairs in groups for pair in pairs) == list(range(len(a)))
     for taken in groups:
         assert 0 < len(taken) <= most
@@ -138,7 +138,7 @@ def test_groups_hold_each_pair_once_within_their_bounds(kind, images, most):
 
 def test_groups_share_images_where_pairs_cluster():
     a, b = graph("clusters")
-    groups = group(a, b, PairingRecipe())
+    groups = split_into_groups(a, b, PairingRecipe())
     inverted = sum(len(set(a[taken]) | set(b[taken])) for taken in groups)
     assert inverted < 0.4 * 2 * len(a)
 
@@ -155,7 +155,7 @@ def test_grouping_takes_linear_work_around_a_hub():
         before = sys.gettrace()
         sys.settrace(count)
         try:
-            group(*graph("hub", n), PairingRecipe())
+            split_into_groups(*graph("hub", n), PairingRecipe())
         finally:
             sys.settrace(before)
         return seen["line"]

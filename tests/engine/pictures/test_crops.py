@@ -30,18 +30,18 @@ def test_the_nearest_aspect_is_taken():
 
 def test_crops_lie_in_the_picture_and_keep_the_bucket_s_aspect():
     picture, bucket = (90, 200), (64, 96)
-    first = crops.crop(picture, bucket, 0, "a", 0, 3.0)
+    first = crops.choose_crop(picture, bucket, 0, "a", 0, 3.0)
     assert (first.top, first.bottom) == (0, 90)
     assert first.left == pytest.approx(200 - first.right), "in the middle"
-    seen = {crops.crop(picture, bucket, 0, "a", n, 3.0).box for n in range(1, 20)}
+    seen = {crops.choose_crop(picture, bucket, 0, "a", n, 3.0).box for n in range(1, 20)}
     assert len(seen) == 19
     for left, top, right, bottom in seen:
         assert 0 <= left < right <= 200
         assert 0 <= top < bottom <= 90
         assert (right - left) / (bottom - top) == pytest.approx(96 / 64)
         assert 90 / 3 - 1e-6 <= bottom - top <= 90
-    assert crops.crop(picture, bucket, 0, "a", 5, 3.0).box in seen
-    assert crops.crop(picture, bucket, 1, "a", 5, 3.0).box not in seen
+    assert crops.choose_crop(picture, bucket, 0, "a", 5, 3.0).box in seen
+    assert crops.choose_crop(picture, bucket, 1, "a", 5, 3.0).box not in seen
 
 
 def test_a_picture_and_its_hole_are_cut_alike():

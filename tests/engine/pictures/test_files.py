@@ -136,7 +136,7 @@ def test_transparent_pixels_of_a_palette_or_colour_key_stay():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", [*pictures.FORMATS])
+@pytest.mark.parametrize("kind", [*pictures.WRITTEN_FORMATS])
 def test_another_format_has_the_same_colours_or_is_refused(mode, kind):
     source = "TIFF" if mode == "CMYK" else "PNG"
     data = saved(noise(mode, (16, 12)), source)

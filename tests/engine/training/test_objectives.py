@@ -12,7 +12,7 @@ from torch import nn
 from noiseweave.engine.training.objectives import (
     coupled,
     ddpm_loss,
-    draw,
+    draw_chance,
     flow_loss,
     hidden,
     learning_rate,
@@ -161,16 +161,20 @@ def test_a_time_is_a_step_and_float32s_one_is_the_last():
 
 
 def test_a_draw_depends_on_seed_step_and_position_only():
-    first, again = draw(0, 3, 5, (1, 4, 4)), draw(0, 3, 5, (1, 4, 4))
+    first, again = draw_chance(0, 3, 5, (1, 4, 4)), draw_chance(0, 3, 5, (1, 4, 4))
     assert torch.equal(first.eps, again.eps)
     assert (first.time, first.hide, first.flip) == (again.time, again.hide, again.flip)
-    for other in (draw(1, 3, 5, (1, 4, 4)), draw(0, 4, 5, (1, 4, 4)), draw(0, 3, 6, (1, 4, 4))):
+    for other in (
+        draw_chance(1, 3, 5, (1, 4, 4)),
+        draw_chance(0, 4, 5, (1, 4, 4)),
+        draw_chance(0, 3, 6, (1, 4, 4)),
+    ):
         assert not torch.equal(first.eps, other.eps)
         assert first.time != other.time
 
 
 def test_draws_have_the_right_moments():
-    draws = [draw(0, step, place, (1, 8, 8)) for step in range(20) for place in range(64)]
+    draws = [draw_chance(0, step, place, (1, 8, 8)) for step in range(20) for place in range(64)]
     eps = torch.stack([d.eps for d in draws])
     assert abs(eps.mean()) < 0.02
     assert abs(eps.std() - 1) < 0.02

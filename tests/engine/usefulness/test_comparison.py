@@ -177,8 +177,8 @@ def test_a_score_is_an_accuracy_that_made_pictures_move(few, pool):
     wrong = Added(
         image_MHWC=few.image_NHWC, p_MK=np.eye(3, dtype=np.float32)[(few.label_N + 1) % 3], rejected={}
     )
-    plain = comparison.score(Method(), few, None, pool, QUICK, SETUP)
-    spoilt = comparison.score(Method(share=0.9), few, wrong, pool, QUICK, SETUP)
+    plain = comparison.score_method(Method(), few, None, pool, QUICK, SETUP)
+    spoilt = comparison.score_method(Method(share=0.9), few, wrong, pool, QUICK, SETUP)
     assert plain > 0.8 > spoilt
 
 

@@ -142,4 +142,4 @@ def test_the_edge_fades_in_from_what_lies_around(tmp_path):
 
 
 def test_every_kind_of_file_is_in_these_tests():
-    assert set(SAVED) == set(EXTENSION) == set(pictures.FORMATS)
+    assert set(SAVED) == set(EXTENSION) == set(pictures.WRITTEN_FORMATS)
