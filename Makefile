@@ -64,7 +64,7 @@ test-shared: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python scripts/check_sizes.py noiseweave/engine noiseweave/cluster
+	$(BIN)/python scripts/check_sizes.py noiseweave
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 

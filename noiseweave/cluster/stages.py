@@ -76,6 +76,7 @@ class Fetch:
         self.plan, self.fetch = plan, fetch
 
     def __call__(self, row: Json) -> Json:
+        """A row with a unit's index -> the unit and its data, or its error."""
         start = time.monotonic()
         unit = self.plan.unit(int(row["index"]))
         data, error = _attempt(self.fetch, unit)
@@ -146,6 +147,7 @@ class Commit:
         self.name, self.commit, self.ledger = name, commit, ledger
 
     def __call__(self, row: Json) -> Json:
+        """A computed row -> what is known of the unit: its counts, or its error."""
         start = time.monotonic()
         unit, result, error = row["unit"].value, row["data"].value, row["error"]
         report = UnitReport(id=unit.id, produced=0)

@@ -78,4 +78,4 @@ def _offer(out: ArgumentParser, names: list[str], words: tuple[str, ...], nargs:
 
     action = out.add_argument(*names, nargs=nargs)
     if words:
-        action.completer = ChoicesCompleter(words)  # type: ignore[attr-defined]
+        action.completer = ChoicesCompleter(dict.fromkeys(words, ""))  # type: ignore[attr-defined]

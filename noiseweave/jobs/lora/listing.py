@@ -97,6 +97,7 @@ def _distinct(found: Sequence[Found]) -> list[Found]:
 
 
 def without_mask(f: Found) -> Quarantined:
+    """The record of a picture that lacks its mask."""
     return Quarantined(
         shard=f.picture.path if f.picture.size is not None else "", key=f.key, reason="no_mask"
     )

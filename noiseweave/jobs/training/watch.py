@@ -20,6 +20,7 @@ class Watch:
         self.shown = 0.0
 
     def __call__(self, row: Json) -> None:
+        """Note a row, and show it where some seconds have gone by."""
         if "earlier" in row:  # of a run that was killed before it wrote them down
             self.rows |= {r["step"]: r for r in row["earlier"]}
             return
