@@ -161,7 +161,7 @@ class Commit:
             "quarantined": sum(report.quarantined.values()),
         }
 
-    def _write(self, unit: Any, result: Any, row: JsonMapping, start: float) -> UnitReport:
+    def _write(self, unit: Unit, result: object, row: JsonMapping, start: float) -> UnitReport:
         report, bad = self.commit(unit, result)
         counts = Counter(b.reason for b in bad)
         took = {"fetch": row["fetch"], "compute": row["compute"], "commit": time.monotonic() - start}

@@ -50,7 +50,7 @@ class Plan:
     unit: Callable[[int], Unit]
 
     @classmethod
-    def of(cls, payloads: Sequence[Any], ids: Sequence[str] | None = None) -> Plan:
+    def of(cls, payloads: Sequence[object], ids: Sequence[str] | None = None) -> Plan:
         """A unit for each payload.
 
         Args:
@@ -60,5 +60,5 @@ class Plan:
         return cls(length=len(payloads), unit=partial(_of, payloads, ids))
 
 
-def _of(payloads: Sequence[Any], ids: Sequence[str] | None, i: int) -> Unit:
+def _of(payloads: Sequence[object], ids: Sequence[str] | None, i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}" if ids is None else ids[i], payload=payloads[i])

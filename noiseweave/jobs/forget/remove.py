@@ -17,7 +17,7 @@ from functools import partial
 from typing import Literal
 
 from noiseweave import __version__
-from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.arrays import array, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
@@ -27,7 +27,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
-from noiseweave.jobs.forget.search import Tally, index_files, nothing
+from noiseweave.jobs.forget.search import Tally, index_files
 from noiseweave.jobs.forget.trace import Hits, Targets
 
 REPORT = "forget.json"
@@ -59,7 +59,11 @@ def run(plan: Json, folders: Sequence[str], book: Ledger, s: Session) -> Outcome
         groups = storage.join(folder, "_run", "groups")
         work += [Part(kind="groups", url=storage.join(groups, name)) for name in storage.names_in(groups)]
     phase = Phase(
-        name="remove", fetch=partial(_fetch, targets), make_compute=nothing, commit=_commit, things="samples"
+        name="remove",
+        fetch=partial(_fetch, targets),
+        make_compute=stages.unchanged,
+        commit=_commit,
+        things="samples",
     )
     return pipeline.run(Plan.of(work), phase, book, s)
 

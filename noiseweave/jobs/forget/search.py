@@ -6,12 +6,12 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from noiseweave.cluster import pipeline, shards, storage
+from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -105,16 +105,11 @@ def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
     phase = Phase(
         name="search",
         fetch=partial(_fetch, key),
-        make_compute=nothing,
+        make_compute=stages.unchanged,
         commit=partial(_commit, book),
         things="samples",
     )
     return pipeline.run(Plan.of(list(work)), phase, book, s)
-
-
-def nothing() -> Callable[[Any], Any]:
-    """No compute: the flow is all reading and writing."""
-    return lambda data: data
 
 
 def _fetch(key: str, unit: Unit) -> tuple[Json, list[Quarantined]]:

@@ -227,7 +227,7 @@ class Painter:
         self.asked = False
 
     def __call__(self, batch: Batch) -> Result:
-        """Paint a unit\'s pictures; what cannot be painted is quarantined."""
+        """Paint a unit's pictures; what cannot be painted is quarantined."""
         loaded, bad = batch
         patches = self._regions(loaded)
         good: list[Painted] = []

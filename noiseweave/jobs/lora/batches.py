@@ -6,7 +6,7 @@ V views of a picture: crop 0, crop 0 mirrored, crop 1, ... without the mirrored 
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noiseweave.cluster import shards
 from noiseweave.cluster.arrays import array
 from noiseweave.engine.lora.loss import LoraBatch
 from noiseweave.engine.lora.order import Order
@@ -193,7 +194,7 @@ class Reader:
             size=samples[0].item.bucket,
         )
 
-    def _joined(self, cached: Sequence[Tensor | None], encode: Any) -> Tensor:
+    def _joined(self, cached: Sequence[Tensor | None], encode: Callable[[], Tensor]) -> Tensor:
         """From the cache where all are there, else encoded."""
         known = [x for x in cached if x is not None]
         return torch.stack(known) if len(known) == len(cached) else encode()
@@ -283,6 +284,6 @@ def batches(
             yield [reader.batch(samples, is_prior) for is_prior, samples in parts]
 
 
-def place_of(url: str, member: Any) -> Place:
+def place_of(url: str, member: shards.Member) -> Place:
     """The place of a sample in the global batch."""
     return Place(path=url, offset=member.offset, size=member.size)

@@ -164,7 +164,7 @@ def load(config: Config, table: Table, key: str, row: JsonMapping) -> Packed | Q
         return Quarantined.of(e, key=folders.printable(name))
 
 
-def number_of(table: Table, row: JsonMapping) -> Any:
+def number_of(table: Table, row: JsonMapping) -> object:
     """What the label column says, a name as its number; None without one."""
     value = row.get(table.label) if table.label else None
     return table.numbers.get(value, value) if isinstance(value, str) else value

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.records import Json, JsonMapping
@@ -145,7 +145,7 @@ def _in_shard(url: str) -> Iterator[Found]:
             )
 
 
-def _json(f: Any, entry: shards.Entry) -> JsonMapping:
+def _json(f: BinaryIO, entry: shards.Entry) -> JsonMapping:
     try:
         value = json.loads(shards.small(f, entry, "json") or b"{}")
     except (ValueError, RecursionError):
