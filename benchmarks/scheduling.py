@@ -74,7 +74,7 @@ def phase_of(seconds: float, meeting: str, workers: int) -> Phase:
         fetch=fetch,
         make_compute=partial(make_sleep, seconds, meeting, workers),
         commit=commit,
-        things="units",
+        noun="units",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.progress import Tell
+from noiseweave.cluster.progress import OnProgress
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
 from noiseweave.cluster.units import Plan
@@ -17,11 +17,11 @@ from noiseweave.engine.records import Json
 
 
 def rows(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, tell: Tell
+    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, on_progress: OnProgress
 ) -> Iterator[Json]:
     """In this process, one unit after another; the next is fetched while one is computed."""
     fetch, commit = Fetch(plan, phase.fetch), Commit(phase.name, phase.commit, ledger)
-    compute = Compute(phase.make_compute, session.threads, phase.size, tell)
+    compute = Compute(phase.make_compute, session.threads, phase.size, on_progress)
     for row in _ahead(fetch, [{"index": i} for i in left.tolist()]):
         yield commit(compute.row(row))
 

@@ -1,4 +1,4 @@
-"""A Ray of a run's own, on this machine: nobody else can use it, its end is told, and none of it outlives the run."""
+"""A Ray of a run's own, on this machine: nobody else can use it, its end is reported, and none of it is left behind."""
 
 from __future__ import annotations
 

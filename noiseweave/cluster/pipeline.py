@@ -25,7 +25,7 @@ import numpy as np
 
 from noiseweave.cluster import inline
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.progress import Channel, Meter, Tell, watch
+from noiseweave.cluster.progress import Channel, Meter, OnProgress, watch
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
 from noiseweave.cluster.units import Plan
@@ -42,7 +42,7 @@ class Outcome:
 
     Attributes:
         units: planned.
-        produced: things made.
+        produced: pictures, features or pairs made.
         quarantined: reason -> count.
         extra, tallies: the sums of the reports'.
         failed: unit id -> error, of units that two passes could not do.
@@ -77,13 +77,13 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
         stage=phase.name,
         units=len(left),
         workers=session.workers,
-        things=phase.things,
+        noun=phase.noun,
         earlier=plan.length - len(left),
     )
     channel = None if session.inline or not len(left) else Channel()
     closing = contextlib.closing(channel) if channel else contextlib.nullcontext()
     with closing, watch(meter, channel.look if channel else None) as display:
-        tell = channel.tell if channel else meter.tell
+        on_progress = channel.on_progress if channel else meter.on_progress
         for again in (False, True):
             if len(left) == 0:
                 break
@@ -91,7 +91,7 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
             if again:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
-            for row in _rows(plan, left, phase, ledger, session, again, tell):
+            for row in _rows(plan, left, phase, ledger, session, again, on_progress):
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                     meter.drop(row["id"])
@@ -127,16 +127,28 @@ def _blocks(left: np.ndarray, workers: int) -> list[np.ndarray]:
 
 
 def _rows(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
+    plan: Plan,
+    left: np.ndarray,
+    phase: Phase,
+    ledger: Ledger,
+    session: Session,
+    again: bool,
+    on_progress: OnProgress,
 ) -> Iterator[Json]:
     """What became of each unit, as ``Commit`` says it, in the order in which they end."""
     if session.inline:
-        return inline.rows(plan, left, phase, ledger, session, tell)
-    return _stream(plan, left, phase, ledger, session, again, tell)
+        return inline.rows(plan, left, phase, ledger, session, on_progress)
+    return _stream(plan, left, phase, ledger, session, again, on_progress)
 
 
 def _stream(
-    plan: Plan, left: np.ndarray, phase: Phase, ledger: Ledger, session: Session, again: bool, tell: Tell
+    plan: Plan,
+    left: np.ndarray,
+    phase: Phase,
+    ledger: Ledger,
+    session: Session,
+    again: bool,
+    on_progress: OnProgress,
 ) -> Iterator[Json]:
     import pyarrow as pa
     import ray.data
@@ -157,7 +169,7 @@ def _stream(
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         computed = source.map(Fetch(plan, phase.fetch)).map_batches(
             Compute,
-            fn_constructor_args=(phase.make_compute, session.threads, phase.size, tell),
+            fn_constructor_args=(phase.make_compute, session.threads, phase.size, on_progress),
             batch_size=1,
             batch_format="numpy",
             compute=ActorPoolStrategy(

@@ -1,6 +1,6 @@
 """What a person watches while a job runs: stage, units and pictures done, pictures/s, time left, workers.
 
-Pictures inside a unit count as they are made: workers say how far they are, a word every half second at most, and
+Pictures inside a unit count as they are made: workers say how far they are, a report every half second at most, and
 none of a unit that is shorter than that.
 """
 
@@ -23,11 +23,11 @@ from noiseweave.cluster.polling import repeated
 
 EVERY = 5.0  # seconds between lines where there is no terminal
 LOOK = 1.0  # seconds between two looks at what workers say
-QUIET = 0.5  # seconds between two words of a worker
+QUIET = 0.5  # seconds between two reports of a worker
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
+class Progress:
     """What a worker says of the unit that it computes.
 
     Attributes:
@@ -41,8 +41,8 @@ class Word:
     size: int | None
 
 
-Tell = Callable[[str, Word | None], None]
-"""(worker, word): what a worker is at; None says that it has computed its unit."""
+OnProgress = Callable[[str, Progress | None], None]
+"""(worker, report): what a worker is at; None says that it has computed its unit."""
 
 
 @dataclass
@@ -52,14 +52,14 @@ class Meter:
     stage: str
     units: int
     workers: int
-    things: str = "images"
+    noun: str = "images"
     done: int = 0
     produced: int = 0
     quarantined: int = 0
     earlier: int = 0
     start: float = field(default_factory=time.monotonic)
-    running: dict[str, Word] = field(default_factory=dict)
-    computed: dict[str, Word] = field(default_factory=dict)
+    running: dict[str, Progress] = field(default_factory=dict)
+    computed: dict[str, Progress] = field(default_factory=dict)
     shown: int = 0
     ended: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
 
@@ -80,18 +80,18 @@ class Meter:
         self.computed.clear()
         self.ended.clear()
 
-    def hear(self, words: Mapping[str, Word]) -> None:
+    def running_now(self, reports: Mapping[str, Progress]) -> None:
         """worker -> what it is at, of all workers. A unit that its worker has left is computed: it counts whole until
         its row comes, so that the display does not fall back while output is written."""
-        now = {word.unit: word for word in words.values() if word.unit not in self.ended}
-        for word in self.running.values():
-            if word.unit not in now and word.unit not in self.ended:
-                self.computed[word.unit] = replace(word, share=1.0)
+        now = {report.unit: report for report in reports.values() if report.unit not in self.ended}
+        for report in self.running.values():
+            if report.unit not in now and report.unit not in self.ended:
+                self.computed[report.unit] = replace(report, share=1.0)
         self.running = now
 
-    def tell(self, worker: str, word: Word | None) -> None:
-        """A ``Tell`` for the only worker, in this process."""
-        self.hear({} if word is None else {worker: word})
+    def on_progress(self, worker: str, report: Progress | None) -> None:
+        """An ``OnProgress`` for the only worker, in this process."""
+        self.running_now({} if report is None else {worker: report})
 
     def line(self) -> str:
         """Stage, units, pictures, pictures/s, time left and workers, as one line."""
@@ -103,7 +103,7 @@ class Meter:
         bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
         parts = [
             f"{self.stage:<9}{bar} {self.done}/{self.units} units",
-            f"{self.shown} {self.things}",
+            f"{self.shown} {self.noun}",
             f"{self.shown / seconds:.1f}/s",
             f"ETA {clock(seconds * (1 - share) / share if share else None)}",
             f"{self.workers} worker{'s' * (self.workers != 1)}",
@@ -117,13 +117,13 @@ class Meter:
     def _reach(self) -> tuple[float, float]:
         """Things made so far, those of running units included, and the share of all work that is done."""
         now = list((self.computed | self.running).values())
-        sizes = [word.size for word in now if word.size is not None]
-        made = self.produced + sum(word.share * (word.size or 0) for word in now)
+        sizes = [report.size for report in now if report.size is not None]
+        made = self.produced + sum(report.share * (report.size or 0) for report in now)
         begun = self.done + len(now)
         if len(sizes) == len(now) and self.produced + sum(sizes) and begun:
             # units that have not begun are taken to be like those that have
             return made, made / ((self.produced + sum(sizes)) * max(self.units, begun) / begun)
-        share = (self.done + sum(word.share for word in now)) / self.units if self.units else 1.0
+        share = (self.done + sum(report.share for report in now)) / self.units if self.units else 1.0
         return made, min(share, 1.0)
 
 
@@ -153,7 +153,7 @@ class Display:
 
 
 @contextlib.contextmanager
-def watch(meter: Meter, look: Callable[[], Mapping[str, Word]] | None = None) -> Iterator[Display]:
+def watch(meter: Meter, look: Callable[[], Mapping[str, Progress]] | None = None) -> Iterator[Display]:
     """Draw the meter while the block runs.
 
     Args:
@@ -165,7 +165,7 @@ def watch(meter: Meter, look: Callable[[], Mapping[str, Word]] | None = None) ->
     def follow() -> None:
         with contextlib.suppress(Exception):  # a display that fails fails no job
             if look is not None:
-                meter.hear(look())
+                meter.running_now(look())
             display.update()
 
     if console.is_terminal:
@@ -190,29 +190,29 @@ class Channel:
         self.prefix = f"noiseweave-{uuid.uuid4().hex}/"
         self.begun, self.said = 0.0, False
 
-    def tell(self, worker: str, word: Word | None) -> None:
+    def on_progress(self, worker: str, report: Progress | None) -> None:
         """The worker's side. Says nothing of a unit's first half second, and seldom after that."""
         now = time.monotonic()
-        if word is not None and word.share == 0:
+        if report is not None and report.share == 0:
             self.begun = now
-        if (word is None and not self.said) or (word is not None and now - self.begun < QUIET):
+        if (report is None and not self.said) or (report is not None and now - self.begun < QUIET):
             return
-        self.begun, self.said = now, word is not None
-        with contextlib.suppress(Exception):  # a lost word costs nothing
+        self.begun, self.said = now, report is not None
+        with contextlib.suppress(Exception):  # a lost report costs nothing
             from ray.experimental.internal_kv import _internal_kv_put
 
-            value = b"" if word is None else json.dumps(asdict(word)).encode()
+            value = b"" if report is None else json.dumps(asdict(report)).encode()
             _internal_kv_put(self.prefix + worker, value, overwrite=True)
 
-    def look(self) -> dict[str, Word]:
-        """The driver's side: worker -> its word, of those that are at something."""
+    def look(self) -> dict[str, Progress]:
+        """The driver's side: worker -> its report, of those that are at something."""
         from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
         found = {key.decode(): _internal_kv_get(key) for key in _internal_kv_list(self.prefix)}
-        return {key: Word(**json.loads(value)) for key, value in found.items() if value}
+        return {key: Progress(**json.loads(value)) for key, value in found.items() if value}
 
     def close(self) -> None:
-        """Take all words out of the store."""
+        """Take all reports out of the store."""
         with contextlib.suppress(Exception):
             from ray.experimental.internal_kv import _internal_kv_del
 

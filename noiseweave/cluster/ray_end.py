@@ -1,4 +1,4 @@
-"""What holds for any Ray, started or joined: it is kept quiet, and its end is told."""
+"""What holds for any Ray, started or joined: it is kept quiet, and its end is reported."""
 
 from __future__ import annotations
 

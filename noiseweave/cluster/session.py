@@ -173,25 +173,25 @@ def _found(config: ClusterConfig) -> Session:
     Raises:
         ValueError: what is lacking, asked for and found.
     """
-    start, told = time.monotonic(), -NEWS
+    start, reported = time.monotonic(), -NEWS
     try:
         while True:
             try:
                 return _offer(resources.nodes(), config)
             except Lacking as e:
                 waited = time.monotonic() - start
-                if told < 0 and not resources.autoscaled():
+                if reported < 0 and not resources.autoscaled():
                     raise
                 if waited >= config.wait:
                     raise ValueError(f"{e}; the autoscaler brought none in {config.wait:g} s") from None
-                if told < 0:
+                if reported < 0:
                     resources.request(*_bundles(config))
-                if waited - told >= NEWS:
+                if waited - reported >= NEWS:
                     print(f"waiting for the autoscaler: {e}", file=sys.stderr, flush=True)
-                    told = waited
+                    reported = waited
             time.sleep(1)
     finally:
-        if told >= 0:  # a request stays, and so do the nodes, until it is taken back
+        if reported >= 0:  # a request stays, and so do the nodes, until it is taken back
             resources.request([], {})
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.cluster.progress import Tell, Word
+from noiseweave.cluster.progress import OnProgress, Progress
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
@@ -36,8 +36,8 @@ class Phase(Generic[Data, Result]):
         fetch: unit -> data; runs in a CPU task.
         make_compute: () -> (data -> result); called once in each actor, it loads the model.
         commit: (unit, result) -> (report, quarantined); runs in a CPU task and writes the unit's output.
-        things: what a report's ``produced`` counts, for the progress display.
-        size: data, as fetched -> how many things will be made of it, for the same; None where that is not known.
+        noun: what a report's ``produced`` counts, for the progress display.
+        size: data, as fetched -> how many of them will be made of it, for the same; None where that is not known.
         patience: seconds without the end of any unit after which a hang is assumed; None is ``STALL``.
     """
 
@@ -45,13 +45,13 @@ class Phase(Generic[Data, Result]):
     fetch: Callable[[Unit], Data]
     make_compute: Callable[[], Callable[[Data], Result]]
     commit: Callable[[Unit, Result], Committed]
-    things: str = "images"
+    noun: str = "images"
     size: Callable[[Data], int] | None = None
     patience: float | None = None
 
 
 def length_of_first(data: tuple[Sized, ...]) -> int:
-    """A ``Phase.size``: of data whose first part holds what things are made of."""
+    """A ``Phase.size``: of data whose first part holds what is counted."""
     return len(data[0])
 
 
@@ -91,16 +91,16 @@ class Compute:
         make_compute: Callable[[], Callable[[Any], object]],
         threads: int,
         size: Callable[[Any], int] | None,
-        tell: Tell,
+        on_progress: OnProgress,
     ) -> None:
-        self.size, self.tell = size, tell
+        self.size, self.on_progress = size, on_progress
         self.name = f"{platform.node()}/{os.getpid()}"
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
         made, self.broken = _attempt(make_compute)
         self.compute = made or _same  # which is not called
-        _limit(threads)  # another variable may have told the torch that make_compute imported otherwise
+        _limit(threads)  # another variable may have set the torch that make_compute imported otherwise
 
     def __call__(self, batch: Json) -> Json:
         """A batch of one, as Ray Data hands it over."""
@@ -111,7 +111,7 @@ class Compute:
         start = time.monotonic()
         data, error = row["data"].value, str(row["error"]) or self.broken
         if not error:
-            with self._telling(row["unit"].value.id, data):
+            with self._reporting(row["unit"].value.id, data):
                 data, error = _attempt(self.compute, data)
         return {
             "unit": row["unit"],
@@ -123,13 +123,15 @@ class Compute:
         }
 
     @contextlib.contextmanager
-    def _telling(self, unit: str, data: object) -> Iterator[None]:
+    def _reporting(self, unit: str, data: object) -> Iterator[None]:
         """While the block computes a unit, say how far it is."""
         size = self.size(data) if self.size else None
-        self.tell(self.name, Word(unit=unit, share=0.0, size=size))
-        with spans.heard(lambda share: self.tell(self.name, Word(unit=unit, share=share, size=size))):
+        self.on_progress(self.name, Progress(unit=unit, share=0.0, size=size))
+        with spans.listening(
+            lambda share: self.on_progress(self.name, Progress(unit=unit, share=share, size=size))
+        ):
             yield
-        self.tell(self.name, None)
+        self.on_progress(self.name, None)
 
 
 def _limit(threads: int) -> None:

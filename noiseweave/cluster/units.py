@@ -23,7 +23,7 @@ class UnitReport:
 
     Attributes:
         id: the unit's id.
-        produced: things made (features, pairs, images).
+        produced: pictures, features or pairs made (features, pairs, images).
         quarantined: reason -> count.
         seconds: wall time of fetch + compute + commit.
         spent: seconds of each of the three, by its name.

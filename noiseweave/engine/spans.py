@@ -2,7 +2,7 @@
 
 A loop divides what is at hand: each of ``steps``, each ``span``, is a share of it, and loops inside divide theirs. So
 a sampler of 50 steps that runs its network in 4 parts says 1/200 after the first part. Nothing is said, and nothing
-is kept, unless ``heard`` listens in the same thread.
+is kept, unless ``listening`` listens in the same thread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _local = _Local()
 
 
 @contextmanager
-def heard(listener: Callable[[float], None]) -> Iterator[None]:
+def listening(listener: Callable[[float], None]) -> Iterator[None]:
     """Call ``listener`` with the share that is done, 0 to 1 and never less than before, while the block runs."""
     most = 0.0
 

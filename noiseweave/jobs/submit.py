@@ -96,7 +96,7 @@ def _act(options: argparse.Namespace) -> int:
         return 0
     if options.job == "stop":
         ended = not submit.stop(client, given.id)
-        print(f"{given.id}: it had ended already" if ended else f"{given.id}: told to stop")
+        print(f"{given.id}: it had ended already" if ended else f"{given.id}: asked to stop")
         return 0
     return _follow(client, given.id)
 
@@ -112,7 +112,7 @@ def _line(job: submit.Job) -> str:
 def _send(options: argparse.Namespace) -> int:
     from noiseweave.jobs.arguments import parse
 
-    config = parse(options.job, list(options.rest))  # a mistake is told here, not after the upload
+    config = parse(options.job, list(options.rest))  # a mistake is reported here, not after the upload
     if not ("://" in config.output or os.path.isabs(os.path.expanduser(config.output))):
         raise ValueError(
             f"output {config.output!r}: on the cluster this is a folder in the job's copy of the working directory, "
@@ -189,7 +189,7 @@ def _interrupted(client: JobSubmissionClient, name: str) -> int:
             answer = "d"
     if answer.startswith("s"):
         submit.stop(client, name)
-        print(f"{name}: told to stop; the same command goes on from there", file=sys.stderr)
+        print(f"{name}: asked to stop; the same command goes on from there", file=sys.stderr)
     else:
         print(f"{name}: runs on; `noiseweave submit logs {name}` shows it again", file=sys.stderr)
     return 130

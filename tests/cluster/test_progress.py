@@ -3,7 +3,7 @@
 import time
 
 from noiseweave.cluster import progress
-from noiseweave.cluster.progress import Channel, Meter, Word
+from noiseweave.cluster.progress import Channel, Meter, Progress
 
 
 def meter(**more):
@@ -18,7 +18,7 @@ def fields(m):
 def test_pictures_of_a_running_unit_count_and_time_is_judged_by_them():
     m = meter()
     m.add("u0", 100, 0)
-    m.hear({"w": Word(unit="u1", share=0.5, size=100)})
+    m.running_now({"w": Progress(unit="u1", share=0.5, size=100)})
     _, units, pictures, rate, eta, workers = fields(m)
     assert units.endswith("1/4 units")
     assert (pictures, rate, workers) == ("150 images", "15.0/s", "1 worker")
@@ -28,9 +28,9 @@ def test_pictures_of_a_running_unit_count_and_time_is_judged_by_them():
 def test_a_short_last_unit_is_worth_what_it_holds():
     m = meter(units=2)
     m.add("u0", 100, 0)
-    m.hear({"w": Word(unit="u1", share=0.5, size=10)})
+    m.running_now({"w": Progress(unit="u1", share=0.5, size=10)})
     assert fields(m)[4] == "ETA 0:00", "105 of 110"
-    m.hear({"w": Word(unit="u1", share=0.5, size=None)})
+    m.running_now({"w": Progress(unit="u1", share=0.5, size=None)})
     assert fields(m)[4] == "ETA 0:03", "1.5 of 2 units, where nobody knows what they hold"
 
 
@@ -41,23 +41,23 @@ def test_before_anything_is_known():
 
 def test_what_was_shown_is_not_taken_back():
     m = meter()
-    m.tell("w", Word(unit="u0", share=0.9, size=100))
+    m.on_progress("w", Progress(unit="u0", share=0.9, size=100))
     assert fields(m)[2] == "90 images"
-    m.tell("w", None)  # computed, not yet written
+    m.on_progress("w", None)  # computed, not yet written
     assert fields(m)[2] == "100 images"
     m.add("u0", 96, 4)
-    m.hear({"w": Word(unit="u0", share=1.0, size=100)})  # a word that came late
+    m.running_now({"w": Progress(unit="u0", share=1.0, size=100)})  # a word that came late
     assert fields(m)[2] == "100 images"
 
 
 def test_a_computed_unit_counts_whole_until_its_row_comes():
     m = meter()
-    m.hear({"w": Word(unit="u0", share=0.9, size=100)})
+    m.running_now({"w": Progress(unit="u0", share=0.9, size=100)})
     assert fields(m)[4] == "ETA 0:34", "90 of 400 in 10 s"
-    m.hear({"w": Word(unit="u1", share=0.0, size=100)})  # u0 is being written
+    m.running_now({"w": Progress(unit="u1", share=0.0, size=100)})  # u0 is being written
     assert (fields(m)[1].split()[-2], fields(m)[4]) == ("0/4", "ETA 0:30"), "100 of 400"
-    m.hear({})
-    m.hear({})  # however often it is looked at
+    m.running_now({})
+    m.running_now({})  # however often it is looked at
     assert fields(m)[4] == "ETA 0:10", "200 of 400"
     m.add("u0", 100, 0)
     assert fields(m)[4] == "ETA 0:10"
@@ -65,26 +65,28 @@ def test_a_computed_unit_counts_whole_until_its_row_comes():
 
 def test_a_computed_unit_that_ends_in_an_error_counts_no_more_until_it_runs_again():
     m = meter()
-    m.hear({"w": Word(unit="u0", share=0.9, size=100)})
-    m.hear({})
+    m.running_now({"w": Progress(unit="u0", share=0.9, size=100)})
+    m.running_now({})
     m.drop("u0")
-    m.hear({"w": Word(unit="u0", share=0.9, size=100)})  # a word that came late
+    m.running_now({"w": Progress(unit="u0", share=0.9, size=100)})  # a word that came late
     assert fields(m)[4] == "ETA --:--"
     m.begin_pass()
-    m.hear({"w": Word(unit="u0", share=0.5, size=100)})
+    m.running_now({"w": Progress(unit="u0", share=0.5, size=100)})
     assert fields(m)[4] == "ETA 1:10", "50 of 400"
 
 
 def test_a_unit_that_two_workers_have_begun_counts_once():
     m = meter()
-    m.hear({"dead": Word(unit="u0", share=0.75, size=100), "w": Word(unit="u0", share=0.5, size=100)})
+    m.running_now(
+        {"dead": Progress(unit="u0", share=0.75, size=100), "w": Progress(unit="u0", share=0.5, size=100)}
+    )
     assert fields(m)[4] == "ETA 1:10", "50 of 400"
 
 
 def test_the_line_comes_while_a_unit_runs(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LOOK", 0.01)
     monkeypatch.setattr(progress, "EVERY", 0.0)
-    words, seen = {"w": Word(unit="u0", share=0.25, size=8)}, ""
+    words, seen = {"w": Progress(unit="u0", share=0.25, size=8)}, ""
     with progress.watch(meter(units=1), lambda: words):
         end = time.monotonic() + 60
         while "2 images" not in seen and time.monotonic() < end:
@@ -113,15 +115,15 @@ def test_words_travel_through_ray(ray_session):
 
     @ray_session.remote
     def work(channel, share):
-        channel.tell("host/1", Word(unit="u3", share=0.0, size=20))
+        channel.on_progress("host/1", Progress(unit="u3", share=0.0, size=20))
         channel.begun -= 1  # a second later
-        channel.tell("host/1", Word(unit="u3", share=share, size=20))
+        channel.on_progress("host/1", Progress(unit="u3", share=share, size=20))
 
     ray_session.get(work.remote(channel, 0.5))
-    assert list(channel.look().values()) == [Word(unit="u3", share=0.5, size=20)]
+    assert list(channel.look().values()) == [Progress(unit="u3", share=0.5, size=20)]
     assert other.look() == {}
     channel.said = True  # as it is in the worker that has said something
-    channel.tell("host/1", None)
+    channel.on_progress("host/1", None)
     assert channel.look() == {}
     ray_session.get(work.remote(channel, 0.75))
     channel.close()
@@ -132,6 +134,6 @@ def test_short_units_say_nothing(monkeypatch):
     channel, put = Channel(), []
     monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_put", lambda *a, **k: put.append(a))
     for share in (0.0, 0.5, 1.0):
-        channel.tell("w", Word(unit="u", share=share, size=1))
-    channel.tell("w", None)
+        channel.on_progress("w", Progress(unit="u", share=share, size=1))
+    channel.on_progress("w", None)
     assert put == []

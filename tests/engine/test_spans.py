@@ -10,7 +10,7 @@ from noiseweave.engine.networks.micro_batch import MicroBatch
 @pytest.fixture
 def said():
     found = []
-    with spans.heard(found.append):
+    with spans.listening(found.append):
         yield found
 
 
@@ -52,7 +52,7 @@ def test_parts_of_a_network_call_count_inside_a_loop_alone(said):
 def test_an_error_says_nothing_more_and_what_comes_after_it_begins_anew():
     found = []
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), spans.heard(found.append):
+        with pytest.raises(ZeroDivisionError), spans.listening(found.append):
             sum(1 / (2 - n) for n in spans.steps(range(4)))
         assert found == [0.25, 0.5]
         found.clear()

@@ -95,8 +95,8 @@ class FusionRecipe(MixingRecipe):
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
             that are alike, in place of a draw.
         variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
-            pictures that vary, and may leave their class; see gate. null is 1 where the model is told the pictures'
-            classes and so keeps to them, else 0.
+            pictures that vary, and may leave their class; see gate. null is 1 where the model is conditioned on
+            the pictures' classes and so keeps to them, else 0.
         per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
     """
 
@@ -111,9 +111,9 @@ class FusionRecipe(MixingRecipe):
         check(share is None or 0 <= share <= 1, "fusion.variation", share, "0 to 1, or null")
         check(1 <= self.per_pair <= 1000, "fusion.per_pair", self.per_pair, "1 to 1000")
 
-    def settled(self, told: bool) -> FusionRecipe:
-        """With the share of fresh noise that null stands for; ``told``: the model is told the classes."""
-        return replace(self, variation=float(told)) if self.variation is None else self
+    def settled(self, conditional: bool) -> FusionRecipe:
+        """With the share of fresh noise that null stands for; ``conditional``: the model is conditioned on classes."""
+        return replace(self, variation=float(conditional)) if self.variation is None else self
 
 
 EditName = Literal["smooth", "contrast", "style", "variation"]

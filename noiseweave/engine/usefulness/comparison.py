@@ -150,7 +150,7 @@ def judge_of(few: Pictures, recipe: QualityRecipe, setup: Setup) -> classifier.C
 
 def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures, setup: Setup) -> Added:
     """Fused in noise space, as ``augment`` does it."""
-    method = replace(method, fusion=method.fusion.settled(method.told))
+    method = replace(method, fusion=method.fusion.settled(method.conditional))
     pairs = pairs_of(method, parents, setup.seed)
     labels: list[int | None] = parents.label_N.tolist()
     labelled = Prompts(
@@ -158,7 +158,7 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures
     )
     keys = [str(i) for i in range(len(labels))]
     group = groups.Parents(
-        image_BHWC=parents.image_NHWC, keys=keys, prompts=labelled if method.told else None
+        image_BHWC=parents.image_NHWC, keys=keys, prompts=labelled if method.conditional else None
     )
     seconds = {p.b for p in pairs}
     maps = groups.invert_group(backbone, group, seconds, method.inversion, method.fusion, setup.seed)

@@ -97,7 +97,7 @@ class Method:
         hard_labels: a picture of two classes is given the label of the larger share.
         inversion, fusion: of fusion; blend takes the ratios of fusion.
         guidance: of the labels, in the replay of fusion and in drawing samples; 1 is off.
-        told: whether the model is conditioned on the labels at all.
+        conditional: whether the model is conditioned on the labels at all.
         gate: leave out, after quality.redraw tries, what quality rejects.
         quality: what the gate asks for; its judge is trained on the few labelled pictures.
     """
@@ -113,7 +113,7 @@ class Method:
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
     guidance: float = 1.0
-    told: bool = True
+    conditional: bool = True
     gate: bool = False
     quality: QualityRecipe = field(default_factory=QualityRecipe)
 

@@ -56,7 +56,7 @@ class Config:
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
-        prompt: what a text-to-image model is told of each picture.
+        prompt: what a text-to-image model is conditioned on, for each picture.
         features: what similarity is measured in.
         pairing: which pictures are fused with which.
         inversion: how pictures become noise maps.

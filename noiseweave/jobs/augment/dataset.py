@@ -136,7 +136,7 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
         fetch=stages.payload,
         make_compute=partial(_make_pair, task, book, rows),
         commit=partial(_commit_pair, book),
-        things="candidates",
+        noun="candidates",
     )
     plan = Plan(length=math.ceil(total / block), unit=partial(_block_unit, total, block))
     return pipeline.run(plan, phase, book, s)

@@ -59,7 +59,7 @@ class Task:
         return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
-        """What the model is told of some pictures; None where that is nothing."""
+        """What the model is conditioned on, for some pictures; None for nothing."""
         if self.conditioning == "none":
             return None
         if self.conditioning == "class":

@@ -40,7 +40,7 @@ class Config:
             partner has the same relative path without extension, or else the same file name; in shards the same key.
             For samples the shards that the input was made from.
         mode: sets, pairs, reconstruction or samples. Reconstruction inverts and replays each picture, with model
-            and inversion. Samples tells of each generated picture whether it is a copy, out of its parents' class,
+            and inversion. Samples reports of each generated picture whether it is a copy, out of its parents' class,
             broken, or kept.
         metrics: null takes what fits. For sets: fd (Frechet distance, FID with inception's features), kid (kernel
             distance), precision_recall, density_coverage, inception_score; for pairs: psnr, ssim, lpips.

@@ -26,7 +26,7 @@ def write_rows(output: str, rows: Iterable[JsonMapping]) -> None:
 
 
 def warnings(rows: Sequence[JsonMapping]) -> list[str]:
-    """What a mean PSNR does not tell."""
+    """What a mean PSNR leaves out."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n.startswith("psnr")]
     equal = {n: sum(n in row and row[n] is None for row in rows) for n in names}
     return [f"{n}: {count} pairs are equal there and not in its mean" for n, count in equal.items() if count]

@@ -71,7 +71,7 @@ def run(config: Config) -> int:
         fetch=partial(_fetch, config),
         make_compute=partial(_make_scores, config),
         commit=partial(commit, book),
-        things="pairs",
+        noun="pairs",
         size=stages.length_of_first,
     )
     with session(config.cluster) as s:

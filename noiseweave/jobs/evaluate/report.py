@@ -74,7 +74,7 @@ def finish(config: Config, output: str, report: Json) -> int:
 
 
 def _table(config: Config, figures: Json) -> Table:
-    """Figures, a row each: the value, its interval and what else is told of it."""
+    """Figures, a row each: the value, its interval and what else is known of it."""
     rest = list(dict.fromkeys(n for f in figures.values() for n in f if n not in ("value", "interval")))
     table = Table(box=None, padding=(0, 2, 0, 0))
     intervals = any("interval" in f for f in figures.values())

@@ -166,7 +166,7 @@ def phases(
             fetch=partial(_fetch, task, book),
             make_compute=partial(_make_rows, task, book),
             commit=partial(_commit, book),
-            things="samples",
+            noun="samples",
         )
         plan = Plan(length=len(units), unit=units.__getitem__)
         outcomes["samples"] = pipeline.run(plan, phase, book, s)

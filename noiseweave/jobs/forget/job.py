@@ -51,7 +51,7 @@ def run(config: Config) -> int:
                 raise
             storage.write_json(book.path(PLAN), plan)
         plan = storage.read_json(book.path(PLAN))
-        remove.tell(config, plan)
+        remove.print_summary(config, plan)
         if not config.dry_run:
             removed = remove.run(plan, folders, book, s)
             if removed.failed:

@@ -63,7 +63,7 @@ def run(plan: Json, folders: Sequence[str], book: Ledger, s: Session) -> Outcome
         fetch=partial(_fetch, targets),
         make_compute=stages.unchanged,
         commit=_commit,
-        things="samples",
+        noun="samples",
     )
     return pipeline.run(Plan.of(work), phase, book, s)
 
@@ -170,7 +170,7 @@ def _job(book: Ledger) -> str | None:
 
 
 def _remember(book: Ledger, targets: dict[str, list[list[str]]]) -> None:
-    """Tell a run that is not finished yet which pictures it is no longer to use."""
+    """Record for a run that is not finished yet which pictures it must not use."""
     path = book.path(FORGOTTEN)
     known = set(storage.read_json(path) if storage.exists(path) else ())
     new = {digest_of(name, key) for key, several in targets.items() for names in several for name in names}
@@ -266,7 +266,7 @@ def before(config: Config, folders: Sequence[str]) -> bool:
 # what is said
 
 
-def tell(config: Config, plan: Json) -> None:
+def print_summary(config: Config, plan: Json) -> None:
     """What was found, shard by shard."""
     searched = plan["searched"]
     print(f"searched {searched['shards']} shards; {config.key!r} is in {', '.join(plan['key_in'])}")

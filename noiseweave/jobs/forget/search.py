@@ -44,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """A picture as a lineage names it; sha256 of its file, where it is told."""
+    """A picture as a lineage names it; sha256 of its file, where it is known."""
 
     shard: str
     key: str
@@ -107,7 +107,7 @@ def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
         fetch=partial(_fetch, key),
         make_compute=stages.unchanged,
         commit=partial(_commit, book),
-        things="samples",
+        noun="samples",
     )
     return pipeline.run(Plan.of(list(work)), phase, book, s)
 

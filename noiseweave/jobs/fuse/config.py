@@ -64,7 +64,7 @@ class Config:
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
         inversion: how pictures become noise maps.
-        prompt: what a text-to-image model is told.
+        prompt: what a text-to-image model is conditioned on.
     """
 
     images: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Config:
 
     @property
     def prompts(self) -> Prompts:
-        """What each picture is told, where the model reads words."""
+        """The prompts of each picture, where the model is conditioned on text."""
         nothing = [None] * len(self.images)
         return self.prompt.of(nothing, nothing)
 

@@ -57,7 +57,7 @@ def run(config: Config) -> int:
     lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
     storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
-    work.tell(model, psnr, image_NHWC)
+    work.report_fidelity(model, psnr, image_NHWC)
     finish_page(output)
     return 0
 
@@ -68,7 +68,7 @@ def grid(config: Config) -> list[tuple[Mode, list[float]]]:
 
 
 def chosen(config: Config, mask_key: str | None) -> Json:
-    """What fuse.json tells of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
+    """What fuse.json records of an edit or a region, where there is one; mask_key is the SHA-256 of the file."""
     edit = {"edit": asdict(config.edit)} if config.edit else {}
     everywhere = config.fusion.region.source == "everywhere"
     return edit | (

@@ -93,8 +93,10 @@ def inverted(
     """The pictures' noise maps, with those that the cache holds taken from it; prints how many."""
 
     def invert(places: list[int]) -> tuple[Schedule, list[NoiseMaps]]:
-        some, told = [keys[i] for i in places], _told(prompts, places)
-        return groups.invert_pictures(model, image_NHWC[places], some, config.inversion, config.seed, told)
+        some, prompted = [keys[i] for i in places], _prompts_of(prompts, places)
+        return groups.invert_pictures(
+            model, image_NHWC[places], some, config.inversion, config.seed, prompted
+        )
 
     if config.cache is None:
         return invert(list(range(len(keys))))
@@ -133,7 +135,7 @@ def map_keys(
     ]
 
 
-def _told(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
+def _prompts_of(prompts: Prompts | None, places: Sequence[int]) -> Prompts | None:
     if prompts is None:
         return None
     source, target = (tuple(texts[i] for i in places) for texts in (prompts.source, prompts.target))
@@ -167,7 +169,7 @@ def _psnr_of(error_NCHW: torch.Tensor) -> list[float]:
     return [round(decibels(mse, peak=2.0), 2) for mse in mse_N.tolist()]
 
 
-def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None:
+def report_fidelity(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None:
     """Print how well the pictures come back."""
     if not isinstance(model, LatentBackbone):
         print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
@@ -183,8 +185,8 @@ def tell(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None
 def mark(config: Config, source: Source, keys: Sequence[str], model_hash: str) -> Mark | None:
     """What the file of a fused picture, or of a sheet, says; None where it is not asked for.
 
-    A fusion is a new picture that the model drew. One picture that was told another text, or whose noise was edited,
-    is an edit of it.
+    A fusion is a new picture that the model drew. One picture that was given another text, or whose noise was edited, is
+    an edit of it.
     """
     if not config.provenance:
         return None

@@ -249,8 +249,8 @@ class Painter:
 
         if self.model.text is None:
             return ()
-        told = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
-        return tuple(text_pipeline.truncated_ends(self.model.text, [told]).values())
+        prompt = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
+        return tuple(text_pipeline.truncated_ends(self.model.text, [prompt]).values())
 
     def _regions(
         self, loaded: Sequence[Loaded]

@@ -35,7 +35,7 @@ class LoraFile:
     weight: float
 
     @property
-    def told(self) -> JsonMapping:
+    def record(self) -> JsonMapping:
         """What lineage and report say of it."""
         return {"file": os.path.basename(self.path), "sha256": self.sha256, "weight": self.weight}
 

@@ -223,7 +223,7 @@ def lineage(task: Task, one: Painted) -> Json:
         "method": task.method,
         "model": config.model.name,
         "model_hash": task.model_hash,
-        "lora": [file.told for file in task.loras],
+        "lora": [file.record for file in task.loras],
         "precision": one.precision,
         "noiseweave": __version__,
     }
@@ -265,7 +265,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "model": task.config.model.name,
         "model_hash": task.model_hash,
         "method": task.method,
-        "lora": [file.told for file in task.loras],
+        "lora": [file.record for file in task.loras],
         "pictures": work.pictures,
         "restored": outcome.produced,
         "copied": int(outcome.extra.get("copied", 0)),

@@ -175,7 +175,7 @@ def _latents(
             fetch=partial(_fetch, config, source.folders),
             make_compute=partial(_make_encode, config.model.name, s.gpus_per_worker > 0),
             commit=partial(_commit, where, config),
-            things="latents",
+            noun="latents",
             size=stages.length_of_first,
         )
         _fill(where, "latents", runs, phase, s)
@@ -297,7 +297,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
         phase = stages.Phase(
             name="words",
             fetch=stages.payload,
-            things="captions",
+            noun="captions",
             size=len,
             commit=partial(_commit_words, where),
             make_compute=partial(_make_say, config.model.name, s.gpus_per_worker > 0),

@@ -178,7 +178,7 @@ def _identity(source: Source) -> Json:
     }
 
 
-def told(config: Config, source: Source, workers: int) -> str:
+def summary(config: Config, source: Source, workers: int) -> str:
     """What is about to happen, in a line."""
     sizes = len({item.bucket for item in source.items})
     holes = "from masks" if source.masked else "random" if source.model.sees_holes else "none"

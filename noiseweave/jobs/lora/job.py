@@ -43,7 +43,7 @@ def run(config: Config) -> int:
         if known and storage.exists(storage.join(config.output, report.REPORT)):
             print(f"{config.output}: finished already ({config.steps} steps)")
             return 0
-        print(lora_input.told(config, source, s.workers), flush=True)
+        print(lora_input.summary(config, source, s.workers), flush=True)
         source = replace(source, truncated=lora_cache.cut_off(config, source))
         report.warn_of_truncated(source.truncated)
         if not known:

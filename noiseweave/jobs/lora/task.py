@@ -10,7 +10,7 @@ from noiseweave.jobs.lora.input import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """All that a worker is told.
+    """All that a worker needs to know.
 
     Attributes:
         threads: torch threads on a CPU.

@@ -22,7 +22,7 @@ ROLES = {
 }
 MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
 ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
-THINGS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
+NOUNS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
@@ -105,19 +105,21 @@ def _json(path: str) -> Record:
 
 
 def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
-    """Where the input's pictures lie: as the report says, or its config, or as told."""
+    """Where the input's pictures lie: as the report says, or its config, or as the user says."""
     known = dict(report.get("read_from") or {})
     if job == "augment" and not known and "config" in report:
         root = storage.absolute(str(report["config"]["input"])).rstrip("/") + "/"
         known = {"root": root} if storage.is_folder(root) else {}
     if source is None:
         return known
-    told = storage.absolute(source)
+    source_folder = storage.absolute(source)
     if job == "augment":
-        return {"root": told.rstrip("/") + "/"}
+        return {"root": source_folder.rstrip("/") + "/"}
     if job == "inpaint" and "images" not in known:
-        return {"image": told, "mask": known["mask"]} if "image" in known else {"input": told}
-    return {**known, "images": told}
+        return (
+            {"image": source_folder, "mask": known["mask"]} if "image" in known else {"input": source_folder}
+        )
+    return {**known, "images": source_folder}
 
 
 # figures
@@ -217,7 +219,7 @@ def _time(output: str, report: JsonMapping, job: str) -> tuple[list[Record], lis
         stage, by_worker = _stage(book, name)
         phases = report.get("phases") or {job: report}
         wall = phases.get(name, {}).get("seconds")
-        stages.append(stage | {"name": name, "things": THINGS.get(name, "pictures"), "wall": wall})
+        stages.append(stage | {"name": name, "noun": NOUNS.get(name, "pictures"), "wall": wall})
         workers += [{"stage": name, "worker": w, **row} for w, row in sorted(by_worker.items())]
     return stages, workers[:LINES]
 

@@ -315,7 +315,7 @@
       if (told) parts.setAttribute("role", "img");
       parts.addEventListener("pointermove", (e) => { if (told) point(told, e.clientX, e.clientY); });
       parts.addEventListener("pointerleave", unpoint);
-      return [s.name, count(s.units), `${count(s.produced)} ${s.things}`, seconds(s.wall), seconds(s.seconds), parts,
+      return [s.name, count(s.units), `${count(s.produced)} ${s.noun}`, seconds(s.wall), seconds(s.seconds), parts,
         pace(s.produced, s.spent.compute || s.seconds), s.slowest.unit ? `${seconds(s.slowest.seconds)} (${s.slowest.unit})` : "–"];
     });
     if (stages.length) {

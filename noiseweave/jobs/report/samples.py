@@ -21,7 +21,7 @@ PREFIXES = {"augment": "augmented-", "sample": "sample-", "inpaint": "inpainted-
 KEPT = "kept"
 BINS = 20_000  # of the similarities in -1..1
 IMAGES = 1 << 19  # images whose pairs are counted; of more, a random part of about so many
-KINDS = 1000  # classes and modes that are told apart
+KINDS = 1000  # classes and modes that are kept apart
 FIELDS, CHARACTERS = 60, 2000  # of one sample's lineage, in the page
 
 

@@ -92,7 +92,7 @@ def write_own(source: Source) -> Source:
 
 
 def _classes(config: Config, labels: Counter[int | None]) -> int:
-    """How many classes the network is told."""
+    """How many classes the network is conditioned on."""
     highest = max((n for n in labels if n is not None), default=-1)
     if config.model.classes == -1:
         check(highest >= 0, "model.classes", -1, "0, as no picture has a label")
@@ -135,7 +135,7 @@ def latents(config: Config, source: Source, s: Session) -> Source:
         fetch=partial(_fetch, config),
         make_compute=partial(_make_encode, config, s.gpus_per_worker > 0),
         commit=partial(_commit, config),
-        things="latents",
+        noun="latents",
         size=stages.length_of_first,
     )
     plan = Plan.of([shard.url for shard in source.shards])

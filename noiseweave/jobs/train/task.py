@@ -12,7 +12,7 @@ from noiseweave.jobs.train.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """All that a worker is told.
+    """All that a worker needs to know.
 
     Attributes:
         threads: torch threads on a CPU.
@@ -32,7 +32,7 @@ class Source:
     Attributes:
         shards: tables of the shards that training reads.
         payload: extensions of the member that holds a sample's picture or latents.
-        classes: how many the network is told.
+        classes: how many the network is conditioned on.
         bad: what is wrong with the shards.
         identity: what else than the config the result depends on.
         own: shards that are the run's own, url -> bytes, for ``write_own`` once the output folder is claimed.

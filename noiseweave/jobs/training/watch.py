@@ -25,20 +25,20 @@ class Watch:
             self.rows |= {r["step"]: r for r in row["earlier"]}
             return
         self.rows[row["step"]] = row
-        told = row["step"] == self.steps or any(name.startswith("validation") for name in row)
-        if time.monotonic() - self.shown < self.seconds and not told:
+        now = row["step"] == self.steps or any(name.startswith("validation") for name in row)
+        if time.monotonic() - self.shown < self.seconds and not now:
             return
         self.shown = time.monotonic()
         storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
-        print(f"step {row['step']}/{self.steps}  {self._told(row)}", flush=True)
+        print(f"step {row['step']}/{self.steps}  {self._figures(row)}", flush=True)
 
-    def _told(self, row: Json) -> str:
-        told = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
+    def _figures(self, row: Json) -> str:
+        figures = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]
         if "lr" in row:  # all but what is seen before the first step
             left = (self.steps - row["step"]) * row["seconds_per_step"]
-            told += [
+            figures += [
                 f"lr {row['lr']:.2e}",
                 f"{row['samples_per_second']:.3g} samples/s",
                 f"{left / 60:.1f} min left",
             ]
-        return "  ".join(told)
+        return "  ".join(figures)

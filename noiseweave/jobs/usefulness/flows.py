@@ -121,7 +121,7 @@ def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Sessio
         fetch=stages.payload,
         make_compute=partial(_maker, name, task, book),
         commit=partial(_commit, book, name),
-        things="classifiers" if name == "score" else "sets",
+        noun="classifiers" if name == "score" else "sets",
         patience=DAY,
     )
     return pipeline.run(Plan.of(units, ["-".join(map(str, unit)) for unit in units]), phase, book, s)
@@ -161,13 +161,15 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         seen_ND = np.concatenate(
             [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
         )
-    told = guesses.guess_labels(few, pool.image_NHWC, c.guess, _judge(c), _setup(task, device), seen_ND)
-    right = (told.label_N == pool.label_N) & (told.label_N >= 0) & (pool.label_N >= 0)  # for the report alone
-    counts = {"guessed": float((told.label_N >= 0).sum()), "right": float(right.sum())}
-    return Done(files={f"guess-{unit[0]}-{unit[1]}.npy": npy(told.label_N)}, extra=counts)
+    guessed = guesses.guess_labels(few, pool.image_NHWC, c.guess, _judge(c), _setup(task, device), seen_ND)
+    right = (
+        (guessed.label_N == pool.label_N) & (guessed.label_N >= 0) & (pool.label_N >= 0)
+    )  # for the report alone
+    counts = {"guessed": float((guessed.label_N >= 0).sum()), "right": float(right.sum())}
+    return Done(files={f"guess-{unit[0]}-{unit[1]}.npy": npy(guessed.label_N)}, extra=counts)
 
 
-def _told(task: Task, book: Ledger, place: tuple) -> Pictures:
+def _guessed_pool(task: Task, book: Ledger, place: tuple) -> Pictures:
     """The pool with its guesses."""
     label_N = array(storage.read(book.path(f"guess-{place[0]}-{place[1]}.npy")))
     return Pictures(image_NHWC=task.data["input"].image_NHWC, label_N=label_N)
@@ -177,7 +179,7 @@ def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c, few = task.config, task.few[unit]
     pool, start = None, None
     if c.protocol == "prior":
-        pool, start = _told(task, book, unit), storage.read(book.path("prior.safetensors"))
+        pool, start = _guessed_pool(task, book, unit), storage.read(book.path("prior.safetensors"))
     data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device))
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
@@ -190,19 +192,19 @@ def _judge(config: Config) -> ClassifierRecipe:
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged = unit
     c, method, few = task.config, task.making[tagged], task.few[k, subset]
-    told = _told(task, book, (k, subset)) if method.guesses else None
-    parents = comparison.parents_of(method, few, told)
+    guessed = _guessed_pool(task, book, (k, subset)) if method.guesses else None
+    parents = comparison.parents_of(method, few, guessed)
     if method.made == "blend":
         added = comparison.mix_pixels(method, parents, task.classes, c.seed)
     elif method.made == "pseudo_labels":
-        assert told is not None
-        added = comparison.pseudo_labels(told, task.classes)
+        assert guessed is not None
+        added = comparison.pseudo_labels(guessed, task.classes)
     else:
         weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
         added = comparison.make_pictures(method, few, parents, weights, c.generator, _setup(task, device))
     if method.keep_parents:
-        assert told is not None
-        added = comparison.joined(comparison.pseudo_labels(told, task.classes), added)
+        assert guessed is not None
+        added = comparison.joined(comparison.pseudo_labels(guessed, task.classes), added)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     files = {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}

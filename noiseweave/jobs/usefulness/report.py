@@ -114,8 +114,12 @@ def _seconds(task: Task, book: Ledger, per_class: int, name: str) -> float:
 def _guessed(book: Ledger, per_class: int) -> str:
     """What the guesses of the pool came to, of all choices of the few; empty without any."""
     found = [r["extra"] for r in book.records("guess") if r["id"].startswith(f"{per_class}-")]
-    told, right = (int(sum(e[n] for e in found)) for n in ("guessed", "right"))
-    return f" Guesses of the pool's labels: {told}, {100 * right / told:.1f} % of them right." if told else ""
+    guessed, right = (int(sum(e[n] for e in found)) for n in ("guessed", "right"))
+    return (
+        f" Guesses of the pool's labels: {guessed}, {100 * right / guessed:.1f} % of them right."
+        if guessed
+        else ""
+    )
 
 
 def _counts(task: Task, book: Ledger, per_class: int, name: str) -> Json:

@@ -140,7 +140,7 @@ def test_fusions_are_made_told_and_gated(few, weights):
     plain = comparison.make_pictures(FUSED, few, few, weights, TINY, SETUP)
     assert plain.image_MHWC.shape == (12, 8, 8, 1)
     assert (plain.p_MK.max(1) == 1).all()
-    untold = comparison.make_pictures(replace(FUSED, told=False), few, few, weights, TINY, SETUP)
+    untold = comparison.make_pictures(replace(FUSED, conditional=False), few, few, weights, TINY, SETUP)
     assert not np.array_equal(untold.image_MHWC, plain.image_MHWC)
     strict = QualityRecipe(drift=0.0, copy=1.0, sharpness=0.0, redraw=1, classifier=QUICK)
     gated = comparison.make_pictures(
