@@ -185,7 +185,7 @@ def report_fidelity(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarr
 def mark(config: Config, source: Source, keys: Sequence[str], model_hash: str) -> Mark | None:
     """What the file of a fused picture, or of a sheet, says; None where it is not asked for.
 
-    A fusion is a new picture that the model drew. One picture that was given another text, or whose noise was edited, is
+    A fusion is a new picture that the model drew. One that was given another text, or whose noise was edited, is
     an edit of it.
     """
     if not config.provenance:

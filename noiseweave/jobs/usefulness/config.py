@@ -66,8 +66,8 @@ class Config:
         generator: the diffusion model.
         guess: pseudo-labels for the pool, in the prior protocol.
         methods: name -> what it adds: classical, made (none, blend, samples, fusion, pseudo_labels), count, share,
-            parents, keep_parents, pairs, hard_labels, inversion, fusion, guidance, conditional, gate, quality. Names may
-            not have a "/". The reference of all is the best method without made pictures.
+            parents, keep_parents, pairs, hard_labels, inversion, fusion, guidance, conditional, gate,
+            quality. Names may not have a "/". The reference of all is the best method without made pictures.
         seed: every random choice comes from it.
         max_pixels: larger pictures are left out unread.
         cluster: where the work runs.
