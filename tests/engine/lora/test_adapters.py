@@ -17,7 +17,7 @@ from diffusers import (
 from safetensors.torch import load as tensors_of
 
 from noiseweave.engine.lora import adapters, weights
-from noiseweave.engine.lora.names import PARTS, Layers
+from noiseweave.engine.lora.names import PARTS, Layers, layer_name
 from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import Lora
 
@@ -140,7 +140,7 @@ def test_kohyas_file_converts_back_to_the_same_tensors(pipelines, xl):
         assert not left
     layers = Layers(
         {
-            weights._name(part, n): tuple(w.shape)
+            layer_name(part, n): tuple(w.shape)
             for part in ("unet", "text_encoder", "text_encoder_2")
             if getattr(pipelines(4, xl), part, None)
             for n, w in getattr(pipelines(4, xl), part).named_parameters()

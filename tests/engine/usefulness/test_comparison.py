@@ -66,7 +66,7 @@ def test_the_pools_labels_change_no_prior(pool):
 
 def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
     seen = []
-    monkeypatch.setattr(comparison, "learn", lambda system, parts, *rest: seen.extend(parts))
+    monkeypatch.setattr(generators, "learn", lambda system, parts, *rest: seen.extend(parts))
     generators.tune_generator(few, None, None, TINY, SETUP)
     assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
 
