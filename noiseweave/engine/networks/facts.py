@@ -170,7 +170,7 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
     unet_class = (index.get("unet") or [None, None])[1]
     if unet_class != "UNet2DModel":
         known = f"pixel models (UNet2DModel) and {', '.join((*TEXT_TO_IMAGE, 'LDMPipeline'))}"
-        raise ValueError(f"model {name!r}: its unet is {unet_class}; supported are {known}")
+        raise ValueError(f"model {name!r}: a {pipeline}, its unet is {unet_class}; supported are {known}")
     unet = pretrained.read(name, folder, "unet/config.json")
     vae = pretrained.read(name, folder, "vqvae/config.json") if "vqvae" in index else {}
     scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")

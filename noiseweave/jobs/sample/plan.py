@@ -73,9 +73,9 @@ def _check_text(config: Config, model: ModelFacts) -> None:
     text_pipeline.check_text_to_image(model)
     check_steps("text.steps", config.text.steps, model.trained_steps)
     kind, solver = model.scheduler.get("_class_name"), model.scheduler.get("algorithm_type", "")
-    tells = kind in text_pipeline.X0_SCHEDULERS or solver in ("dpmsolver++", "sde-dpmsolver++")
-    ok = config.trajectory == 0 or config.text.sampler != "pipeline" or tells
-    check(ok, "trajectory", config.trajectory, f"0, as {kind} does not tell what it believes in on the way")
+    reports = kind in text_pipeline.X0_SCHEDULERS or solver in ("dpmsolver++", "sde-dpmsolver++")
+    ok = config.trajectory == 0 or config.text.sampler != "pipeline" or reports
+    check(ok, "trajectory", config.trajectory, f"0, as {kind} does not report its predictions of x_0")
 
 
 def _cycle(config: Config, classes: int) -> tuple[int, ...]:

@@ -349,4 +349,4 @@ def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     error = refused(capsys, source, tmp_path / "o", "--model.name", broken)
-    assert "diffusion_pytorch_model.safetensors is missing" in error
+    assert "unet/*.safetensors is missing" in error

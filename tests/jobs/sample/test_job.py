@@ -351,7 +351,7 @@ def place(tmp_path_factory):
         (["--model.name", "{d}/empty"], "model_index.json is missing"),
         (["--model.name", "{d}/vae"], "model_index.json is missing"),
         (["--model.name", "{d}/list"], "no JSON object"),
-        (["--model.name", "{d}/flux"], "base models have a UNet2DModel"),
+        (["--model.name", "{d}/flux"], "supported are pixel models (UNet2DModel)"),
         (["--model.name", "{d}/weightless"], "unet/*.safetensors is missing"),
         (["--output", "/dev/null/o"], "output '/dev/null/o' cannot be written"),
         (["--output", "{d}/other"], "holds _run, which no sample run wrote"),
