@@ -40,7 +40,7 @@ def taught(steps: int, pictures: int) -> Any:
     pipe = pipelines.build(pipelines.SHAPES["tiny"])
     model, seen = pipelines.backbone(pipe, "cpu"), pipelines.photos("train", pictures, 64)
     z_NCHW = model.encode(np.stack([picture for picture, _ in seen]))
-    words = model.words([*(PROMPT.format(name) for _, name in seen), ""]).told["prompt_embeds"]
+    words = model.words([*(PROMPT.format(name) for _, name in seen), ""]).conditional["prompt_embeds"]
     small_pipeline.learn(pipe, z_NCHW.clone(), words.clone(), steps)
     return pipe
 

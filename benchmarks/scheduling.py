@@ -201,7 +201,9 @@ def memory(planned: int, done: int, running: int) -> dict[str, Any]:
 def first(plan: Plan, left: Any, ledger: Ledger, count: int) -> int:
     """Do the first units of a plan and break off; how many were done."""
     os.makedirs(ledger.output)
-    rows = pipeline._stream(plan, left, phase_of(0.0, ledger.output, 1), ledger, session_of(1), False)
+    rows = pipeline._stream(
+        plan, left, phase_of(0.0, ledger.output, 1), ledger, session_of(1), False, lambda worker, report: None
+    )
     done = sum(not row["error"] for row in itertools.islice(rows, count))
     rows.close()
     return done

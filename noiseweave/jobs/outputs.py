@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
@@ -36,8 +39,37 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
         yield from record["bad"]
 
 
-def failures(failed: Mapping[str, str]) -> Iterator[str]:
-    """A line for each failed unit, unit id -> error, and what to do about them."""
-    yield from (f"failed: unit {unit}: {error}" for unit, error in failed.items())
-    if failed:
-        yield "run the same command again to try the failed units once more"
+Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
+SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardName:
+    """The name of a shard that a job wrote.
+
+    Attributes:
+        kind: of its samples.
+        unit: id of the unit that wrote it.
+        group: of a window's several groups, its number; None elsewhere.
+    """
+
+    kind: Kind
+    unit: str
+    group: str | None = None
+
+    def __str__(self) -> str:
+        return f"{'-'.join(filter(None, (self.kind, self.unit, self.group)))}.tar"
+
+    @classmethod
+    def of(cls, path: str) -> ShardName | None:
+        """The name at the end of a path; None where no job names a shard so."""
+        found = SHARD.fullmatch(path.rpartition("/")[2])
+        if found is None or found[1] not in get_args(Kind):
+            return None
+        return cls(kind=cast(Kind, found[1]), unit=found[2], group=found[3])
+
+    @property
+    def phase(self) -> str:
+        """The phase whose unit wrote it."""
+        fused = "generate" if self.group is None else "window"
+        return {"original": "copy", "inpainted": "inpaint", "sample": "sample"}.get(self.kind, fused)

@@ -25,6 +25,7 @@ from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 CHUNK = 16  # groups in one file of the plan
@@ -336,5 +337,8 @@ def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes
 
 
 def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> Committed:
-    storage.write(storage.join(task.output, "shards", f"original-{unit.id}.tar"), shards.pack(result))
+    storage.write(
+        storage.join(task.output, "shards", str(ShardName(kind="original", unit=unit.id))),
+        shards.pack(result),
+    )
     return UnitReport(id=unit.id, produced=len(result)), []

@@ -118,7 +118,9 @@ def _contact_sheet(task: Task) -> str | None:
     from noiseweave.engine.pictures import collage
 
     folder = storage.join(task.output, "shards")
-    made = [n for n in storage.names_in(folder) if n.startswith("augmented-") and n.endswith(".tar")]
+    made = [
+        n for n in storage.names_in(folder) if (name := outputs.ShardName.of(n)) and name.kind == "augmented"
+    ]
     picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
     each = -(-ROWS // max(1, len(picked)))
     rows = [row for name in picked for row in _rows(task, storage.join(folder, name), each)][:ROWS]

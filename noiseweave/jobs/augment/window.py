@@ -219,5 +219,5 @@ def plan(
 def _commit(task: Task, unit: Unit, result: Done) -> Committed:
     done, images, bad = result
     for number, made in enumerate(done):
-        writing.write_shard(task, f"{unit.id}-{number:03d}", made)
+        writing.write_shard(task, unit.id, made, f"{number:03d}")
     return fusing.report(unit.id, done, images), bad

@@ -16,17 +16,19 @@ from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.fusing import Made
 from noiseweave.jobs.augment.lineage import key_of, lineage, mark
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.outputs import ShardName
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import QualityCheck
 
 
-def write_shard(task: Task, number: str, made: Made) -> None:
+def write_shard(task: Task, unit: str, made: Made, group: str | None = None) -> None:
     """The fused samples of a group as one shard, and those that the gate rejected as another; none that is empty."""
-    for folder, prefix, some in (("shards", "augmented", made), ("rejected", "rejected", made.rejected)):
+    fused, rejected = (ShardName(kind=kind, unit=unit, group=group) for kind in ("augmented", "rejected"))
+    for folder, name, some in (("shards", fused, made), ("rejected", rejected, made.rejected)):
         rows = samples_of(task, some) if some is not None else []
         if rows:
-            storage.write(storage.join(task.output, folder, f"{prefix}-{number}.tar"), shards.pack(rows))
+            storage.write(storage.join(task.output, folder, str(name)), shards.pack(rows))
 
 
 def samples_of(task: Task, made: Made) -> list[tuple[str, dict[str, bytes]]]:

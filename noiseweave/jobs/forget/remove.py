@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
+from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
@@ -36,7 +36,6 @@ SHOWING = (
     "report.html",
 )  # may show what was removed; the jobs that wrote them do it again
 SHOWN = 20  # shards that the screen lists
-UNIT = re.compile(r"(augmented|rejected|original|inpainted)-(\d+)(-\d+)?\.tar")
 Files = list[tuple[str, bytes | None]]
 """path -> new content, None to delete it."""
 
@@ -182,11 +181,8 @@ def _units(hits: Hits) -> Iterator[tuple[str, str, list[Tally | None]]]:
     """(phase, unit, what the samples that went were counted in) of each unit that wrote a shard with hits."""
     gone: dict[tuple[str, str], list[Tally | None]] = defaultdict(list)
     for url, keys in hits.items():
-        name = UNIT.fullmatch(url.rpartition("/")[2])
-        if name is not None:
-            made = "window" if name[3] else "generate"
-            phase = {"augmented": made, "rejected": made, "original": "copy", "inpainted": "inpaint"}[name[1]]
-            gone[phase, name[2]] += keys.values()
+        if name := outputs.ShardName.of(url):
+            gone[name.phase, name.unit] += keys.values()
     for (phase, unit), counted in gone.items():
         yield phase, unit, counted
 

@@ -45,7 +45,8 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
         except ValueError as e:
             bad.append(left_out(one.loaded.item, str(e)))
     if rows:
-        path = storage.join(task.output, "shards", f"inpainted-{unit.index:06d}.tar")
+        name = str(outputs.ShardName(kind="inpainted", unit=f"{unit.index:06d}"))
+        path = storage.join(task.output, "shards", name)
         storage.write(path, shards.pack(rows))
     report = UnitReport(
         id=unit.id,

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.jobs.outputs import ShardName
 
-PREFIXES = {"augment": "augmented-", "sample": "sample-", "inpaint": "inpainted-"}
+KINDS_OF = {"augment": "augmented", "sample": "sample", "inpaint": "inpainted"}
 KEPT = "kept"
 BINS = 20_000  # of the similarities in -1..1
 IMAGES = 1 << 19  # images whose pairs are counted; of more, a random part of about so many
@@ -118,10 +119,10 @@ def bounded(lineage: JsonMapping) -> Json:
 
 def found_in(output: str, job: str) -> Iterator[Found]:
     """Every sample of a job's output, in a fixed order; rejected ones after all others."""
-    for folder, prefix in (("shards", PREFIXES[job]), ("rejected", "rejected-")):
+    for folder, kind in (("shards", KINDS_OF[job]), ("rejected", "rejected")):
         path = storage.join(output, folder)
         for name in storage.names_in(path):
-            if name.startswith(prefix) and name.endswith(".tar"):
+            if (shard := ShardName.of(name)) and shard.kind == kind:
                 yield from _in_shard(storage.join(path, name))
     if job == "sample":
         yield from _in_images(storage.join(output, "images"))

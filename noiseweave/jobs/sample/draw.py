@@ -21,6 +21,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Json
+from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -140,7 +141,8 @@ def _commit(task: Task, unit: Unit, result: Result) -> Committed:
 
 
 def _shard(task: Task, index: int) -> str:
-    return storage.join(task.output, "shards", f"sample-{index:06d}.tar")
+    name = ShardName(kind="sample", unit=f"{index:06d}")
+    return storage.join(task.output, "shards", str(name))
 
 
 def picture_path(task: Task, i: int) -> str:

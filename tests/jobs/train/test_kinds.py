@@ -198,5 +198,5 @@ def test_latents_of_a_size_that_does_not_fit_are_refused(digits, vae, tmp_path):
     odd = dataclasses.replace(config, data=dataclasses.replace(config.data, size=18))
     with pytest.raises(ValueError, match=r"latents' side=9: a multiple of 2"):
         train_input.survey(odd)
-    with pytest.raises(ValueError, match=r"data.size=17: a multiple of 2, as model.vae"):
+    with pytest.raises(ValueError, match=r"data.size=17: a multiple of 2, the scale factor of model.vae"):
         train_input.survey(dataclasses.replace(config, data=dataclasses.replace(config.data, size=17)))

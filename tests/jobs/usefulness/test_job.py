@@ -183,7 +183,7 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         book = Ledger(output=str(tmp_path / str(shift)))
         files = {}
         for name, unit in (("prior", ("prior",)), ("guess", (3, 0)), ("tune", (3, 0))):
-            wrote, _ = usefulness_flows.COMPUTE[name](task, book, "cpu", unit)
+            wrote = usefulness_flows.COMPUTE[name](task, book, "cpu", unit).files
             files |= wrote
             for file, content in wrote.items():
                 storage.write(book.path(file), content)
