@@ -24,6 +24,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
@@ -50,7 +51,7 @@ Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
     """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
-    outcomes = {"embed": embed(task, found, book, s)}
+    outcomes = {"embed": embed(task.reference, found, book, s)}
     if stopped(task, book, outcomes["embed"], "embed"):
         return outcomes
     outcomes["pair"] = pair(task, book, s)
@@ -59,7 +60,7 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
     plan_groups(task, book)
     if task.config.gate:
         outcomes["judge"] = judging.make(
-            task, book, s, partial(spread_places, book), partial(spread_features, book)
+            task.reference, book, s, partial(spread_places, book), partial(spread_features, book)
         )
         if outcomes["judge"].failed:
             return outcomes
@@ -82,21 +83,21 @@ def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
 # embed: a shard -> features + an index of byte ranges
 
 
-def embed(task: Task, found: list[str], book: Ledger, s: Session) -> Outcome:
+def embed(reference: Reference, found: list[str], book: Ledger, s: Session) -> Outcome:
     """Features of every shard, and an index of its pictures."""
     plan = Plan.of(found)
     phase = Phase(
         name="embed",
-        fetch=partial(reading.read_shard, task, task.feature_side),
-        make_compute=partial(_make_embed, task),
+        fetch=partial(reading.read_shard, reference),
+        make_compute=partial(_make_embed, reference),
         commit=partial(_commit_embed, book),
         size=stages.length_of_first,
     )
     return pipeline.run(plan, phase, book, s)
 
 
-def _make_embed(task: Task) -> Callable[[ShardPictures], ShardPictures]:
-    extract = worker.load_extractor(task)
+def _make_embed(reference: Reference) -> Callable[[ShardPictures], ShardPictures]:
+    extract = worker.load_extractor(reference)
 
     def compute(data: ShardPictures) -> ShardPictures:
         locations, image_NHWC, bad = data
@@ -160,7 +161,9 @@ def _make_pair(
         label_R = np.concatenate([label for _, _, label in blocks])
         blocks_in_all = math.ceil(sum(n for _, n in rows) / task.config.pairing.block)
         every = spans.steps(columns(book, rows, task.config.pairing.block), blocks_in_all)
-        return nearest.nearest(first, f_RD, label_R, every, task.config.pairing, worker.device(task))
+        return nearest.nearest(
+            first, f_RD, label_R, every, task.config.pairing, worker.device(task.reference)
+        )
 
     return compute
 
@@ -278,11 +281,11 @@ def _pairs(loaded: reading.Loaded) -> int:
 
 
 def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusing.Made]:
-    backbone, judge = worker.load_backbone(task), None
+    backbone, judge = worker.load_backbone(task.reference), None
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
-        learnt = judging.load(task, book, worker.device(task))
-        judge = judging.judge(task, worker.load_extractor(task), f_ND, learnt)
+        learnt = judging.load(book, worker.device(task.reference))
+        judge = judging.judge(task.reference, worker.load_extractor(task.reference), f_ND, learnt)
     return partial(fusing.augment_group, task, backbone, judge)
 
 

@@ -13,7 +13,8 @@ from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
 from noiseweave.jobs.augment.config import Config
-from noiseweave.jobs.augment.task import FORGOTTEN, Task, common_root
+from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
+from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import class_names
 
 

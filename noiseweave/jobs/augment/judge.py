@@ -22,6 +22,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Location, Pair
 from noiseweave.jobs.augment import masks, worker
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
 
@@ -38,22 +39,22 @@ Labelled = tuple[np.ndarray, np.ndarray]
 # the judge
 
 
-def extractor(task: Task, extract: Extract) -> Extract:
+def extractor(reference: Reference, extract: Extract) -> Extract:
     """The run's extractor, for pictures of the model's size and channels."""
 
     def features(image_PHWC: np.ndarray) -> np.ndarray:
-        seen = np.stack([images.fit(x, task.feature_side) for x in image_PHWC])
+        seen = np.stack([images.fit(x, reference.feature_side) for x in image_PHWC])
         return extract(seen.repeat(3, -1) if seen.shape[-1] == 1 else seen)
 
     return features
 
 
-def judge(task: Task, extract: Extract, f_ND: np.ndarray, learnt: Learnt) -> Judge:
+def judge(reference: Reference, extract: Extract, f_ND: np.ndarray, learnt: Learnt) -> Judge:
     """The judge, from real pictures' features and what was learnt of classes."""
     from noiseweave.engine.judging import quality
 
-    real_ND = f_ND[spread(len(f_ND), task.config.quality.pool)]
-    return quality.Judge(extract=extractor(task, extract), real_ND=real_ND, chances=learnt.chances())
+    real_ND = f_ND[spread(len(f_ND), reference.quality.pool)]
+    return quality.Judge(extract=extractor(reference, extract), real_ND=real_ND, chances=learnt.chances())
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -67,7 +68,7 @@ def spread(count: int, most: int) -> np.ndarray:
 
 
 def make(
-    task: Task,
+    reference: Reference,
     book: Ledger,
     s: Session,
     places: Callable[[int], Sequence[Location]],
@@ -81,52 +82,55 @@ def make(
     """
     phase = Phase(
         name="judge",
-        fetch=partial(_read, task, places),
-        make_compute=partial(_learner, task, features),
-        commit=partial(_keep, task, book),
+        fetch=partial(_read, reference, places),
+        make_compute=partial(_learner, reference, features),
+        commit=partial(_keep, book),
     )
     return pipeline.run(Plan.of([None]), phase, book, s)
 
 
-def _read(task: Task, places: Callable[[int], Sequence[Location]], unit: Unit) -> Labelled:
+def _read(reference: Reference, places: Callable[[int], Sequence[Location]], unit: Unit) -> Labelled:
     where = places(LEARNT)
     found: dict[int, np.ndarray] = {}
-    if task.config.quality.judge == "classifier":
+    if reference.quality.judge == "classifier":
         for rows in masks.by_shard(where, range(len(where))):
             good, _ = shard_pictures.read(
-                [where[i] for i in rows], task.size, task.channels, task.config.max_pixels
+                [where[i] for i in rows], reference.size, reference.channels, reference.max_pixels
             )
             found |= {rows[n]: picture for n, picture in good.items()}
     else:
-        found = {i: np.zeros((task.size, task.size, task.channels), np.uint8) for i in range(len(where))}
+        found = {
+            i: np.zeros((reference.size, reference.size, reference.channels), np.uint8)
+            for i in range(len(where))
+        }
     label_N = np.array([-1 if where[i].label is None else where[i].label for i in sorted(found)], np.int64)
-    return shard_pictures.stacked(found, task.size, task.channels), label_N
+    return shard_pictures.stacked(found, reference.size, reference.channels), label_N
 
 
 def _learner(
-    task: Task, features: Callable[[int], np.ndarray]
+    reference: Reference, features: Callable[[int], np.ndarray]
 ) -> Callable[[Labelled], tuple[dict[str, bytes], int]]:
     from noiseweave.engine.judging import judge
 
-    recipe, seed = task.config.quality, task.config.seed
+    recipe, seed = reference.quality, reference.seed
 
     def compute(data: Labelled) -> tuple[dict[str, bytes], int]:
         image_NHWC, label_N = data
         f_ND = features(LEARNT) if recipe.judge == "centroid" else np.zeros((0, 0), np.float32)
-        learnt = judge.learn(recipe, image_NHWC, f_ND, label_N, seed, worker.device(task))
+        learnt = judge.learn(recipe, image_NHWC, f_ND, label_N, seed, worker.device(reference))
         return learnt.files(), len(label_N)
 
     return compute
 
 
-def _keep(task: Task, book: Ledger, unit: Unit, result: tuple[dict[str, bytes], int]) -> Committed:
+def _keep(book: Ledger, unit: Unit, result: tuple[dict[str, bytes], int]) -> Committed:
     files, count = result
     for name, data in files.items():
         storage.write(book.path(name), data)
     return UnitReport(id=unit.id, produced=count), []
 
 
-def load(task: Task, book: Ledger, device: str) -> Learnt:
+def load(book: Ledger, device: str) -> Learnt:
     """What the judge of this run knows of classes, as ``make`` left it."""
     from noiseweave.engine.judging import judge
 

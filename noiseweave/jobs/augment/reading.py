@@ -11,6 +11,7 @@ import numpy as np
 from noiseweave.cluster.units import Unit
 from noiseweave.engine.records import Group, Quarantined
 from noiseweave.jobs.augment import masks as augment_masks
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
@@ -33,12 +34,14 @@ class Loaded:
     bad: list[Quarantined]
 
 
-def read_shard(task: Task, side: int, unit: Unit) -> ShardPictures:
+def read_shard(reference: Reference, unit: Unit) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, 3], and what was bad."""
-    where, image_NHWC, bad = shard_pictures.read_shard(unit.payload, side, 3, task.config.max_pixels)
-    if not task.forgotten:
+    where, image_NHWC, bad = shard_pictures.read_shard(
+        unit.payload, reference.feature_side, 3, reference.max_pixels
+    )
+    if not reference.forgotten:
         return where, image_NHWC, bad
-    kept = [i for i, p in enumerate(where) if not task.forgets(p.shard, p.key)]
+    kept = [i for i, p in enumerate(where) if not reference.forgets(p.shard, p.key)]
     bad += [Quarantined(shard=unit.payload, key="", reason="forgotten")] * (len(where) - len(kept))
     return [where[i] for i in kept], image_NHWC[kept], bad
 

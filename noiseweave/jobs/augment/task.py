@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from noiseweave.engine.networks.recipes import Conditioning, Prompts
 from noiseweave.jobs.augment.config import Config
+from noiseweave.jobs.augment.reference import Reference
 
 if TYPE_CHECKING:
     from noiseweave.engine.records import Location
-
-
-FORGOTTEN = "forgotten.json"  # in _run: what `noiseweave forget` named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +42,32 @@ class Task:
     classes: tuple[str, ...] = ()
     forgotten: frozenset[str] = frozenset()
 
+    @cached_property
+    def reference(self) -> Reference:
+        """The input, as what is read, embedded and judged."""
+        config = self.config
+        return Reference(
+            root=self.root,
+            channels=self.channels,
+            size=self.size,
+            features=config.features,
+            feature_side=self.feature_side,
+            model=config.model,
+            model_size=config.size,
+            quality=config.quality,
+            seed=config.seed,
+            max_pixels=config.max_pixels,
+            gpus_per_worker=config.cluster.gpus_per_worker,
+            forgotten=self.forgotten,
+        )
+
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
-        return shard[len(self.root) :]
+        return self.reference.name_of(shard)
 
     def key_of(self, shard: str, key: str) -> str:
         """A picture's name in the whole data set."""
-        return f"{self.name_of(shard)}#{key}"
-
-    def forgets(self, shard: str, key: str) -> bool:
-        """Whether a picture is no longer to be used."""
-        names = (self.name_of(shard), shard)
-        return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
+        return self.reference.key_of(shard, key)
 
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
         """What the model is conditioned on, for some pictures; None for nothing."""
@@ -69,15 +80,3 @@ class Task:
     def _class_of(self, label: int | None) -> str | None:
         known = label is not None and 0 <= label < len(self.classes)
         return self.classes[cast(int, label)] if known else None if label is None else str(label)
-
-
-def digest_of(shard: str, key: str) -> str:
-    """What a run keeps of a picture that was forgotten, in place of its name."""
-    return hashlib.sha256(f"{shard}#{key}".encode()).hexdigest()
-
-
-def common_root(found: list[str]) -> str:
-    """The folder that all shards lie in, with its slash."""
-    first, last = min(found).split("/")[:-1], max(found).split("/")[:-1]
-    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-    return "/".join([*same, ""])

@@ -150,9 +150,7 @@ def _fetch(task: Task, unit: Unit) -> Window:
     every: list[Location] = []
     seen, bad, shared = [], [], 0
     for number, shard in enumerate(unit.payload):
-        where, image_NHWC, bad_here = reading.read_shard(
-            task, task.feature_side, Unit(index=0, id="", payload=shard)
-        )
+        where, image_NHWC, bad_here = reading.read_shard(task.reference, Unit(index=0, id="", payload=shard))
         every += where
         seen.append(image_NHWC)
         overlaps = unit.index > 0 and number < task.config.pairing.overlap
@@ -165,8 +163,8 @@ def _fetch(task: Task, unit: Unit) -> Window:
 
 
 def _make(task: Task) -> Callable[[Window], Done]:
-    extract = worker.load_extractor(task)
-    backbone = worker.load_backbone(task)
+    extract = worker.load_extractor(task.reference)
+    backbone = worker.load_backbone(task.reference)
     return partial(_compute, task, extract, backbone)
 
 
@@ -190,8 +188,10 @@ def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loade
     labels = [p.label for p in loaded.group.images]
     label_N = np.array([-1 if y is None else y for y in labels], np.int64)
     config = task.config
-    learnt = judge.learn(config.quality, loaded.image_BHWC, f_ND, label_N, config.seed, worker.device(task))
-    return judging.judge(task, extract, f_ND, learnt)
+    learnt = judge.learn(
+        config.quality, loaded.image_BHWC, f_ND, label_N, config.seed, worker.device(task.reference)
+    )
+    return judging.judge(task.reference, extract, f_ND, learnt)
 
 
 def plan(
@@ -209,7 +209,9 @@ def plan(
             (c, f_ND[c : c + recipe.block], label_N[c : c + recipe.block])
             for c in range(0, len(f_ND), recipe.block)
         )
-        found.append(nearest.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, worker.device(task)))
+        found.append(
+            nearest.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, worker.device(task.reference))
+        )
     a, b, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
     ours = np.maximum(a, b) >= shared
     a, b, similarity = nearest.select(a[ours], b[ours], similarity[ours], recipe)

@@ -8,33 +8,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from noiseweave.engine.networks import loading
-from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.reading import feature_cache
 
 if TYPE_CHECKING:
     from noiseweave.engine.networks.backbone import Backbone
 
 
-def device(task: Task) -> str:
+def device(reference: Reference) -> str:
     """cuda in a worker that holds a GPU, else cpu."""
     from noiseweave.engine.networks.tuning import pick_device
 
-    return pick_device(task.config.cluster.gpus_per_worker)
+    return pick_device(reference.gpus_per_worker)
 
 
-def load_backbone(task: Task) -> Backbone:
+def load_backbone(reference: Reference) -> Backbone:
     """The diffusion model, on this worker's device."""
-    return loading.load(task.config.model, device(task), task.config.size)
+    return loading.load(reference.model, device(reference), reference.model_size)
 
 
-def load_extractor(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+def load_extractor(reference: Reference) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 [N, side, side, 3] -> features, float32 [N, D], prepared for cosine similarity."""
     from noiseweave.engine.features import spaces
 
-    config = task.config
     extract = feature_cache.extractor(
-        config.features,
-        lambda: spaces.load_space(config.features, lambda: load_backbone(task), device(task)),
-        lambda: spaces.identity(config.features, config.model, config.size),
+        reference.features,
+        lambda: spaces.load_space(reference.features, lambda: load_backbone(reference), device(reference)),
+        lambda: spaces.identity(reference.features, reference.model, reference.model_size),
     )
-    return lambda image_BHWC: spaces.similarity(config.features, extract(image_BHWC))
+    return lambda image_BHWC: spaces.similarity(reference.features, extract(image_BHWC))

@@ -22,7 +22,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.augment import dataset
-from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.reading import shard_pictures
 
 Name = tuple[str, str, str | None]
@@ -71,33 +71,33 @@ class Loaded:
     differ: int = 0
 
 
-def read(task: Task, book: Ledger, url: str) -> Loaded:
+def read(reference: Reference, book: Ledger, url: str) -> Loaded:
     """A shard of samples, with the parents of each that can be found."""
     found, bad = shards.located(url)
     places = [place for _, place in found]
-    good, worse = shard_pictures.read(places, task.size, task.channels, task.config.max_pixels)
+    good, worse = shard_pictures.read(places, reference.size, reference.channels, reference.max_pixels)
     kept = [found[i] for i in sorted(good)]
     lineages = _lineages(url, kept)
     wanted = dict.fromkeys(name for line in lineages for name in line.parents)
-    pictures, differ = _parents(task, locate(task, book, wanted))
+    pictures, differ = _parents(reference, locate(reference, book, wanted))
     order = {name: i for i, name in enumerate(pictures)}
     parents = [tuple(order[name] for name in line.parents if name in order) for line in lineages]
-    typical = _typical(task, book) if not all(parents) else {}
+    typical = _typical(reference, book) if not all(parents) else {}
     return Loaded(
         where=[place for _, place in kept],
-        image_PHWC=shard_pictures.stacked(good, task.size, task.channels),
+        image_PHWC=shard_pictures.stacked(good, reference.size, reference.channels),
         lineages=lineages,
         bad=bad + worse,
         names=[name for name, _ in pictures.values()],
         parents=parents,
-        parent_BHWC=_stacked(task, [picture for _, picture in pictures.values()]),
-        typical_THWC=shard_pictures.stacked(typical, task.size, task.channels),
+        parent_BHWC=_stacked(reference, [picture for _, picture in pictures.values()]),
+        typical_THWC=shard_pictures.stacked(typical, reference.size, reference.channels),
         differ=differ,
     )
 
 
-def _stacked(task: Task, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    return shard_pictures.stacked(dict(enumerate(pictures)), task.size, task.channels)
+def _stacked(reference: Reference, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return shard_pictures.stacked(dict(enumerate(pictures)), reference.size, reference.channels)
 
 
 def _lineages(url: str, found: Sequence[tuple[shards.Entry, Location]]) -> list[Lineage]:
@@ -131,9 +131,9 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def locate(task: Task, book: Ledger, wanted: Iterable[Name]) -> dict[Name, Location]:
+def locate(reference: Reference, book: Ledger, wanted: Iterable[Name]) -> dict[Name, Location]:
     """Where the pictures of these names lie; those that the reference does not have are left out."""
-    units, by_unit = units_of(task, book), defaultdict(list)
+    units, by_unit = units_of(reference, book), defaultdict(list)
     for name in wanted:
         by_unit[units.get(name[0]) or units.get(name[0].rpartition("/")[2])].append(name)
     found: dict[Name, Location] = {}
@@ -148,11 +148,11 @@ def locate(task: Task, book: Ledger, wanted: Iterable[Name]) -> dict[Name, Locat
     return found | {name: Location(**once[name[1]][0]) for name in left if len(once[name[1]]) == 1}
 
 
-def units_of(task: Task, book: Ledger) -> dict[str, str | None]:
+def units_of(reference: Reference, book: Ledger) -> dict[str, str | None]:
     """Name of a shard of the reference, whole or without its folder -> its unit; None for two of one name."""
     out: dict[str, str | None] = {}
     listing: list[str] = storage.read_json(book.path("reference.json"))
-    names = [(task.name_of(url), f"{i:06d}") for i, url in enumerate(listing)]
+    names = [(reference.name_of(url), f"{i:06d}") for i, url in enumerate(listing)]
     for name, unit in names:
         base = name.rpartition("/")[2]
         out[base] = None if base in out else unit
@@ -171,7 +171,9 @@ def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> l
     return out
 
 
-def _parents(task: Task, located: Mapping[Name, Location]) -> tuple[dict[Name, tuple[str, np.ndarray]], int]:
+def _parents(
+    reference: Reference, located: Mapping[Name, Location]
+) -> tuple[dict[Name, tuple[str, np.ndarray]], int]:
     """name -> (shard#key, picture) of the parents that can be read; how many are another file than the lineage's."""
     by_shard: dict[str, list[Name]] = defaultdict(list)
     for name, place in located.items():
@@ -181,17 +183,19 @@ def _parents(task: Task, located: Mapping[Name, Location]) -> tuple[dict[Name, t
     for names in by_shard.values():
         places = [located[n] for n in names]
         data = shard_pictures.encoded(places)
-        good, _ = shard_pictures.decoded(places, data, task.size, task.channels, task.config.max_pixels)
+        good, _ = shard_pictures.decoded(
+            places, data, reference.size, reference.channels, reference.max_pixels
+        )
         for i, picture in good.items():
             digest = names[i][2]
             if digest is not None and digest != hashlib.sha256(data[i]).hexdigest():
                 differ += 1
             else:
-                found[names[i]] = task.key_of(places[i].shard, places[i].key), picture
+                found[names[i]] = reference.key_of(places[i].shard, places[i].key), picture
     return found, differ
 
 
-def _typical(task: Task, book: Ledger) -> dict[int, np.ndarray]:
+def _typical(reference: Reference, book: Ledger) -> dict[int, np.ndarray]:
     """A few pictures, spread evenly over the reference."""
     by_shard: dict[str, list[Location]] = defaultdict(list)
     for place in dataset.spread_places(book, TYPICAL):
@@ -199,7 +203,7 @@ def _typical(task: Task, book: Ledger) -> dict[int, np.ndarray]:
     pictures = [
         picture
         for places in by_shard.values()
-        for picture in shard_pictures.read(places, task.size, task.channels, task.config.max_pixels)[
+        for picture in shard_pictures.read(places, reference.size, reference.channels, reference.max_pixels)[
             0
         ].values()
     ]

@@ -25,7 +25,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment.task import FORGOTTEN, digest_of
+from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
 from noiseweave.jobs.forget.trace import Hits, Targets

@@ -59,14 +59,16 @@ def task(source, output, model, **more):
 def written(of, pairs):
     """One group of all pictures with these pairs: (its samples' files, what became of it)."""
     (url,) = shards.find(of.config.input)
-    where, _, bad = reading.read_shard(of, of.feature_side, Unit(index=0, id="0", payload=url))
+    where, _, bad = reading.read_shard(of.reference, Unit(index=0, id="0", payload=url))
     group = Group(
         id="g",
         images=tuple(where),
         pairs=tuple(Pair(a=a, b=b, similarity=0.9, mode="linear", ratio=r, seed=0) for a, b, r in pairs),
     )
     assert not bad
-    made = fusing.augment_group(of, worker.load_backbone(of), None, reading.read_group(of, group, range(3)))
+    made = fusing.augment_group(
+        of, worker.load_backbone(of.reference), None, reading.read_group(of, group, range(3))
+    )
     rows = zip(made.group.pairs, made.image_PHWC, made.areas, strict=True)
     return [writing.sample(of, made, *row)[1] for row in rows], made
 
@@ -84,7 +86,7 @@ def test_captions_are_told_and_in_the_lineage(source, tmp_path, model):
     assert first["prompt"]["guidance_source"] == first["prompt"]["guidance_target"] == 1
     assert files[0]["txt"] == b"a red rose; a tulip"
     assert (files[0]["cls"], fused.shape) == (b"1", (2, 32, 32, 3))
-    backbone = worker.load_backbone(of)
+    backbone = worker.load_backbone(of.reference)
     third = images.decode(storage.read(str(source / "s-0.tar"), *where_of(source, "c")), 3)
     plain = backbone.decode(backbone.encode(third[None]))[0].astype(int)
     assert np.abs(fused[1] - plain).max() <= 1  # ratio 0: what the VAE keeps of the first
