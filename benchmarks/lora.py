@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from noiseweave.engine.lora import adapters
+from noiseweave.engine.lora import pipelines as lora_pipelines
 from noiseweave.engine.lora.loss import LoraNetwork
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs.arguments import parse
@@ -69,7 +70,7 @@ def ours(config: lora_config.Config, source: lora_input.Source) -> Callable[[], 
     """The job's own loop: each call is one step and gives its loss."""
     task = Task(config=config, source=source, threads=1, workers=1)
     fresh()
-    pipeline = cache.opened(config.model.name, "cpu")
+    pipeline = lora_pipelines.open_pipeline(config.model.name, "cpu")
     network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed)).train()
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), Alone())  # type: ignore[arg-type]
     ready = batches(Reader(config, source, Encoders(pipeline)), 0, 1, 0, 1)
@@ -112,7 +113,7 @@ def plain(config: lora_config.Config) -> Callable[[], float]:
 
     fresh()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=config.accumulate)
-    pipe = cache.opened(config.model.name, "cpu")
+    pipe = lora_pipelines.open_pipeline(config.model.name, "cpu")
     schedule = DDPMScheduler.from_config(pipe.scheduler.config)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)

@@ -36,11 +36,11 @@ from inversion import hardware
 from lora import fill
 
 from noiseweave.engine.lora import adapters
+from noiseweave.engine.lora import pipelines as lora_pipelines
 from noiseweave.engine.lora.loss import LoraBatch, LoraNetwork, held_out_loss
 from noiseweave.engine.networks import latents
 from noiseweave.engine.pictures import crops, images
 from noiseweave.jobs.arguments import parse
-from noiseweave.jobs.lora import cache
 from noiseweave.jobs.lora import config as lora_config
 from noiseweave.jobs.lora import input as lora_input
 from noiseweave.jobs.lora.batches import Encoders, Reader
@@ -164,7 +164,7 @@ def trained(
     for step in looks:
         saved = safetensors.torch.load(link.saved[step]["model.safetensors"])
         states[step] = {n.removeprefix("lora.").replace(".default.", "."): w for n, w in saved.items()}
-    pipe = cache.opened(config.model.name, "cpu", "unet")
+    pipe = lora_pipelines.open_pipeline(config.model.name, "cpu", "unet")
     [(batch, items)] = Reader(config, source, Encoders(pipe)).held_out(4)
     return states, batch, items
 
@@ -175,7 +175,7 @@ class Judge:
     def __init__(
         self, config: lora_config.Config, batch: LoraBatch, keys: Sequence[str], noises: int
     ) -> None:
-        pipe = cache.opened(config.model.name, "cpu")
+        pipe = lora_pipelines.open_pipeline(config.model.name, "cpu")
         self.network = LoraNetwork(adapters.attach(pipe, config.lora, config.seed))
         self.untrained = {n: w.clone() for n, w in adapters.state(self.network).items()}
         self.scheduler, self.batch, self.keys, self.noises = pipe.scheduler, batch, keys, noises

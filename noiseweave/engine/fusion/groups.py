@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,29 @@ def draw_pair(
         number=turn[0],
         attempt=turn[1],
     )
+
+
+def draw_pairs(
+    ends: Iterable[tuple[int, int]],
+    keys: Sequence[str],
+    similarity_P: np.ndarray,
+    recipe: FusionRecipe,
+    seed: int,
+    threshold: float,
+) -> list[Pair]:
+    """The pairs of a group, ``recipe.per_pair`` of each two pictures.
+
+    Args:
+        ends: positions of the two.
+        keys: names of the group's pictures in the whole data set.
+        similarity_P: cosine of their features, float [P].
+        threshold: lowest similarity of a pair.
+    """
+    return [
+        draw_pair((i, j), (keys[i], keys[j]), float(cosine), recipe, seed, threshold, (number, 0))
+        for (i, j), cosine in zip(ends, similarity_P, strict=True)
+        for number in range(recipe.per_pair)
+    ]
 
 
 def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:

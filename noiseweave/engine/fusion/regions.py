@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noiseweave.engine.fusion.modes import fuse
-from noiseweave.engine.fusion.recipes import Mode
+from noiseweave.engine.fusion.recipes import Mode, RegionRecipe
 from noiseweave.engine.records import NoiseMaps
 
 
@@ -128,3 +128,10 @@ def blur(x: Tensor, sigma: float) -> Tensor:
         return torch.softmax(-((i[:, None] - i) ** 2) / (2 * sigma**2), 1)
 
     return weights(x.shape[-2]) @ x @ weights(x.shape[-1]).T
+
+
+def where_second_shows(
+    region: RegionRecipe, maps: Sequence[NoiseMaps], mask_HW: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Where the second picture shows: the file's mask, the second's saliency, or None for everywhere."""
+    return saliency(maps[1], region.smooth) if region.source == "saliency" else mask_HW

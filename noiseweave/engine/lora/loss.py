@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from noiseweave.engine.lora.recipes import LoraObjective
+from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
 from noiseweave.engine.networks.latents import hole_in_latents
 from noiseweave.engine.networks.protocols import Scheduler
+from noiseweave.engine.networks.recipes import Precision
 from noiseweave.engine.pictures.crops import Size
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
@@ -166,3 +168,17 @@ def _at(
     noises = [torch.randn(z.shape[1:], generator=generator(seed, "held-out", key, time)) for key in keys]
     fixed = replace(batch, eps_BCHW=torch.stack(noises).to(z.device), time_B=z.new_full((len(z),), time))
     return loss(network, fixed, scheduler, LoraObjective())
+
+
+def prepare(network: LoraNetwork, precision: Precision, gradient_checkpointing: bool, gpu: bool) -> None:
+    """Half precision for frozen weights on a GPU, and checkpointing."""
+    network.train()
+    if gpu and precision != "fp32":
+        for w in network.parameters():
+            if not w.requires_grad:
+                w.data = w.data.to(DTYPES[precision])
+    if gradient_checkpointing:
+        parts: Json = dict(network.named_children())
+        parts.pop("unet").enable_gradient_checkpointing()
+        for encoder in parts.values():  # transformers' own name
+            encoder.gradient_checkpointing_enable()

@@ -29,17 +29,8 @@ def make_groups(
         rows, places = np.unique(np.stack([a[members], b[members]]), return_inverse=True)
         where = locate(rows)
         keys = [task.key_of(p.shard, p.key) for p in where]
-        pairs = [
-            groups.draw_pair(
-                (i, j),
-                (keys[i], keys[j]),
-                float(sim),
-                config.fusion,
-                config.seed,
-                config.pairing.threshold,
-                (number, 0),
-            )
-            for (i, j), sim in zip(places.reshape(2, -1).T.tolist(), similarity[members], strict=True)
-            for number in range(config.fusion.per_pair)
-        ]
+        ends = [(int(i), int(j)) for i, j in places.reshape(2, -1).T]
+        pairs = groups.draw_pairs(
+            ends, keys, similarity[members], config.fusion, config.seed, config.pairing.threshold
+        )
         yield Group(id=f"{n:06d}", images=tuple(where), pairs=tuple(pairs)), rows

@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from noiseweave.cluster import ledger, pipeline, shards, stages, storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.session import session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
+from noiseweave.engine.judging.pair_metrics import Trio, score_pair
 from noiseweave.engine.pictures import files
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.evaluate import pictures
@@ -27,9 +26,8 @@ from noiseweave.jobs.reading import places as reading_places
 from noiseweave.jobs.reading.places import Place
 
 if TYPE_CHECKING:
-    from noiseweave.engine.judging.picture_metrics import Lpips
+    pass
 
-REGIONS = ("", " inside", " outside")
 ALONE = {"no_mask": "no_reference", "no_picture": "no_input", "ambiguous": "ambiguous"}
 """Why inpaint_input finds no partner -> what that means where the partner is a reference."""
 
@@ -42,16 +40,6 @@ class Matched:
     picture: Place
     reference: Place
     mask: Place | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trio:
-    """They are read: uint8 [H, W, C] each, and bool [H, W], True inside the mask."""
-
-    key: str
-    picture_HWC: np.ndarray
-    reference_HWC: np.ndarray
-    inside_HW: np.ndarray | None
 
 
 def run(config: Config) -> int:
@@ -278,31 +266,12 @@ def scorer(config: Config) -> Callable[[list[Trio]], Scored]:
         rows, bad = [], []
         for trio in spans.steps(trios):
             try:
-                rows.append({"key": trio.key} | scores(config, trio, lpips))
+                rows.append({"key": trio.key} | score_pair(config.wanted, trio, lpips))
             except ValueError as e:
                 bad.append(Quarantined.of(e, key=trio.key))
         return rows, bad
 
     return score
-
-
-def scores(config: Config, trio: Trio, lpips: Lpips | None) -> dict[str, float | None]:
-    """Each metric of a pair, whole and inside and outside of its mask; PSNR is None where both are equal."""
-    from noiseweave.engine.judging import picture_metrics as of
-
-    a, b, inside = trio.reference_HWC, trio.picture_HWC, trio.inside_HW
-    regions = [None] if inside is None else [None, inside, ~inside]
-    map_HW = of.ssim_map(a, b) if "ssim" in config.wanted else None
-    out: dict[str, float | None] = {}
-    for name, region in zip(REGIONS, regions, strict=False):
-        if "psnr" in config.wanted:
-            error = of.squared_error(a, b, region)
-            out |= {f"mse{name}": error, f"psnr{name}": of.decibels(error) if error else None}
-        if map_HW is not None:
-            out[f"ssim{name}"] = of.map_mean(map_HW, region)
-        if lpips is not None:
-            out[f"lpips{name}"] = lpips(a, b, region)
-    return out
 
 
 def commit(book: Ledger, unit: Unit, result: Scored) -> Committed:

@@ -12,26 +12,24 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from noiseweave.cluster import ledger, pipeline, storage
 from noiseweave.cluster.session import session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.fusion.reconstruction import reconstruct
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
-from noiseweave.engine.networks.recipes import PromptRecipe
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.evaluate import pair_figures, pairs, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
-from noiseweave.jobs.evaluate.pairs import Scored, Trio
+from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
 
 if TYPE_CHECKING:
-    from noiseweave.engine.networks.backbone import Backbone
+    pass
 
 TOGETHER = 16  # pictures inverted at once: their chains are in memory
 
@@ -141,7 +139,7 @@ def _make_rows(config: Config) -> Callable[[Read], Scored]:
             for start in spans.steps(range(0, len(places), TOGETHER)):
                 keys = [data.keys[i] for i in places[start : start + TOGETHER]]
                 for recipe in spans.steps(recipes(config)):
-                    trios, decibels = reconstructed(
+                    trios, decibels = reconstruct(
                         model, image_NHWC[start : start + TOGETHER], keys, recipe, config.seed, words
                     )
                     good, worse = score(trios)
@@ -152,41 +150,3 @@ def _make_rows(config: Config) -> Callable[[Read], Scored]:
         return rows, list(dict.fromkeys(bad))
 
     return compute
-
-
-def reconstructed(
-    model: Backbone,
-    image_BHWC: np.ndarray,
-    keys: Sequence[str],
-    recipe: InversionRecipe,
-    seed: int,
-    words: bool,
-) -> tuple[list[Trio], dict[str, float]]:
-    """Each picture beside what it comes back as; key -> PSNR in dB before decoding.
-
-    The peak is 2 for pixels in -1..1, and what a latent picture spans for latents.
-    """
-    from noiseweave.engine.diffusion import dpm_solver
-    from noiseweave.engine.fusion import groups
-    from noiseweave.engine.judging import picture_metrics
-    from noiseweave.engine.networks import backbone
-
-    prompts = PromptRecipe().of([None] * len(keys), [None] * len(keys)) if words else None
-    s, maps = groups.invert_pictures(model, image_BHWC, keys, recipe, seed, prompts)
-    alone = [[(i, 1.0)] for i in range(len(keys))]
-    x_BCHW = dpm_solver.SOLVERS[recipe.sampler].replay(
-        groups.target_denoisers(model, prompts)(alone), s, maps
-    )
-    x_0_BCHW = model.encode(image_BHWC)
-    error_B = (x_BCHW - x_0_BCHW).double().square().flatten(1).mean(1).tolist()
-    latent = type(model) is not backbone.Backbone
-    peaks = (x_0_BCHW.amax((1, 2, 3)) - x_0_BCHW.amin((1, 2, 3))).tolist() if latent else [2.0] * len(keys)
-    image, _ = model.decoded(x_BCHW)
-    trios = [
-        Trio(key=k, picture_HWC=image[i], reference_HWC=image_BHWC[i], inside_HW=None)
-        for i, k in enumerate(keys)
-    ]
-    spaces = {
-        k: picture_metrics.decibels(e, p) for k, e, p in zip(keys, error_B, peaks, strict=True)
-    }  # an error of exactly 0 does not come of floats
-    return trios, spaces

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from noiseweave import __version__
+from noiseweave.engine.fusion import reconstruction, regions
 from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
@@ -43,8 +44,11 @@ def run(config: Config) -> int:
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
-    psnr = work.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
-    maps, mask_HW = work.edited(config, s, maps, keys), work.shown(config.fusion.region, maps, mask_HW)
+    psnr = reconstruction.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
+    maps, mask_HW = (
+        work.edited(config, s, maps, keys),
+        regions.where_second_shows(config.fusion.region, maps, mask_HW),
+    )
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
     group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
     fused = groups.fuse_pictures(

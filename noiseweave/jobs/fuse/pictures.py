@@ -12,15 +12,12 @@ import torch
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
-from noiseweave.engine.diffusion.dpm_solver import SOLVERS
 from noiseweave.engine.diffusion.path import Schedule
-from noiseweave.engine.diffusion.recipes import SolverName
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.fusion.edits import edit, fresh_noise
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
 from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
-from noiseweave.engine.fusion.regions import saliency
-from noiseweave.engine.judging.picture_metrics import decibels
+from noiseweave.engine.fusion.reconstruction import psnr_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
@@ -59,13 +56,6 @@ def mask(region: RegionRecipe, size: int) -> tuple[torch.Tensor | None, str | No
         return None, None
     key, image_HW1 = picture(region.mask, 1, size)
     return torch.from_numpy(image_HW1[..., 0] / np.float32(255)), key
-
-
-def shown(
-    region: RegionRecipe, maps: Sequence[NoiseMaps], mask_HW: torch.Tensor | None
-) -> torch.Tensor | None:
-    """Where the second picture shows: the file's mask, the second's saliency, or None for everywhere."""
-    return saliency(maps[1], region.smooth) if region.source == "saliency" else mask_HW
 
 
 def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
@@ -148,34 +138,13 @@ def warn(model: Backbone, prompts: Prompts | None) -> None:
         print(f"prompt truncated, the text encoder does not read: ...{end[:200]}", file=sys.stderr)
 
 
-def fidelity(
-    model: Backbone,
-    s: Schedule,
-    maps: list[NoiseMaps],
-    image_NHWC: np.ndarray,
-    prompts: Prompts | None,
-    solver: SolverName,
-) -> list[float]:
-    """PSNR in dB of each picture's plain invert -> replay, of values in -1..1; an exact one counts as 200.
-
-    Of a latent model it is that of the latents: what the VAE loses is not in it.
-    """
-    again_NCHW = SOLVERS[solver].replay(groups.source_denoiser(model, prompts), s, maps)
-    return _psnr_of(again_NCHW.double() - model.encode(image_NHWC).double())
-
-
-def _psnr_of(error_NCHW: torch.Tensor) -> list[float]:
-    mse_N = error_NCHW.square().mean((1, 2, 3)).clamp(min=4e-20)
-    return [round(decibels(mse, peak=2.0), 2) for mse in mse_N.tolist()]
-
-
 def report_fidelity(model: Backbone, psnr: Sequence[float], image_NHWC: np.ndarray) -> None:
     """Print how well the pictures come back."""
     if not isinstance(model, LatentBackbone):
         print(f"invert and replay give each picture back at {min(psnr):.1f} dB or more")
         return
     apart_NHWC = model.decode(model.encode(image_NHWC)).astype(np.float64) - image_NHWC
-    vae = min(_psnr_of(torch.from_numpy(apart_NHWC) / 127.5))
+    vae = min(psnr_of(torch.from_numpy(apart_NHWC) / 127.5))
     print(
         f"invert and replay give each picture's latents back at {min(psnr):.1f} dB or more; the model's VAE "
         f"alone gives the pictures back at {vae:.1f} dB or more"

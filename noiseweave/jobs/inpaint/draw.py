@@ -25,6 +25,7 @@ from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Unit
 from noiseweave.engine import spans
 from noiseweave.engine.checks import NotFinite, check, check_steps
+from noiseweave.engine.inpainting.patches import resized
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
@@ -182,14 +183,6 @@ def _region(task: Task, shown_HWC: np.ndarray, hole_HW: np.ndarray, box: masks.B
     # with the same filter: no known pixel holds a share of what is to be replaced
     share = np.asarray(resized(Image.fromarray(hole.astype(np.float32)), size))
     return Region(box=box, image_HWC=small[..., None] if small.ndim == 2 else small, hole_HW=share > 1e-6)
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """To (height, width): area averages where it shrinks, linear where it grows."""
-    if (image.height, image.width) == size:
-        return image
-    shrinks = size[0] <= image.height and size[1] <= image.width
-    return image.resize(size[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
 
 
 # compute

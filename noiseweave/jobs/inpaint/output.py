@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Unit, UnitReport
+from noiseweave.engine.inpainting.patches import edge, repaired
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.pictures.collage import png
@@ -100,25 +101,6 @@ def variants(
             paint_HWC[region.box.slices] = repaired(around, alpha, patch)
         out.append(pictures.restored(picture, paint_HWC, hole_HW))
     return out
-
-
-def edge(part_HWC: np.ndarray, hole_HW: np.ndarray, feather: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the repair fades into, uint8 [H, W, C], and its weight, float32 [H, W].
-
-    It is what lies around the hole, not the damage inside.
-    """
-    around = masks.filled(part_HWC, hole_HW) if feather else part_HWC
-    return around, masks.feather(hole_HW, feather)
-
-
-def repaired(around_HWC: np.ndarray, alpha_HW: np.ndarray, patch_HWC: np.ndarray) -> np.ndarray:
-    """A part of a picture with the model's patch, brought to its size and channels, in its hole."""
-    height, width, channels = around_HWC.shape
-    patch = Image.fromarray(patch_HWC[..., 0] if patch_HWC.shape[-1] == 1 else patch_HWC)
-    if patch.size != (width, height):
-        patch = patch.resize((width, height), Image.Resampling.LANCZOS)
-    paint_HWC = np.asarray(patch.convert("L" if channels == 1 else "RGB")).reshape(around_HWC.shape)
-    return masks.compose(around_HWC, paint_HWC, alpha_HW)
 
 
 def collage(

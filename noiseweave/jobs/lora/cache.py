@@ -11,7 +11,6 @@ encoded anew, what has not is found, whatever run wrote it. V views, as in lora_
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
+from noiseweave.engine.lora.pipelines import open_pipeline
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
@@ -221,7 +221,9 @@ def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> tuple[list[Views]
 def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quarantined]]], Encoded]:
     from noiseweave.jobs.lora.batches import Encoders
 
-    encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet", "text_encoder", "text_encoder_2"))
+    encoders = Encoders(
+        open_pipeline(name, "cuda" if gpu else "cpu", "unet", "text_encoder", "text_encoder_2")
+    )
 
     def compute(data: tuple[list[Views], list[Quarantined]]) -> Encoded:
         good, bad = data
@@ -237,29 +239,13 @@ def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quar
     return compute
 
 
-def opened(
-    name: str, device: str, *without: str
-) -> Any:  # diffusers gives its pipelines no attributes that mypy knows
-    """A pipeline in float32, its parts ``without`` left out."""
-    from diffusers import AutoPipelineForInpainting
-
-    from noiseweave.engine.networks import text_pipeline
-    from noiseweave.engine.networks.facts import read_facts
-    from noiseweave.engine.networks.recipes import ModelConfig
-
-    folder = read_facts(name).folder
-    parts = {part: None for part in without if os.path.isdir(os.path.join(folder, part))}
-    pipeline = text_pipeline.opened(AutoPipelineForInpainting, ModelConfig(name=name), folder, **parts)
-    return pipeline.to(device)
-
-
-def cut_off(config: Config, source: Source) -> tuple[str, ...]:
+def truncated_captions(config: Config, source: Source) -> tuple[str, ...]:
     """The ends of captions that are too long for the model's text encoder, which no step learns from."""
     from noiseweave.engine.networks import text_pipeline
     from noiseweave.engine.networks.prompts import Prompt
 
     heavy = ("vae", "unet", "text_encoder", "text_encoder_2", "safety_checker")
-    pipe = opened(config.model.name, "cpu", *heavy)
+    pipe = open_pipeline(config.model.name, "cpu", *heavy)
     model = text_pipeline.TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
     texts = sorted({item.words for item in source.all})
     return tuple(text_pipeline.truncated_ends(model, [Prompt(text=t, key="") for t in texts]).values())
@@ -310,7 +296,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
 def _make_say(name: str, gpu: bool) -> Callable[[Sequence[str]], Spoken]:
     from noiseweave.jobs.lora.batches import Encoders
 
-    encoders = Encoders(opened(name, "cuda" if gpu else "cpu", "unet"))
+    encoders = Encoders(open_pipeline(name, "cuda" if gpu else "cpu", "unet"))
     return lambda texts: [
         (_hash(t), {n: _half(x) for n, x in encoders.said(t).items()}) for t in spans.steps(texts)
     ]

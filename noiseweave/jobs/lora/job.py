@@ -44,7 +44,7 @@ def run(config: Config) -> int:
             print(f"{config.output}: finished already ({config.steps} steps)")
             return 0
         print(lora_input.summary(config, source, s.workers), flush=True)
-        source = replace(source, truncated=lora_cache.cut_off(config, source))
+        source = replace(source, truncated=lora_cache.truncated_captions(config, source))
         report.warn_of_truncated(source.truncated)
         if not known:
             ledger.claim_run(config.output, task_identity, config.overwrite, OWNED, STATE)

@@ -16,17 +16,17 @@ from noiseweave.engine.inpainting import filling
 from noiseweave.engine.inpainting.models import InpaintFacts, InpaintKind, InpaintModel
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import LoraNetwork, held_out_loss, loss
+from noiseweave.engine.lora.loss import LoraNetwork, held_out_loss, loss, prepare
+from noiseweave.engine.lora.pipelines import open_pipeline
 from noiseweave.engine.networks import text_pipeline
-from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.pictures import collage
-from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.engine.records import JsonMapping
 from noiseweave.engine.training.systems import Learner, Turn
 from noiseweave.jobs.lora.batches import Encoders, Reader, batches, pixels
-from noiseweave.jobs.lora.cache import check_seen, opened
+from noiseweave.jobs.lora.cache import check_seen
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item
 from noiseweave.jobs.lora.task import Task
@@ -58,7 +58,7 @@ def loop(task: Task, link: Link) -> None:
     torch.set_num_threads(task.threads)
     pipeline = _pipeline(task, link)
     network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed))
-    prepare(config, network, link.gpu)
+    prepare(network, config.precision, config.gradient_checkpointing, link.gpu)
     trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
     # every worker looks for itself, and all hear of the first that lacks something
     if lacks := [said for said in gather_object([lacking(task)]) if said]:
@@ -93,21 +93,7 @@ def _pipeline(task: Task, link: Link) -> Any:
     says = not source.spoken or config.lora.text_encoder
     without = [] if draws or encodes else ["vae"]
     without += [] if draws or says else ["text_encoder", "text_encoder_2"]
-    return opened(config.model.name, "cuda" if link.gpu else "cpu", *without)
-
-
-def prepare(config: Config, network: LoraNetwork, gpu: bool) -> None:
-    """Half precision for frozen weights on a GPU, and checkpointing."""
-    network.train()
-    if gpu and config.precision != "fp32":
-        for w in network.parameters():
-            if not w.requires_grad:
-                w.data = w.data.to(DTYPES[config.precision])
-    if config.gradient_checkpointing:
-        parts: Json = dict(network.named_children())
-        parts.pop("unet").enable_gradient_checkpointing()
-        for encoder in parts.values():  # transformers' own name
-            encoder.gradient_checkpointing_enable()
+    return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without)
 
 
 def learner(config: Config, network: LoraNetwork, scheduler: Any) -> Learner:

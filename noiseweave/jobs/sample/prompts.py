@@ -7,37 +7,11 @@ file changes no other picture, and equal lines are further variants, not copies.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine.networks.prompts import Prompt
-
-PLACEHOLDERS = ("{content}", "{}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptList:
-    """The pictures of a job, in order.
-
-    Attributes:
-        prompts: index -> Prompt.
-        labels: what each picture's words are, for a sheet and for its caption.
-        across: pictures that belong in one row of a sheet: variants, frames or styles; 1 where they are
-            unrelated.
-        skipped: {reason: number} of shard samples without a usable caption.
-    """
-
-    prompts: list[Prompt]
-    labels: list[str]
-    across: int
-    skipped: dict[str, int]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, index: int) -> Prompt:
-        return self.prompts[index]
+from noiseweave.engine.networks.prompts import Prompt, PromptList, dress_with, interpolate, keyed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +71,7 @@ def prompts_of(values: PromptValues) -> PromptList:
     """
     variants = 1 if values.count is None else values.count
     if values.interpolate is not None:
-        return _interpolated(values.interpolate, values.frames, variants, values.negative)
+        return interpolate(values.interpolate, values.frames, variants, values.negative)
     skipped: Counter[str] = Counter()
     if values.prompts_file is not None:
         texts = lines(values.prompts_file, "prompts_file")
@@ -106,47 +80,19 @@ def prompts_of(values: PromptValues) -> PromptList:
     else:
         texts = list(values.prompts)
     dressed = (
-        [_dress(style) for style in lines(values.styles, "styles")] if values.styles is not None else [str]
+        [dress_with(style) for style in lines(values.styles, "styles")]
+        if values.styles is not None
+        else [str]
     )
     drawn = [
         Prompt(text=dress(text), key=key, negative=values.negative)
-        for text, key in _keyed(texts, variants)
+        for text, key in keyed(texts, variants)
         for dress in dressed
     ]
     across = len(dressed) if values.styles is not None else variants
     return PromptList(
         prompts=drawn, labels=[p.text for p in drawn], across=across, skipped=dict(sorted(skipped.items()))
     )
-
-
-def _keyed(texts: Iterable[str], variants: int) -> list[tuple[str, str]]:
-    """(text, key) of each text's variants; those of equal texts are counted on."""
-    seen: Counter[str] = Counter()
-    out = []
-    for text in texts:
-        out += [(text, f"{seen[text] + v}:{text}") for v in range(variants)]
-        seen[text] += variants
-    return out
-
-
-def _interpolated(ends: tuple[str, str], frames: int, variants: int, negative: str) -> PromptList:
-    a, b = ends
-    mixes = [i / (frames - 1) for i in range(frames)]
-    prompts = [
-        Prompt(text=a, other=b, mix=mix, key=f"{variant}:{a}\n{b}", negative=negative)
-        for variant in range(variants)
-        for mix in mixes
-    ]
-    labels = [{0.0: a, 1.0: b}.get(mix, f"{1 - mix:.2f} {a} + {mix:.2f} {b}") for mix in mixes]
-    return PromptList(prompts=prompts, labels=labels * variants, across=frames, skipped={})
-
-
-def _dress(style: str) -> Callable[[str], str]:
-    """A style line -> content -> text. No str.format: other braces in a line mean themselves."""
-    held = next((p for p in PLACEHOLDERS if p in style), None)
-    if held is None:
-        return lambda content: f"{content}, {style}"
-    return lambda content: style.replace(held, content)
 
 
 def lines(url: str, field: str) -> list[str]:

@@ -23,9 +23,9 @@ from inpaints import (
 from PIL import Image
 
 from noiseweave.cluster import storage
+from noiseweave.engine.inpainting import patches
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.jobs.inpaint import output
 
 EXTENSION = {"PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "JPEG": "jpg"}
 
@@ -133,7 +133,7 @@ def test_the_edge_fades_in_from_what_lies_around(tmp_path):
     part, where = np.full((20, 20, 1), 40, np.uint8), block((20, 20), 5, 5, 10, 10)
     part[where] = 255  # the damage
     patch = np.full((20, 20, 1), 200, np.uint8)
-    hard, soft = (output.repaired(*output.edge(part, where, feather), patch) for feather in (0, 3))
+    hard, soft = (patches.repaired(*patches.edge(part, where, feather), patch) for feather in (0, 3))
     assert (hard[where] == 200).all()
     assert (soft[~where] == 40).all()
     alpha = masks.feather(where, 3)

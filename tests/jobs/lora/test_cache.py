@@ -10,6 +10,7 @@ import torch
 from loras import config_of, filled, make, picture, write
 
 from noiseweave.cluster.arrays import array
+from noiseweave.engine.lora import pipelines
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs.lora import cache as lora_cache
 from noiseweave.jobs.lora import input as lora_input
@@ -30,9 +31,9 @@ def shards_in(folder):
 def test_a_batch_from_the_cache_is_as_the_encoders_make_it(source):
     config, cached = source
     bare = dataclasses.replace(cached, encoded={}, spoken={})
-    whole = Encoders(lora_cache.opened(config.model.name, "cpu"))
+    whole = Encoders(pipelines.open_pipeline(config.model.name, "cpu"))
     nothing = Encoders(
-        lora_cache.opened(config.model.name, "cpu", "unet", "vae", "text_encoder")
+        pipelines.open_pipeline(config.model.name, "cpu", "unet", "vae", "text_encoder")
     )  # the cache needs no encoder
     ours, theirs = (
         r.batch([r.sample(item, 3, place) for place, item in enumerate(cached.items)])
@@ -59,7 +60,7 @@ def test_a_mirrored_view_is_of_the_mirrored_picture_and_hole(source):
     assert np.array_equal(hole[1], hole[0, :, ::-1])
     stored = np.unpackbits(array(places["hole"].read()), axis=-1, count=32).astype(bool)
     assert np.array_equal(stored, hole)
-    encoders = Encoders(lora_cache.opened(config.model.name, "cpu", "unet", "text_encoder"))
+    encoders = Encoders(pipelines.open_pipeline(config.model.name, "cpu", "unet", "text_encoder"))
     mirrored = encoders.latents(image[1][None])[0]
     z = torch.from_numpy(array(places["z"].read())[1].astype(np.float32))
     torch.testing.assert_close(z, mirrored, atol=2e-3, rtol=2e-3)
@@ -69,7 +70,7 @@ def test_crops_are_cached_each_and_chosen_by_the_step(hole_folder, tmp_path):
     more = ("--data.crops", "3", "--data.zoom", "2", "--data.flip", "false")
     config = config_of(make(tmp_path / "data"), hole_folder, tmp_path / "out", *more)
     cached = filled(config)
-    reader = Reader(config, cached, Encoders(lora_cache.opened(config.model.name, "cpu", "unet")))
+    reader = Reader(config, cached, Encoders(pipelines.open_pipeline(config.model.name, "cpu", "unet")))
     views = array(cached.encoded["p0"]["z"].read())
     assert views.shape == (3, 4, 4, 4)
     seen = {
@@ -143,7 +144,7 @@ def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, 
     for i, end in ((0, "wall"), (2, "roof"), (4, "roof")):
         (data / "imgs" / f"p{i}.txt").write_text("very " * 75 + f"old {end}")
     config = config_of(data, hole_folder, tmp_path / "out")
-    ends = lora_cache.cut_off(config, lora_input.gather(config))
+    ends = lora_cache.truncated_captions(config, lora_input.gather(config))
     assert ends == ("old roof", "old wall"), "each caption once; the start and the end take two of 77 places"
     report.warn_of_truncated(ends)
     said = capsys.readouterr().err.splitlines()
