@@ -28,6 +28,17 @@ MASK = "mask."  # what the extension of a mask begins with
 MASKS = tuple(MASK + e for e in PICTURES)
 SIDES = ("json", "txt", "cls")  # in the order in which they are looked at
 SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
+DAMAGE = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    IndexError,
+    KeyError,
+)
+"""What tarfile raises for a damaged tar: a chain of long names recurses, a cut sparse header ends too early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +141,7 @@ def index(url: str) -> tuple[list[Entry], list[Quarantined]]:
         if last is not None and cut.key in (last, ""):
             del entries[last]
         bad.append(_bad(url, cut.key or last or "", "truncated_tar", str(cut)))
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as e:
+    except DAMAGE as e:
         bad.append(_bad(url, "", "unreadable_tar", str(e)))
     except (IsADirectoryError, PermissionError) as e:  # any other OSError may pass: the unit is tried again
         bad.append(_bad(url, "", "unreadable_tar", str(e)))
@@ -160,7 +171,8 @@ def _members(f: BinaryIO, url: str, size: int, bad: list[Quarantined]) -> Iterat
             for info in tar:
                 if info.size < 0:  # would send tarfile back to where it was, for ever
                     raise _Cut(f"negative size of {info.name}")
-                end = info.offset_data + info.size
+                # of a sparse member size is that of the file with its holes; the next header is where its data end
+                end = tar.offset if info.issparse() else info.offset_data + info.size
                 if end > size:
                     raise _Cut(f"cut inside {info.name}", split_name(info.name)[0])
                 if info.isdir():
@@ -174,7 +186,7 @@ def _members(f: BinaryIO, url: str, size: int, bad: list[Quarantined]) -> Iterat
         f.seek(-(-end // 512) * 512)
         if f.read(512) != bytes(512):  # tarfile takes a damaged header for the end
             raise _Cut("no end-of-archive block")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError) as e:
+    except DAMAGE as e:
         if end:
             raise _Cut(str(e)) from None
         raise
@@ -219,8 +231,11 @@ def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str]) -> Lo
     member = entry.members[main]
     if member.size == 0:
         raise ValueError(f"empty_{noun}: {main} has no bytes")
-    label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
     mask = entry.members.get(entry.first(MASKS) or "")
+    for one in filter(None, (member, mask)):
+        if one.size > storage.IMAGE_LIMIT:
+            raise ValueError(f"too_large: {one.size} bytes, at most {storage.IMAGE_LIMIT}")
+    label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
     return Location(
         shard=url,
         key=entry.key,
@@ -311,8 +326,7 @@ def without(data: bytes, keys: Collection[str]) -> tuple[bytes | None, int]:
     kept: list[bytes] = []
     gone: set[str] = set()
     end = 0
-    damage = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError)
-    with contextlib.suppress(*damage), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+    with contextlib.suppress(*DAMAGE), tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for info in tar:
             end = min(tar.offset, len(data))
             key = split_name(info.name)[0]

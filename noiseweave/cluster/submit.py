@@ -61,6 +61,33 @@ LEFT_OUT = (
     "/dist/",
 )
 """What stays at home, besides what .gitignore and .rayignore name; patterns as in .gitignore."""
+SECRETS = (
+    ".env",
+    ".env.*",
+    ".netrc",
+    ".git-credentials",
+    ".pypirc",
+    ".npmrc",
+    ".ssh/",
+    ".aws/",
+    ".azure/",
+    ".gnupg/",
+    ".kube/",
+    ".docker/",
+    "gcloud/",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    "credentials",
+    "credentials.json",
+    "*service_account*.json",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+)
+"""Names of files that hold passwords and keys, as a rule: they stay as well, and are named."""
 IGNORES = (".gitignore", ".rayignore")
 
 
@@ -172,7 +199,7 @@ def _rules(root: str, path: str) -> Callable[[str], bool]:
     """
     from pathspec import GitIgnoreSpec
 
-    specs = [(root, GitIgnoreSpec.from_lines(LEFT_OUT))]
+    specs = [(root, GitIgnoreSpec.from_lines((*LEFT_OUT, *SECRETS)))]
     relative = os.path.relpath(path, root)
     steps = [] if relative == "." else relative.split(os.sep)
     for depth in range(len(steps) + 1):
@@ -188,6 +215,31 @@ def _rules(root: str, path: str) -> Callable[[str], bool]:
         return not next((left_out for left_out in reversed(said) if left_out is not None), False)
 
     return keep
+
+
+def secrets_of(folder: str) -> list[str]:
+    """Relative paths of what stays at home, as by its name it may hold passwords or keys; folders with a slash."""
+    from pathspec import GitIgnoreSpec
+
+    root, taken = os.path.realpath(folder), {name for name, _ in files_of(folder)}
+    left_out, secret = GitIgnoreSpec.from_lines(LEFT_OUT), GitIgnoreSpec.from_lines(SECRETS)
+    found = []
+    for path, folders, names in os.walk(root):
+        here = [os.path.relpath(os.path.join(path, name), root) for name in names]
+        inner = [os.path.relpath(os.path.join(path, name), root) + "/" for name in folders]
+        found += [name for name in (*here, *inner) if secret.match_file(name) and name not in taken]
+        kept = [name for name in inner if not left_out.match_file(name) and not secret.match_file(name)]
+        folders[:] = [os.path.basename(name.rstrip("/")) for name in kept]
+    return sorted(found)
+
+
+def check_folder(folder: str) -> None:
+    """Raise ValueError where a home folder, or what holds one, would travel."""
+    home, whole = os.path.realpath(os.path.expanduser("~")), os.path.realpath(folder)
+    if os.path.commonpath([home, whole]) == whole:
+        raise ValueError(
+            f"--working_dir {folder!r}: it is, or holds, your home folder {home}; give the folder of a project"
+        )
 
 
 def pack(folder: str, target: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from noiseweave.jobs import yaml_files
 from noiseweave.jobs.options import FLAGS, Option, aliases, config_of, meant, options, unknown, values_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def parse(job: str, arguments: list[str]) -> Any:
     given = Given.read(job, arguments)
     if given.flags & HELP:
         _help(job, "--help_all" in given.flags)
+    for file in given.files:
+        yaml_files.check_size(file)
     from jsonargparse import ArgumentError
 
     parser, config = parser_of(job), config_of(job).Config

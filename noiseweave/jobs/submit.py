@@ -16,6 +16,7 @@ from noiseweave.jobs.options import meant
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+SHOWN = 10  # files that are named
 ACTIONS = {
     "status": "how a job is doing",
     "logs": "its log, as it grows; exits as the job does",
@@ -121,6 +122,12 @@ def _send(options: argparse.Namespace) -> int:
     variables = _variables(options.env)
     if not os.path.isdir(options.working_dir):
         raise ValueError(f"--working_dir {options.working_dir!r}: no such folder")
+    submit.check_folder(options.working_dir)
+    if secrets := submit.secrets_of(options.working_dir):
+        more = f" and {len(secrets) - SHOWN} more" if len(secrets) > SHOWN else ""
+        print(
+            f"left here, as they may hold passwords or keys: {', '.join(secrets[:SHOWN])}{more}", flush=True
+        )
     client = submit.connect(options.address)
     with tempfile.TemporaryDirectory(prefix="noiseweave-submit-") as package:
         size = submit.pack(options.working_dir, package)

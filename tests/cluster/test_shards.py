@@ -280,3 +280,45 @@ def test_a_mask_beside_a_picture_is_located(folder):
     assert not bad
     assert storage.read_ranges(url, [a.mask, (a.offset, a.size)]) == [b"white", b"x"]
     assert b.mask is None
+
+
+def header(name: str, kind: bytes, size: int, **fields: bytes) -> bytes:
+    """A ustar header of any kind, with bytes at offsets (at386=...)."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    for place, value in fields.items():
+        start = int(place.removeprefix("at"))
+        data[start : start + len(value)] = value
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+def test_a_sparse_member_is_named_and_what_follows_is_kept(tmp_path):
+    holes = b"%011o\0%011o\0" % (1 << 30, 512)  # 512 bytes at 1 GiB, and 1 GiB of nothing before
+    sparse = header("hole.png", tarfile.GNUTYPE_SPARSE, 512, at386=holes, at483=b"%011o\0" % (1 << 30 | 512))
+    assert look(put(tmp_path, sparse + b"x" * 512 + WHOLE)) == (["k0", "k1", "k2", "k3"], ["not_a_file"])
+
+
+def test_a_sparse_header_that_is_cut_is_damage(tmp_path):
+    cut = header("hole.png", tarfile.GNUTYPE_SPARSE, 512, at482=b"\1")
+    kept, reasons = look(put(tmp_path, WHOLE[: 2 * SAMPLE] + cut))
+    assert (kept, reasons) == (["k0"], ["truncated_tar"])
+    assert shards.without(WHOLE[: 2 * SAMPLE] + cut, {"k0"})[1] == 1
+
+
+def test_a_chain_of_long_names_is_damage(tmp_path):
+    chain = (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 2) + b"x\0".ljust(512, b"\0")) * 2000
+    kept, reasons = look(put(tmp_path, WHOLE[: 2 * SAMPLE] + chain + WHOLE[2 * SAMPLE :]))
+    assert (kept, reasons) == (["k0"], ["truncated_tar"])
+    assert shards.without(WHOLE[: 2 * SAMPLE] + chain, {"k0"})[1] == 1
+    assert look(put(tmp_path, chain, "b.tar")) == ([], ["unreadable_tar"])
+
+
+def test_a_picture_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "IMAGE_LIMIT", 699)
+    monkeypatch.setattr(storage, "read", None)
+    located, bad = shards.locate(put(tmp_path, WHOLE))
+    assert located == []
+    assert [(b.key, b.reason) for b in bad] == [(f"k{i}", "too_large") for i in range(4)]

@@ -209,3 +209,41 @@ def test_a_cluster_that_is_gone_is_one_line(monkeypatch):
     down = ConnectionError("Connection\nrefused")
     with pytest.raises(ValueError, match="cluster: refused"):
         submit.follow(Flaky([[down]] * 9, ["RUNNING", *[down] * 9]), "j", print)
+
+
+SECRET = (
+    ".env",
+    ".env.local",
+    "conf/.netrc",
+    ".ssh/config",
+    ".aws/credentials",
+    "keys/id_rsa",
+    "credentials.json",
+    "a/server.pem",
+    "a/server.key",
+)
+
+
+def test_passwords_and_keys_stay_and_are_named(fill):
+    folder = fill(**dict.fromkeys((*SECRET, "train.py", "keys/readme.txt", "environment.yaml"), "x"))
+    assert names(folder) == ["environment.yaml", "keys/readme.txt", "train.py"]
+    named = submit.secrets_of(folder)
+    assert {name.split("/")[0] for name in named} == {name.split("/")[0] for name in SECRET}
+    assert ".ssh/" in named
+    assert "keys/id_rsa" in named
+
+
+def test_one_that_is_asked_for_travels(fill):
+    folder = fill(**{"conf/test.pem": "x", "train.py": "x", ".rayignore": "!conf/test.pem\n"})
+    assert "conf/test.pem" in names(folder)
+    assert submit.secrets_of(folder) == []
+
+
+def test_a_home_folder_does_not_travel(tmp_path, monkeypatch):
+    home = tmp_path / "users/me"
+    (home / "project").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, tmp_path / "users", "/"):
+        with pytest.raises(ValueError, match="your home folder"):
+            submit.check_folder(str(folder))
+    submit.check_folder(str(home / "project"))

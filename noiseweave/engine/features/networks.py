@@ -162,8 +162,8 @@ def transformer(name: str, device: str) -> FeatureNetwork:
 
     logging.set_verbosity_error()
     try:
-        network = AutoModel.from_pretrained(name).to(device).eval()
-        processor = AutoImageProcessor.from_pretrained(name)
+        network = AutoModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except Exception as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
         raise ValueError(

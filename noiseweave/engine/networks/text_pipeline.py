@@ -102,7 +102,12 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pip
     pretrained.quiet()
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
-            folder, dtype=DTYPES[config.precision], use_safetensors=True, local_files_only=True, **parts
+            folder,
+            dtype=DTYPES[config.precision],
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **parts,
         )
 
 

@@ -3,7 +3,8 @@
     <features.cache>/<the space's identity>/<hash of the pictures>.npy   raw features, float32 [N, D]
 
 The pictures are those that the extractor sees, decoded and fitted, and a file holds those of one call: a shard, as a
-rule. So a shard may move or be encoded anew; one that gained a picture is computed again as a whole.
+rule. So a shard may move or be encoded anew; one that gained a picture is computed again as a whole. A file that is not
+what it should be (torn, of other rows or width, not finite) is not believed: its features are computed again.
 """
 
 from __future__ import annotations
@@ -32,21 +33,42 @@ def extractor(
         return load().extract
     text = json.dumps(identity(), sort_keys=True)
     folder = storage.join(storage.absolute(recipe.cache), hashlib.sha256(text.encode()).hexdigest()[:16])
-    if not storage.exists(storage.join(folder, "space.json")):
-        storage.write(storage.join(folder, "space.json"), text.encode())
+    about = storage.join(folder, "space.json")
     loaded: list[Space] = []
 
     def extract(image_BHWC: np.ndarray) -> np.ndarray:
         path = storage.join(folder, f"{content(image_BHWC)}.npy")
-        if storage.exists(path):
-            return array(storage.read(path))
+        kept_BD = _kept(path, len(image_BHWC), _width(about))
+        if kept_BD is not None:
+            return kept_BD
         if not loaded:
             loaded.append(load())
         f_BD = loaded[0].extract(image_BHWC)
+        storage.write_json(about, {"space": json.loads(text), "width": f_BD.shape[1]})
         storage.write(path, npy(f_BD))
         return f_BD
 
     return extract
+
+
+def _width(about: str) -> int | None:
+    """The length of the features that are kept; None where nothing says it."""
+    try:
+        return int(storage.read_json(about)["width"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _kept(path: str, rows: int, width: int | None) -> np.ndarray | None:
+    """The features that a file holds; None where there is none, or no whole table [rows, width] of finite float32."""
+    if width is None or not storage.exists(path):
+        return None
+    try:
+        f_BD = array(storage.read(path))
+    except (ValueError, EOFError, SyntaxError, MemoryError):  # torn, or something else
+        return None
+    good = f_BD.shape == (rows, width) and f_BD.dtype == np.float32 and bool(np.isfinite(f_BD).all())
+    return f_BD if good else None
 
 
 def content(image_BHWC: np.ndarray) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from noiseweave.jobs.report.config import LOCAL, PICTURES, Config
 
+HERE = re.compile(rf"(?:{'|'.join(map(re.escape, LOCAL))})(?::\d{{1,5}})?")
+"""The Host of a request that was meant for this machine."""
 PAGE = "report.html"
 
 
@@ -65,8 +68,7 @@ def server_of(page: bytes, host: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-            if host in LOCAL and name not in LOCAL:
+            if host in LOCAL and not HERE.fullmatch(self.headers.get("Host", "")):
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path.partition("?")[0] not in ("/", f"/{PAGE}"):
                 self.send_error(HTTPStatus.NOT_FOUND)

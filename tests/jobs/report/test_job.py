@@ -280,7 +280,8 @@ def test_serve_shows_the_page_and_nothing_else(tmp_path):
         assert asked("/") == asked("/report.html?x=1") == (200, b"<p>page</p>")
         for path in ("/report.json", "/../report.json", "/_run/config.json", "//etc/passwd"):
             assert asked(path)[0] == 404
-        assert asked("/", Host="evil.example:80")[0] == 403
+        for name in ("evil.example:80", "localhost:evil", "localhost.evil.example", "127.0.0.1:80:evil", ""):
+            assert asked("/", Host=name)[0] == 403
         assert asked("/", Host="localhost")[0] == 200
     finally:
         server.shutdown()
