@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -89,6 +91,19 @@ def find(pattern: str) -> list[str]:
     if doubled:
         raise ValueError(f"input {pattern!r}: names {doubled[0]} twice")
     return found
+
+
+def digest(found: Sequence[str], root: str | None = None) -> str:
+    """16 hex digits that change when a name or the content of any of these shards does.
+
+    Args:
+        root: what all names begin with and which does not count; None leaves the last part of each.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(storage.content_of, found))
+    names = [url.rpartition("/")[2] if root is None else url[len(root) :] for url in found]
+    listing = "".join(f"{name} {content}\n" for name, content in zip(names, contents, strict=True))
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _expand(piece: str) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import posixpath
@@ -28,6 +29,7 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
 IMAGE_LIMIT = 100_000_000
+TAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
 PATIENCE = 15.0
 """Seconds until an object store counts as out of reach; its client would try for minutes."""
 TEMPORARY = re.compile(r"\..*[.-][0-9a-f]{32}\.tmp")
@@ -184,6 +186,20 @@ def size_of(path: str) -> int:
     """A file's size in bytes."""
     fs, name = system(path)
     return int(fs.size(name))
+
+
+def content_of(path: str) -> str:
+    """What changes when a file's content does: an object store's own tag of it, or else a digest of its bytes."""
+    fs, name = system(path, fresh=True)
+    info = fs.info(name)
+    tag = next((str(info[key]) for key in TAGS if info.get(key)), None)
+    if tag is not None:
+        return f"{info['size']} {tag}"
+    digest = hashlib.blake2b(digest_size=16)
+    with fs.open(name, "rb") as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def remove(path: str) -> None:

@@ -32,6 +32,7 @@ class Location:
         label: class number or None.
         caption: text or None.
         mask_offset, mask_size: of the sample's mask, as offset and size; None where it has none.
+        digest: first 16 hex digits of the picture's SHA-256; None where nobody has read it yet.
     """
 
     shard: str
@@ -42,6 +43,7 @@ class Location:
     caption: str | None = None
     mask_offset: int | None = None
     mask_size: int | None = None
+    digest: str | None = None
 
     @property
     def mask(self) -> tuple[int, int] | None:

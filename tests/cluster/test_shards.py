@@ -322,3 +322,14 @@ def test_a_picture_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     located, bad = shards.locate(put(tmp_path, WHOLE))
     assert located == []
     assert [(b.key, b.reason) for b in bad] == [(f"k{i}", "too_large") for i in range(4)]
+
+
+def test_a_digest_is_of_names_and_content(folder):
+    a, b = put(folder, WHOLE, "a.tar"), put(folder, shards.pack(FOUR[::-1]), "b.tar")
+    known = shards.digest([a, b])
+    assert len(known) == 16
+    assert known == shards.digest([a, b]) != shards.digest([a])
+    put(folder, WHOLE, "b.tar")
+    assert shards.digest([a, b]) != known, "another order of the same samples has the same size"
+    put(folder, shards.pack(FOUR[::-1]), "b.tar")
+    assert shards.digest([a, b]) == known

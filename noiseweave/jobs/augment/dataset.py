@@ -27,6 +27,7 @@ from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ShardName
+from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 CHUNK = 16  # groups in one file of the plan
@@ -41,6 +42,7 @@ INDEX = pa.schema(
         ("caption", pa.string()),
         ("mask_offset", pa.int64()),
         ("mask_size", pa.int64()),
+        ("digest", pa.string()),
     ]
 )
 
@@ -330,7 +332,9 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
     index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
-    url, good = index["shard"][0].as_py(), set(index["key"].to_pylist())
+    places = [Location(**row) for row in index.to_pylist()]
+    shard_pictures.encoded(places)  # they are what was embedded
+    url, good = places[0].shard, {place.key for place in places}
     entries = [e for e in shards.index(url)[0] if e.key in good]
     out = []
     for entry in entries:

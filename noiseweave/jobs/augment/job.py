@@ -6,7 +6,6 @@ Three flows with a barrier between them: embed (a shard), pair (a block of rows)
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 from noiseweave.engine.identity import identity_of
@@ -79,12 +78,10 @@ def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
 
 def identity(task: Task, found: list[str]) -> Json:
     """What the output depends on: the config, the model's weights, class names in prompts, the input."""
-    from noiseweave.cluster import storage
+    from noiseweave.cluster import shards
 
     if found:
-        listing = "".join(f"{task.name_of(s)} {storage.size_of(s)}\n" for s in found)
-        digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-        read: Json = {"shards": len(found), "names_and_sizes": digest}
+        read: Json = {"shards": len(found), "content": shards.digest(found, task.root)}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

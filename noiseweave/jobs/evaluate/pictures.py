@@ -78,8 +78,7 @@ def _of_shards(name: str, given: str) -> PictureSet:
         found = shards.find(given)
     except ValueError as e:
         raise ValueError(str(e).replace("input ", f"{name} ", 1)) from None
-    listing = "".join(f"{os.path.basename(url)} {storage.size_of(url)}\n" for url in found)
-    return PictureSet(name=name, root="", payloads=tuple(found), digest=_digest(listing))
+    return PictureSet(name=name, root="", payloads=tuple(found), digest=shards.digest(found))
 
 
 def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:

@@ -139,7 +139,7 @@ def _of_shards(config: Config) -> Input:
     found = shards.find(config.input)
     parts: list[Slice] = []
     left_out: list[Quarantined] = []
-    listing, total = "", 0
+    total = 0
     for url in found:
         entries, bad = shards.index(url)
         left_out += bad
@@ -148,7 +148,6 @@ def _of_shards(config: Config) -> Input:
         _check_names(config, {entry.key for entry in good}, f" in {url}")
         ends = list(accumulate([config.unit_pictures] * (-(-len(good) // config.unit_pictures))))
         parts += [Slice(shard=url, start=e - config.unit_pictures, stop=min(e, len(good))) for e in ends]
-        listing += f"{os.path.basename(url)} {storage.size_of(url)}\n"
         total += len(good)
     if not total:
         raise ValueError(f"input {config.input!r}: no sample there has a picture and a .mask.png")
@@ -156,7 +155,7 @@ def _of_shards(config: Config) -> Input:
         plan=Plan(length=len(parts), unit=_Units(parts)),
         pictures=total,
         left_out=tuple(left_out),
-        digest=digest_of(listing),
+        digest=shards.digest(found),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,9 +23,26 @@ def read(
     return decoded(places, encoded(places), side, channels, max_pixels)
 
 
+class InputChanged(RuntimeError):
+    """A picture is not what it was when it was first read."""
+
+
 def encoded(places: Sequence[Location]) -> list[bytes]:
-    """The files of pictures of one shard, by range reads."""
-    return storage.read_ranges(places[0].shard, [(p.offset, p.size) for p in places]) if places else []
+    """The files of pictures of one shard, by range reads.
+
+    Raises:
+        InputChanged: a file is not the one that the Location was made of.
+    """
+    data = storage.read_ranges(places[0].shard, [(p.offset, p.size) for p in places]) if places else []
+    for place, content in zip(places, data, strict=True):
+        if place.digest not in (None, digest_of(content)):
+            raise InputChanged(f"input changed during the run: {place.shard}, key {place.key}")
+    return data
+
+
+def digest_of(content: bytes) -> str:
+    """A ``Location.digest``."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def decoded(
@@ -48,5 +67,7 @@ def stacked(found: Mapping[int, np.ndarray], side: int, channels: int) -> np.nda
 def read_shard(url: str, side: int, channels: int, max_pixels: int = images.MAX_PIXELS) -> ShardPictures:
     """Every good picture of a shard: locations, uint8 [N, side, side, channels], and what was bad."""
     places, bad = shards.locate(url)
-    found, worse = read(places, side, channels, max_pixels)
-    return [places[i] for i in sorted(found)], stacked(found, side, channels), bad + worse
+    data = encoded(places)
+    found, worse = decoded(places, data, side, channels, max_pixels)
+    kept = [replace(places[i], digest=digest_of(data[i])) for i in sorted(found)]
+    return kept, stacked(found, side, channels), bad + worse

@@ -7,7 +7,6 @@ them), guess (what they may be), tune (the generator learns the labels of the fe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -53,10 +52,9 @@ def without_pool(config: Config) -> Config:
 
 def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:
     """What the figures depend on."""
-    from noiseweave.cluster import storage
+    from noiseweave.cluster import shards
 
     known: Json = {"job": "usefulness"}
     for name, found in sides.items():
-        listing = "".join(f"{s.rsplit('/', 1)[-1]} {storage.size_of(s)}\n" for s in found)
-        known[name] = hashlib.sha256(listing.encode()).hexdigest()[:16]
+        known[name] = shards.digest(found)
     return identity_of(config, **known)
