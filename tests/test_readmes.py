@@ -120,3 +120,19 @@ def test_every_link_leads_somewhere(name):
         file = (ROOT / name).parent / path if path else ROOT / name
         assert file.is_file(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def pages_in(menu):
+    """The pages that a part of the site's menu names."""
+    for part in menu:
+        if isinstance(part, str):
+            yield part
+        else:
+            for inner in part.values():
+                yield from pages_in([inner] if isinstance(inner, str) else inner)
+
+
+def test_the_sites_menu_names_every_page():
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert set(pages_in(menu)) == there

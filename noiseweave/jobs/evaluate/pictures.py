@@ -22,7 +22,7 @@ class PictureSet:
         root: the folder that the pictures' paths lie below; "" for shards.
         payloads: a shard each, or paths of pictures.
         left_out: what of the folder is none.
-        digest: changes with names and sizes of the files.
+        digest: changes with the content of shards, or with names and sizes of the files of folders.
     """
 
     name: str

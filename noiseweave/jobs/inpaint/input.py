@@ -46,7 +46,7 @@ class Input:
         pictures: how many there are.
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
-        digest: changes with names and sizes of the files.
+        digest: changes with the content of shards, or with names and sizes of the files of folders.
     """
 
     plan: Plan
