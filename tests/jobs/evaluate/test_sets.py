@@ -242,7 +242,9 @@ def test_the_cache_is_asked_before_the_network_and_shared_by_spaces_alone(tmp_pa
 
     def load():
         calls.append("loaded")
-        return type("Space", (), {"extract": staticmethod(lambda x: x.reshape(len(x), -1)[:, :5] / 2)})
+        return type(
+            "Space", (), {"extract": staticmethod(lambda x: x.reshape(len(x), -1)[:, :5] / np.float32(2))}
+        )
 
     recipe = FeatureRecipe(cache=str(tmp_path / "cache"))
     first = feature_cache.extractor(recipe, load, lambda: {"name": "one"})(image)
