@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noiseweave.engine.networks import pretrained
 from noiseweave.engine.records import Json
 
 INCEPTION = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -161,6 +162,8 @@ def transformer(name: str, device: str) -> FeatureNetwork:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    if not Path(name).expanduser().is_dir():
+        pretrained.check_hub_id(f"features.name={name!r}", name)
     try:
         network = AutoModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)

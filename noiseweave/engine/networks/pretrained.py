@@ -22,7 +22,31 @@ def find(name: str, wanted: Sequence[str]) -> Path:
         ValueError: there is none, and how to get it.
     """
     folder = Path(models.resolve(name)).expanduser()
-    return folder if folder.is_dir() else _download(name, wanted)
+    if folder.is_dir():
+        return folder
+    check_hub_id(f"model {name!r}", name)
+    return _download(name, wanted)
+
+
+def check_hub_id(what: str, name: str) -> None:
+    """Raise ValueError, one line that begins with ``what``, where a name is a path here and so no hub's id.
+
+    A hub's id is one name, or two with a slash between them; where a folder of the first is here, a path is meant.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise ValueError(
+            f"{what}: a file; needed is a folder, which diffusers makes of a checkpoint: "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    parts = path.parts
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or len(parts) > 2
+        or (parts[1:] and Path(parts[0]).is_dir())
+    ):
+        raise ValueError(f"{what}: no such folder, not shipped, and a path is not asked of the hub")
 
 
 def _download(name: str, wanted: Sequence[str]) -> Path:

@@ -8,19 +8,26 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from noiseweave.engine.pictures.provenance import Mark, options
 
 MAX_PIXELS = 64_000_000
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+OF_SPACE = {
+    "RGB": ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "L", "LA", "La"),
+    "GRAY": ("1", "L", "LA", "La"),
+    "CMYK": ("CMYK",),
+}
+"""The modes of pictures that a profile of a colour space may be of."""
 T = TypeVar("T")
 
 
 def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to uint8 [H, W, channels].
 
-    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts lie on white.
+    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts lie on white. Where a
+    colour profile is embedded, colours are those of sRGB.
 
     Args:
         data: an encoded PNG, JPEG, WebP or BMP.
@@ -32,7 +39,7 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
     """
 
     def plain(image: Image.Image) -> Image.Image:
-        return _plain(ImageOps.exif_transpose(image))
+        return _plain(to_srgb(ImageOps.exif_transpose(image)))
 
     image = opened(data, READ_FORMATS, max_pixels, plain)
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -102,6 +109,42 @@ def opened(
         raise ValueError(str(e)) from None
     except Exception as e:  # a decoder may raise anything on damaged bytes
         raise ValueError(f"truncated_image: {type(e).__name__}: {e}") from None
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """The image with its colours in sRGB, by littleCMS.
+
+    It stays as it is where it has no profile, sRGB's own, a broken one, or one of another kind of picture; and where
+    its pixels have more than 8 bits.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode.startswith("I") or image.mode == "F":
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if "srgb" in ImageCms.getProfileDescription(source).lower() or image.mode not in OF_SPACE.get(
+            space, ()
+        ):
+            return image
+        return _in_srgb(image, source)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+
+
+def _in_srgb(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    """The image through its profile. One of grey is an RGB of equal channels on the other side."""
+    alpha = None
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+    grey = source.profile.xcolor_space.strip() == "GRAY"
+    plain = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
+    out = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert out is not None
+    out = out.getchannel("R") if grey else out
+    if alpha is not None:
+        out.putalpha(alpha)
+    return out
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from noiseweave.engine.features import networks
 from noiseweave.engine.networks import pretrained
 
 
@@ -55,3 +56,34 @@ def test_a_fingerprint_is_of_names_and_contents_in_order(tmp_path):
     assert len({mark, pretrained.hash_files([b, a]), pretrained.hash_files([a])}) == 3
     b.write_text("twO")
     assert pretrained.hash_files([a, b]) != mark
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("models/sd.safetensors", "a file; needed is a folder"),
+        ("sd.safetensors", "a file; needed is a folder"),
+        ("models/flowers", "no such folder"),
+        ("./flowers", "no such folder"),
+        ("~/flowers", "no such folder"),
+        ("/no/flowers", "no such folder"),
+        ("a/b/c", "no such folder"),
+    ],
+)
+def test_a_path_is_never_asked_of_a_hub(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    (tmp_path / "models").mkdir()
+    for file in ("models/sd.safetensors", "sd.safetensors"):
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(ValueError, match=words):
+        pretrained.find(name, [])
+    with pytest.raises(ValueError, match=words):
+        networks.transformer(name, "cpu")
+
+
+@pytest.mark.parametrize("name", ["org/model", "model"])
+def test_an_id_is(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / name))
+    assert pretrained.find(name, []) == tmp_path / name

@@ -5,8 +5,9 @@ import struct
 import zlib
 
 import numpy as np
+import profiles
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from noiseweave.engine.pictures import images
 
@@ -209,3 +210,43 @@ def test_fit_keeps_the_centre_square():
 def test_fit_leaves_the_right_size_alone():
     picture = noise(12, 12)
     assert np.array_equal(images.fit(picture, 12), picture)
+
+
+def with_profile(image, profile, kind="PNG", **more):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, icc_profile=profile, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("colour", [(220, 30, 30), (30, 200, 60), (128, 128, 128), (250, 240, 10)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_profiles_colours_are_those_of_srgb(colour, mode):
+    image = Image.new("RGB", (4, 4), colour)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    got = images.decode(with_profile(image, profiles.rgb(profiles.P3)))
+    np.testing.assert_allclose(got[0, 0], profiles.seen(colour, profiles.P3), atol=2)
+
+
+def test_a_grey_profile_is_of_lightness_alone():
+    image = Image.new("L", (4, 4), 100)
+    data = with_profile(image, profiles.grey(1.0))
+    wanted = profiles.encoded(np.array(100 / 255))
+    for channels in (1, 3):
+        np.testing.assert_allclose(images.decode(data, channels)[0, 0], [wanted] * channels, atol=2)
+
+
+def test_transparent_parts_lie_on_white_whatever_the_profile():
+    image = Image.new("RGBA", (4, 4), (220, 30, 30, 0))
+    assert (images.decode(with_profile(image, profiles.rgb(profiles.P3))) == 255).all()
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", profiles.rgb(profiles.P3)[:200], profiles.grey(2.2)])
+def test_a_profile_that_is_broken_or_of_another_kind_changes_nothing(profile):
+    image = Image.new("RGB", (4, 4), (220, 30, 30))
+    assert (images.decode(with_profile(image, profile)) == (220, 30, 30)).all()
+
+
+def test_srgbs_own_profile_changes_nothing():
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(images.decode(with_profile(Image.fromarray(values), own)), values)
