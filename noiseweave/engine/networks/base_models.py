@@ -113,9 +113,18 @@ def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
         parts["vqvae"] = model.encoder
     for name, part in parts.items():
         part.save_pretrained(folder / name)
+        _forget_origin(folder / name / "config.json")
     index = {"_class_name": _pipeline(model)} | {name: _origin(part) for name, part in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
     (folder / "noiseweave.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out of a part's config where on this machine it was loaded from."""
+    if config.is_file():
+        known = json.loads(config.read_text())
+        known.pop("_name_or_path", None)
+        config.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 def _pipeline(model: BaseModel) -> str:

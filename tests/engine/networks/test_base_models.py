@@ -232,3 +232,13 @@ def test_a_fingerprint_is_of_weights_and_configs(tmp_path):
     assert mark_of(one) == mark
     spoil_weights(tmp_path / "a")
     assert mark_of(one) != mark
+
+
+def test_a_saved_model_does_not_say_where_its_vae_lay(tmp_path):
+    tiny_kl().save_pretrained(tmp_path / "somewhere")
+    encoder = base_models.load_encoder(str(tmp_path / "somewhere"))
+    folder = saved(model_of(channels=3, encoder=encoder), tmp_path / "model")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len(files) > 4
+    assert not [path.name for path in files if b"somewhere" in path.read_bytes()]
+    assert loaded(folder).encoder is not None

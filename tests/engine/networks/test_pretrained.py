@@ -24,7 +24,7 @@ def test_a_shipped_name_and_a_folder_are_found(tmp_path, monkeypatch):
     assert pretrained.find("~/mine", ["*.json"]) == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "nobody/nothing", "a b c"])
+@pytest.mark.parametrize("name", ["nobody/nothing", "a b c"])
 def test_what_is_not_there_is_one_line_that_says_how_to_get_it(name):
     with pytest.raises(ValueError, match="no such folder, not shipped") as e:
         pretrained.find(name, ["*.json"])
