@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, TypeVar
 
+from noiseweave.cluster import labels as cluster_labels
 from noiseweave.cluster import shards, storage
 from noiseweave.engine import seeding
 from noiseweave.engine.records import Json, Quarantined
@@ -242,7 +243,7 @@ def _read(f: BinaryIO, members: Sequence[tuple[str, int, int]]) -> tuple[int, li
 
 
 def _raw(sample: Json) -> Raw:
-    label, caption = shards.label_and_caption(sample)
+    label, caption = cluster_labels.label_and_caption(sample)
     return Raw(
         shard=sample["__url__"], key=sample["__key__"], data=sample[PAYLOAD], label=label, caption=caption
     )

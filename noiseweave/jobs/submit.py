@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from noiseweave.cluster import package as cluster_package
 from noiseweave.cluster import submit
 from noiseweave.jobs.options import meant
 
@@ -122,15 +123,15 @@ def _send(options: argparse.Namespace) -> int:
     variables = _variables(options.env)
     if not os.path.isdir(options.working_dir):
         raise ValueError(f"--working_dir {options.working_dir!r}: no such folder")
-    submit.check_folder(options.working_dir)
-    if secrets := submit.secrets_of(options.working_dir):
+    cluster_package.check_folder(options.working_dir)
+    if secrets := cluster_package.secrets_of(options.working_dir):
         more = f" and {len(secrets) - SHOWN} more" if len(secrets) > SHOWN else ""
         print(
             f"left here, as they may hold passwords or keys: {', '.join(secrets[:SHOWN])}{more}", flush=True
         )
     client = submit.connect(options.address)
     with tempfile.TemporaryDirectory(prefix="noiseweave-submit-") as package:
-        size = submit.pack(options.working_dir, package)
+        size = cluster_package.pack(options.working_dir, package)
         arguments = [options.job, *_carried(list(options.rest), package)]
         name = submit.send(client, package, arguments, variables, options.id)
     print(f"sent {size / 1e6:.1f} MB as {name}", flush=True)

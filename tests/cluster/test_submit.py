@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from noiseweave.cluster import submit
+from noiseweave.cluster import package, submit
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def fill(tmp_path):
 
 
 def names(folder):
-    return [name for name, _ in submit.files_of(folder)]
+    return [name for name, _ in package.files_of(folder)]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_stays_at_home(fill):
             "code/weights/w.bin": "4444",
         }
     )
-    assert submit.files_of(folder) == [
+    assert package.files_of(folder) == [
         ("code/a.py", 2),
         ("code/data/b.txt", 3),
         ("code/weights/w.bin", 4),
@@ -114,17 +114,17 @@ def test_links_that_lead_out_stay(fill, tmp_path):
 
 def test_too_much_names_the_largest(fill, tmp_path, monkeypatch):
     folder = fill(**{"big.bin": "x" * 5000, "small.txt": "x", "in/bigger.bin": "x" * 9000})
-    monkeypatch.setattr(submit, "LIMIT", 10_000)
+    monkeypatch.setattr(package, "LIMIT", 10_000)
     with pytest.raises(
         ValueError, match=r"at most 0; largest: in/bigger.bin \(0 MB\), big.bin .*\.rayignore"
     ):
-        submit.pack(folder, str(tmp_path / "package"))
+        package.pack(folder, str(tmp_path / "package"))
     assert not (tmp_path / "package").exists()
 
 
 def test_a_package_has_the_code(fill, tmp_path):
     target = tmp_path / "package"
-    size = submit.pack(fill(**{"a.txt": "22"}), str(target))
+    size = package.pack(fill(**{"a.txt": "22"}), str(target))
     assert size == sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) > 2
     assert (target / "a.txt").read_text() == "22"
     assert (target / "noiseweave/__main__.py").exists()
@@ -134,7 +134,7 @@ def test_a_package_has_the_code(fill, tmp_path):
 
 def test_code_that_is_there_is_taken_as_it_is(fill, tmp_path):
     target = tmp_path / "package"
-    assert submit.pack(fill(**{"noiseweave/__init__.py": "mine = 1\n"}), str(target)) == 9
+    assert package.pack(fill(**{"noiseweave/__init__.py": "mine = 1\n"}), str(target)) == 9
     assert [p.name for p in (target / "noiseweave").iterdir()] == ["__init__.py"]
 
 
@@ -227,7 +227,7 @@ SECRET = (
 def test_passwords_and_keys_stay_and_are_named(fill):
     folder = fill(**dict.fromkeys((*SECRET, "train.py", "keys/readme.txt", "environment.yaml"), "x"))
     assert names(folder) == ["environment.yaml", "keys/readme.txt", "train.py"]
-    named = submit.secrets_of(folder)
+    named = package.secrets_of(folder)
     assert {name.split("/")[0] for name in named} == {name.split("/")[0] for name in SECRET}
     assert ".ssh/" in named
     assert "keys/id_rsa" in named
@@ -236,7 +236,7 @@ def test_passwords_and_keys_stay_and_are_named(fill):
 def test_one_that_is_asked_for_travels(fill):
     folder = fill(**{"conf/test.pem": "x", "train.py": "x", ".rayignore": "!conf/test.pem\n"})
     assert "conf/test.pem" in names(folder)
-    assert submit.secrets_of(folder) == []
+    assert package.secrets_of(folder) == []
 
 
 def test_a_home_folder_does_not_travel(tmp_path, monkeypatch):
@@ -245,5 +245,5 @@ def test_a_home_folder_does_not_travel(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     for folder in (home, tmp_path / "users", "/"):
         with pytest.raises(ValueError, match="your home folder"):
-            submit.check_folder(str(folder))
-    submit.check_folder(str(home / "project"))
+            package.check_folder(str(folder))
+    package.check_folder(str(home / "project"))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster import pipeline, stages, storage
 from noiseweave.cluster.arrays import load_npy, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
@@ -26,8 +26,6 @@ from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.outputs import ShardName
-from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 CHUNK = 16  # groups in one file of the plan
@@ -313,39 +311,3 @@ def spread_places(book: Ledger, most: int) -> list[Location]:
 def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> Committed:
     writing.write_shard(task, unit.id, made)
     return fusing.report(unit.id, [made]), made.bad
-
-
-# copy: the input's good samples beside the new ones
-
-
-def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
-    """Write every shard's good samples again, as original-*.tar."""
-    units = [unit for unit, _ in rows_of(book)]
-    phase = Phase(
-        name="copy",
-        fetch=partial(_fetch_original, book),
-        make_compute=stages.unchanged,
-        commit=partial(_commit_original, task),
-    )
-    return pipeline.run(Plan.of(units, units), phase, book, s)
-
-
-def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
-    index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
-    places = [Location(**row) for row in index.to_pylist()]
-    shard_pictures.encoded(places)  # they are what was embedded
-    url, good = places[0].shard, {place.key for place in places}
-    entries = [e for e in shards.index(url)[0] if e.key in good]
-    out = []
-    for entry in entries:
-        ranges = [(m.offset, m.size) for m in entry.members.values()]
-        out.append((entry.key, dict(zip(entry.members, storage.read_ranges(url, ranges), strict=True))))
-    return out
-
-
-def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> Committed:
-    storage.write(
-        storage.join(task.output, "shards", str(ShardName(kind="original", unit=unit.id))),
-        shards.pack(result),
-    )
-    return UnitReport(id=unit.id, produced=len(result)), []

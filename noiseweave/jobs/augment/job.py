@@ -11,6 +11,7 @@ from dataclasses import replace
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
+from noiseweave.jobs.augment import originals
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
@@ -37,7 +38,7 @@ def run(config: Config) -> int:
         phases = window if config.pairing.scope == "window" else dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not report.failed(outcomes):
-            outcomes["copy"] = dataset.copy_original(task, book, s)
+            outcomes["copy"] = originals.copy_original(task, book, s)
         return report.finish(task, book, outcomes, s)
 
 
