@@ -138,7 +138,7 @@ def index(url: str) -> tuple[list[Entry], list[Quarantined]]:
     """
     entries: dict[str, Entry] = {}
     bad: list[Quarantined] = []
-    last: str | None = None
+    run = Entry(key="")  # members of one key that follow each other
     try:
         size = storage.size_of(url)
         with storage.open_read(url) as f:
@@ -146,20 +146,37 @@ def index(url: str) -> tuple[list[Entry], list[Quarantined]]:
                 key, extension = split_name(name)
                 if not extension or not key:
                     bad.append(_bad(url, name, "not_a_sample", "no extension"))
-                elif key in entries and (key != last or extension in entries[key].members):
+                    continue
+                if key != run.key:
+                    bad += _join(url, entries, run)
+                    run = Entry(key=key)
+                if extension in run.members:
                     bad.append(_bad(url, key, "duplicate_key", f"{name} again"))
                 else:
-                    entries.setdefault(key, Entry(key=key)).members[extension] = member
-                    last = key
+                    run.members[extension] = member
+        bad += _join(url, entries, run)
     except _Cut as cut:
-        if last is not None and cut.key in (last, ""):
-            del entries[last]
-        bad.append(_bad(url, cut.key or last or "", "truncated_tar", str(cut)))
+        if cut.key in (run.key, ""):
+            entries.pop(run.key, None)
+        else:
+            bad += _join(url, entries, run)
+        bad.append(_bad(url, cut.key or run.key, "truncated_tar", str(cut)))
     except DAMAGE as e:
         bad.append(_bad(url, "", "unreadable_tar", str(e)))
     except (IsADirectoryError, PermissionError) as e:  # any other OSError may pass: the unit is tried again
         bad.append(_bad(url, "", "unreadable_tar", str(e)))
     return list(entries.values()), bad
+
+
+def _join(url: str, entries: dict[str, Entry], run: Entry) -> list[Quarantined]:
+    """Add a run of members to the sample of its key; where they bring a kind that it has, they are another sample's."""
+    if not run.members:
+        return []
+    known = entries.setdefault(run.key, Entry(key=run.key)).members
+    if known.keys() & run.members.keys():
+        return [_bad(url, run.key, "duplicate_key", f"{run.key}.{x} again") for x in run.members]
+    known |= run.members
+    return []
 
 
 class _Cut(Exception):

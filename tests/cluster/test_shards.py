@@ -333,3 +333,20 @@ def test_a_digest_is_of_names_and_content(folder):
     assert shards.digest([a, b]) != known, "another order of the same samples has the same size"
     put(folder, shards.pack(FOUR[::-1]), "b.tar")
     assert shards.digest([a, b]) == known
+
+
+def test_members_of_a_key_are_one_sample_wherever_they_lie(tmp_path):
+    url = put(
+        tmp_path, tar(("a.png", b"A"), ("b.png", b"B"), ("a.cls", b"1"), ("b.cls", b"2"), ("a.txt", b"c"))
+    )
+    located, bad = shards.locate(url)
+    assert [(x.key, x.label, x.caption) for x in located] == [("a", 1, "c"), ("b", 2, None)]
+    assert bad == []
+
+
+@pytest.mark.parametrize("again", [("a.png", "a.cls"), ("a.cls", "a.png")])
+def test_another_sample_of_the_same_key_gives_the_first_nothing(again, tmp_path):
+    second = [(name, b"7") for name in again]
+    located, bad = shards.locate(put(tmp_path, tar(("a.png", b"A"), ("b.png", b"B"), *second)))
+    assert [(x.key, x.label) for x in located] == [("a", None), ("b", None)], "the other's label is not its"
+    assert [(b.key, b.reason) for b in bad] == [("a", "duplicate_key")] * 2
