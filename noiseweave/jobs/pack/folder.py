@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,26 @@ from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
+
+OTHERS = frozenset(
+    [
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".ppm",
+        ".pgm",
+        ".tga",
+        ".exr",
+    ]
+)
+"""Extensions of pictures that are not read."""
 
 if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
@@ -31,10 +51,22 @@ def source(config: Config, root: str, tally: Tally) -> Source:
 
 
 def survey(root: str, labelled: bool) -> tuple[list[str], int]:
-    """Look through the folder once, without opening a picture: class folders by number, pictures in all."""
-    sizes = {name: len(folders.listing(root, name).items) for name in folders.inside(root) if labelled}
-    classes = [name for name, size in sizes.items() if size]
+    """Look through the folder once, without opening a picture: class folders by number, pictures in all.
+
+    A folder that has pictures of other formats alone keeps its number, so that those behind it keep theirs.
+    """
+    found = {name: folders.listing(root, name) for name in folders.inside(root) if labelled}
+    sizes = {name: len(inside.items) for name, inside in found.items()}
+    some = any(sizes.values())
+    classes = [
+        name for name, size in sizes.items() if size or (some and _other_pictures(found[name].ignored))
+    ]
     return classes, sum(sizes.values()) + len(folders.listing(root, "", deep=not classes).items)
+
+
+def _other_pictures(ignored: Mapping[str, int]) -> str:
+    """The pictures among files that are ignored, by extension: ``3 .gif, 1 .tif``."""
+    return ", ".join(f"{n} {extension}" for extension, n in sorted(ignored.items()) if extension in OTHERS)
 
 
 def samples(
@@ -48,10 +80,15 @@ def samples(
         yield from (folders.bad(i.path, "no_class", "it lies beside the class folders") for i in loose.items)
     else:
         yield from loaded(Part(root=root, items=loose.items), config, tally)
+    for name in (name for name in folders.inside(root) if classes and name not in classes):
+        tally.ignored += folders.listing(root, name).ignored
     for label, (name, prefix) in enumerate(zip(classes, folders.keys_of(classes), strict=True)):
         found = folders.listing(root, name)
         tally.ignored += found.ignored
         yield from found.bad
+        if not found.items:
+            kinds = _other_pictures(found.ignored)
+            yield folders.bad(name, "no_pictures", f"a class folder with none that is read: {kinds}")
         part = Part(root=root, items=found.items, cut=len(name) + 1, prefix=f"{prefix}__", label=label)
         yield from loaded(part, config, tally)
 

@@ -115,7 +115,7 @@ def test_folders_without_pictures_are_no_class_and_loose_pictures_have_none(flow
     samples, bad, report = packed(flowers, tmp_path / "out")
     assert report["classes"] == {"daisy": 4, "rose": 5}
     assert bad == {"cover.png": "no_class"}
-    assert report["ignored"] == {".gif": 1, ".txt without a picture": 1}
+    assert report["ignored"] == {".gif": 1, ".txt without a picture": 1, ".md": 1}
     assert "cover.png" not in samples
 
 
@@ -236,3 +236,28 @@ def test_size_fits_every_picture(image_format, tmp_path):
     samples, _, _ = packed(root, tmp_path / "out", size=16, image_format=image_format)
     for sample in samples.values():
         assert images.decode(sample[image_format or "png"]).shape == (16, 16, 3)
+
+
+def test_a_class_of_other_formats_keeps_its_number_and_is_named(tmp_path, capsys):
+    files = {
+        "a/0.png": picture(0),
+        "b/0.gif": b"GIF89a",
+        "b/1.tif": b"II*\0",
+        "b/2.gif": b"GIF89a",
+        "c/0.png": picture(1),
+        "notes/read.me": b"x",
+        "notes/table.csv": b"x",
+    }
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert {source: sample["cls"] for source, sample in samples.items()} == {"a/0.png": b"0", "c/0.png": b"2"}
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["a", "b", "c"]
+    assert bad == {"b": "no_pictures"}
+    assert report["ignored"] == {".gif": 2, ".tif": 1, ".me": 1, ".csv": 1}
+    line = json.loads((tmp_path / "out/quarantine.jsonl").read_text())
+    assert line["detail"] == "a class folder with none that is read: 2 .gif, 1 .tif"
+    assert "5 other files ignored" in capsys.readouterr().out
+
+
+def test_without_any_picture_other_formats_make_no_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"no \.jpg, \.jpeg, \.png"):
+        packed(fill(tmp_path / "in", {"a/0.gif": b"GIF89a", "b/0.tif": b"x"}), tmp_path / "out")
