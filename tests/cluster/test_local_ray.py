@@ -35,7 +35,7 @@ BATCH = """
     import json, sys, time
     from noiseweave.cluster import pipeline, session, stages
     from noiseweave.cluster.ledger import Ledger
-    from noiseweave.engine.records import Plan, Unit, UnitReport
+    from noiseweave.cluster.units import Plan, Unit, UnitReport
 
     folder, units = sys.argv[1], int(sys.argv[2])
     def unit(i): return Unit(index=i, id=f"u{i:03d}", payload=i)

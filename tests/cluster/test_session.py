@@ -228,7 +228,7 @@ TWO_NODES = """
     import ray
     from ray.cluster_utils import Cluster
     from noiseweave.cluster.ledger import Ledger
-    from noiseweave.engine.records import Plan, Unit, UnitReport
+    from noiseweave.cluster.units import Plan, Unit, UnitReport
 
     small = dict(num_cpus=2, num_gpus=1, object_store_memory=80_000_000)
     cluster = Cluster(initialize_head=True, head_node_args=small | dict(include_dashboard=False))
