@@ -34,14 +34,17 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
     index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
-    places = [Location(**row) for row in index.to_pylist()]
-    shard_pictures.encoded(places)  # they are what was embedded
-    url, good = places[0].shard, {place.key for place in places}
-    entries = [e for e in shards.index(url)[0] if e.key in good]
+    places = {row["key"]: Location(**row) for row in index.to_pylist()}
+    url = index["shard"][0].as_py()
     out = []
-    for entry in entries:
+    for entry in (e for e in shards.index(url)[0] if e.key in places):
         ranges = [(m.offset, m.size) for m in entry.members.values()]
-        out.append((entry.key, dict(zip(entry.members, storage.read_ranges(url, ranges), strict=True))))
+        files = dict(zip(entry.members, storage.read_ranges(url, ranges), strict=True))
+        shard_pictures.check_same(places[entry.key], files.get(entry.picture or "", b""))
+        out.append((entry.key, files))
+        del places[entry.key]
+    for place in places.values():  # it is no longer there
+        shard_pictures.check_same(place, b"")
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.jobs import outputs
 from noiseweave.jobs.evaluate.config import Config
 
 
@@ -21,8 +21,7 @@ def all_rows(book: Ledger, phase: str) -> list[Json]:
 
 def write_rows(output: str, rows: Iterable[JsonMapping]) -> None:
     """pairs.jsonl: a line for each pair."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write(storage.join(output, "pairs.jsonl"), text.encode("utf-8", "backslashreplace"))
+    storage.write(storage.join(output, "pairs.jsonl"), outputs.json_lines(rows))
 
 
 def warnings(rows: Sequence[JsonMapping]) -> list[str]:

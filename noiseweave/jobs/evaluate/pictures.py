@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import numpy as np
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.reading.places import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,9 @@ def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:
         )
     runs = tuple(tuple(paths[i : i + each]) for i in range(0, len(paths), each))
     listing = "".join(f"{p} {_size(os.path.join(root, p))}\n" for p in paths)
-    return PictureSet(name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=_digest(listing))
+    return PictureSet(
+        name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=digest_of(listing)
+    )
 
 
 def _size(path: str) -> int:
@@ -99,10 +101,6 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:  # a broken link: found bad when it is read
         return -1
-
-
-def _digest(listing: str) -> str:
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def read(

@@ -6,7 +6,6 @@ the figures of each shard of samples. The verdicts are made of the figures in th
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference, common_root
@@ -240,8 +240,7 @@ def finish(
     rows = [_judged(config, row) for row in pair_figures.all_rows(book, "samples")]
     if not rows and not failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    storage.write(storage.join(book.output, "samples.jsonl"), text.encode("utf-8", "backslashreplace"))
+    storage.write(storage.join(book.output, "samples.jsonl"), outputs.json_lines(rows))
     by_mode = _by_mode(rows)
     report = {
         "mode": "samples",

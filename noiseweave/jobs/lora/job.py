@@ -7,6 +7,7 @@ in the global batch), so one worker and many see the same.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noiseweave.engine.identity import identity_of
@@ -82,21 +83,9 @@ def check_cluster(config: Config, s: Session) -> None:
 
 def _train(config: Config, source: Source, s: Session) -> str | None:
     """Train on the cluster; what went wrong, in one line."""
-    from noiseweave.cluster.training import run_training
     from noiseweave.jobs.lora.loop import loop
     from noiseweave.jobs.lora.task import Task
-    from noiseweave.jobs.training.watch import Watch
+    from noiseweave.jobs.training.watch import train
 
     task = Task(config=config, source=source, threads=s.threads, workers=s.workers)
-    try:
-        return run_training(
-            loop,
-            task,
-            folder=state(config, "checkpoints"),
-            session=s,
-            max_failures=s.retries,
-            keep=config.checkpoint.keep,
-            watch=Watch(state(config, "log.jsonl"), config.steps),
-        )
-    except RuntimeError as e:
-        return f"training failed: {e}"
+    return train(loop, task, partial(state, config), config, s)

@@ -35,9 +35,14 @@ def encoded(places: Sequence[Location]) -> list[bytes]:
     """
     data = storage.read_ranges(places[0].shard, [(p.offset, p.size) for p in places]) if places else []
     for place, content in zip(places, data, strict=True):
-        if place.digest not in (None, digest_of(content)):
-            raise InputChanged(f"input changed during the run: {place.shard}, key {place.key}")
+        check_same(place, content)
     return data
+
+
+def check_same(place: Location, content: bytes) -> None:
+    """Raise InputChanged where a file is not the one that the Location was made of."""
+    if place.digest not in (None, digest_of(content)):
+        raise InputChanged(f"input changed during the run: {place.shard}, key {place.key}")
 
 
 def digest_of(content: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import storage
@@ -58,27 +59,15 @@ def run(config: Config) -> int:
 
 def _train(config: Config, source: Source, s: Session) -> str | None:
     """Train on the cluster; what went wrong, in one line."""
-    from noiseweave.cluster.training import run_training
     from noiseweave.jobs.train import input as train_input
     from noiseweave.jobs.train.loop import loop
     from noiseweave.jobs.train.task import Task
-    from noiseweave.jobs.training.watch import Watch
+    from noiseweave.jobs.training.watch import train
 
     if config.model.vae is not None:
         source = train_input.latents(config, source, s)
     task = Task(config=config, source=source, threads=s.threads, quarantine=state(config, "bad"))
-    try:
-        return run_training(
-            loop,
-            task,
-            folder=state(config, "checkpoints"),
-            session=s,
-            max_failures=s.retries,
-            keep=config.checkpoint.keep,
-            watch=Watch(state(config, "log.jsonl"), config.steps),
-        )
-    except RuntimeError as e:
-        return f"training failed: {e}"
+    return train(loop, task, partial(state, config), config, s)
 
 
 def _check(config: Config, s: Session) -> None:

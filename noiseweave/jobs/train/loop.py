@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.records import Quarantined
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.training import systems
+from noiseweave.jobs import outputs
 from noiseweave.jobs.train.batches import Unreadable, batches, streams_of
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Task
@@ -121,5 +121,4 @@ class Quarantine:
     def write(self) -> None:
         """Write what was noted, for the driver to gather."""
         if self.found:
-            lines = [json.dumps(dataclasses.asdict(b)) + "\n" for b in list(self.found.values())]
-            storage.write(self.path, "".join(lines).encode())
+            storage.write(self.path, outputs.json_lines(map(dataclasses.asdict, list(self.found.values()))))

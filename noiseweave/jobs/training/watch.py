@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 from noiseweave.cluster import storage
+from noiseweave.cluster.session import Session
+from noiseweave.cluster.training import Loop, run_training
 from noiseweave.engine.records import Json
+from noiseweave.engine.training.recipes import CheckpointRecipe
 from noiseweave.jobs import outputs
+
+
+def train(loop: Loop, task: object, state: Callable[..., str], plan: Training, s: Session) -> str | None:
+    """Run a train loop on a session's workers with its log and checkpoints; what went wrong, in one line.
+
+    Args:
+        state: names -> a path below the run's own folder.
+    """
+    try:
+        return run_training(
+            loop,
+            task,
+            folder=state("checkpoints"),
+            session=s,
+            max_failures=s.retries,
+            keep=plan.checkpoint.keep,
+            watch=Watch(state("log.jsonl"), plan.steps),
+        )
+    except RuntimeError as e:
+        return f"training failed: {e}"
+
+
+class Training(Protocol):
+    """What a job's config says of its training."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+
+    @property
+    def checkpoint(self) -> CheckpointRecipe:
+        """How many are kept."""
 
 
 class Watch:
