@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,8 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
     sides: dict[str, dict[str, str]] = {}
     pictures: list[tuple[str, str]] = []
     for entry in entries:
-        stem, extension = os.path.splitext(entry.name)
+        name, extension = os.path.splitext(entry.name)
+        stem = composed(name)
         path, extension = f"{here}/{entry.name}".lstrip("/"), extension.lower()
         if entry.is_dir():
             found.bad.append(bad(path, "link_to_folder"))
@@ -92,6 +94,11 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
 def junk(name: str) -> bool:
     """Whether a name is hidden, or a file that systems leave beside pictures."""
     return name.startswith(".") or name.lower() in JUNK
+
+
+def composed(name: str) -> str:
+    """A name as names are compared: macOS writes an accent as a character of its own, others do not (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(path: str) -> str:

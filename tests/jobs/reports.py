@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,33 @@ def build(folder: Path, count: int, *, parents: int = 10, rejected: int = 0, siz
     }
     storage.write_json(f"{output}/report.json", report)
     return output
+
+
+class Scripts(HTMLParser):
+    """What an HTML parser sees of a page: its tags and the text of its scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.inside: list[str] = []
+        self.policy = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "meta" and "Content-Security-Policy" in dict(attrs).values():
+            self.policy = dict(attrs)["content"]
+        if tag in ("script", "style"):
+            self.inside.append("")
+
+    def handle_data(self, data):
+        if self.tags[-1:] in (["script"], ["style"]):
+            self.inside[-1] += data
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self.tags.append("")
+
+
+def data_of(page: str) -> dict:
+    return json.loads(Scripts(page).inside[1])

@@ -215,6 +215,24 @@ def find_neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
     )
 
 
+def between(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> dict[str, float]:
+    """fd and kid of two sets of 2 or more rows; of more than k rows precision, recall, density and coverage too."""
+    one_1N, one_1M = np.ones((1, len(a_ND))), np.ones((1, len(b_MD)))
+    out = {
+        "fd": frechet(Moments.of(a_ND).gaussian(), Moments.of(b_MD).gaussian()),
+        "kid": float(kernel_distance(a_ND, b_MD, one_1N, one_1M)[0]),
+    }
+    if min(len(a_ND), len(b_MD)) > k:
+        found = find_neighbours(a_ND, b_MD, k)
+        out |= {
+            "precision": float(found.precision_N.mean()),
+            "recall": float(found.recall_M.mean()),
+            "density": float(found.density_N.mean()),
+            "coverage": float(found.coverage_M.mean()),
+        }
+    return out
+
+
 def _radii(f_ND: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other one."""
     out = np.empty(len(f_ND))

@@ -57,6 +57,13 @@ def finish(config: Config, output: str, report: Json) -> int:
         console.print(f"{name}: {about['pictures'] or 'some'} pictures", highlight=False)
     if report["figures"]:
         console.print(_table(config, report["figures"]))
+    if count := report.get("as_many"):
+        console.print(
+            f"real: {count} pictures of the reference against {count} others of it; as_many: {count} of the input "
+            "against the same",
+            soft_wrap=True,
+            highlight=False,
+        )
     if report["quarantined"]:
         console.print(
             f"quarantined: {report['quarantined']}, see {storage.join(output, 'quarantine.jsonl')}",

@@ -11,6 +11,8 @@ import numpy as np
 from noiseweave.engine.judging import set_metrics
 from noiseweave.engine.judging.set_metrics import Gaussian
 from noiseweave.engine.records import Json
+from noiseweave.engine.seeding import seed_of
+from noiseweave.jobs.evaluate.config import OF_TWO_SETS
 from noiseweave.jobs.evaluate.side import Side
 
 if TYPE_CHECKING:
@@ -42,22 +44,23 @@ class Work:
         return about
 
 
-def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], list[str]]:
-    """name -> value and interval, and what a reader must be warned of.
+def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], list[str], int]:
+    """name -> value and interval, what a reader must be warned of, and how many pictures ``half_figures`` took.
 
     Raises:
         ValueError: too few pictures for a metric.
     """
     config, wanted = task.config, task.config.wanted
-    rowwise = set(wanted) - ({"fd"} if config.bootstrap == 0 else set())
+    rows = bool(set(OF_TWO_SETS) & set(wanted)) and len(sides) == 2
+    rowwise = rows or bool(set(wanted) - ({"fd"} if config.bootstrap == 0 else set()))
     samples = {n: s.sample(config.max_samples, config.seed) for n, s in sides.items()} if rowwise else {}
     work = Work(task=task, sides=sides, samples=samples)
     out: dict[str, Figure] = {}
     warnings: list[str] = []
     if "fd" in wanted:
-        out["FID" if task.label == "inception" else f"FD({task.label})"] = _frechet(work, warnings)
+        out[name_of("fd", task.label)] = _frechet(work, warnings)
     if "kid" in wanted:
-        out["KID" if task.label == "inception" else f"KD({task.label})"] = _kernel(work)
+        out[name_of("kid", task.label)] = _kernel(work)
     if {"precision_recall", "density_coverage"} & set(wanted):
         out |= _neighbours(work)
     if "inception_score" in wanted:
@@ -67,7 +70,43 @@ def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], l
             warnings.append(
                 f"{name}: all but fd look at {config.max_samples} of {side.n} pictures (max_samples)"
             )
-    return out, warnings
+    count = 0
+    if rows:
+        beside, count = half_figures(work)
+        out = {name: figure | beside.get(name, {}) for name, figure in out.items()}
+    return out, warnings, count
+
+
+def name_of(metric: str, label: str) -> str:
+    """What a figure of two sets is called: FID and KID are those of inception's features alone."""
+    short = {"fd": "FID", "kid": "KID"} if label == "inception" else {"fd": "FD", "kid": "KD"}
+    return (
+        short[metric] if label == "inception" and metric in short else f"{short.get(metric, metric)}({label})"
+    )
+
+
+def half_figures(work: Work) -> tuple[dict[str, Figure], int]:
+    """What a figure is between real pictures: one half of the reference, drawn by the seed, against the other.
+
+    As the figures depend on how many pictures there are, each is given twice at one count, for as many of the input
+    (``as_many``) and for real ones (``real``), against the same half of the reference.
+
+    Returns:
+        name -> {as_many, real}, and the count; 0 and nothing where there are not two for each.
+    """
+    config, real, made = work.task.config, work.samples["reference"], work.samples["input"]
+    count = min(len(real) // 2, len(made))
+    if count < 2:
+        return {}, 0
+    draw = np.random.default_rng(seed_of(config.seed, "halves"))
+    order, rows = draw.permutation(len(real)), draw.permutation(len(made))[:count]
+    half, other = real[order[:count]], real[order[count : 2 * count]]
+    found = {
+        "as_many": set_metrics.between(made[rows], half, config.neighbours),
+        "real": set_metrics.between(other, half, config.neighbours),
+    }
+    names = {metric: name_of(metric, work.task.label) for metric in found["real"]}
+    return {name: {side: of[m] for side, of in found.items()} for m, name in names.items()}, count
 
 
 def _frechet(work: Work, warnings: list[str]) -> Figure:
@@ -121,7 +160,7 @@ def _neighbours(work: Work) -> dict[str, Figure]:
         "density": ("density_coverage", w_N @ found.density_N / len(found.density_N)),
         "coverage": ("density_coverage", w_M @ found.coverage_M / len(found.coverage_M)),
     }
-    return {f"{n}({label})": work.figure(v) for n, (metric, v) in values.items() if metric in config.wanted}
+    return {name_of(n, label): work.figure(v) for n, (metric, v) in values.items() if metric in config.wanted}
 
 
 def _score(work: Work) -> Figure:

@@ -177,7 +177,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
     if not outcome.failed:
         sides = {s.name: evaluate_side.Side.of(s.name, book) for s in task.sets}
         _check(task, sides, quarantined)
-        report["figures"], report["warnings"] = set_figures.figures(task, sides)
+        report["figures"], report["warnings"], halves = set_figures.figures(task, sides)
+        report["as_many"] = halves or None
         report["sets"] = {n: {"pictures": s.n, "with_colour": s.colour} for n, s in sides.items()}
         report["sets"] |= {n: {"pictures": s.n, "statistics": True} for n, s in task.statistics.items()}
         if task.config.save_statistics:

@@ -29,12 +29,10 @@ from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
 from noiseweave.jobs.forget.trace import Hits, Targets
+from noiseweave.jobs.report.job import PAGE, finish_page
 
 REPORT = "forget.json"
-SHOWING = (
-    "contact_sheet.png",
-    "report.html",
-)  # may show what was removed; the jobs that wrote them do it again
+SHOWING = ("contact_sheet.png", PAGE)  # may show what was removed
 SHOWN = 20  # shards that the screen lists
 Files = list[tuple[str, bytes | None]]
 """path -> new content, None to delete it."""
@@ -144,7 +142,10 @@ def _index(path: str, targets: Targets) -> Files:
 
 
 def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
-    """Correct the markers and reports of each output, delete the pages that show samples, and write forget.json."""
+    """Correct the markers and reports of each output, write forget.json, and build report.html of what is left.
+
+    A contact sheet that may show what was removed is deleted: augment makes it again.
+    """
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
     for folder in folders:
         hits = {url: keys for url, keys in plan["hits"].items() if url.startswith(storage.join(folder, ""))}
@@ -161,6 +162,8 @@ def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
             _correct_report(book, job)
         for name in SHOWING:
             storage.remove(storage.join(folder, name))
+        if job is not None:
+            finish_page(folder)
 
 
 def _job(book: Ledger) -> str | None:

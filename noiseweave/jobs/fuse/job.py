@@ -27,6 +27,7 @@ def run(config: Config) -> int:
     from noiseweave.cluster import storage
     from noiseweave.engine.fusion import groups
     from noiseweave.engine.networks.tuning import pick_device
+    from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
     from noiseweave.jobs.report.job import finish_page
 
@@ -40,7 +41,7 @@ def run(config: Config) -> int:
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
-    storage.check_writable(output)
+    folder.claim(output, config.images)
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
@@ -56,10 +57,9 @@ def run(config: Config) -> int:
     )
     model_hash = loading.fingerprint(facts)
     files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
-    for name, data in files.items():
-        storage.write(storage.join(output, name), data)
+    folder.replace(output, files.items())
     lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
-    storage.write_json(storage.join(output, "fuse.json"), {**lineage, **chosen(config, mask_key)})
+    storage.write_json(storage.join(output, folder.LINEAGE), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
     work.report_fidelity(model, psnr, image_NHWC)
     finish_page(output)

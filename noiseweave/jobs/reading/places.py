@@ -74,7 +74,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of a folder by relative path without extension: pictures (several of a name), texts."""
+    """The files of a folder by relative path without extension, composed: pictures (several of a name), texts."""
 
     root: str
     pictures: dict[str, list[str]]
@@ -94,7 +94,8 @@ def listed(field: str, root: str, other: str) -> Files:
     """The files of a folder and those below it, but for the folder ``other``; ValueError where no picture is there."""
     found = Files(root=root, pictures=defaultdict(list), texts={})
     for path in _walk(root, other):
-        stem, extension = os.path.splitext(path)
+        name, extension = os.path.splitext(path)
+        stem = folders.composed(name)
         if extension[1:].lower() in EXTENSIONS:
             found.pictures[stem].append(path)
         elif extension.lower() == ".txt":

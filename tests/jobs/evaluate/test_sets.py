@@ -312,3 +312,33 @@ def test_flowers_of_a_kind_are_nearer_than_of_another(evaluate, tmp_path):
         found[name] = value(report, "KD(efficientnet-lite0)"), value(report, "FD(efficientnet-lite0)")
     assert found["roses"] > found["more"]
     assert found["roses"][1] > found["more"][1]
+
+
+def test_real_against_real_stands_beside_each_figure_at_the_same_count(evaluate, tmp_path, capsys):
+    """40 other pictures of the reference's kind, and 40 darker ones, against 100: what a good and a bad figure is."""
+    real = shard(tmp_path / "real/s.tar", noise(100))
+    alike = shard(tmp_path / "alike/s.tar", noise(40, seed=1))
+    darker = shard(tmp_path / "darker/s.tar", {k: v // 2 for k, v in noise(40, seed=1).items()})
+    some = ("--reference", real, "--features.size", 2, "--bootstrap", 0)
+    good, bad = (
+        evaluate("--input", made, *some, output=tmp_path / f"out-{made.parent.name}")
+        for made in (alike, darker)
+    )
+    assert good["as_many"] == bad["as_many"] == 40
+    for name in ("FD(pixels)", "KD(pixels)"):
+        assert good["figures"][name]["real"] == bad["figures"][name]["real"], "of the reference alone"
+        assert bad["figures"][name]["as_many"] > 10 * abs(bad["figures"][name]["real"])
+    assert good["figures"]["FD(pixels)"]["as_many"] < 2 * good["figures"]["FD(pixels)"]["real"]
+    assert bad["figures"]["coverage(pixels)"]["as_many"] < 0.5 < bad["figures"]["coverage(pixels)"]["real"]
+    assert "real: 40 pictures of the reference against 40 others of it" in capsys.readouterr().out
+
+
+def test_real_against_real_takes_half_of_a_small_reference_and_needs_pictures(evaluate, tmp_path):
+    small, many = shard(tmp_path / "a/s.tar", noise(7)), shard(tmp_path / "b/s.tar", noise(30, seed=1))
+    report = evaluate("--input", many, "--reference", small, *PIXELS, output=tmp_path / "1")
+    assert report["as_many"] == 3
+    saved = tmp_path / "b.npz"
+    evaluate("--input", many, "--save_statistics", saved, "--features.size", 4, output=tmp_path / "2")
+    report = evaluate("--input", small, "--reference", saved, *PIXELS, output=tmp_path / "3")
+    assert report["as_many"] is None
+    assert "real" not in report["figures"]["FD(pixels)"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flows import error_line
 from forgetting import files, holding, job, parents, samples
+from reports import data_of
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import shards, storage
@@ -84,6 +85,12 @@ def popular(folder):
     return max(sorted({k for k in below if k.startswith("p")}), key=below.count)
 
 
+def shown(folder):
+    """The keys of the samples in a page's gallery."""
+    cards = data_of((folder / "report.html").read_text())["gallery"]["cards"]
+    return {card["key"] for card in cards}
+
+
 def refused(capsys, *arguments):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -109,6 +116,8 @@ def test_what_descends_through_a_chain_goes_and_nothing_else(here):
         new = files(folder)
         assert concerned == {n for n in old[folder] if n.endswith(".tar") and new.get(n) != old[folder][n]}
         assert not (folder / "contact_sheet.png").exists()
+        assert shown(folder), "the page is built again"
+        assert shown(folder) <= {key for _, key in left}
         assert not (folder / "_forget").exists()
         assert holding(folder, key) == holding(folder, f"words{key[1:]}") == set(), "a trace of it"
         report = json.loads((folder / "report.json").read_text())

@@ -228,3 +228,33 @@ def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
 def test_an_output_that_cannot_be_written(digits, capsys):
     (digits / "file").write_text("x")
     assert "output" in failed(capsys, "a.png", "b.png", "--output", "file/out")
+
+
+def test_a_used_folder_is_left_as_a_new_one_would_be(digits):
+    """What an earlier fuse of more pictures and a sweep left does not stand beside the new ones."""
+    fused("a.png", "b.png", "c.png", "--output", "out", "--sweep", "true")
+    (digits / "out/input-7.png").write_text("mine")
+    fused("b.png", "a.png", "--output", "out")
+    fused("b.png", "a.png", "--output", "new")
+    assert set(storage.names_in("out")) == {*storage.names_in("new"), "input-7.png"}
+    for name in ("fused.png", "input-0.png"):
+        assert (digits / "out" / name).read_bytes() == (digits / "new" / name).read_bytes()
+
+
+def test_a_lineage_that_was_written_by_others_deletes_no_file_of_theirs(digits):
+    (digits / "out").mkdir()
+    (digits / "out/fuse.json").write_text('{"files": ["../a.png", "mine.txt", 7]}')
+    (digits / "out/mine.txt").write_text("mine")
+    fused("a.png", "b.png", "--output", "out")
+    assert (digits / "out/mine.txt").exists()
+    assert (digits / "a.png").exists()
+
+
+def test_a_folder_of_another_run_is_refused_and_a_picture_is_never_written_over(digits, capsys):
+    storage.write_json(str(digits / "run/_run/config.json"), {"job": "augment"})
+    assert "holds a run of augment" in failed(capsys, "a.png", "b.png", "--output", "run")
+    fused("a.png", "b.png", "--output", "out")
+    before = (digits / "out/input-1.png").read_bytes()
+    line = failed(capsys, "out/fused.png", "out/input-1.png", "--output", "out")
+    assert "fuse would write over 'out/fused.png'" in line
+    assert (digits / "out/input-1.png").read_bytes() == before

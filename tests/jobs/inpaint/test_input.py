@@ -56,6 +56,17 @@ def test_the_same_path_goes_before_the_same_stem(tmp_path):
     assert pairs(gathered(tmp_path)) == {"a/x.png": "a/x.png", "b/x.png": "b/x.bmp", "deep/er/y.jpg": "y.png"}
 
 
+def test_a_name_that_macos_decomposed_is_the_same_name(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    laid(tmp_path, [f"{decomposed}.png", f"{composed}-2.png"], [f"{composed}.png", f"{decomposed}-2.png"])
+    storage.write(str(tmp_path / f"imgs/{composed}.txt"), b"words")
+    work = gathered(tmp_path)
+    assert left_out(work) == {}
+    assert pairs(work) == {f"{decomposed}.png": f"{composed}.png", f"{composed}-2.png": f"{decomposed}-2.png"}
+    texts = {item.picture.path: item.text for item in work.plan.unit(0).payload}
+    assert texts[f"{decomposed}.png"].path == f"{composed}.txt"
+
+
 def test_no_partner_is_listed_on_both_sides(tmp_path):
     laid(tmp_path, ["a.png", "only/one.png", "sub/a.png"], ["a.png", "lost.png"])
     work = gathered(tmp_path)

@@ -8,7 +8,6 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from html.parser import HTMLParser
 
 import fsspec
 import inpaints
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import reports
 from PIL import Image
+from reports import Scripts, data_of
 
 from noiseweave.cluster import storage
 from noiseweave.engine.pictures import images
@@ -193,36 +193,6 @@ def test_a_folder_of_drawn_pictures_on_a_remote_store():
 
 
 # the page
-
-
-class Scripts(HTMLParser):
-    """What an HTML parser sees of a page: its tags and the text of its scripts and styles."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.inside: list[str] = []
-        self.policy = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag == "meta" and "Content-Security-Policy" in dict(attrs).values():
-            self.policy = dict(attrs)["content"]
-        if tag in ("script", "style"):
-            self.inside.append("")
-
-    def handle_data(self, data):
-        if self.tags[-1:] in (["script"], ["style"]):
-            self.inside[-1] += data
-
-    def handle_endtag(self, tag):
-        if tag in ("script", "style"):
-            self.tags.append("")
-
-
-def data_of(page: str) -> dict:
-    return json.loads(Scripts(page).inside[1])
 
 
 HOSTILE = (
