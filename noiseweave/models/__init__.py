@@ -3,10 +3,17 @@
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent
+PARTS = {"taesd": "flowers-flow/vqvae"}
+"""A name -> the part of a shipped model that it is."""
 
 
 def resolve(name: str) -> str:
-    """A shipped model's name (``digits-ddpm``, ``taesd``) -> its folder; any other name comes back as it is."""
-    folder = SHIPPED / name
+    """A shipped model's name (``flowers-flow``, ``taesd``) -> its folder; any other name comes back as it is."""
+    folder = SHIPPED / PARTS.get(name, name)
     shipped = "/" not in name and any((folder / n).is_file() for n in ("model_index.json", "config.json"))
     return str(folder) if shipped else name
+
+
+def shipped() -> list[str]:
+    """Names of the shipped models that draw pictures."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/model_index.json"))
