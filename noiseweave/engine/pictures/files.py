@@ -173,18 +173,6 @@ def turned(image: Image.Image, turn: int, ways: Mapping[int, Image.Transpose] = 
     return image.transpose(ways[turn]) if turn in ways else image
 
 
-def mask_of(data: bytes, max_pixels: int) -> np.ndarray:
-    """An encoded mask -> uint8 [H, W, 3], upright, transparent parts white.
-
-    Raises:
-        ValueError: ``"bad_mask: reason: detail"`` for what ``opened`` refuses.
-    """
-    try:
-        return visible(opened(data, max_pixels, smallest=1), 3)
-    except ValueError as e:
-        raise ValueError(f"bad_mask: {e}") from None
-
-
 def restored(picture: Picture, paint_HWC: np.ndarray, hole_HW: np.ndarray) -> Image.Image:
     """The stored picture with ``paint`` in its hole; every pixel outside keeps its stored value, and so does alpha.
 

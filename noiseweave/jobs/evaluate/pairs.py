@@ -231,8 +231,7 @@ def load(config: Config, pair: Matched) -> Trio:
         raise ValueError(f"channels_differ: {picture.shape[2]}, its reference {reference.shape[2]}")
     inside = None
     if pair.mask is not None:
-        mask = files.mask_of(pair.mask.read(), config.max_pixels)
-        inside = masks.hole_of(mask, config.mask_mode, picture.shape[:2])
+        inside = masks.hole_of(pair.mask.read(), config.mask_mode, picture.shape[:2], config.max_pixels)
         if not inside.any() or inside.all():
             raise ValueError(
                 "full_mask: nothing is outside" if inside.any() else "empty_mask: nothing is inside"

@@ -37,7 +37,7 @@ def run(config: Config) -> int:
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
     config = drawn(config, keys)
-    mask_HW, mask_key = work.mask(config.fusion.region, facts.side)
+    mask_HW, mask_key = work.mask(config.fusion.region, config.images[-1], facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)

@@ -22,7 +22,7 @@ from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
 from noiseweave.engine.networks.recipes import Prompts
-from noiseweave.engine.pictures import collage, images
+from noiseweave.engine.pictures import collage, images, masks
 from noiseweave.engine.pictures.provenance import CREATED, EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.jobs.fuse.config import Config
@@ -50,12 +50,23 @@ def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
     return hashlib.sha256(data).hexdigest(), image_HWC
 
 
-def mask(region: RegionRecipe, size: int) -> tuple[torch.Tensor | None, str | None]:
-    """The file of a region as float32 [size, size] in 0..1, and its key; None where it has none."""
+def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | None, str | None]:
+    """The file of a region as float32 [size, size] in 0..1, and its key; None where it has none.
+
+    Args:
+        second: the picture that shows there, whose aspect the mask has, unless it is square as what the model sees.
+    """
     if region.mask is None:
         return None, None
-    key, image_HW1 = picture(region.mask, 1, size)
-    return torch.from_numpy(image_HW1[..., 0] / np.float32(255)), key
+    data = read(region.mask)
+    try:
+        height, width = masks.read(data).shape
+        if height != width:
+            masks.check_aspect((height, width), images.upright_size(read(second)))
+        mask_HW = masks.region(data, size)
+    except ValueError as e:
+        raise ValueError(f"fusion.region.mask {region.mask!r}: {e}") from None
+    return torch.from_numpy(mask_HW / np.float32(255)), hashlib.sha256(data).hexdigest()
 
 
 def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:

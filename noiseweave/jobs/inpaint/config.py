@@ -15,7 +15,7 @@ from noiseweave.engine.networks.recipes import ModelConfig
 
 USUAL = {
     "input and output": ("images", "masks", "image", "mask", "input", "output"),
-    "what it does": ("prompt", "mask_mode", "rows"),
+    "what it does": ("prompt", "mask_mode", "mask_suffix", "rows"),
     "model": ("model.name", "lora", "inpaint.steps"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
@@ -42,9 +42,11 @@ class Config:
             With image, a name such as grid.png is the collage's; the rest goes to the folder grid beside it.
         image: one picture; needs mask.
         mask: its mask.
-        images: a folder of pictures, searched with its sub-folders; needs masks.
+        images: a folder of pictures, searched with its sub-folders.
         masks: a folder of masks: each belongs to the picture of the same relative path without extension, or
-            else of the same file name.
+            else of the same file name. null takes those that lie beside the pictures.
+        mask_suffix: a mask that lies beside its picture is called as it and then so: x.mask.png of x.jpg, x_mask.png
+            with _mask.
         input: shards whose samples have a picture and a .mask.png.
         mask_mode: the colour that is repaired; grey counts as white from 128 on.
         model: what paints: a pipeline made for inpainting, or a plain Stable Diffusion or pixel model, through
@@ -83,6 +85,7 @@ class Config:
     mask: str | None = field(default=None, metadata=ASIDE)
     images: str | None = field(default=None, metadata=ASIDE)
     masks: str | None = field(default=None, metadata=ASIDE)
+    mask_suffix: str = field(default=".mask", metadata=ASIDE)
     input: str | None = field(default=None, metadata=ASIDE)
     mask_mode: Literal["black", "white"] = "black"
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -142,16 +145,17 @@ class Config:
         check(count > 0 or value in (1, (), []), "lora_weight", value, "nothing, as no --lora is given")
 
     def _check_input(self) -> None:
-        for one, other in (("image", "mask"), ("images", "masks")):
-            values = getattr(self, one), getattr(self, other)
-            if (values[0] is None) != (values[1] is None):
-                missing = one if values[0] is None else other
-                raise ValueError(f"{missing}=None: --{one} and --{other} go together")
+        if (self.image is None) != (self.mask is None):
+            missing = "image" if self.image is None else "mask"
+            raise ValueError(f"{missing}=None: --image and --mask go together")
+        check(self.images is not None or self.masks is None, "images", self.images, "a folder, with --masks")
+        ok = bool(self.mask_suffix) and "/" not in self.mask_suffix
+        check(ok, "mask_suffix", self.mask_suffix, "the end of a file's name, such as .mask or _mask")
         given = [name for name in ("image", "images", "input") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                "one of --image with --mask, --images with --masks, and --input is needed; given: "
-                + (", ".join(given) or "none")
+                "one of --image with --mask, --images with --masks (or masks beside them), and --input is needed; "
+                "given: " + (", ".join(given) or "none")
             )
 
     @property

@@ -17,6 +17,7 @@ from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
     Item,
     Place,
+    beside,
     digest_of,
     listed,
     matched,
@@ -65,18 +66,27 @@ def gather(config: Config) -> Input:
         return _of_shards(config)
     if config.image is not None:
         return _of_items(config, [_single(config)], [])
-    roots = root_of("images", config.images), root_of("masks", config.masks)
-    if roots[0] == roots[1]:
-        raise ValueError(f"masks={config.masks!r}: another folder than images")
-    images, masks = listed("images", *roots), listed("masks", *reversed(roots))
-    items, left_out = matched(images, masks)
+    items, left_out = _of_folders(config)
     if not items:
         counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
+        where = f"masks {config.masks!r}: no picture has a mask of the same name"
+        if config.masks is None:
+            where = f"no picture NAME has a mask NAME{config.mask_suffix} beside it; give --masks or --mask_suffix"
         raise ValueError(
-            f"images {config.images!r}, masks {config.masks!r}: no picture has a mask of the same name "
-            f"({counts[0]} pictures and {counts[1]} masks without a partner)"
+            f"images {config.images!r}, {where} ({counts[0]} pictures and {counts[1]} masks without a partner)"
         )
     return _of_items(config, items, left_out)
+
+
+def _of_folders(config: Config) -> tuple[list[Item], list[Quarantined]]:
+    """Pictures with masks of a folder of their own, or of those beside them; what has no partner."""
+    root = root_of("images", config.images)
+    if config.masks is None:
+        return matched(*beside(listed("images", root, root), config.mask_suffix), anywhere=False)
+    masks = root_of("masks", config.masks)
+    if root == masks:
+        raise ValueError(f"masks={config.masks!r}: another folder than images, or null for masks beside them")
+    return matched(listed("images", root, masks), listed("masks", masks, root))
 
 
 def _single(config: Config) -> Item:

@@ -16,7 +16,7 @@ from noiseweave.jobs.inpaint.task import Task
 
 
 def run(config: Config) -> int:
-    """Do the job. Returns 0, or 1 when units failed.
+    """Do the job. Returns 0, or 1 when units failed or no picture was good.
 
     Raises:
         ValueError: what a user can put right, in one line.

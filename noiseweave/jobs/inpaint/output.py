@@ -38,11 +38,11 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
     rows: list[tuple[str, dict[str, bytes]]] = []
-    done = 0
+    done: list[Painted] = []
     for one in painted:
         try:
             rows += write(task, one)
-            done += 1
+            done.append(one)
         except ValueError as e:
             bad.append(left_out(one.loaded.item, str(e)))
     if rows:
@@ -51,11 +51,18 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
         storage.write(path, shards.pack(rows))
     report = UnitReport(
         id=unit.id,
-        produced=done * task.config.rows,
-        extra={"copied": sum(not one.loaded.regions for one in painted)},
-        tallies={"truncated": Counter(end for one in painted for end in one.truncated)},
+        produced=len(done) * task.config.rows,
+        tallies={
+            "truncated": Counter(end for one in painted for end in one.truncated),
+            "copied": Counter(_named(one.loaded.item) for one in done if not one.loaded.regions),
+        },
     )
     return report, bad
+
+
+def _named(item: Item) -> str:
+    """A picture as the report names it."""
+    return f"{item.shard}#{item.key}" if item.shard else item.name
 
 
 def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
@@ -220,7 +227,7 @@ def _place(item: Item, place: Place) -> str:
 def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     """quarantine.jsonl, report.json, the single picture's collage, and what is said on the screen.
 
-    Returns the exit code: 1 when units failed.
+    Returns the exit code: 1 when units failed, or when every picture was left out.
     """
     lines = [{"phase": "match", **asdict(b)} for b in work.left_out]
     lines += [{"phase": "inpaint", **b} for b in outputs.quarantined(book, "inpaint")]
@@ -230,8 +237,9 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
         _write_sheet(task, work)
     show(task, report)
     finish_page(task.output)
-    nothing = task.config.image is not None and outcome.produced == 0
-    return 1 if outcome.failed or nothing else 0
+    if report["quarantined"]:  # last, as it decides whether the run was a good one
+        print(f"left out: {report['quarantined']}, see {storage.join(task.output, outputs.QUARANTINE)}")
+    return 1 if outcome.failed or outcome.produced == 0 else 0
 
 
 def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> Json:
@@ -240,6 +248,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         reason: [b.key if not b.shard else f"{b.shard}#{b.key}" for b in work.left_out if b.reason == reason]
         for reason in ("no_mask", "no_picture")
     }
+    copied = list(outcome.tallies["copied"])
     read_from = {name: getattr(task.config, name) for name in ("image", "mask", "images", "masks", "input")}
     return {
         "noiseweave": __version__,
@@ -250,8 +259,9 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "method": task.method,
         "lora": [file.record for file in task.loras],
         "pictures": work.pictures,
-        "restored": outcome.produced,
-        "copied": int(outcome.extra.get("copied", 0)),
+        "restored": outcome.produced - len(copied) * task.config.rows,
+        "copied": len(copied),
+        "copied_pictures": copied,
         "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed,
         "quarantined": dict(sorted(quarantined.items())),
@@ -280,23 +290,21 @@ def show(task: Task, report: Json) -> None:
     """What a person wants to know at the end."""
     where = storage.join(task.output, "restored" if task.config.input is None else "shards")
     seeds = report["seeds"]
-    copied = f", {report['copied']} copied as their masks are empty" if report["copied"] else ""
     print(
         f"{report['restored']} restored pictures in {where}, seed {seeds[0]}"
-        f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}{copied}"
+        f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}"
     )
     if task.sheet or task.config.sheets:
         print(f"collages: {task.sheet or storage.join(task.output, 'collages')}")
     for name, what in (
         ("without_mask", "pictures without a mask"),
         ("without_picture", "masks without a picture"),
+        ("copied_pictures", "pictures copied, as their masks are empty"),
     ):
         alone = report[name]
         more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
         if alone:
             print(f"{len(alone)} {what}: {', '.join(alone[:SHOWN])}{more}")
-    if report["quarantined"]:
-        print(f"left out: {report['quarantined']}, see {storage.join(task.output, 'quarantine.jsonl')}")
     for end in report["truncated"]:
         print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in report["failed"].items():

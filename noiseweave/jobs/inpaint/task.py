@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
@@ -105,4 +104,4 @@ def left_out(item: Item, why: str) -> Quarantined:
 def hole_of(config: Config, mask: bytes, size: Sequence[int]) -> np.ndarray:
     """bool [H, W] of the upright picture."""
     height, width = size
-    return masks.hole_of(pictures.mask_of(mask, config.max_pixels), config.mask_mode, (height, width))
+    return masks.hole_of(mask, config.mask_mode, (height, width), config.max_pixels)

@@ -11,10 +11,10 @@ from noiseweave.cluster import shards
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.reading.places import Files, Place, listed, matched, root_of
+from noiseweave.jobs.reading.places import Files, Place, beside, listed, matched, root_of
 
 PICTURES = "imgs"
-MASKS = {"masks": "black", "masks_inverted": "white"}
+MASKS: dict[str, masks.MaskMode] = {"masks": "black", "masks_inverted": "white"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +65,24 @@ def _of_folder(
     root = root_of(name, where)
     within = os.path.join(root, PICTURES)
     inner = within if os.path.isdir(within) else root
-    beside = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
-    if beside is None or config.data.masks is False:
-        files = listed(name, inner, os.path.join(root, beside or ""))
-        found = [
-            _alone(files, stem, path) for stem, paths in sorted(files.pictures.items()) for path in paths
-        ]
-        return _distinct(found), config.data.mask_mode or "black", [], [root]
-    folder = os.path.join(root, beside)
-    items, left_out = matched(listed(name, inner, folder), listed(name, folder, inner))
+    below = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
+    folder = None if below is None else os.path.join(root, below)
+    files, mode = listed(name, inner, folder or root), config.data.mask_mode or "black"
+    if below is not None and config.data.masks is not False:
+        items, left_out = matched(files, listed(name, os.path.join(root, below), inner))
+        mode = config.data.mask_mode or MASKS[below]
+    else:
+        files, own = beside(files, config.data.mask_suffix)
+        if not own.pictures or config.data.masks is False:
+            stems = sorted(files.pictures.items())
+            found = [_alone(files, stem, path) for stem, paths in stems for path in paths]
+            return _distinct(found), mode, [], [root]
+        items, left_out = matched(files, own, anywhere=False)
     if not items:
-        raise ValueError(f"input {where!r}: no picture with a mask of the same name in {beside}/")
+        place = "beside it" if below is None else f"of the same name in {below}/"
+        raise ValueError(f"input {where!r}: no picture with a mask {place}")
     pairs = [Found(key=i.key, picture=i.picture, mask=i.mask, text=i.text) for i in items]
-    mode: masks.MaskMode = "white" if MASKS[beside] == "white" else "black"
-    return pairs, config.data.mask_mode or mode, left_out, [root]
+    return pairs, mode, left_out, [root]
 
 
 def _alone(files: Files, stem: str, path: str) -> Found:

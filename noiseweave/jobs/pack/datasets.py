@@ -22,6 +22,7 @@ from noiseweave.jobs.pack.samples import (
     Source,
     Tally,
     in_order,
+    mask_beside,
     missing_package,
     packed,
     picture,
@@ -129,6 +130,8 @@ def jobs(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[tupl
     """(table, key, row) of the rows that are wanted."""
     keys = Keys()
     for row in rows:
+        if is_mask(config, table, name_of(table, row)):
+            continue  # it travels with its picture
         if wanted(config, number_of(table, row)):
             yield table, keys.distinct(key_of(table, row)), row
         else:
@@ -156,12 +159,28 @@ def load(config: Config, table: Table, key: str, row: JsonMapping) -> Packed | Q
             raise ValueError(f"not_a_file: {name or 'the row names none'}; unpack archives first")
         data = folders.read(table.root, name, storage.IMAGE_LIMIT, config.follow_links)
         files = dict([picture(config, data)])
+        beside = masks_of(config, table, name)
+        read = {e: folders.read(table.root, p, storage.IMAGE_LIMIT, config.follow_links) for e, p in beside}
+        files |= mask_beside(config, data, read)
         text = row.get(table.caption) if table.caption else None
         if isinstance(text, str) and text:
             files["txt"] = text.encode()
         return packed(config, key, label_of(table, row), files, meta_of(table, row, name), data)
     except ValueError as e:
         return Quarantined.of(e, key=folders.printable(name))
+
+
+def is_mask(config: Config, table: Table, name: str) -> bool:
+    """Whether a row's picture is the mask of another that lies beside it."""
+    of = folders.masked_by(os.path.splitext(name)[0], config.mask_suffix)
+    return any(os.path.isfile(os.path.join(table.root, of + e)) for e in folders.EXTENSIONS if of)
+
+
+def masks_of(config: Config, table: Table, name: str) -> list[tuple[str, str]]:
+    """(extension, path) of the masks that lie beside a picture."""
+    stem = os.path.splitext(name)[0] + config.mask_suffix
+    found = ((f"mask{e}", stem + e) for e in sorted(folders.EXTENSIONS))
+    return [(e, path) for e, path in found if os.path.isfile(os.path.join(table.root, path))]
 
 
 def number_of(table: Table, row: JsonMapping) -> object:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.engine.records import Json, Quarantined
-from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
+from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, mask_beside, packed, picture, wanted
 
 OTHERS = frozenset(
     [
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def source(config: Config, root: str, tally: Tally) -> Source:
     """A folder of pictures, its sub-folders as classes where labels are wanted."""
-    classes, total = survey(root, config.labels == "folders")
+    classes, total = survey(root, config.labels == "folders", config.mask_suffix)
     check(
         total > 0,
         "input",
@@ -50,18 +51,19 @@ def source(config: Config, root: str, tally: Tally) -> Source:
     return Source(what="a folder of pictures", classes=names, total=total, results=results)
 
 
-def survey(root: str, labelled: bool) -> tuple[list[str], int]:
+def survey(root: str, labelled: bool, mask_suffix: str = folders.MASK_SUFFIX) -> tuple[list[str], int]:
     """Look through the folder once, without opening a picture: class folders by number, pictures in all.
 
     A folder that has pictures of other formats alone keeps its number, so that those behind it keep theirs.
     """
-    found = {name: folders.listing(root, name) for name in folders.inside(root) if labelled}
+    look = partial(folders.listing, root, mask_suffix=mask_suffix)
+    found = {name: look(name) for name in folders.inside(root) if labelled}
     sizes = {name: len(inside.items) for name, inside in found.items()}
     some = any(sizes.values())
     classes = [
         name for name, size in sizes.items() if size or (some and _other_pictures(found[name].ignored))
     ]
-    return classes, sum(sizes.values()) + len(folders.listing(root, "", deep=not classes).items)
+    return classes, sum(sizes.values()) + len(look("", deep=not classes).items)
 
 
 def _other_pictures(ignored: Mapping[str, int]) -> str:
@@ -73,7 +75,8 @@ def samples(
     root: str, classes: Sequence[str], config: Config, tally: Tally
 ) -> Iterator[Packed | Quarantined]:
     """Every picture below the folder, sorted by name: a sample, or why there is none."""
-    loose = folders.listing(root, "", deep=not classes)
+    look = partial(folders.listing, root, mask_suffix=config.mask_suffix)
+    loose = look("", deep=not classes)
     tally.ignored += loose.ignored
     yield from loose.bad
     if classes:
@@ -81,9 +84,9 @@ def samples(
     else:
         yield from loaded(Part(root=root, items=loose.items), config, tally)
     for name in (name for name in folders.inside(root) if classes and name not in classes):
-        tally.ignored += folders.listing(root, name).ignored
+        tally.ignored += look(name).ignored
     for label, (name, prefix) in enumerate(zip(classes, folders.keys_of(classes), strict=True)):
-        found = folders.listing(root, name)
+        found = look(name)
         tally.ignored += found.ignored
         yield from found.bad
         if not found.items:
@@ -124,15 +127,20 @@ def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Q
         data = folders.read(part.root, item.path, storage.IMAGE_LIMIT, config.follow_links)
         files = dict([picture(config, data)])
         sides = {
-            e: folders.read(part.root, p, shards.SIDE_LIMIT, config.follow_links)
-            for e, p in item.sides.items()
+            e: folders.read(part.root, p, limit_of(e), config.follow_links) for e, p in item.sides.items()
         }
+        files |= mask_beside(config, data, sides)
         if "txt" in sides:
             files["txt"] = caption(sides["txt"])
         meta = lineage(sides.get("json"), folders.printable(item.path))
         return packed(config, key, part.label, files, meta, data)
     except ValueError as e:
         return Quarantined.of(e, key=folders.printable(item.path))
+
+
+def limit_of(extension: str) -> int:
+    """The most bytes of a side file."""
+    return storage.IMAGE_LIMIT if extension in shards.MASKS else shards.SIDE_LIMIT
 
 
 def caption(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import shards, storage
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
 
@@ -133,17 +133,68 @@ def picture(config: Config, data: bytes) -> tuple[str, bytes]:
     return extension, images.encode(images.fit(image_HWC, config.size), extension)
 
 
-def side_picture(data: bytes, size: int) -> bytes:
-    """A mask or another map that lies beside a picture -> PNG of the same square, by nearest neighbour.
+def mask_beside(config: Config, data: bytes, sides: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A picture's mask, where it has one, as it goes into the shard: extension -> bytes.
+
+    Args:
+        data: the encoded picture.
+        sides: its side files by extension.
+
+    Raises:
+        ValueError: ``"bad_mask: ..."`` of one that is none or does not fit; ``"ambiguous: ..."`` of several.
+    """
+    found = [extension for extension in sides if extension in shards.MASKS]
+    if len(found) > 1:
+        raise ValueError(f"ambiguous: {len(found)} masks, {', '.join(sorted(found))}")
+    return {
+        extension if config.size is None else "mask.png": side_mask(data, sides[extension], config.size)
+        for extension in found
+    }
+
+
+def side_mask(data: bytes, mask: bytes, size: int | None) -> bytes:
+    """A picture's mask, checked; with a size, cut as the picture is.
+
+    Raises:
+        ValueError: ``"bad_mask: ..."``.
+    """
+    from noiseweave.engine.pictures import images, masks
+
+    try:
+        whole_HW = masks.read(mask)
+        masks.check_aspect(whole_HW.shape, images.upright_size(data))
+        if size is None:
+            return mask
+        cut = side_picture(data, mask, size)
+        cut_HW = masks.read(cut)
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {str(e).removeprefix('bad_mask: ')}") from None
+    if cut_HW.min() == cut_HW.max() and whole_HW.min() != whole_HW.max():
+        raise ValueError(f"bad_mask: in the middle square of the picture it is {cut_HW[0, 0]} everywhere")
+    return cut
+
+
+def side_picture(data: bytes, side: bytes, size: int) -> bytes:
+    """A map that lies beside a picture -> PNG of the same square, by nearest neighbour.
 
     Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
+
+    Args:
+        data: the encoded picture, whose aspect, upright, it must have.
+
+    Raises:
+        ValueError: ``"reason: detail"``: it does not decode, or ``"bad_mask: ..."``.
     """
     from PIL import Image, ImageOps
 
-    from noiseweave.engine.pictures import images
+    from noiseweave.engine.pictures import images, masks
 
-    images.decode(data)  # its checks: cut short, too many pixels, no picture
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    images.decode(side)  # its checks: cut short, too many pixels, no picture
+    try:
+        masks.check_aspect(images.upright_size(side), images.upright_size(data))
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {e}") from None
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(side)))
     image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")

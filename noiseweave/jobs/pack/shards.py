@@ -21,6 +21,7 @@ from noiseweave.jobs.pack.samples import (
     in_order,
     picture,
     renumbered,
+    side_mask,
     side_picture,
     wanted,
 )
@@ -87,7 +88,8 @@ def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, b
         if name == main:
             name, old = extension, data
         elif last in shards.PICTURES:
-            name, old = f"{stem}.png".lstrip("."), side_picture(old, config.size)
+            cut = side_mask if name in shards.MASKS else side_picture
+            name, old = f"{stem}.png".lstrip("."), cut(files[main], old, config.size)
         if name in out:
             raise ValueError(f"two_pictures: two members would be .{name}")
         out[name] = old

@@ -117,10 +117,27 @@ def _walk(root: str, other: str) -> Iterator[str]:
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/")
 
 
-def matched(images: Files, masks: Files) -> tuple[list[Item], list[Quarantined]]:
+def beside(files: Files, mask_suffix: str) -> tuple[Files, Files]:
+    """The files of a folder parted: pictures, and the masks that lie beside them, under their pictures' names.
+
+    Args:
+        mask_suffix: a picture whose name ends so is the mask of the one without it: x_mask.png of x.jpg, with _mask.
+    """
+    parts: tuple[dict[str, list[str]], dict[str, list[str]]] = {}, {}
+    for stem, paths in files.pictures.items():
+        of = folders.masked_by(os.path.basename(stem), mask_suffix)
+        parts[bool(of)][stem.removesuffix(mask_suffix) if of else stem] = paths
+    pictures, masks = (Files(root=files.root, pictures=part, texts=files.texts) for part in parts)
+    return pictures, masks
+
+
+def matched(images: Files, masks: Files, anywhere: bool = True) -> tuple[list[Item], list[Quarantined]]:
     """Pictures and masks of the same relative path belong together; of what is left, those of the same stem.
 
     A name that could mean several is left out on both sides, as ambiguous, and never guessed.
+
+    Args:
+        anywhere: of what is left, look for the same stem in other folders too.
     """
     items: list[Item] = []
     left_out: list[Quarantined] = []
@@ -129,7 +146,7 @@ def matched(images: Files, masks: Files) -> tuple[list[Item], list[Quarantined]]
     by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, files, other in ((0, images, masks), (1, masks, images)):
         for stem in sorted(files.pictures.keys() - other.pictures.keys()):
-            by_stem[os.path.basename(stem)][side].append(stem)
+            by_stem[os.path.basename(stem) if anywhere else stem][side].append(stem)
     for ours, theirs in by_stem.values():
         left_out += _paired(images, masks, ours, theirs, items)
     return sorted(items, key=lambda item: os.fsencode(item.key)), left_out

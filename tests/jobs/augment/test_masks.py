@@ -44,6 +44,7 @@ BAD_MASKS = {
     "d01": (b"", "bad_mask"),
     "d02": (images.encode(RIGHT[:10, :, None]), "mask_does_not_fit"),
     "d03": (images.encode(np.stack([RIGHT, RIGHT, 255 - RIGHT], 2)), "mask_has_colours"),
+    "d04": (images.encode(RIGHT[..., None] // 255 * 100), "bad_mask"),
 }
 
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from fusing import QUICK, failed, fused, picture
+from fusing import QUICK, failed, fused, picture, png
 
 from noiseweave.cluster import storage
 from noiseweave.engine.diffusion.recipes import InversionRecipe
@@ -211,6 +211,14 @@ def test_an_existing_folder_keeps_its_other_files(digits):
             "picture 'gone.png'",
         ),
         (
+            ["a.png", "b.png", "--fusion.region.source", "file", "--fusion.region.mask", "dim.png"],
+            "fusion.region.mask 'dim.png': bad_mask: its two values are 0 and 100 of 255, both dark",
+        ),
+        (
+            ["a.png", "b.png", "--fusion.region.source", "file", "--fusion.region.mask", "wide.png"],
+            "fusion.region.mask 'wide.png': mask_does_not_fit: it is 32x16",
+        ),
+        (
             ["a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++", "--inversion.num_steps", "1000"],
             "inversion.num_steps=1000: too many for sde-dpm-solver++",
         ),
@@ -220,6 +228,10 @@ def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (digits / "broken.png").write_bytes((digits / "a.png").read_bytes()[:70])
     (digits / "note.txt").write_text("no picture")
+    for name, shape in (("dim", (16, 16)), ("wide", (16, 32))):
+        mask = np.zeros(shape, np.uint8)
+        mask[:, 8:] = 100 if name == "dim" else 255
+        (digits / f"{name}.png").write_bytes(png(mask))
     (digits / "folder").mkdir()
     assert words in failed(capsys, *arguments, "--output", "out")
     assert not (digits / "out").exists()

@@ -173,6 +173,19 @@ def test_masks_below_their_pictures_are_no_pictures(tmp_path):
     assert (pairs(work), left_out(work)) == ({"a.png": "a.png", "b/c.png": "b/c.png"}, {})
 
 
+@pytest.mark.parametrize(("suffix", "more"), [(".mask", []), ("_mask", ["--mask_suffix", "_mask"])])
+def test_masks_beside_their_pictures(tmp_path, suffix, more):
+    names = ["a.jpg", f"a{suffix}.png", "b/c.png", f"b/c{suffix}.png", "bare.png", f"b/bare{suffix}.png"]
+    names += ["two.png", "two.jpg", f"two{suffix}.png"]
+    for name in names:
+        storage.write(str(tmp_path / name), PNG)
+    where = ["--images", str(tmp_path), "--output", "out", *more]
+    work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
+    assert pairs(work) == {"a.jpg": f"a{suffix}.png", "b/c.png": f"b/c{suffix}.png"}
+    alone = {"bare.png": "no_mask", f"b/bare{suffix}.png": "no_picture"}
+    assert left_out(work) == alone | dict.fromkeys(["two.png", "two.jpg", f"two{suffix}.png"], "ambiguous")
+
+
 def test_links(tmp_path):
     laid(tmp_path, ["a.png"], ["a.png", "b.png"])
     (tmp_path / "outside").mkdir()
@@ -190,7 +203,12 @@ def test_links(tmp_path):
     [
         ([], "one of --image with --mask"),
         (["--image", "a.png"], "--image and --mask go together"),
-        (["--masks", "m"], "--images and --masks go together"),
+        (["--masks", "m"], "images=None: a folder, with --masks"),
+        (
+            ["--images", "{d}/imgs"],
+            "no picture NAME has a mask NAME.mask beside it; give --masks or --mask_suffix",
+        ),
+        (["--images", "{d}/imgs", "--mask_suffix", ""], "mask_suffix=''"),
         (["--image", "a.png", "--mask", "b.png", "--input", "x"], "given: image, input"),
         (["--image", "none.png", "--mask", "none.png"], "image 'none.png': no such file"),
         (["--images", "none", "--masks", "none"], "images='none': no such local folder"),

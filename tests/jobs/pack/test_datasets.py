@@ -1,11 +1,13 @@
 """Image folders, read as Hugging Face datasets reads them, without a hub."""
 
+import io
 import json
 import socket
 import sys
 
 import pytest
 from packing import by_key, fill, packed, picture, quarantine, run
+from PIL import Image
 
 from noiseweave.jobs import cli
 
@@ -115,3 +117,16 @@ def test_refusals(captioned, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"datasets package is missing; pip install 'noiseweave\[sources\]'"):
         run(captioned, tmp_path / "out")
+
+
+def test_a_mask_beside_its_picture_is_no_picture_here_either(tmp_path):
+    files = {f"{c}/{n}.png": picture(n) for c in "ab" for n in range(2)}
+    hole = Image.new("L", (12, 9), 255)
+    hole.paste(0, (0, 0, 4, 4))
+    buffer = io.BytesIO()
+    hole.save(buffer, "PNG")
+    root = fill(tmp_path / "in", files | {"a/1.mask.png": buffer.getvalue()})
+    samples, bad, report = packed(root, tmp_path / "out", format="imagefolder")
+    assert (bad, report["classes"]) == ({}, {"a": 2, "b": 2})
+    assert samples["a/1.png"]["mask.png"] == buffer.getvalue()
+    assert "mask.png" not in samples["a/0.png"]

@@ -1,5 +1,6 @@
 """Folders become shards: every picture is in them byte by byte, or named with its reason."""
 
+import io
 import json
 import os
 import random
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from packing import contents, fill, packed, picture
+from PIL import Image
 
 from noiseweave.cluster import folders
 from noiseweave.engine.pictures import images
@@ -261,3 +263,84 @@ def test_a_class_of_other_formats_keeps_its_number_and_is_named(tmp_path, capsys
 def test_without_any_picture_other_formats_make_no_classes(tmp_path):
     with pytest.raises(ValueError, match=r"no \.jpg, \.jpeg, \.png"):
         packed(fill(tmp_path / "in", {"a/0.gif": b"GIF89a", "b/0.tif": b"x"}), tmp_path / "out")
+
+
+def mask(size=(12, 9), turn=0, light=255, top=3):
+    """The mask of ``picture``: its left third, down to row ``top``, is dark."""
+    image = Image.new("L", size, light)
+    image.paste(0, (0, 0, size[0] // 3, top))
+    exif, buffer = Image.Exif(), io.BytesIO()
+    if turn:
+        exif[0x0112] = turn
+    image.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_a_mask_beside_its_picture_is_its_mask_and_no_picture(tmp_path):
+    files = {
+        "a/x.png": picture(1),
+        "a/x.mask.png": mask(),
+        "a/y.jpg": picture(2, "JPEG"),
+        "a/y.mask.jpg": picture(2, "JPEG"),
+        "b/z.png": picture(3),
+        "b/gone.mask.png": mask(),
+        "b/twice.png": picture(4),
+        "b/twice.mask.png": mask(),
+        "b/twice.mask.jpg": mask(),
+        "b/dim.png": picture(5),
+        "b/dim.mask.png": mask(light=100),
+    }
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert set(samples) == {"a/x.png", "b/z.png"}
+    assert samples["a/x.png"]["mask.png"] == mask()
+    assert not [name for name in samples["b/z.png"] if "mask" in name]
+    wanted = {"a/y.jpg": "bad_mask", "b/gone.mask.png": "no_picture", "b/twice.png": "ambiguous"}
+    assert bad == wanted | {"b/dim.png": "bad_mask"}
+    assert report["classes"] == {"a": 1, "b": 1}
+
+
+def test_masks_may_be_called_otherwise(tmp_path):
+    files = {"x.png": picture(1), "x_mask.png": mask(), "x.mask.png": mask()}
+    samples, bad, _ = packed(fill(tmp_path / "in", files), tmp_path / "out", mask_suffix="_mask")
+    assert set(samples) == {"x.png", "x.mask.png"}
+    assert samples["x.png"]["mask.png"] == mask()
+    assert bad == {}
+
+
+def turned(data, turn):
+    """The same stored pixels, which EXIF has shown otherwise."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    Image.open(io.BytesIO(data)).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_a_mask_is_cut_as_its_picture_is_or_refused(tmp_path):
+    upright = mask((9, 12), top=12)
+    files = {
+        "fits.png": picture(1),
+        "fits.mask.png": mask(),
+        "half.png": picture(1, size=(24, 18)),
+        "half.mask.png": mask(),
+        "square.png": picture(2),
+        "square.mask.png": mask((12, 12)),
+        "turned.png": turned(picture(3), 6),
+        "turned.mask.png": upright,
+        "both.png": turned(picture(3), 6),
+        "both.mask.png": mask(turn=6, top=9),
+        "stored.png": turned(picture(3), 6),
+        "stored.mask.png": mask(top=9),
+        "outside.png": picture(4, size=(90, 9)),
+        "outside.mask.png": mask((90, 9)),
+    }
+    samples, bad, _ = packed(fill(tmp_path / "in", files), tmp_path / "out", size=6)
+    names = ("square", "stored", "outside")
+    assert bad == {f"{name}.png": "bad_mask" for name in names}
+    assert set(samples) == {"fits.png", "half.png", "turned.png", "both.png"}
+    cut = {name: images.decode(sample["mask.png"], 1)[..., 0] for name, sample in samples.items()}
+    assert {c.shape for c in cut.values()} == {(6, 6)}
+    assert (cut["fits.png"] == cut["half.png"]).all()
+    assert (cut["turned.png"][:, 0] == 0).all()
+    assert (cut["turned.png"][:, 4] == 255).all()
+    assert (cut["both.png"][0] == 0).all(), "what was left of it is on top"
+    assert (cut["both.png"][4] == 255).all()

@@ -192,3 +192,24 @@ def test_shards_of_an_object_store(tmp_path):
     with pytest.raises(ValueError, match="the input's shards lie in it"):
         pack.run(config.Config(input="memory://resharding/shards", output="memory://resharding"))
     storage.remove("memory://resharding")
+
+
+def test_a_mask_that_does_not_fit_its_picture_is_refused_before_it_is_cut(tmp_path):
+    hole = np.full((9, 12), 255, np.uint8)
+    hole[:, 4:8] = 0
+    square = np.full((12, 12), 255, np.uint8)
+    square[:, 4:8] = 0
+    cases = {
+        "fits": ("mask.png", hole),
+        "square": ("mask.png", square),
+        "map": ("seg.png", square),
+        "dim": ("mask.png", hole // 255 * 100),
+    }
+    rows = [
+        (k, {"png": picture(n), m: images.encode(x[..., None])})
+        for n, (k, (m, x)) in enumerate(cases.items())
+    ]
+    assert run(write(tmp_path / "in", rows), tmp_path / "out", size=6) == 0
+    assert list(by_key(tmp_path / "out/shards")) == ["fits"]
+    lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert [(x["source"], x["reason"]) for x in lines] == [(k, "bad_mask") for k in ("square", "map", "dim")]
