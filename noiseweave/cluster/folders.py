@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Quarantined
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 SIDES = frozenset((".txt", ".json"))
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
 KEY_LENGTH = 100  # longer names are cut and hashed, so that an unpacked sample fits any file system
@@ -80,7 +80,7 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
         path, extension = f"{here}/{entry.name}".lstrip("/"), extension.lower()
         if entry.is_dir():
             found.bad.append(bad(path, "link_to_folder"))
-        elif extension in EXTENSIONS:
+        elif is_picture(entry.name):
             pictures.append((stem, path))
         elif extension not in SIDES or sides.setdefault(stem, {}).setdefault(extension[1:], path) != path:
             found.ignored[printable(extension) or "no extension"] += 1
@@ -138,8 +138,7 @@ def key_of(name: bytes) -> str:
 
 def stem_of(path: str) -> str:
     """The path without a picture's extension; any other extension stays."""
-    stem, extension = os.path.splitext(path)
-    return stem if extension.lower() in EXTENSIONS else path
+    return os.path.splitext(path)[0] if is_picture(path) else path
 
 
 def read(root: str, path: str, limit: int, follow_links: bool) -> bytes:
