@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Quarantined
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 SIDES = frozenset((".txt", ".json"))
 MASK_SUFFIX = ".mask"  # what follows a picture's name in the name of its mask: NAME.mask.png
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
@@ -86,11 +86,11 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing, m
         stem = composed(name)
         path, extension = f"{here}/{entry.name}".lstrip("/"), extension.lower()
         kind = extension[1:] if extension in SIDES else ""
-        if extension in EXTENSIONS and (of := masked_by(stem, mask_suffix)):
+        if is_picture(entry.name) and (of := masked_by(stem, mask_suffix)):
             stem, kind = of, f"mask{extension}"
         if entry.is_dir():
             found.bad.append(bad(path, "link_to_folder"))
-        elif extension in EXTENSIONS and not kind:
+        elif is_picture(entry.name) and not kind:
             pictures.append((stem, path))
         elif not kind or sides.setdefault(stem, {}).setdefault(kind, path) != path:
             found.ignored[printable(extension) or "no extension"] += 1
@@ -161,8 +161,7 @@ def key_of(name: bytes) -> str:
 
 def stem_of(path: str) -> str:
     """The path without a picture's extension; any other extension stays."""
-    stem, extension = os.path.splitext(path)
-    return stem if extension.lower() in EXTENSIONS else path
+    return os.path.splitext(path)[0] if is_picture(path) else path
 
 
 def read(root: str, path: str, limit: int, follow_links: bool) -> bytes:

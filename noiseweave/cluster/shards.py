@@ -22,9 +22,10 @@ from braceexpand import braceexpand
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.labels import label_and_caption
+from noiseweave.engine import formats
 from noiseweave.engine.records import Location, Quarantined
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+PICTURES = formats.EXTENSIONS
 MASK = "mask."  # what the extension of a mask begins with
 MASKS = tuple(MASK + e for e in PICTURES)
 SIDES = ("json", "txt", "cls")  # in the order in which they are looked at

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noiseweave.cluster import folders, shards, storage
+from noiseweave.engine.formats import LISTED
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading.places import digest_of
@@ -86,9 +87,7 @@ def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:
     found = folders.listing(root, "")
     paths = [item.path for item in found.items]
     if not paths:
-        raise ValueError(
-            f"{name}={given!r}: no shards (.tar) and no pictures (.png, .jpg, .webp, .bmp) in it"
-        )
+        raise ValueError(f"{name}={given!r}: no shards (.tar) and no pictures ({LISTED}) in it")
     runs = tuple(tuple(paths[i : i + each]) for i in range(0, len(paths), each))
     listing = "".join(f"{p} {_size(os.path.join(root, p))}\n" for p in paths)
     return PictureSet(

@@ -128,8 +128,6 @@ class Config:
             value = getattr(self, name)
             check(value is None or low <= value <= high, name, value, f"{low} to {high}")
         check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
-        ok = self.input is None or self.output_format != "tif"
-        check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
         ok = not self.provenance or self.output_format != "bmp"
         check(
             ok, "output_format", self.output_format, "another format with provenance, which a bmp cannot hold"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.units import Plan, Unit
-from noiseweave.engine.pictures.files import EXTENSIONS
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
@@ -170,7 +169,7 @@ def _of_shards(config: Config) -> Input:
 
 
 def _mask(entry: shards.Entry) -> str | None:
-    return entry.first([shards.MASK + e for e in EXTENSIONS])
+    return entry.first(shards.MASKS)
 
 
 def _why_not(entry: shards.Entry) -> str | None:

@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Unit, UnitReport
+from noiseweave.engine.formats import FORMATS
 from noiseweave.engine.inpainting.patches import edge, repaired
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
@@ -70,9 +71,10 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
     picture = pictures.opened(one.loaded.data, task.config.max_pixels)
     shown_HWC = pictures.visible(picture)
     hole_HW = hole_of(task.config, one.loaded.mask, shown_HWC.shape[:2])
-    extension = pictures.extension_of(picture, one.loaded.item.extension, task.config.output_format)
+    painted, wanted = bool(one.loaded.regions), task.config.output_format
+    extension = pictures.extension_of(picture, one.loaded.item.extension, wanted, painted)
     made = variants(task, picture, shown_HWC, hole_HW, one)
-    as_is = not one.loaded.regions and pictures.EXTENSIONS[extension] == picture.kind
+    as_is = not painted and FORMATS[extension] == picture.kind
     data = [
         one.loaded.data
         if as_is

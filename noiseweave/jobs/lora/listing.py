@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from noiseweave.cluster import shards
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
@@ -41,7 +42,7 @@ def found_in(
     """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
     if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
         return _of_folder(config, where, name)
-    if where.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    if is_picture(where):
         raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
     found, bad = [], []
     urls = shards.find(where)

@@ -19,13 +19,13 @@ Format = Literal["auto", "folder", "lmdb", "imagefolder", "shards"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Pictures -> shards of {key}.{jpg|png|webp|bmp}, .mask.png, .cls, .txt and .json.
+    """Pictures -> shards of {key}.{jpg|png|...}, .mask.png, .cls, .txt and .json.
 
     Args:
         output: folder or URL for shards/, classes.json, report.json, quarantine.jsonl and, with a validation
             share, validation/.
-        input: local folder of .jpg, .jpeg, .png, .webp and .bmp, each with an optional .txt caption and .json
-            object of the same stem. One sub-folder a class, or all pictures directly in it without labels.
+        input: local folder of pictures (docs/data.md), each with an optional .txt caption and .json object of the
+            same stem. One sub-folder a class, or all pictures directly in it without labels.
             Or what format says.
         format: lmdb is a folder with data.mdb (key -> encoded picture, no labels), or one that holds such
             folders, one class each. imagefolder is what the Hugging Face datasets library reads as one.

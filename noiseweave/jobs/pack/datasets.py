@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.formats import EXTENSIONS
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.pack.samples import (
     Keys,
@@ -173,13 +174,13 @@ def load(config: Config, table: Table, key: str, row: JsonMapping) -> Packed | Q
 def is_mask(config: Config, table: Table, name: str) -> bool:
     """Whether a row's picture is the mask of another that lies beside it."""
     of = folders.masked_by(os.path.splitext(name)[0], config.mask_suffix)
-    return any(os.path.isfile(os.path.join(table.root, of + e)) for e in folders.EXTENSIONS if of)
+    return any(os.path.isfile(os.path.join(table.root, f"{of}.{e}")) for e in EXTENSIONS if of)
 
 
 def masks_of(config: Config, table: Table, name: str) -> list[tuple[str, str]]:
     """(extension, path) of the masks that lie beside a picture."""
     stem = os.path.splitext(name)[0] + config.mask_suffix
-    found = ((f"mask{e}", stem + e) for e in sorted(folders.EXTENSIONS))
+    found = ((f"mask.{e}", f"{stem}.{e}") for e in sorted(EXTENSIONS))
     return [(e, path) for e, path in found if os.path.isfile(os.path.join(table.root, path))]
 
 

@@ -10,27 +10,11 @@ from typing import TYPE_CHECKING
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.formats import LISTED
 from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, mask_beside, packed, picture, wanted
 
-OTHERS = frozenset(
-    [
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".ppm",
-        ".pgm",
-        ".tga",
-        ".exr",
-    ]
-)
+OTHERS = frozenset([".jp2", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".tga", ".exr"])
 """Extensions of pictures that are not read."""
 
 if TYPE_CHECKING:
@@ -40,12 +24,7 @@ if TYPE_CHECKING:
 def source(config: Config, root: str, tally: Tally) -> Source:
     """A folder of pictures, its sub-folders as classes where labels are wanted."""
     classes, total = survey(root, config.labels == "folders", config.mask_suffix)
-    check(
-        total > 0,
-        "input",
-        config.input,
-        "no .jpg, .jpeg, .png, .webp or .bmp in it or below it (linked folders do not count)",
-    )
+    check(total > 0, "input", config.input, f"no {LISTED} in it or below it (linked folders do not count)")
     results = samples(root, classes, config, tally)
     names = [folders.printable(name) for name in classes]
     return Source(what="a folder of pictures", classes=names, total=total, results=results)

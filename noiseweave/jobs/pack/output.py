@@ -147,6 +147,9 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     }
     storage.write_json(storage.join(output, "report.json"), report)
     print(summary(output, classes, tally))
+    missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
+    for detail, number in sorted(missing.items()):
+        print(f"{number} pictures: {detail}")
 
 
 def line(b: Quarantined) -> dict[str, str]:

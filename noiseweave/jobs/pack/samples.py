@@ -15,13 +15,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from noiseweave.cluster import shards, storage
+from noiseweave.engine import formats
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
 
 if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
 
-SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"), (b"BM", "bmp"))
 DOUBLE = re.compile(r"(--[0-9]+)+$")
 PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 
@@ -128,7 +128,9 @@ def picture(config: Config, data: bytes) -> tuple[str, bytes]:
         raise ValueError(f"too_large: more than {storage.IMAGE_LIMIT} bytes")
     image_HWC = images.decode(data)
     if config.size is None:
-        return next(e for start, e in SIGNATURES if data.startswith(start)), data
+        name = formats.extension_of(data)
+        assert name is not None, data[:16]  # it was decoded
+        return name, data
     extension = config.image_format or "png"
     return extension, images.encode(images.fit(image_HWC, config.size), extension)
 
@@ -185,17 +187,23 @@ def side_picture(data: bytes, side: bytes, size: int) -> bytes:
     Raises:
         ValueError: ``"reason: detail"``: it does not decode, or ``"bad_mask: ..."``.
     """
+    import numpy as np
     from PIL import Image, ImageOps
 
     from noiseweave.engine.pictures import images, masks
 
-    images.decode(side)  # its checks: cut short, too many pixels, no picture
+    def square(image: Image.Image) -> Image.Image:
+        values = np.asarray(image) if image.mode in ("F", "I") else np.zeros(1)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise images.Refused(f"unsupported_mode: {image.mode}, a map of values that no PNG holds")
+        upright = images.native(ImageOps.exif_transpose(image))
+        return ImageOps.fit(upright, (size, size), Image.Resampling.NEAREST)
+
+    image = images.opened(side, images.MAX_PIXELS, square)
     try:
         masks.check_aspect(images.upright_size(side), images.upright_size(data))
     except ValueError as e:
         raise ValueError(f"bad_mask: {e}") from None
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(side)))
-    image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
     return buffer.getvalue()

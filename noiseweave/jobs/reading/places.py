@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from noiseweave.cluster import folders, storage
-from noiseweave.engine.pictures.files import EXTENSIONS
+from noiseweave.engine.formats import LISTED, is_picture
 from noiseweave.engine.records import Quarantined
 
 TEXT_LIMIT = 64 << 10
@@ -96,12 +96,12 @@ def listed(field: str, root: str, other: str) -> Files:
     for path in _walk(root, other):
         name, extension = os.path.splitext(path)
         stem = folders.composed(name)
-        if extension[1:].lower() in EXTENSIONS:
+        if is_picture(path):
             found.pictures[stem].append(path)
         elif extension.lower() == ".txt":
             found.texts[stem] = path
     if not found.pictures:
-        raise ValueError(f"{field}={root!r}: no {', '.join('.' + e for e in EXTENSIONS)} in it or below it")
+        raise ValueError(f"{field}={root!r}: no {LISTED} in it or below it")
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.outputs import ShardName
 
@@ -167,8 +168,8 @@ def _in_images(folder: str) -> Iterator[Found]:
     for label in (None, *storage.folders_in(folder)):
         here = folder if label is None else storage.join(folder, label)
         for name in storage.names_in(here):
-            key, _, extension = name.rpartition(".")
-            if extension in shards.PICTURES and not name.startswith("."):
+            key = name.rpartition(".")[0]
+            if is_picture(name) and not name.startswith("."):
                 shown = None if label is None else label.lstrip("0") or "0"
                 yield Found(key=key, picture=Source(url=storage.join(here, name)), label=shown)
 

@@ -21,6 +21,7 @@ from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
@@ -36,7 +37,7 @@ def survey(config: Config) -> Source:
     Raises:
         ValueError: no picture, or labels that the model has no class for.
     """
-    if config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    if is_picture(config.input):
         return _single(config)
     tables, bad, labels = _tables(shards.find(config.input), shards.PICTURES)
     return _source(config, tables, bad, labels)
