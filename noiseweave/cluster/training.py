@@ -226,7 +226,14 @@ def _ray(loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Ca
     # Ray looks at its workers every 2 s, and each checkpoint waits for that look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+
+    class Interruptible(TorchTrainer):
+        """Ctrl-C ends ``fit`` as it ends anything: Ray's own handler waits half a minute, and the exit code is 1."""
+
+        def _register_sigint_handler(self, controller: object) -> None:
+            pass
+
+    trainer = Interruptible(
         partial(_enter, loop, ray.put(task), attempt.folder, attempt.name, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
