@@ -19,6 +19,7 @@ from typing import Any
 from noiseweave.cluster import storage
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.storage import StorageError
 from noiseweave.engine.records import Json
 
 COMPLETE = "complete.json"
@@ -212,7 +213,7 @@ def _inline(
             loop(task, link)
             return
         except Exception as e:
-            if not left:
+            if not left or (isinstance(e, StorageError) and e.lasting):
                 raise RuntimeError(_line(e)) from e
 
 
@@ -329,7 +330,7 @@ def _first_line(error: Exception) -> str:
     """The cause of a failed run in one line: the kind and the words of an error, the end of a traceback."""
     cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
     lines = str(cause).strip().splitlines()
-    return lines[-1] if len(lines) > 1 else _line(cause)
+    return lines[-1].removeprefix(f"{StorageError.__module__}.") if len(lines) > 1 else _line(cause)
 
 
 def _line(error: Exception) -> str:
