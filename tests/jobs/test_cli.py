@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from noiseweave import __version__
+from noiseweave.cluster.storage import StorageError
 from noiseweave.engine.fusion.recipes import MODES
 from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs import cli
@@ -258,6 +259,9 @@ def test_what_run_raises(job, capsys, monkeypatch):
     assert failed(capsys, "probe", "--output", "x") == "error: output='x': not there\n"
     job.act = lambda: throw(PermissionError("no"))
     assert failed(capsys, "probe", "--output", "x") == "error: no\n"
+    job.act = lambda: throw(StorageError("/x cannot be written:\n  full"))
+    assert cli.main(["probe", "--output", "x"]) == 1
+    assert capsys.readouterr().err == "error: /x cannot be written: full\n"
     job.act = lambda: throw(KeyboardInterrupt())
     assert cli.main(["probe", "--output", "x"]) == 130
     job.act = lambda: throw(RuntimeError("a bug keeps its traceback"))

@@ -31,10 +31,10 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     found = [] if config.follow else _find(config)
     task = _task(config, output, found)
-    book = ledger.open_run(output, identity(task, found), config.overwrite, report.OWNED)
-    path = book.path(FORGOTTEN)
-    task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
-    with session(config.cluster) as s:
+    held = ledger.held_run(output, identity(task, found), config.overwrite, report.OWNED)
+    with held as book, session(config.cluster) as s:
+        path = book.path(FORGOTTEN)
+        task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
         phases = window if config.pairing.scope == "window" else dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not report.failed(outcomes):

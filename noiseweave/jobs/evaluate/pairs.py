@@ -50,8 +50,12 @@ def run(config: Config) -> int:
 
         picture_metrics.alexnet_weights(config.lpips_weights)
     output = storage.absolute(config.output)
-    book = ledger.open_run(output, identity(config, digest), config.overwrite, OWNED)
-    each = config.unit_pictures
+    with ledger.held_run(output, identity(config, digest), config.overwrite, OWNED) as book:
+        return _compared(config, pairs, left_out, book)
+
+
+def _compared(config: Config, pairs: list[Matched], left_out: list[Quarantined], book: ledger.Ledger) -> int:
+    output, each = book.output, config.unit_pictures
     runs = [pairs[i : i + each] for i in range(0, len(pairs), each)]
     units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
     phase = Phase(

@@ -29,7 +29,7 @@ from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
 
 if TYPE_CHECKING:
-    pass
+    from noiseweave.engine.networks.facts import ModelFacts
 
 TOGETHER = 16  # pictures inverted at once: their chains are in memory
 
@@ -59,9 +59,13 @@ def run(config: Config) -> int:
         picture_metrics.alexnet_weights(config.lpips_weights)
     found = pictures.find("input", config.input, config.unit_pictures)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
-    book = ledger.open_run(
-        output, identity(config, several, found.digest, model_hash), config.overwrite, OWNED
-    )
+    about = identity(config, several, found.digest, model_hash)
+    with ledger.held_run(output, about, config.overwrite, OWNED) as book:
+        return _scored(config, model, found, book)
+
+
+def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book: ledger.Ledger) -> int:
+    output = book.output
     units = [
         Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
     ]
@@ -83,7 +87,7 @@ def run(config: Config) -> int:
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     report = {
         "mode": "reconstruction",
-        "model_hash": model_hash,
+        "model_hash": loading.fingerprint(model),
         "quarantined": counts,
         "failed": outcome.failed,
         "seconds": round(outcome.seconds, 2),

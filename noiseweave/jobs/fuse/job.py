@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
 
 from noiseweave import __version__
 from noiseweave.engine.fusion import reconstruction, regions
@@ -17,6 +18,12 @@ from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.fuse.config import Config, drawn, spread
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from noiseweave.engine.networks.facts import ModelFacts
+
 
 def run(config: Config) -> int:
     """Do the job. Returns 0.
@@ -24,12 +31,9 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import storage
-    from noiseweave.engine.fusion import groups
-    from noiseweave.engine.networks.tuning import pick_device
+    from noiseweave.cluster import lock, storage
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
-    from noiseweave.jobs.report.job import finish_page
 
     facts = loading.describe(config.model.name, config.size)
     loading.check_chain(facts, config.inversion)
@@ -42,6 +46,28 @@ def run(config: Config) -> int:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     folder.claim(output, config.images)
+    with lock.held(output):
+        return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
+
+
+class _Read(NamedTuple):
+    """What was read: the pictures' keys and pixels; of a mask, where there is one, weights and key."""
+
+    keys: list[str]
+    image_NHWC: np.ndarray
+    mask_HW: torch.Tensor | None
+    mask_key: str | None
+
+
+def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | None) -> int:
+    from noiseweave.cluster import storage
+    from noiseweave.engine.fusion import groups
+    from noiseweave.engine.networks.tuning import pick_device
+    from noiseweave.jobs.fuse import output as folder
+    from noiseweave.jobs.fuse import pictures as work
+    from noiseweave.jobs.report.job import finish_page
+
+    output, (keys, image_NHWC, mask_HW, mask_key) = storage.absolute(config.output), read
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)

@@ -21,7 +21,7 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster import ledger
     from noiseweave.cluster.session import session
     from noiseweave.jobs.inpaint import draw
     from noiseweave.jobs.inpaint import input as inpaint_input
@@ -32,11 +32,10 @@ def run(config: Config) -> int:
     task = draw.plan(config, output, sheet, seed_of(config, output))
     if config.image is not None:
         draw.check_single(task, work)
-    storage.check_writable(output)
-    book = ledger.open_run(output, identity(task, work.digest), config.overwrite, OWNED)
-    with session(config.cluster) as s:
-        outcome = draw.run(task, work, book, s)
-    return inpaint_output.finish(task, work, book, outcome)
+    with ledger.held_run(output, identity(task, work.digest), config.overwrite, OWNED) as book:
+        with session(config.cluster) as s:
+            outcome = draw.run(task, work, book, s)
+        return inpaint_output.finish(task, work, book, outcome)
 
 
 def destination(config: Config) -> tuple[str, str | None]:

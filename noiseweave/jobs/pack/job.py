@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import get_args
 
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import lock, shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.jobs.pack import datasets, digits, folder, lmdb
 from noiseweave.jobs.pack import output as pack_output
@@ -29,11 +29,12 @@ def run(config: Config) -> int:
     found = shards.find(str(config.input)) if kind == "shards" else []
     source = opened(config, kind, output, found, tally)
     classes = class_names(config, source.classes)
-    pack_output.claim(output, config, kind, reading_class_names.folders_of(found))
-    if config.input is not None:
-        print(f"reading {config.input} as {source.what}")
-    pack_output.write_shards(output, config, pack_output.watched(source.results, source.total), tally)
-    pack_output.finish(output, classes, tally)
+    with lock.held(output):
+        pack_output.claim(output, config, kind, reading_class_names.folders_of(found))
+        if config.input is not None:
+            print(f"reading {config.input} as {source.what}")
+        pack_output.write_shards(output, config, pack_output.watched(source.results, source.total), tally)
+        pack_output.finish(output, classes, tally)
     return 0 if tally.samples else 1
 
 

@@ -36,7 +36,6 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
 
     The report goes first and comes back last: while it is missing, the packing is not finished.
     """
-    storage.check_writable(output)
     ours, manifest = identity(config, kind), storage.join(output, MANIFEST)
     refuse_input(output, read_from)
     theirs = storage.read_json(manifest) if storage.exists(manifest) else None

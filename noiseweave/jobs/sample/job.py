@@ -22,22 +22,22 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster import ledger, lock, storage
     from noiseweave.cluster.session import session
     from noiseweave.jobs.sample import draw, plan, sheets
 
     output = storage.absolute(config.output)
     task = plan.plan(config, output)
-    storage.check_writable(output)
     if not config.draws:
-        sheets.write(task)
+        with lock.held(output):
+            sheets.write(task)
         return 0
     # first, so that a folder that belongs to somebody else gets no sheet either
-    book = ledger.open_run(output, identity(task), config.overwrite, OWNED)
-    sheets.write(task)
-    with session(config.cluster) as s:
-        outcome = draw.run(task, book, s)
-    return draw.finish(task, book, outcome)
+    with ledger.held_run(output, identity(task), config.overwrite, OWNED) as book:
+        sheets.write(task)
+        with session(config.cluster) as s:
+            outcome = draw.run(task, book, s)
+        return draw.finish(task, book, outcome)
 
 
 def identity(task: Task) -> JsonMapping:

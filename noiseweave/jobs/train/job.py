@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import lock, storage
 from noiseweave.cluster.ledger import check_run, claim_run
 from noiseweave.cluster.session import Session
 from noiseweave.engine.checks import check
@@ -26,12 +26,19 @@ if TYPE_CHECKING:
 
 def run(config: Config) -> int:
     """Train, or go on training, or say that it is done: 0 when the model is there, 1 when training failed."""
+    from noiseweave.jobs.train import input as train_input
+
+    config = dataclasses.replace(config, output=storage.absolute(config.output))
+    source = train_input.survey(config)
+    with lock.held(config.output):
+        return _run(config, source)
+
+
+def _run(config: Config, source: Source) -> int:
     from noiseweave.cluster.session import session
     from noiseweave.jobs.train import input as train_input
     from noiseweave.jobs.train import report
 
-    config = dataclasses.replace(config, output=storage.absolute(config.output))
-    source = train_input.survey(config)
     identity = identity_of(config, job="train", **source.identity)
     known = check_run(config.output, identity, config.overwrite, OWNED)
     if known and storage.exists(storage.join(config.output, "model_index.json")):

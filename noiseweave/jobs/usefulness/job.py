@@ -30,16 +30,18 @@ def run(config: Config) -> int:
         config = without_pool(config)
     output = storage.absolute(config.output)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
-    book = ledger.open_run(output, identity(config, sides), config.overwrite, OWNED)
-    data, bad = flows.load(config, sides)
-    few = {(k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)}
-    classes = int(data["input"].label_N.max()) + 1
-    task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
-    with session(config.cluster) as s:
-        outcomes = flows.run(task, book, s)
-    failed = {name: o.failed for name, o in outcomes.items() if o.failed}
-    report.finish(task, book, outcomes, bad, output)
-    return 1 if failed else 0
+    with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:
+        data, bad = flows.load(config, sides)
+        few = {
+            (k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)
+        }
+        classes = int(data["input"].label_N.max()) + 1
+        task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
+        with session(config.cluster) as s:
+            outcomes = flows.run(task, book, s)
+        failed = {name: o.failed for name, o in outcomes.items() if o.failed}
+        report.finish(task, book, outcomes, bad, output)
+        return 1 if failed else 0
 
 
 def without_pool(config: Config) -> Config:
