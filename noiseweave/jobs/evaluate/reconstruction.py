@@ -27,6 +27,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
+from noiseweave.jobs.reading import looks
 
 if TYPE_CHECKING:
     pass
@@ -58,6 +59,8 @@ def run(config: Config) -> int:
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
     found = pictures.find("input", config.input, config.unit_pictures)
+    seen = pictures.look(found, config.max_pixels)
+    unlike = looks.warning(seen, f"model {config.model.name}", model.side, model.channels)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
     book = ledger.open_run(
         output, identity(config, several, found.digest, model_hash), config.overwrite, OWNED
@@ -81,6 +84,7 @@ def run(config: Config) -> int:
     if not by_recipe and not outcome.failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    warnings = [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)]
     report = {
         "mode": "reconstruction",
         "model_hash": model_hash,
@@ -89,7 +93,7 @@ def run(config: Config) -> int:
         "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
-        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)],
+        "warnings": [*filter(None, [unlike]), *warnings],
     }
     return evaluate_report.finish(config, output, report)
 

@@ -16,6 +16,7 @@ from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.fuse.config import Config, drawn, spread
+from noiseweave.jobs.reading import looks
 
 
 def run(config: Config) -> int:
@@ -34,13 +35,14 @@ def run(config: Config) -> int:
     loading.check_chain(facts, config.inversion)
     loading.check_prompt(facts, config.prompt)
     prompts = config.prompts if facts.conditioning == "text" else None
-    keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
+    keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)
     mask_HW, mask_key = work.mask(config.fusion.region, facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     storage.check_writable(output)
+    looks.warn(unlike)
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
     s, maps = work.inverted(config, model, image_NHWC, keys, prompts)

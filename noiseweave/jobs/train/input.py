@@ -36,7 +36,7 @@ def survey(config: Config) -> Source:
     Raises:
         ValueError: no picture, or labels that the model has no class for.
     """
-    if config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    if config.single:
         return _single(config)
     tables, bad, labels = _tables(shards.find(config.input), shards.PICTURES)
     return _source(config, tables, bad, labels)

@@ -7,7 +7,7 @@ import tarfile
 import inpaints
 import numpy as np
 import pytest
-from flows import error_line
+from flows import DIGITS, error_line
 from forgetting import files, holding, job, parents, samples
 from sklearn.datasets import load_digits
 
@@ -17,6 +17,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.jobs.forget import config, remove
 
 FAST = [
+    *DIGITS,
     "--inversion.num_steps",
     2,
     "--inversion.skip",
