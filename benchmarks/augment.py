@@ -109,7 +109,7 @@ def main() -> None:
             str(arguments.pairs),
         )
         report = json.loads(Path(folder, "out/report.json").read_text())
-        model = loading.load(ModelConfig())
+        model = loading.load(ModelConfig(name="digits-ddpm"))
         pairs = parents(f"{folder}/out", arguments.reference, model)
         loop(model, pairs[:1], ours)  # warm
         plain, grouped = loop(model, pairs, published), loop(model, pairs, ours)

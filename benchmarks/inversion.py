@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe, backbone = InversionRecipe(num_steps=50, skip=10), load(ModelConfig())
+    recipe, backbone = InversionRecipe(num_steps=50, skip=10), load(ModelConfig(name="digits-ddpm"))
     runs = {
         "published": lambda: one_by_one(backbone, 2, recipe, 0),
         "kept_calls_one_by_one": lambda: one_by_one(backbone, 1, recipe, recipe.skip),

@@ -68,7 +68,7 @@ def there_and_back(
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     digits = digits_classifier.halves()[1].image_NHWC[: args.pictures]
     cases: list[tuple[str, Any, np.ndarray, Prompts | None]] = [
-        ("digits-ddpm", lambda p: loading.load(ModelConfig(precision=p)), digits, None)
+        ("digits-ddpm", lambda p: loading.load(ModelConfig(name="digits-ddpm", precision=p)), digits, None)
     ]
     seen = pipelines.photos("validation", args.pictures, 64)
     if seen:

@@ -89,7 +89,7 @@ def regions(model: backbone.Backbone, image_BHWC: np.ndarray) -> list[np.ndarray
 def reconstruction(image_BHWC: np.ndarray) -> None:
     """PSNR of invert -> replay for both samplers and two precisions, 20 and 25 steps."""
     for precision in ("fp32", "bf16"):
-        model = loading.load(ModelConfig(precision=precision))  # type: ignore[arg-type]
+        model = loading.load(ModelConfig(name="digits-ddpm", precision=precision))  # type: ignore[arg-type]
         x_0 = model.encode(image_BHWC)
         for steps in (20, 25):
             noise = [draw_noise(RECIPE, steps, (1, 16, 16), 0, str(i)) for i in range(len(x_0))]
@@ -105,7 +105,7 @@ def reconstruction(image_BHWC: np.ndarray) -> None:
 
 
 def main(path: str) -> None:
-    model, image = loading.load(ModelConfig()), digits()
+    model, image = loading.load(ModelConfig(name="digits-ddpm")), digits()
     rows, captions = [], []
     for name in EDITS:
         x = edits(model, name, changed(name, image))

@@ -10,3 +10,8 @@ def resolve(name: str) -> str:
     folder = SHIPPED / name
     shipped = "/" not in name and any((folder / n).is_file() for n in ("model_index.json", "config.json"))
     return str(folder) if shipped else name
+
+
+def shipped() -> list[str]:
+    """Names of the shipped models that draw pictures."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/model_index.json"))

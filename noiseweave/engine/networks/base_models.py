@@ -78,6 +78,20 @@ def latent_shape(encoder: Autoencoder, size: int) -> tuple[int, int, int]:
     return int(encoder.config.latent_channels), size // factor, size // factor
 
 
+def _encoder_folder(name: str) -> Path:
+    folder = pretrained.find(name, BASE_FILES)
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def encoder_config(name: str) -> Json:
+    """The config of what ``load_encoder`` opens.
+
+    Raises:
+        ValueError: one line, when it is missing.
+    """
+    return pretrained.read(name, _encoder_folder(name), "config.json")
+
+
 def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
 
@@ -87,9 +101,8 @@ def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     import diffusers
 
     pretrained.quiet()
-    folder = pretrained.find(name, BASE_FILES)
-    folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-    kind = pretrained.read(name, folder, "config.json").get("_class_name")
+    folder = _encoder_folder(name)
+    kind = encoder_config(name).get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"model.vae={name!r}: a {kind}; supported are AutoencoderKL and AutoencoderTiny")
     vae = _from_pretrained(getattr(diffusers, kind), name, folder)

@@ -95,6 +95,28 @@ def readable() -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(formats.FORMATS.values()) if name not in missing)
 
 
+def glance(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], bool]:
+    """((height, width) after EXIF rotation, whether it has colour); of a large JPEG, fewer of its pixels are read.
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+
+    def small(image: Image.Image) -> None:
+        image.draft("RGB", (256, 256))
+
+    def colour(image: Image.Image) -> bool:
+        return has_colour(np.asarray(_plain(image).convert("RGB")))
+
+    found = opened(data, max_pixels, colour, small)
+    return upright_size(data), found
+
+
+def has_colour(image_HWC: np.ndarray) -> bool:
+    """Whether any pixel's channels differ."""
+    return bool((image_HWC != image_HWC[..., :1]).any())
+
+
 class Refused(Exception):
     """``"reason: detail"`` of a picture that decodes, but is not taken."""
 

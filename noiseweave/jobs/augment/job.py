@@ -15,7 +15,7 @@ from noiseweave.jobs.augment import originals
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, looks
 
 
 def run(config: Config) -> int:
@@ -33,6 +33,9 @@ def run(config: Config) -> int:
     task = _task(config, output, found)
     held = ledger.held_run(output, identity(task, found), config.overwrite, report.OWNED)
     with held as book, session(config.cluster) as s:
+        if found:
+            seen = looks.look_at_shards(found, config.max_pixels)
+            looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
         path = book.path(FORGOTTEN)
         task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
         phases = window if config.pairing.scope == "window" else dataset

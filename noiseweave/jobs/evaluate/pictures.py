@@ -11,7 +11,9 @@ from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.formats import LISTED
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
-from noiseweave.jobs.reading.places import digest_of
+from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading.looks import Look
+from noiseweave.jobs.reading.places import Place, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,15 @@ def find(name: str, given: str, each: int) -> PictureSet:
     return _of_folder(name, given, url, each)
 
 
+def look(found: PictureSet, max_pixels: int) -> Look | None:
+    """What its pictures are, some of them looked at."""
+    if not found.root:
+        return looks.look_at_shards([p for p in found.payloads if isinstance(p, str)], max_pixels)
+    return looks.look_at_places(
+        [Place(root=found.root, path=p) for run in found.payloads for p in run], max_pixels
+    )
+
+
 def _of_shards(name: str, given: str) -> PictureSet:
     try:
         found = shards.find(given)
@@ -124,7 +135,7 @@ def read(
             out.keys.append(key)
         except ValueError as e:
             out.bad.append(Quarantined.of(e, shard=shard, key=key))
-    out.colour = sum(has_colour(image) for image in decoded)
+    out.colour = sum(images.has_colour(image) for image in decoded)
     for shape in dict.fromkeys(image.shape for image in decoded):
         places = [i for i, image in enumerate(decoded) if image.shape == shape]
         out.groups.append((places, np.stack([decoded[i] for i in places])))
@@ -148,8 +159,3 @@ def _encoded(
         except ValueError as e:
             bad.append(Quarantined.of(e, key=folders.printable(path)))
     return out
-
-
-def has_colour(image_HWC: np.ndarray) -> bool:
-    """Whether any pixel's channels differ."""
-    return bool((image_HWC != image_HWC[..., :1]).any())

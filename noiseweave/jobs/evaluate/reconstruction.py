@@ -27,6 +27,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
+from noiseweave.jobs.reading import looks
 
 if TYPE_CHECKING:
     from noiseweave.engine.networks.facts import ModelFacts
@@ -66,6 +67,8 @@ def run(config: Config) -> int:
 
 def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book: ledger.Ledger) -> int:
     output = book.output
+    seen = pictures.look(found, config.max_pixels)
+    unlike = looks.warning(seen, f"model {config.model.name}", model.side, model.channels)
     units = [
         Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
     ]
@@ -85,6 +88,7 @@ def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book:
     if not by_recipe and not outcome.failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    warnings = [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)]
     report = {
         "mode": "reconstruction",
         "model_hash": loading.fingerprint(model),
@@ -93,7 +97,7 @@ def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book:
         "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
-        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)],
+        "warnings": [*filter(None, [unlike]), *warnings],
     }
     return evaluate_report.finish(config, output, report)
 

@@ -17,6 +17,7 @@ from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.fuse.config import Config, drawn, spread
+from noiseweave.jobs.reading import looks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,13 +40,14 @@ def run(config: Config) -> int:
     loading.check_chain(facts, config.inversion)
     loading.check_prompt(facts, config.prompt)
     prompts = config.prompts if facts.conditioning == "text" else None
-    keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
+    keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)
     mask_HW, mask_key = work.mask(config.fusion.region, config.images[-1], facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     folder.claim(output, config.images)
+    looks.warn(unlike)
     with lock.held(output):
         return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
 

@@ -20,34 +20,35 @@ from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
 from noiseweave.engine.fusion.reconstruction import psnr_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
+from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.pictures import collage, images, masks
 from noiseweave.engine.pictures.provenance import CREATED, EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.jobs.fuse.config import Config
+from noiseweave.jobs.reading import looks
 
 MIB = 2**20
 
 
-def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str], np.ndarray]:
-    """The pictures' keys, hashes of their bytes, and uint8 [N, size, size, channels]."""
-    keys, found = [], []
-    for path in paths:
-        key, image_HWC = picture(path, channels, size)
-        keys.append(key)
-        found.append(image_HWC)
-    return keys, np.stack(found)
+def pictures(paths: Sequence[str], model: ModelFacts) -> tuple[list[str], np.ndarray, str | None]:
+    """The pictures' keys, hashes of their bytes, and uint8 [N, side, side, C] as the model takes them.
+
+    And a warning, where they are much larger than that, or of other channels.
+    """
+    files = [read(path) for path in paths]
+    found = [fitted(path, data, model.channels, model.side) for path, data in zip(paths, files, strict=True)]
+    unlike = looks.warning(looks.look(files), f"model {model.name}", model.side, model.channels)
+    return [hashlib.sha256(data).hexdigest() for data in files], np.stack(found), unlike
 
 
-def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
-    """A picture's SHA-256 and uint8 [size, size, channels]."""
-    data = read(path)
+def fitted(path: str, data: bytes, channels: int, size: int) -> np.ndarray:
+    """uint8 [size, size, channels] of a picture's file."""
     try:
-        image_HWC = images.fit(images.decode(data, channels), size)
+        return images.fit(images.decode(data, channels), size)
     except ValueError as e:
         raise ValueError(f"picture {path!r}: {e}") from None
-    return hashlib.sha256(data).hexdigest(), image_HWC
 
 
 def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | None, str | None]:

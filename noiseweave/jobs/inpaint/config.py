@@ -11,7 +11,7 @@ from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 
 USUAL = {
     "input and output": ("images", "masks", "image", "mask", "input", "output"),
@@ -88,7 +88,7 @@ class Config:
     mask_suffix: str = field(default=".mask", metadata=ASIDE)
     input: str | None = field(default=None, metadata=ASIDE)
     mask_mode: Literal["black", "white"] = "black"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     inpaint: InpaintRecipe = field(default_factory=InpaintRecipe)
     size: int = 0
     prompt: str = ""
@@ -113,6 +113,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check_named(self.model)
         self._check_input()
         for name, low, high in (
             ("size", 0, 8192),

@@ -33,6 +33,7 @@ from noiseweave.jobs.inpaint import lora_files
 from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
+from noiseweave.jobs.reading import looks
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
@@ -88,6 +89,19 @@ def check_single(task: Task, work: Input) -> None:
         load(task, item)
     except ValueError as e:
         raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
+
+
+def unlike(task: Task, work: Input) -> str | None:
+    """Where the pictures are much larger than what the model paints, or of other channels: that they are.
+
+    With crop_to_mask the model sees boxes at full resolution, and the size is no matter.
+    """
+    units = [work.plan.unit(i) for i in looks.spread(work.plan.length)]
+    places = [item.picture for unit in units for item in items_of(unit.payload)]
+    side = _long_side(task)
+    of = (lambda size: side) if task.config.crop_to_mask else max
+    seen = looks.look_at_places(places, task.config.max_pixels)
+    return looks.warning(seen, f"model {task.config.model.name}", side, int(task.about["channels"]), of)
 
 
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:

@@ -13,6 +13,7 @@ from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
+from noiseweave.jobs.reading import looks
 
 
 def run(config: Config) -> int:
@@ -33,6 +34,7 @@ def run(config: Config) -> int:
     if config.image is not None:
         draw.check_single(task, work)
     with ledger.held_run(output, identity(task, work.digest), config.overwrite, OWNED) as book:
+        looks.warn(draw.unlike(task, work))
         with session(config.cluster) as s:
             outcome = draw.run(task, work, book, s)
         return inpaint_output.finish(task, work, book, outcome)

@@ -21,7 +21,6 @@ from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.streams import Shard, table
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
-from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
@@ -37,7 +36,7 @@ def survey(config: Config) -> Source:
     Raises:
         ValueError: no picture, or labels that the model has no class for.
     """
-    if is_picture(config.input):
+    if config.single:
         return _single(config)
     tables, bad, labels = _tables(shards.find(config.input), shards.PICTURES)
     return _source(config, tables, bad, labels)

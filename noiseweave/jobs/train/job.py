@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 def run(config: Config) -> int:
     """Train, or go on training, or say that it is done: 0 when the model is there, 1 when training failed."""
     from noiseweave.jobs.train import input as train_input
+    from noiseweave.jobs.train import sizing
 
-    config = dataclasses.replace(config, output=storage.absolute(config.output))
+    config, unlike = sizing.settled(dataclasses.replace(config, output=storage.absolute(config.output)))
     source = train_input.survey(config)
     with lock.held(config.output):
-        return _run(config, source)
+        return _run(config, source, unlike)
 
 
-def _run(config: Config, source: Source) -> int:
+def _run(config: Config, source: Source, unlike: str | None) -> int:
     from noiseweave.cluster.session import session
+    from noiseweave.jobs.reading import looks
     from noiseweave.jobs.train import input as train_input
     from noiseweave.jobs.train import report
 
@@ -44,6 +46,7 @@ def _run(config: Config, source: Source) -> int:
     if known and storage.exists(storage.join(config.output, "model_index.json")):
         print(f"{config.output}: finished already ({config.steps} steps)")
         return 0
+    looks.warn(unlike)
     print(f"{source.count} pictures in {len(source.shards)} shards -> {config.output}", flush=True)
     with session(config.cluster) as s:
         _check(config, s)

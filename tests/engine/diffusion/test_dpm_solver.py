@@ -119,7 +119,7 @@ def test_the_exact_denoiser_of_a_gaussian_in_float64(spacing, steps, skip):
 def test_the_shipped_model_gives_digits_back_as_with_ddim(
     digits_model, digits, precision, decibel, steps, skip, batch
 ):
-    backbone = digits_model(ModelConfig(precision=precision))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision=precision))
     x_0 = backbone.encode(digits[0][:batch])
     recipe = InversionRecipe(num_steps=steps, skip=skip)
     noise = torch.stack([draw_noise(recipe, steps - skip, (1, 16, 16), 0, str(i)) for i in range(batch)], 1)

@@ -67,7 +67,7 @@ def test_replay_of_an_inversion_gives_the_picture_back(tiny, steps, skip):
 @pytest.mark.parametrize(("precision", "decibel"), [("fp32", 100), ("bf16", 55)])
 @pytest.mark.parametrize(("steps", "skip", "batch"), [(1, 0, 2), (20, 0, 2), (50, 10, 1), (100, 0, 1)])
 def test_the_shipped_model_gives_digits_back(digits_model, digits, precision, decibel, steps, skip, batch):
-    backbone = digits_model(ModelConfig(precision=precision))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision=precision))
     x_0 = backbone.encode(digits[0][:batch])
     assert psnr(there_and_back(backbone, x_0, steps, skip), x_0) >= decibel
 

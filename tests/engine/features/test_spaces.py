@@ -57,7 +57,7 @@ def test_unet_features_survive_running_out_of_memory(digits_model, digits, out_o
 
 
 def test_a_flat_picture_is_nothing_in_bf16_too(digits_model, digits):
-    backbone = digits_model(ModelConfig(precision="bf16"))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision="bf16"))
     image = np.repeat(digits[0][:5], 3, axis=-1)
     image[3] = 0
     f = spaces.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
@@ -154,7 +154,7 @@ def test_efficientnet_tells_flowers_apart():
     space = spaces.load_space(recipe, never)
     f = space.extract(image)
     assert f.shape == (12, 1280)
-    assert spaces.label(spaces.identity(recipe, ModelConfig())) == "efficientnet-lite0"
+    assert spaces.label(spaces.identity(recipe, ModelConfig(name="digits-ddpm"))) == "efficientnet-lite0"
     assert class_gap(spaces.similarity(recipe, f), np.repeat([0, 1], 6)) > 0.1
     assert (space.classify(f)[6:].argmax(1) == 985).sum() >= 5  # ImageNet's daisy
 

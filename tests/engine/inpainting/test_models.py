@@ -119,7 +119,7 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     with pytest.raises(ValueError, match=r"unet comes with code of its own \(my_code\)"):
         filling.load(ModelConfig(name=str(folder)))
     flow = tmp_path / "flow"
-    base = base_models.load(ModelConfig())
+    base = base_models.load(ModelConfig(name="digits-ddpm"))
     base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
     base_models.save(base, flow, torch.float32)
     with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):

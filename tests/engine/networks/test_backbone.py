@@ -89,7 +89,7 @@ def test_bytes_survive_encode_and_decode(digits_model):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_noise_is_float32_whatever_the_network_runs_in(digits_model, precision):
-    backbone = digits_model(ModelConfig(precision=precision))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision=precision))
     assert next(backbone.unet.parameters()).dtype == b.DTYPES[precision]
     assert backbone.epsilon(torch.zeros(1, 1, 16, 16), torch.tensor([5])).dtype == torch.float32
 

@@ -172,7 +172,7 @@ def test_other_sizes_than_the_models_own(sd_folder):
     with pytest.raises(ValueError, match="picture of 33 x 32: sides must be multiples of 8"):
         model.encode(np.zeros((1, 32, 33, 3), np.uint8))
     with pytest.raises(ValueError, match="16 x 16 of them alone"):
-        loading.load(ModelConfig(), size=32)
+        loading.load(ModelConfig(name="digits-ddpm"), size=32)
 
 
 # models without words, and features

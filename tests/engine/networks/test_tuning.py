@@ -79,10 +79,10 @@ def test_a_layout_outlives_the_precision(kl_folder):
 def test_null_is_what_measured_fastest(monkeypatch):
     told = {"compile": False, "channels_last": True, "attention": "eager"}
     monkeypatch.setitem(tuning.FASTEST, "cpu", told)
-    network = loading.load(ModelConfig()).unet
+    network = loading.load(ModelConfig(name="digits-ddpm")).unet
     assert is_channels_last(network)
     assert processors(network) == {"AttnProcessor"}
-    network = loading.load(ModelConfig(channels_last=False, attention="sdpa")).unet
+    network = loading.load(ModelConfig(name="digits-ddpm", channels_last=False, attention="sdpa")).unet
     assert not is_channels_last(network)
     assert processors(network) == {"AttnProcessor2_0"}
 
@@ -104,7 +104,7 @@ class Tiny(nn.Module):
 def compiled(backend):
     """(Backbone whose network is compiled, the same one not compiled)."""
     both = [backbone.Backbone(Tiny(), DDIMScheduler()) for _ in "ab"]
-    tuning.tune(both[0].unet, ModelConfig(compile=True), "cpu", backend=backend)
+    tuning.tune(both[0].unet, ModelConfig(name="digits-ddpm", compile=True), "cpu", backend=backend)
     return both
 
 
@@ -139,7 +139,7 @@ def test_without_a_compiler_one_line_says_so_once_and_the_network_runs(monkeypat
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
     for _ in "ab":
-        network = loading.load(ModelConfig(compile=True)).unet
+        network = loading.load(ModelConfig(name="digits-ddpm", compile=True)).unet
         assert network._compiled_call_impl is None
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from augments import through
+from flows import DIGITS
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
@@ -170,7 +171,7 @@ def test_features_of_the_network_see_the_jobs_size(source, tmp_path, model):
 )
 def test_a_mistake_is_one_line(source, tmp_path, capsys, more, words):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["augment", "--input", str(source), "--output", str(tmp_path / "o"), *more])
+        cli.main(["augment", *DIGITS, "--input", str(source), "--output", str(tmp_path / "o"), *more])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert words in error

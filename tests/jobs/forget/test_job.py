@@ -7,7 +7,7 @@ import tarfile
 import inpaints
 import numpy as np
 import pytest
-from flows import error_line
+from flows import DIGITS, error_line
 from forgetting import files, holding, job, parents, samples
 from reports import data_of
 from sklearn.datasets import load_digits
@@ -18,6 +18,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.jobs.forget import config, remove
 
 FAST = [
+    *DIGITS,
     "--inversion.num_steps",
     2,
     "--inversion.skip",

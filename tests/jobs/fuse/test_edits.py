@@ -23,7 +23,10 @@ def test_an_edit_of_one_picture(digits, name):
     lineage = json.loads((digits / "out/fuse.json").read_text())
     assert lineage["edit"] == {"name": name, "strength": 0.8}
     assert [i["weight"] for i in lineage["inputs"]] == [1.0]
-    model, key = loading.load(ModelConfig()), hashlib.sha256((digits / "a.png").read_bytes()).hexdigest()
+    model, key = (
+        loading.load(ModelConfig(name="digits-ddpm")),
+        hashlib.sha256((digits / "a.png").read_bytes()).hexdigest(),
+    )
     image = picture("out/input-0.png")
     recipe = InversionRecipe(num_steps=8, skip=1)
     s, (maps,) = groups.invert_pictures(model, image[None, ..., None], [key], recipe, 0)
@@ -77,7 +80,7 @@ def test_regions_are_the_engines(digits):
         "mask.png",
     )
     fused("a.png", "b.png", "--output", "own", "--fusion.region.source", "saliency", "--ratio", "0.7")
-    model = loading.load(ModelConfig())
+    model = loading.load(ModelConfig(name="digits-ddpm"))
     image_NHWC = np.stack([picture(f"own/input-{i}.png")[..., None] for i in range(2)])
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "ab"]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 0)

@@ -60,6 +60,18 @@ def test_no_pixel_that_the_model_is_shown_holds_any_of_the_damage(tmp_path, size
     assert (shown[0] == shown[1]).all()
 
 
+def test_pictures_that_the_model_does_not_paint_are_warned_of(tmp_path, capsys):
+    pair(tmp_path, "a.png", noise("RGB", (60, 30)), block((60, 30), 2, 2, 5, 5))
+    assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD) == 0
+    text = "the pictures are 60x30 in colour, model digits-ddpm draws 16x16 in grey: they are made smaller and they"
+    assert f"warning: {text} lose their colour\n" in capsys.readouterr().err
+    assert drawn(tmp_path / "crops", *folders_of(tmp_path), *HARD, "--crop_to_mask") == 0
+    assert "draws 16x16 in grey: they lose their colour\n" in capsys.readouterr().err
+    pair(tmp_path / "grey", "a.png", noise("L", (30, 30)), block((30, 30), 2, 2, 5, 5))
+    assert drawn(tmp_path / "fits", *folders_of(tmp_path / "grey"), *HARD) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 # bad input
 
 

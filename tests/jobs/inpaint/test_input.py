@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from flows import DIGITS
 from inpaints import hole, mask, noise, refused, saved
 
 from noiseweave.cluster import shards, storage
@@ -22,6 +23,7 @@ def laid(folder, imgs: list[str], masks: list[str]):
 
 def gathered(folder, *arguments: str):
     where = [
+        *DIGITS,
         "--images",
         str(folder / "imgs"),
         "--masks",
@@ -143,7 +145,7 @@ def test_shards(tmp_path):
     ]
     for name in ("x", "y"):
         storage.write(str(tmp_path / f"{name}.tar"), shards.pack(rows))
-    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
+    arguments = [*DIGITS, "--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
     work = inpaint_input.gather(jobs_arguments.parse("inpaint", arguments))
     assert work.pictures == 6
     units = [inpaint_input.items_of(work.plan.unit(i).payload) for i in range(work.plan.length)]
@@ -167,7 +169,9 @@ def test_a_damaged_shard_is_told_and_the_rest_used(tmp_path):
     whole = shards.pack([(k, {"png": PNG, "mask.png": m}) for k in "abc"])
     storage.write(str(tmp_path / "x.tar"), whole[: 2 * 2048 + 700])
     storage.write(str(tmp_path / "y.tar"), b"no tar")
-    work = inpaint_input.gather(jobs_arguments.parse("inpaint", ["--input", str(tmp_path), "--output", "o"]))
+    work = inpaint_input.gather(
+        jobs_arguments.parse("inpaint", [*DIGITS, "--input", str(tmp_path), "--output", "o"])
+    )
     assert work.pictures == 2
     assert {b.reason for b in work.left_out} == {"truncated_tar", "unreadable_tar"}
 
@@ -182,7 +186,7 @@ def test_variants_may_not_take_another_pictures_name(tmp_path, capsys):
 def test_masks_below_their_pictures_are_no_pictures(tmp_path):
     for name in ("a.png", "b/c.png", "masks/a.png", "masks/b/c.png"):
         storage.write(str(tmp_path / name), PNG)
-    where = ["--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
+    where = [*DIGITS, "--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
     work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
     assert (pairs(work), left_out(work)) == ({"a.png": "a.png", "b/c.png": "b/c.png"}, {})
 
@@ -297,7 +301,7 @@ def test_the_original_projects_spellings():
     assert (config.inpaint.strength, config.seed, config.size, config.mask_mode) == (0.5, 1234, 768, "white")
     assert (config.rows, config.collage_spacing_h, config.collage_spacing_v) == (4, 3, 5)
     assert (config.prompt, config.loras, config.weights) == ("p", ("w.safetensors",), (1.0,))
-    several = ["--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
+    several = [*DIGITS, "--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
     config = jobs_arguments.parse("inpaint", several)
     assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
 

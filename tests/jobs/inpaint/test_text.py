@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import small_pipeline
+from flows import DIGITS
 from inpaints import drawn, folders_of, hole, noise, pair, report, stored
 
 from noiseweave.cluster import storage
@@ -30,7 +31,7 @@ def lineage(output, key):
 
 def loaded(folder, output, *arguments):
     """The pictures of the first unit as the model is shown them."""
-    words = [*folders_of(folder), "--output", str(output), *map(str, arguments)]
+    words = [*DIGITS, *folders_of(folder), "--output", str(output), *map(str, arguments)]
     config = jobs_arguments.parse("inpaint", words)
     task = draw.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
     items = inpaint_input.gather(config).plan.unit(0).payload
