@@ -106,7 +106,7 @@ def glance(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], 
         image.draft("RGB", (256, 256))
 
     def colour(image: Image.Image) -> bool:
-        return has_colour(np.asarray(_plain(image).convert("RGB")))
+        return has_colour(np.asarray(_plain(image, depth_of(image)).convert("RGB")))
 
     found = opened(data, max_pixels, colour, small)
     return upright_size(data), found
