@@ -16,6 +16,7 @@ import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,9 @@ def one_by_one(backbone: Backbone, calls: int, recipe: InversionRecipe, skip: in
     """Seconds for one picture, one time step a call."""
     x = torch.zeros(1, backbone.channels, backbone.size, backbone.size)
     start = time.perf_counter()
-    for t in backbone.schedule(recipe.num_steps, skip).t_T:
+    for t in backbone.path(replace(recipe, skip=skip)).t_T:
         for _ in range(calls):
-            backbone.epsilon(x, t[None])
+            backbone.denoise(x, t[None])
     return time.perf_counter() - start
 
 

@@ -52,8 +52,8 @@ def there_and_back(
     keys = [str(i) for i in range(len(image_NHWC))]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     x_0 = model.encode(image_NHWC)
-    epsilon = groups.source_denoiser(model, prompts)
-    x = dpm_solver.SOLVERS[recipe.sampler].replay(epsilon, s, maps)
+    denoise = groups.source_denoiser(model, prompts)
+    x = dpm_solver.SOLVERS[recipe.sampler].replay(denoise, s, maps)
     back, own = (torch.from_numpy(model.decode(v)).float() for v in (x, x_0))
     original = torch.from_numpy(image_NHWC.copy()).float()
     found = {

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import NotFinite, check_steps
-from noiseweave.engine.diffusion.path import Schedule, kept, x_0_from_output
+from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.inpainting.models import InpaintModel, load
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
 from noiseweave.engine.inpainting.repaint import Believe, DrawNoise, repaint
-from noiseweave.engine.networks import latents, text_pipeline
+from noiseweave.engine.networks import latents, paths, text_pipeline
 from noiseweave.engine.networks.conditioning import Condition, words_of
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
@@ -190,20 +190,19 @@ def _repainted(
     known = _encode(model, shown)
     hole = latents.hole_in_latents(_hole(hole_BHW), known)
     inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
-    s = _schedule(model, recipe)
-    levels = repaint_levels(len(s), recipe.jump_length, recipe.resample)
+    path = _path(model, recipe)
+    levels = repaint_levels(len(path), recipe.jump_length, recipe.resample)
     predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
-    return repaint(_believe(model, predict), s, known, hole, inside, levels, _draw(known, generators))
+    believe = _believe(model, predict, path)
+    return repaint(believe, path, known, hole, inside, levels, _draw(known, generators))
 
 
-def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
-    """The time steps that the model's own scheduler takes, without those that strength leaves out."""
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)
-    scheduler.set_timesteps(recipe.steps)
-    t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
-    return kept(t_S, scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL), recipe.steps - recipe.kept)
+def _path(model: InpaintModel, recipe: InpaintRecipe) -> Path:
+    """The steps that the model's own scheduler takes, without those that strength leaves out."""
+    scheduler = paths.stepping(model.scheduler)
+    if not paths.is_straight(scheduler):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL)
+    return paths.path_of(scheduler, model.prediction, recipe.steps, recipe.steps - recipe.kept)
 
 
 def _predict(
@@ -222,12 +221,8 @@ def _predict(
     return predict
 
 
-def _believe(model: InpaintModel, predict: Predict) -> Believe:
+def _believe(model: InpaintModel, predict: Predict, path: Path) -> Believe:
     """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
     config = model.scheduler.config
     clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
-
-    def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
-        return x_0_from_output(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
-
-    return believe
+    return lambda x, i: path.clean(x, predict(x, path.t_T[i]), i).clamp(-clip, clip)

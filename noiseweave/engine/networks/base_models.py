@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
+from noiseweave.engine.diffusion.path import Prediction
+from noiseweave.engine.networks import dcgan, latents, paths, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, read_facts
 from noiseweave.engine.networks.protocols import Autoencoder
@@ -57,6 +58,11 @@ class BaseModel:
     def dtype(self) -> torch.dtype:
         """Of the network's weights."""
         return self.network.dtype
+
+    @property
+    def prediction(self) -> Prediction:
+        """What a UNet2DModel gives; linear mixing, whose scheduler is a flow's, gives the picture."""
+        return "sample" if self.kind == "linear_mixing" else paths.prediction_of(self.scheduler)
 
 
 def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:

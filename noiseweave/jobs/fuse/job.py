@@ -72,14 +72,14 @@ def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | No
     output, (keys, image_NHWC, mask_HW, mask_key) = storage.absolute(config.output), read
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
-    s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
-    psnr = reconstruction.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
+    path, maps = work.inverted(config, model, image_NHWC, keys, prompts)
+    psnr = reconstruction.fidelity(model, path, maps, image_NHWC, prompts, config.inversion.sampler)
     maps, mask_HW = (
-        work.edited(config, s, maps, keys),
+        work.edited(config, path, maps, keys),
         regions.where_second_shows(config.fusion.region, maps, mask_HW),
     )
     recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
-    group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
+    group = groups.Inverted(path=path, maps=maps, prompts=prompts)
     fused = groups.fuse_pictures(
         model, group, recipes, config.fusion.keep_spread, config.inversion.sampler, mask_HW
     )

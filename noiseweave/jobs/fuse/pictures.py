@@ -12,7 +12,7 @@ import torch
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
-from noiseweave.engine.diffusion.path import Schedule
+from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.fusion.edits import edit, fresh_noise
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
@@ -70,13 +70,13 @@ def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | N
     return torch.from_numpy(mask_HW / np.float32(255)), hashlib.sha256(data).hexdigest()
 
 
-def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
+def edited(config: Config, path: Path, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
     """The first picture's map, edited; all maps as they are where nothing is to be edited."""
     if config.edit is None:
         return maps
     fresh_TCHW = fresh_noise(maps[0], config.seed, keys[0])
     reference = maps[1] if len(maps) > 1 else None
-    return [edit(maps[0], s, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
+    return [edit(maps[0], path, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
 
 
 def read(path: str) -> bytes:
@@ -91,10 +91,10 @@ def read(path: str) -> bytes:
 
 def inverted(
     config: Config, model: Backbone, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
-) -> tuple[Schedule, list[NoiseMaps]]:
+) -> tuple[Path, list[NoiseMaps]]:
     """The pictures' noise maps, with those that the cache holds taken from it; prints how many."""
 
-    def invert(places: list[int]) -> tuple[Schedule, list[NoiseMaps]]:
+    def invert(places: list[int]) -> tuple[Path, list[NoiseMaps]]:
         some, prompted = [keys[i] for i in places], _prompts_of(prompts, places)
         return groups.invert_pictures(
             model, image_NHWC[places], some, config.inversion, config.seed, prompted
@@ -110,7 +110,7 @@ def inverted(
     if lost := sum(key not in store for key in set(known)):
         size = size_of(maps[0]) / MIB
         print(f"cache_mib={config.cache_mib:g}: too small, {lost} noise maps of {size:.2f} MiB were not kept")
-    return groups.schedule_of(model, config.inversion), maps
+    return model.path(config.inversion), maps
 
 
 def map_keys(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import small_pipeline
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from holes import KINDS, QUICK, pictures, prompts
+from small_models import model_of, tiny_kl
 
 from noiseweave.engine.inpainting import filling
-from noiseweave.engine.inpainting.models import for_inpainting
+from noiseweave.engine.inpainting.models import InpaintFacts, for_inpainting
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks import base_models, facts, text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
@@ -102,6 +102,24 @@ def test_a_model_is_known_before_it_is_loaded(inpainters, models, kind):
     assert len(facts.fingerprint(facts.read_facts(inpainters[kind]))) == 16
 
 
+@pytest.mark.parametrize("kind", ["flow", "linear_mixing"])
+@pytest.mark.parametrize("latent", [False, True])
+def test_models_of_a_straight_path_fill_holes(tmp_path, kind, latent):
+    made = model_of(kind, classes=3, channels=3, size=16, encoder=tiny_kl() if latent else None)
+    base_models.save(made, tmp_path, torch.float32)
+    assert described(tmp_path) == InpaintFacts(kind="pixel", channels=3, size=16, multiple=0)
+    model, (image, hole) = filling.load(ModelConfig(name=str(tmp_path))), pictures(3, 16, 3)
+    out = filling.inpaint(model, image, hole, prompts(3), QUICK, 0)
+    assert np.array_equal(out[~hole], image[~hole])
+    assert (out[hole] != image[hole]).mean() > 0.5
+    alone = filling.inpaint(model, image[1:2], hole[1:2], prompts(3)[1:2], QUICK, 0)
+    assert np.abs(alone.astype(int) - out[1:2]).max() <= 1
+    model.micro_batch = 1
+    assert np.abs(filling.inpaint(model, image, hole, prompts(3), QUICK, 0).astype(int) - out).max() <= 1
+    part = dataclasses.replace(QUICK, strength=0.5)
+    assert filling.inpaint(model, image, hole, prompts(3), part, 0).shape == image.shape
+
+
 def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     folder = tmp_path / "odd"
     small_pipeline.build(folder)
@@ -118,11 +136,8 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["my_code", "MyUNet"]}))
     with pytest.raises(ValueError, match=r"unet comes with code of its own \(my_code\)"):
         filling.load(ModelConfig(name=str(folder)))
-    flow = tmp_path / "flow"
-    base = base_models.load(ModelConfig(name="digits-ddpm"))
-    base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
-    base_models.save(base, flow, torch.float32)
-    with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):
-        described(str(flow))
+    base_models.save(model_of("vae"), tmp_path / "vae", torch.float32)
+    with pytest.raises(ValueError, match=r"a vae; inpainting takes ddpm, linear_mixing, flow and pipelines"):
+        described(tmp_path / "vae")
     with pytest.raises(ValueError, match="no such folder"):
         described(str(tmp_path / "nothing"))

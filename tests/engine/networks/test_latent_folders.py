@@ -34,7 +34,7 @@ BREAKS = {
         lambda m: change(
             m / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
         ),
-        "a flow",
+        "of pipelines those with a noise schedule are supported",
     ),
     "target": (
         lambda m: change(m / "scheduler/scheduler_config.json", prediction_type="flow"),

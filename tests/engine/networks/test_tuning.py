@@ -28,7 +28,7 @@ def fresh():
 def noise_of(model, rows=3):
     g = torch.Generator().manual_seed(0)
     shape = (model.unet.config.in_channels, model.unet.config.sample_size, model.unet.config.sample_size)
-    return model.epsilon(torch.randn(rows, *shape, generator=g), torch.tensor([10, 500, 900][:rows]))
+    return model.denoise(torch.randn(rows, *shape, generator=g), torch.tensor([10, 500, 900][:rows]))
 
 
 def is_channels_last(network):

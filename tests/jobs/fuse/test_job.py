@@ -57,7 +57,7 @@ def test_the_picture_is_the_engines(digits):
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "abc"]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 4)
     x_BCHW = groups.fuse_pictures(
-        model, groups.Inverted(schedule=s, maps=maps), [("cross_fade", [0.2, 0.3, 0.5])]
+        model, groups.Inverted(path=s, maps=maps), [("cross_fade", [0.2, 0.3, 0.5])]
     )
     apart = picture("out/fused.png").astype(int) - model.decode(x_BCHW)[0, ..., 0].astype(int)
     assert np.abs(apart).max() <= 1

@@ -24,7 +24,7 @@ def engines(model, photos, names, prompts, weights):
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     return model.decode(
         groups.fuse_pictures(
-            model, groups.Inverted(schedule=s, maps=maps, prompts=prompts), [("cross_fade", weights)]
+            model, groups.Inverted(path=s, maps=maps, prompts=prompts), [("cross_fade", weights)]
         )
     )[0]
 
