@@ -150,11 +150,13 @@ class Fused:
     Attributes:
         image_PHWC: uint8 [P, size, size, C].
         finite_P: bool [P]; where False the model gave NaN or infinity, in float32 too, and the picture is none.
+        flagged_P: bool [P]; where True the model's safety checker flags the picture.
         areas: mean of each region's mask, 1 without a region.
     """
 
     image_PHWC: np.ndarray
     finite_P: np.ndarray
+    flagged_P: np.ndarray
     areas: list[float]
 
 
@@ -235,7 +237,8 @@ def fuse_group(
         ]
         done.append(backbone.decoded(replay(denoiser_of(made_of), group.path, mixed)))
     image_PHWC, finite_P = map(np.concatenate, zip(*done, strict=True))
-    return Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
+    flagged_P = finite_P & backbone.flagged(image_PHWC)
+    return Fused(image_PHWC=image_PHWC, finite_P=finite_P, flagged_P=flagged_P, areas=areas)
 
 
 def _fuse_pair(group: Inverted, p: Pair, fusion: FusionRecipe) -> NoiseMaps:
@@ -254,7 +257,8 @@ def augment(
 ) -> Fused:
     """The fused pictures of a group, in the order of its pairs: ``invert_group``, then ``fuse_group``."""
     if not pairs:
-        return Fused(image_PHWC=group.image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
+        none = np.zeros(0, bool)
+        return Fused(image_PHWC=group.image_BHWC[:0], finite_P=none, flagged_P=none, areas=[])
     maps = invert_group(backbone, group, {p.b for p in pairs}, inversion, fusion, seed)
     return fuse_group(backbone, maps, pairs, inversion.sampler, fusion)
 

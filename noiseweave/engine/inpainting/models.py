@@ -11,7 +11,7 @@ import torch
 from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.lora import weights
 from noiseweave.engine.lora.weights import Lora
-from noiseweave.engine.networks import base_models, paths, text_pipeline, tuning
+from noiseweave.engine.networks import base_models, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
@@ -134,7 +134,9 @@ def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -
         return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
     size = config.micro_batch or (16 if on_gpu else 4)
     pipeline = _pipeline(facts, config, device, loras)
-    text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size)
+    text = TextModel(
+        pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=safety.taken_from(pipeline)
+    )
     return InpaintModel(about=about, text=text, micro_batch=size)
 
 

@@ -89,6 +89,10 @@ class Backbone:
         """As decode, and bool [B]: which of the pictures are finite; the others mean nothing."""
         return latents.to_uint8(x_BCHW), x_BCHW.flatten(1).isfinite().all(1).cpu().numpy()
 
+    def flagged(self, image_BHWC: np.ndarray) -> np.ndarray:
+        """bool [B]: which made pictures must not be shown: none, where the model has no safety checker."""
+        return np.zeros(len(image_BHWC), bool)
+
     @torch.inference_mode()
     def denoise(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         """What the network predicts, float32 [B, C, H, W], without conditioning."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine.diffusion.path import Denoiser, Prediction
-from noiseweave.engine.networks import base_models, latents, paths, text_pipeline
+from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
@@ -99,18 +99,12 @@ class LatentBackbone(Backbone):
 
     @torch.inference_mode()
     def decoded(self, x_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels], and bool [B]: which are finite.
+        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels], and bool [B]: which are finite."""
+        return super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
 
-        Where the pipeline has a safety checker, what it flags comes out black.
-        """
-        image_BHWC, finite_B = super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
-        pipeline = self.text.pipeline if self.text else None
-        if pipeline is None or getattr(pipeline, "safety_checker", None) is None:
-            return image_BHWC, finite_B
-        unit = image_BHWC.astype(np.float32) / 255
-        _, flagged_B = pipeline.run_safety_checker(unit, self.device, self.dtype)
-        image_BHWC[np.array(flagged_B)] = 0
-        return image_BHWC, finite_B
+    def flagged(self, image_BHWC: np.ndarray) -> np.ndarray:
+        """bool [B]: which pictures the pipeline's safety checker flags, where it has one."""
+        return safety.flagged(self.text.checker if self.text else None, image_BHWC)
 
     def _finite(self, parts: MicroBatch, x_BCHW: Tensor) -> Tensor:
         """The parts' result; rows that overflow are done again in float32, whatever else is in the batch."""

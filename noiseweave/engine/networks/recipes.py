@@ -29,6 +29,8 @@ class ModelConfig:
         compile: torch.compile the network: faster, after a first call of minutes. null is false.
         channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
+        safety_checker: ask the safety checker of a pipeline that has one; what it flags is drawn once more, and left
+            out where it is flagged again. false does without.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelConfig:
     compile: bool | None = field(default=None, metadata=ASIDE)
     channels_last: bool | None = field(default=None, metadata=ASIDE)
     attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
+    safety_checker: bool = True
 
     def __post_init__(self) -> None:
         check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")

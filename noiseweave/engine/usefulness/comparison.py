@@ -176,7 +176,7 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures
         check,
         method.quality.redraw,
     )
-    keep = done.fused.finite_P.copy()
+    keep = done.fused.finite_P & ~done.fused.flagged_P
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
     p_MK = label_shares(done.pairs, parents, setup.classes, method.hard_labels)

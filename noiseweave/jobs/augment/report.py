@@ -70,7 +70,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "images": embedded,
         **figures(last),
         **_truncated(last),
-        **(rejections(last) if task.config.gate else {}),
+        **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -171,6 +171,8 @@ def _why_none(report: Json) -> str:
     if report["failed"]:
         return "units failed"
     lost = report["quarantined"].get("not_finite")
+    if report["quarantined"].get("flagged"):
+        return "the model's safety checker flagged all"
     if report.get("rejected"):
         return "the gate rejected all (see quality)"
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"

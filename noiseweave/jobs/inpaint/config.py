@@ -15,7 +15,7 @@ from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 
 USUAL = {
     "input and output": ("images", "masks", "image", "mask", "input", "output"),
-    "what it does": ("prompt", "mask_mode", "mask_suffix", "rows"),
+    "what it does": ("prompt", "mask_mode", "rows"),
     "model": ("model.name", "lora", "inpaint.steps"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }

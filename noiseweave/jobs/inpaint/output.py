@@ -52,7 +52,8 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
         storage.write(path, shards.pack(rows))
     report = UnitReport(
         id=unit.id,
-        produced=len(done) * task.config.rows,
+        produced=sum(len(one.rows) for one in done),
+        extra={"drawn_again": float(sum(len(_again(one)) for one in done))},
         tallies={
             "truncated": Counter(end for one in painted for end in one.truncated),
             "copied": Counter(_named(one.loaded.item) for one in done if not one.loaded.regions),
@@ -79,14 +80,14 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
         one.loaded.data
         if as_is
         else pictures.encode(image, picture, extension, mark(task, one, EDITED, seed))
-        for image, seed in zip(made, task.seeds, strict=True)
+        for image, seed in zip(made, one.seeds(task), strict=True)
     ]
     page = b""
     if task.config.sheets or task.sheet:
         seen = [pictures.visible(pictures.replaced(picture, image), 3) for image in made]
         gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
         sheet = collage(pictures.visible(picture, 3), hole_HW, seen, *gaps)
-        page = png(sheet, mark(task, one, MIXED, task.seed))
+        page = png(sheet, mark(task, one, MIXED, one.seeds(task)[0]))
     if one.loaded.item.shard:
         return samples(task, one, extension, data, page)
     _write_files(task, one, extension, data, page)
@@ -96,10 +97,10 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
 def variants(
     task: Task, picture: pictures.Picture, shown_HWC: np.ndarray, hole_HW: np.ndarray, one: Painted
 ) -> list[Image.Image]:
-    """The restored picture of each seed, in the stored mode."""
+    """The restored picture of each variant, in the stored mode."""
     regions = one.loaded.regions
     if not regions:
-        return [picture.image] * task.config.rows
+        return [picture.image] * len(one.rows)
     edges = [
         edge(shown_HWC[r.box.slices], hole_HW[r.box.slices], task.config.feather) for r in regions
     ]  # the same for all variants
@@ -147,9 +148,9 @@ def mark(task: Task, one: Painted, source: Source, seed: int) -> Mark | None:
     )
 
 
-def names(key: str, rows: int) -> list[str]:
+def names(key: str, rows: Sequence[int]) -> list[str]:
     """What the variants of a picture are called: a, a_2, a_3, ..."""
-    return [key, *(f"{key}_{row}" for row in range(2, rows + 1))]
+    return [key if row == 0 else f"{key}_{row + 1}" for row in rows]
 
 
 def collage_path(task: Task, key: str) -> str:
@@ -159,7 +160,7 @@ def collage_path(task: Task, key: str) -> str:
 
 def _write_files(task: Task, one: Painted, extension: str, data: Sequence[bytes], page: bytes) -> None:
     key = one.loaded.item.key
-    files = [f"restored/{name}.{extension}" for name in names(key, task.config.rows)]
+    files = [f"restored/{name}.{extension}" for name in names(key, one.rows)]
     for name, content in zip(files, data, strict=True):
         storage.write(storage.join(task.output, name), content)
     if page:
@@ -173,15 +174,16 @@ def samples(
 ) -> list[tuple[str, dict[str, bytes]]]:
     """One sample for each variant, with its mask; the collage of all goes with the first."""
     item, out = one.loaded.item, []
-    for row, (name, content) in enumerate(zip(names(item.key, task.config.rows), data, strict=True)):
+    for row, name, content in zip(one.rows, names(item.key, one.rows), data, strict=True):
         files = {extension: content, item.hole: one.loaded.mask}
         if one.loaded.label is not None:
             files["cls"] = one.loaded.label
         if one.loaded.prompt:
             files["txt"] = one.loaded.prompt.encode()
-        about = lineage(task, one) | {"seeds": [task.seeds[row]]}
+        own = [again for again in _again(one) if again["variant"] == row + 1]
+        about = lineage(task, one) | {"seeds": [task.seeds[row]], "drawn_again": own}
         files["json"] = json.dumps(about, ensure_ascii=False).encode()
-        if page and row == 0:
+        if page and row == one.rows[0]:
             files["collage.png"] = page
         out.append((name, files))
     return out
@@ -200,7 +202,8 @@ def lineage(task: Task, one: Painted) -> Json:
         "picture_sha256": digest,
         "mask_sha256": hashlib.sha256(loaded.mask).hexdigest(),
         "key": folders.printable(loaded.item.key),
-        "seeds": list(task.seeds),
+        "seeds": one.seeds(task),
+        "drawn_again": _again(one),
         "prompt": loaded.prompt,
         "prompt_truncated": list(one.truncated),
         "negative_prompt": config.negative_prompt,
@@ -219,6 +222,11 @@ def lineage(task: Task, one: Painted) -> Json:
         "precision": one.precision,
         "noiseweave": __version__,
     }
+
+
+def _again(one: Painted) -> list[Json]:
+    """The parts of a picture that were flagged at first, each with the seed that it was painted with then."""
+    return [{"variant": row + 1, "box": i, "seed": seed} for row, i, seed in one.again if row in one.rows]
 
 
 def _place(item: Item, place: Place) -> str:
@@ -264,6 +272,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "restored": outcome.produced - len(copied) * task.config.rows,
         "copied": len(copied),
         "copied_pictures": copied,
+        "drawn_again": int(outcome.extra["drawn_again"]),
         "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed,
         "quarantined": dict(sorted(quarantined.items())),

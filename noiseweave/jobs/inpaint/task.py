@@ -81,15 +81,23 @@ class Painted:
     """What the model made of a picture.
 
     Attributes:
-        patches: for each variant, uint8 [h, w, C] of each region.
+        rows: numbers of its variants, from 0 on; those that were flagged are not among them.
+        patches: for each of these, uint8 [h, w, C] of each region.
         precision: that the network ran in.
+        again: (variant, region, seed) of those that were flagged at first and painted once more.
         truncated: ends of the prompt and the negative prompt that the text encoder does not read.
     """
 
     loaded: Loaded
+    rows: tuple[int, ...]
     patches: tuple[tuple[np.ndarray, ...], ...]
     precision: str
+    again: tuple[tuple[int, int, int], ...] = ()
     truncated: tuple[str, ...] = ()
+
+    def seeds(self, task: Task) -> list[int]:
+        """Of the variants that there are."""
+        return [task.seeds[row] for row in self.rows]
 
 
 Batch = tuple[list[Loaded], list[Quarantined]]

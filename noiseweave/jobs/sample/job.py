@@ -17,7 +17,7 @@ from noiseweave.jobs.sample.task import Task
 
 
 def run(config: Config) -> int:
-    """Do the job. Returns 0, or 1 when units failed.
+    """Do the job. Returns 0, or 1 when units failed or nothing was written.
 
     Raises:
         ValueError: what a user can put right, in one line.

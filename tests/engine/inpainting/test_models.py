@@ -17,7 +17,7 @@ from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks import base_models, facts, text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
-from noiseweave.engine.seeding import generator
+from noiseweave.engine.seeding import generator, seed_of
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++", "euler", "pipeline"])
@@ -49,14 +49,20 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
 
 
-def test_what_a_safety_checker_flags_comes_out_black(tmp_path, inpainters):
+def test_what_a_safety_checker_flags_is_painted_once_more(tmp_path, inpainters):
     shutil.copytree(inpainters["latent"], tmp_path, dirs_exist_ok=True)
     small_pipeline.flag_everything(tmp_path)
     image, hole = pictures(2, 32, 3)
     model = filling.load(ModelConfig(name=str(tmp_path)))
-    out = filling.inpaint(model, image, hole, prompts(2), QUICK, 0)
-    assert out[hole].max() == 0
-    assert np.array_equal(out[~hole], image[~hole])
+    done = filling.checked(model, image, hole, prompts(2), QUICK, 0)
+    assert done.flagged_B.all()
+    assert done.seeds == [seed_of(0, "flagged", p.key) for p in prompts(2)]
+    wanted = filling.inpaint(model, image[:1], hole[:1], prompts(2)[:1], QUICK, done.seeds[0])
+    assert np.array_equal(done.drawn[:1], wanted)
+    assert np.array_equal(done.drawn[~hole], image[~hole])
+    model = filling.load(ModelConfig(name=str(tmp_path), safety_checker=False))
+    done = filling.checked(model, image, hole, prompts(2), QUICK, 0)
+    assert (done.flagged_B.any(), done.seeds) == (False, [0, 0])
 
 
 def test_a_pipeline_that_knows_flat_walls_continues_one(taught_folder):
