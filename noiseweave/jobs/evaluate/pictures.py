@@ -11,7 +11,7 @@ from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.formats import LISTED
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
-from noiseweave.jobs.reading.places import digest_of
+from noiseweave.jobs.reading.places import check_alone, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ def find(name: str, given: str, each: int) -> PictureSet:
     """
     url = storage.absolute(given)
     if not storage.is_folder(url) or any(n.endswith(".tar") for n in storage.names_in(url)):
+        check_alone(name, given)
         return _of_shards(name, given)
     inner = storage.join(url, "shards")
     if any(n.endswith(".tar") for n in storage.names_in(inner)):

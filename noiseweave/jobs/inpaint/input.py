@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading.places import (
@@ -214,11 +215,8 @@ def words(item: Item) -> str | None:
     """The picture's own prompt, on one line; None where it has none.
 
     Raises:
-        ValueError: ``"bad_txt: ..."``: it is too long, or no UTF-8 text.
+        ValueError: ``"bad_txt: ..."``: it is too long, or no text that ``labels.text_of`` reads.
     """
     if item.text is None:
         return None
-    try:
-        return " ".join(item.text.read(TEXT_LIMIT).decode("utf-8-sig").split())
-    except UnicodeDecodeError as e:
-        raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None
+    return " ".join(text_of(item.text.read(TEXT_LIMIT)).split())

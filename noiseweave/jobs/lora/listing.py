@@ -12,7 +12,7 @@ from noiseweave.engine.formats import is_picture
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.reading.places import Files, Place, listed, matched, root_of
+from noiseweave.jobs.reading.places import Files, Place, check_alone, listed, matched, root_of
 
 PICTURES = "imgs"
 MASKS = {"masks": "black", "masks_inverted": "white"}
@@ -42,6 +42,7 @@ def found_in(
     """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
     if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
         return _of_folder(config, where, name)
+    check_alone(name, where)
     if is_picture(where):
         raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
     found, bad = [], []

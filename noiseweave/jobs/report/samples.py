@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import text_of
 from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.outputs import ShardName
@@ -158,9 +159,9 @@ def _json(f: BinaryIO, entry: shards.Entry) -> JsonMapping:
 def _text(f: BinaryIO, entry: shards.Entry, extension: str) -> str | None:
     try:
         data = shards.small(f, entry, extension)
+        return None if data is None else text_of(data).strip()[:CHARACTERS]
     except ValueError:
         return None
-    return None if data is None else data.decode("utf-8", "replace").strip()[:CHARACTERS]
 
 
 def _in_images(folder: str) -> Iterator[Found]:

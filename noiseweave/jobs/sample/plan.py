@@ -10,6 +10,7 @@ from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.sampling.recipes import sampler_name
+from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
 from noiseweave.jobs.sample.task import Task
@@ -95,6 +96,7 @@ def _matched(config: Config) -> dict[int | None, int]:
     if storage.exists(storage.join(root, "report.json")):
         inside = (storage.join(root, name) for name in ("shards", "images"))
         root = next((folder for folder in inside if os.path.isdir(folder)), root)
+    check_alone("match", root)
     tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
     counts: dict[int | None, int] = {}
     if tars:
