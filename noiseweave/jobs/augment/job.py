@@ -32,6 +32,7 @@ def run(config: Config) -> int:
     found = [] if config.follow else _find(config)
     task = _task(config, output, found)
     book = ledger.open_run(output, identity(task, found), config.overwrite, report.OWNED)
+    class_names.write(output, task.classes)
     path = book.path(FORGOTTEN)
     task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
     with session(config.cluster) as s:
@@ -66,19 +67,12 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
         feature_side=features.side(config.features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
-        classes=_class_names(config, found or [root]) if model.conditioning == "text" else (),
+        classes=tuple(class_names.carried_classes(config.input, found or [root])),
     )
 
 
-def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
-    """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
-
-    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
-    return tuple(class_names.carried_classes(config.input, found)) if asks else ()
-
-
 def identity(task: Task, found: list[str]) -> Json:
-    """What the output depends on: the config, the model's weights, class names in prompts, the input."""
+    """What the output depends on: the config, the model's weights, the input and its class names."""
     from noiseweave.cluster import shards
 
     if found:

@@ -13,6 +13,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.reading.class_names import carried_classes
 from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
     Item,
@@ -47,12 +48,14 @@ class Input:
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
         digest: changes with the content of shards, or with names and sizes of the files of folders.
+        classes: names of the classes of shards, where they have them.
     """
 
     plan: Plan
     pictures: int
     left_out: tuple[Quarantined, ...]
     digest: str
+    classes: tuple[str, ...] = ()
 
 
 def gather(config: Config) -> Input:
@@ -156,6 +159,7 @@ def _of_shards(config: Config) -> Input:
         pictures=total,
         left_out=tuple(left_out),
         digest=shards.digest(found),
+        classes=tuple(carried_classes(config.input, found)),
     )
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from typing import TYPE_CHECKING
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
+from noiseweave.jobs.reading import class_names
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.inpaint.input import Input
 
 
 def run(config: Config) -> int:
@@ -33,7 +38,8 @@ def run(config: Config) -> int:
     if config.image is not None:
         draw.check_single(task, work)
     storage.check_writable(output)
-    book = ledger.open_run(output, identity(task, work.digest), config.overwrite, OWNED)
+    book = ledger.open_run(output, identity(task, work), config.overwrite, OWNED)
+    class_names.write(output, work.classes)
     with session(config.cluster) as s:
         outcome = draw.run(task, work, book, s)
     return inpaint_output.finish(task, work, book, outcome)
@@ -78,7 +84,7 @@ def seed_of(config: Config, output: str) -> int:
     return 1 + secrets.randbelow((1 << 31) - 1)
 
 
-def identity(task: Task, digest: str) -> JsonMapping:
+def identity(task: Task, work: Input) -> JsonMapping:
     """What the output depends on."""
     return identity_of(
         task.config,
@@ -86,7 +92,8 @@ def identity(task: Task, digest: str) -> JsonMapping:
         model_hash=task.model_hash,
         lora=[file.sha256[:16] for file in task.loras],
         lora_weight=[file.weight for file in task.loras],
-        files=digest,
+        files=work.digest,
+        class_names=work.classes,
         seed=task.seed,
         seed_drawn=not task.config.seed,
     )

@@ -291,8 +291,7 @@ def caption(config: Config, f: Found) -> str:
     text = f.text if config.data.captions else None
     if isinstance(text, Place):
         text = text_of(text.read(TEXT_LIMIT))
-    label = "" if f.label is None else str(f.label)
-    return " ".join(config.data.template.format(caption=text or "", label=label).split())
+    return " ".join(config.data.template.format(caption=text or "", label=f.label).split())
 
 
 def unseen(paths: Iterable[str]) -> str | None:

@@ -23,7 +23,7 @@ USUAL = {
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {"--model_path": "--model.name"}
-OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "grid.png")
+OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "grid.png", "classes.json")
 LIST_OPTIONS = {"interpolate": 2}
 
 

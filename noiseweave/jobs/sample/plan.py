@@ -10,6 +10,7 @@ from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.sampling.recipes import sampler_name
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
@@ -67,6 +68,7 @@ def plan(config: Config, output: str) -> Task:
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
         cycle=cycle,
+        names=tuple(class_names.classes_in(str(model.folder))) if classes else (),
     )
 
 
