@@ -38,9 +38,7 @@ def started(output: Path, *arguments: object):
     work = inpaint_input.gather(config)
     folder, sheet = inpaint.destination(config)
     task = draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
-    book = ledger.open_run(
-        folder, inpaint.identity(task, work.digest), config.overwrite, inpaint_config.OWNED
-    )
+    book = ledger.open_run(folder, inpaint.identity(task, work), config.overwrite, inpaint_config.OWNED)
     return task, work, book
 
 

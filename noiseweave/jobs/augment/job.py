@@ -36,6 +36,7 @@ def run(config: Config) -> int:
         if found:
             seen = looks.look_at_shards(found, config.max_pixels)
             looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
+        class_names.write(output, task.classes)
         path = book.path(FORGOTTEN)
         task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
         phases = window if config.pairing.scope == "window" else dataset
@@ -69,19 +70,12 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
         feature_side=features.side(config.features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
-        classes=_class_names(config, found or [root]) if model.conditioning == "text" else (),
+        classes=tuple(class_names.carried_classes(config.input, found or [root])),
     )
 
 
-def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
-    """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
-
-    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
-    return tuple(class_names.carried_classes(config.input, found)) if asks else ()
-
-
 def identity(task: Task, found: list[str]) -> Json:
-    """What the output depends on: the config, the model's weights, class names in prompts, the input."""
+    """What the output depends on: the config, the model's weights, the input and its class names."""
     from noiseweave.cluster import shards
 
     if found:

@@ -24,7 +24,15 @@ from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.report.job import finish_page
 
-OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = (
+    "shards",
+    "rejected",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "contact_sheet.png",
+    "classes.json",
+)
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were truncated
 

@@ -123,6 +123,7 @@ def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
 def _has_tars(name: str, given: str) -> bool:
     url = storage.absolute(given)
     if storage.is_folder(url):
+        reading_places.check_alone(name, given)
         return any(n.endswith(".tar") for n in storage.names_in(url))
     if not url.endswith(".tar") and not set(given) & set("{*?["):
         raise ValueError(f"{name} {given!r}: no such folder, and no pattern of .tar shards")

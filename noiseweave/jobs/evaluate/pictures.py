@@ -13,7 +13,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading import looks
 from noiseweave.jobs.reading.looks import Look
-from noiseweave.jobs.reading.places import Place, digest_of
+from noiseweave.jobs.reading.places import Place, check_alone, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ def find(name: str, given: str, each: int) -> PictureSet:
     """
     url = storage.absolute(given)
     if not storage.is_folder(url) or any(n.endswith(".tar") for n in storage.names_in(url)):
+        check_alone(name, given)
         return _of_shards(name, given)
     inner = storage.join(url, "shards")
     if any(n.endswith(".tar") for n in storage.names_in(inner)):

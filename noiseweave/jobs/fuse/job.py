@@ -73,7 +73,6 @@ class _Read(NamedTuple):
 
 def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | None) -> int:
     from noiseweave.cluster import storage
-    from noiseweave.engine.fusion import groups
     from noiseweave.engine.networks.tuning import pick_device
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work

@@ -29,7 +29,16 @@ ALIASES = {
     "--batch_masks_dir": "--masks",
     "--output_dir": "--output",
 }
-OWNED = ("restored", "collages", "lineage", "shards", "report.html", "report.json", "quarantine.jsonl")
+OWNED = (
+    "restored",
+    "collages",
+    "lineage",
+    "shards",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "classes.json",
+)
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 
 

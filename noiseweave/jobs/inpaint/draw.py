@@ -33,7 +33,6 @@ from noiseweave.jobs.inpaint import lora_files
 from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
-from noiseweave.jobs.reading import looks
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
@@ -76,32 +75,6 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         model_hash=fingerprint(model),
         loras=lora_files.look(config, about.kind),
     )
-
-
-def check_single(task: Task, work: Input) -> None:
-    """A single picture is not quarantined.
-
-    Raises:
-        ValueError: it or its mask is bad, by its name.
-    """
-    (item,) = work.plan.unit(0).payload
-    try:
-        load(task, item)
-    except ValueError as e:
-        raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
-
-
-def unlike(task: Task, work: Input) -> str | None:
-    """Where the pictures are much larger than what the model paints, or of other channels: that they are.
-
-    With crop_to_mask the model sees boxes at full resolution, and the size is no matter.
-    """
-    units = [work.plan.unit(i) for i in looks.spread(work.plan.length)]
-    places = [item.picture for unit in units for item in items_of(unit.payload)]
-    side = _long_side(task)
-    of = (lambda size: side) if task.config.crop_to_mask else max
-    seen = looks.look_at_places(places, task.config.max_pixels)
-    return looks.warning(seen, f"model {task.config.model.name}", side, int(task.about["channels"]), of)
 
 
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
@@ -175,16 +148,17 @@ def boxes(task: Task, hole_HW: np.ndarray) -> list[masks.Box]:
     height, width = hole_HW.shape
     if not task.config.crop_to_mask:
         return [masks.Box(top=0, left=0, bottom=height, right=width)]
-    return masks.boxes(hole_HW, task.config.padding, max(8, task.about["multiple"]), _long_side(task))
+    return masks.boxes(hole_HW, task.config.padding, max(8, task.about["multiple"]), long_side(task))
 
 
-def _long_side(task: Task) -> int:
+def long_side(task: Task) -> int:
+    """The side in pixels that the model paints at."""
     return task.config.size or int(task.about["size"])
 
 
 def working_size(task: Task, height: int, width: int) -> tuple[int, int]:
     """(h, w) that the model works at for a part of a picture."""
-    side, multiple = _long_side(task), int(task.about["multiple"])
+    side, multiple = long_side(task), int(task.about["multiple"])
     return masks.fit_size(height, width, side, multiple) if multiple else (side, side)
 
 

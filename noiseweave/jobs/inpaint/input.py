@@ -10,8 +10,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.reading.class_names import carried_classes
 from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
     Item,
@@ -47,12 +49,14 @@ class Input:
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
         digest: changes with the content of shards, or with names and sizes of the files of folders.
+        classes: names of the classes of shards, where they have them.
     """
 
     plan: Plan
     pictures: int
     left_out: tuple[Quarantined, ...]
     digest: str
+    classes: tuple[str, ...] = ()
 
 
 def gather(config: Config) -> Input:
@@ -165,6 +169,7 @@ def _of_shards(config: Config) -> Input:
         pictures=total,
         left_out=tuple(left_out),
         digest=shards.digest(found),
+        classes=tuple(carried_classes(config.input, found)),
     )
 
 
@@ -224,11 +229,8 @@ def words(item: Item) -> str | None:
     """The picture's own prompt, on one line; None where it has none.
 
     Raises:
-        ValueError: ``"bad_txt: ..."``: it is too long, or no UTF-8 text.
+        ValueError: ``"bad_txt: ..."``: it is too long, or no text that ``labels.text_of`` reads.
     """
     if item.text is None:
         return None
-    try:
-        return " ".join(item.text.read(TEXT_LIMIT).decode("utf-8-sig").split())
-    except UnicodeDecodeError as e:
-        raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None
+    return " ".join(text_of(item.text.read(TEXT_LIMIT)).split())

@@ -75,8 +75,8 @@ class PictureRecipe:
             its mask: x.mask.png of x.jpg, x_mask.png with _mask.
         mask_mode: the colour of the hole; null takes white for a folder masks_inverted, black elsewhere.
         captions: read the .txt beside a picture, or its sample's .txt.
-        template: what a picture is called; {caption} stands for its caption, {label} for its .cls in a shard. Where it
-            lacks one, that is left empty.
+        template: what a picture is called; {caption} stands for its caption, {label} for its class in a shard, by
+            name where classes.json has one. Where it lacks one, that is left empty.
         caption_dropout: share of the samples whose caption is hidden, for classifier-free guidance.
         max_pixels: larger pictures are quarantined unread.
     """

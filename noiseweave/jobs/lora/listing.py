@@ -12,7 +12,8 @@ from noiseweave.engine.formats import is_picture
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.reading.places import Files, Place, beside, listed, matched, root_of
+from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading.places import Files, Place, beside, check_alone, listed, matched, root_of
 
 PICTURES = "imgs"
 MASKS: dict[str, masks.MaskMode] = {"masks": "black", "masks_inverted": "white"}
@@ -26,14 +27,14 @@ class Found:
         key: distinct among all pictures; chance comes from it.
         mask: where its mask lies, or None.
         text: where its caption lies, or the caption itself, or None.
-        label: its .cls in a shard.
+        label: its class in a shard, by name where it has one; "" without.
     """
 
     key: str
     picture: Place
     mask: Place | None = None
     text: Place | str | None = None
-    label: int | None = None
+    label: str = ""
 
 
 def found_in(
@@ -42,22 +43,25 @@ def found_in(
     """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
     if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
         return _of_folder(config, where, name)
+    check_alone(name, where)
     if is_picture(where):
         raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
     found, bad = [], []
     urls = shards.find(where)
+    names = class_names.carried_classes(where, urls)
     for url in urls:
         located, worse = shards.located(url)
         bad += worse
-        found += [_of_sample(location) for _, location in located]
+        found += [_of_sample(location, names) for _, location in located]
     return found, config.data.mask_mode or "black", bad, [u for u in urls if "://" not in u]
 
 
-def _of_sample(p: Location) -> Found:
+def _of_sample(p: Location, names: Sequence[str]) -> Found:
     mask = None if p.mask is None else Place(path=p.shard, offset=p.mask[0], size=p.mask[1])
     shard = os.path.basename(p.shard).partition(".")[0]
     picture = Place(path=p.shard, offset=p.offset, size=p.size)
-    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=p.label)
+    label = "" if p.label is None else class_names.shown(p.label, names)
+    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=label)
 
 
 def _of_folder(

@@ -31,14 +31,15 @@ class Config:
             folders, one class each. imagefolder is what the Hugging Face datasets library reads as one.
             shards is a folder, glob, brace pattern or URL of .tar shards, whose keys and members are kept.
             auto looks for data.mdb, .tar files and metadata.csv, .jsonl or .parquet, in this order, and
-            takes the rest for a folder of pictures.
+            takes the rest for a folder of pictures; .tar files beside pictures are refused.
         mask_suffix: a picture that lies beside another, is called as it and then so, is its mask (x.mask.png of
             x.jpg, x_mask.png with _mask), and not a sample.
         dataset: digits packs scikit-learn's 1797 grey digits (8x8 unless size is given) in place of an input.
         split: which split of an image folder is read (null is train), or which LMDBs of a folder of them:
             train takes those called NAME_train_lmdb.
         labels: folders numbers the sorted sub-folders that hold pictures, or takes the labels that the input
-            has; none writes no .cls (a label in the .json of an input shard stays).
+            has (sorted names are numbered too); none looks at no label and writes no .cls (a label in the .json
+            of an input shard stays).
         keep_labels: only samples of these class numbers, null for all.
         renumber: number the kept classes anew, 0 for the first of keep_labels and so on; else they keep
             their numbers and classes.json stays whole.

@@ -19,6 +19,7 @@ from noiseweave.jobs.pack import shards as pack_shards
 from noiseweave.jobs.pack.config import Config, Format
 from noiseweave.jobs.pack.samples import Source, Tally
 from noiseweave.jobs.reading import class_names as reading_class_names
+from noiseweave.jobs.reading import places
 
 
 def run(config: Config) -> int:
@@ -46,7 +47,11 @@ def kind_of(config: Config) -> str:
 
 
 def detected(pattern: str) -> str:
-    """What an input looks like, by the names in it alone."""
+    """What an input looks like, by the names in it alone.
+
+    Raises:
+        ValueError: it looks like two things.
+    """
     root = storage.absolute(pattern)
     if "://" in pattern or (
         not os.path.isdir(root) and (pattern.endswith(".tar") or set(pattern) & set("*?[{"))
@@ -54,9 +59,13 @@ def detected(pattern: str) -> str:
         return "shards"
     if not os.path.isdir(root):
         return "folder"  # which then says that there is none
+    tars = sum(name.endswith(".tar") for name in storage.names_in(root))
     if lmdb.is_lmdb(root):
+        check(not tars, "input", pattern, f"{tars} .tar beside an LMDB; choose with --format lmdb or shards")
         return "lmdb"
-    if any(name.endswith(".tar") for name in storage.names_in(root)):
+    if tars:
+        mixed = places.mixed_in(root, tars)
+        check(mixed is None, "input", pattern, f"{mixed}; choose with --format shards or --format folder")
         return "shards"
     return "imagefolder" if datasets.has_metadata(root) else "folder"
 

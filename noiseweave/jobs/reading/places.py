@@ -105,6 +105,29 @@ def listed(field: str, root: str, other: str) -> Files:
     return found
 
 
+def mixed_in(folder: str, shards: int) -> str | None:
+    """What a folder holds beside its shards, in words: pictures would be passed over without a word; None with none."""
+    pictures = [item.path for item in folders.listing(folder, "").items]
+    if not pictures:
+        return None
+    inner = sorted({os.path.dirname(path) for path in pictures} - {""}, key=os.fsencode)
+    named = ", ".join(map(folders.printable, inner[:3])) + ", ..." * (len(inner) > 3)
+    return f"{shards} .tar beside {len(pictures)} pictures" + f" (folders {named})" * bool(inner)
+
+
+def check_alone(field: str, given: str) -> None:
+    """Raise ValueError where a local folder holds pictures beside shards: nobody guesses which of them are meant."""
+    url = storage.absolute(given)
+    if "://" in url or not os.path.isdir(url):
+        return
+    tars = sum(name.endswith(".tar") for name in storage.names_in(url))
+    what = mixed_in(url, tars) if tars else None
+    if what is not None:
+        raise ValueError(
+            f"{field}={given!r}: {what}; name the shards as {storage.join(given, '*.tar')}, or a folder of one kind"
+        )
+
+
 def _walk(root: str, other: str) -> Iterator[str]:
     """Relative paths of all files, in an order that no disk can change.
 

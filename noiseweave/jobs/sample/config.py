@@ -23,7 +23,16 @@ USUAL = {
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {"--model_path": "--model.name"}
-OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "quarantine.jsonl", "grid.png")
+OWNED = (
+    "shards",
+    "images",
+    "trajectories",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "grid.png",
+    "classes.json",
+)
 LIST_OPTIONS = {"interpolate": 2}
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.sample.config import OWNED, Config
 from noiseweave.jobs.sample.task import Task
 
@@ -34,6 +35,7 @@ def run(config: Config) -> int:
         return 0
     # first, so that a folder that belongs to somebody else gets no sheet either
     with ledger.held_run(output, identity(task), config.overwrite, OWNED) as book:
+        class_names.write(output, task.names)
         sheets.write(task)
         with session(config.cluster) as s:
             outcome = draw.run(task, book, s)
@@ -50,5 +52,6 @@ def identity(task: Task) -> JsonMapping:
         model_hash=task.model_hash,
         total=task.total,
         runs=task.runs,
+        class_names=task.names,
         words=hashlib.sha256(said.encode()).hexdigest()[:16],
     )

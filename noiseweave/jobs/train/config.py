@@ -47,6 +47,7 @@ OWNED = (
     "quarantine.jsonl",
     "previews",
     "strip.png",
+    "classes.json",
 )
 
 

@@ -17,6 +17,7 @@ from noiseweave.cluster.ledger import check_run, claim_run
 from noiseweave.cluster.session import Session
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.train.config import OWNED, Config, state
 from noiseweave.jobs.training.workers import check_workers
 
@@ -52,6 +53,7 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
         _check(config, s)
         if not known:
             claim_run(config.output, identity, config.overwrite, OWNED)
+        class_names.write(config.output, source.names)
         source = train_input.write_own(source)
         report.quarantine(config, source.bad)
         failure = _train(config, source, s)

@@ -129,7 +129,7 @@ def test_words_of_a_picture(tmp_path):
     items = gathered(tmp_path).plan.unit(0).payload
     assert inpaint_input.words(items[0]) == "a face of clay"
     assert inpaint_input.words(items[1]) is None
-    with pytest.raises(ValueError, match=r"^bad_txt: not UTF-8"):
+    with pytest.raises(ValueError, match=r"^bad_txt: neither UTF-8"):
         inpaint_input.words(items[2])
 
 

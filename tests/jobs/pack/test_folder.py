@@ -117,6 +117,7 @@ def test_nothing_but_bad_pictures_is_code_1_with_a_report(tmp_path):
     ("name", "data", "reason"),
     [
         ("a.txt", "Straße".encode("latin-1"), "bad_txt"),
+        ("a.txt", "a cat".encode("utf-16-le"), "bad_txt"),
         ("a.txt", b"x" * (1 << 21), "too_large"),
         ("a.json", b"{", "bad_json"),
         ("a.json", b"[1]", "bad_json"),
@@ -140,6 +141,28 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert {s["__key__"] for s in samples.values()} == {"a", "b_c"}
     assert all("cls" not in s and s["__location__"].label is None for s in samples.values())
     assert report["classes"] == {}
+
+
+def test_captions_of_windows_are_read(tmp_path):
+    root = fill(tmp_path / "in", {"a.png": picture(), "a.txt": "Straße 花".encode("utf-16")})
+    samples, _, _ = packed(root, tmp_path / "out")
+    assert samples["a.png"]["txt"] == "Straße 花".encode()
+
+
+def test_a_flat_folder_has_the_labels_of_its_json_files(tmp_path):
+    label = {"a": b'{"label": "dog"}', "b": b'{"label": "cat"}', "c": b'{"label": 7}', "d": b'{"id": 1}'}
+    files = {f"{k}.png": picture() for k in label} | {f"{k}.json": data for k, data in label.items()}
+    root = fill(tmp_path / "in", files)
+    samples, bad, report = packed(root, tmp_path / "out")
+    assert {k: s.get("cls") for k, s in samples.items()} == {"a.png": b"1", "b.png": b"0", "d.png": None}
+    assert bad == {"c.png": "bad_label"}
+    assert report["classes"] == {"cat": 1, "dog": 1}
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["cat", "dog"]
+    samples, _, report = packed(root, tmp_path / "kept", keep_labels=(1,))
+    assert ([*samples], report["left_out"]) == (["a.png"], 2)
+    samples, bad, _ = packed(root, tmp_path / "none", labels="none")
+    assert (len(samples), bad) == (4, {})
+    assert all("cls" not in s for s in samples.values())
 
 
 def test_labels_none_packs_folders_without_labels(flowers, tmp_path):
