@@ -94,14 +94,27 @@ def find(pattern: str) -> list[str]:
     return found
 
 
-def digest(found: Sequence[str], root: str | None = None) -> str:
+def digest(found: Sequence[str], root: str | None = None, skip_failed: bool = False) -> str:
     """16 hex digits that change when a name or the content of any of these shards does.
 
     Args:
         root: what all names begin with and which does not count; None leaves the last part of each.
+        skip_failed: a shard that cannot be read has no content, and that counts.
+
+    Raises:
+        OSError: a shard cannot be read.
     """
+
+    def content(shard: str) -> str:
+        try:
+            return storage.content_of(shard)
+        except OSError:
+            if not skip_failed:
+                raise
+            return "unreadable"
+
     with ThreadPoolExecutor(8) as pool:
-        contents = list(pool.map(storage.content_of, found))
+        contents = list(pool.map(content, found))
     names = [url.rpartition("/")[2] if root is None else url[len(root) :] for url in found]
     listing = "".join(f"{name} {content}\n" for name, content in zip(names, contents, strict=True))
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]

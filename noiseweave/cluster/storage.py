@@ -38,8 +38,8 @@ PATIENCE = 15.0
 """Seconds until an object store counts as out of reach; its client would try for minutes."""
 TEMPORARY = re.compile(r"\..*[.-]([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}\.tmp")
 """A temporary name: the writer's machine, its number there, chance."""
-OLD = 600.0
-"""Seconds after which a temporary file of a writer of whom nothing is known is no longer being written."""
+OLD = 60.0
+"""Seconds after which a temporary file of another machine's writer is no longer being written."""
 LASTING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),

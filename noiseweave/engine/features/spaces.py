@@ -53,6 +53,18 @@ def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
     return 299 if recipe.name == "inception" else 224
 
 
+def check_here(recipe: FeatureRecipe) -> None:
+    """Look for what the extractor loads before any work begins, and download it where it is not here.
+
+    Raises:
+        ValueError: it is not to be had: which file, and where to put it.
+    """
+    if recipe.name in PUBLISHED:
+        networks.check_published(recipe.name, recipe.weights)
+    elif recipe.name not in ("pixels", "unet") and classifier.find(recipe.name) is None:
+        networks.check_transformer(recipe.name)
+
+
 def takes_whole(recipe: FeatureRecipe) -> bool:
     """Whether the extractor takes pictures of any size and resizes them itself, as pytorch-fid does."""
     return recipe.name == "inception"

@@ -71,8 +71,8 @@ class Config:
         follow_marker: a growing input is complete when a file of this name lies in the folder.
         follow_quiet: it is also complete after so many seconds without a new shard.
         cluster: where the work runs.
-        skip_failed: count units that failed twice as quarantined and go on without them; otherwise the job
-            stops after the phase, and the same command tries them again.
+        skip_failed: quarantine units that failed twice, name their shards and go on without them, as long as others
+            of the phase are done; otherwise the job stops after the phase, and the same command tries them again.
         overwrite: throw away an earlier run in the output folder and start anew.
     """
 

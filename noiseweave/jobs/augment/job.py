@@ -42,7 +42,7 @@ def run(config: Config) -> int:
         phases = window if config.pairing.scope == "window" else dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not report.failed(outcomes):
-            outcomes["copy"] = originals.copy_original(task, book, s)
+            outcomes["copy"] = originals.copy_original(task, found, book, s)
         return report.finish(task, book, outcomes, s)
 
 
@@ -59,6 +59,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     model = loading.describe(config.model.name, config.size)
     loading.check_chain(model, config.inversion)
     loading.check_prompt(model, config.prompt)
+    features.check_here(config.features)
     config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
@@ -79,7 +80,8 @@ def identity(task: Task, found: list[str]) -> Json:
     from noiseweave.cluster import shards
 
     if found:
-        read: Json = {"shards": len(found), "content": shards.digest(found, task.root)}
+        content = shards.digest(found, task.root, task.config.skip_failed)
+        read: Json = {"shards": len(found), "content": content}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

@@ -81,6 +81,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
     """
     from noiseweave.engine.features import spaces
 
+    spaces.check_here(config.features)
     own = config.size if config.features.name == "unet" else None
     channels, side = _kind(config, sides["input"])
     return Reference(

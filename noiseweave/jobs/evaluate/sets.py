@@ -59,6 +59,8 @@ def plan(config: Config) -> Task:
         for name, value in given.items()
         if value and name not in statistics
     )
+    if sets:
+        spaces.check_here(config.features)
     space = spaces.identity(config.features, config.model, config.size) if sets else None
     space, label = evaluate_statistics.agreed(space, statistics)
     classes = "inception_score" in config.wanted

@@ -26,12 +26,15 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger, shards, storage
     from noiseweave.cluster.session import session
+    from noiseweave.engine.features import spaces
     from noiseweave.jobs.reading import looks
     from noiseweave.jobs.usefulness import flows, report
 
     if config.protocol == "closed":
         config = without_pool(config)
     output = storage.absolute(config.output)
+    if config.guess.features is not None:
+        spaces.check_here(config.guess.features)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
     config, unlike = settled(config, sides["input"])
     with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:

@@ -352,6 +352,18 @@ def refused(capsys, source, output, *change, run=inline):
     return error
 
 
+@pytest.mark.parametrize("name", ["inception", "efficientnet-lite0", "facebook/dinov2-small"])
+def test_missing_weights_of_features_end_it_at_once(name, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as stop:
+        augment(source, tmp_path / "out", "--model.name", "digits-ddpm", "--features.name", name)
+    assert stop.value.code == 2
+    assert f"features.name={name!r}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys):
     from noiseweave import models
 

@@ -59,7 +59,9 @@ def test_the_same_command_again_gives_the_same_files(flowers, tmp_path):
     packed(flowers, out, shard_samples=2)
     before = contents(out)
     (out / "shards" / "shard-000001.tar").unlink()  # killed before it was written ...
-    (out / "shards" / f".shard-000001.tar.{'0' * 32}.tmp").write_bytes(b"half")  # ... or while it was
+    half = out / "shards" / f".shard-000001.tar.{'0' * 32}.tmp"  # ... or while it was, a while ago
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
     (out / "report.json").unlink()
     packed(flowers, out, shard_samples=2)
     assert contents(out) == before
