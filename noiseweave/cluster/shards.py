@@ -31,16 +31,7 @@ MASKS = tuple(MASK + e for e in PICTURES)
 SIDES = ("json", "txt", "cls")  # in the order in which they are looked at
 Says = Callable[[Sides], tuple[int | None, str | None]]
 SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
-DAMAGE = (
-    tarfile.TarError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    IndexError,
-    KeyError,
-)
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError, LookupError)
 """What tarfile raises for a damaged tar: a chain of long names recurses, a cut sparse header ends too early."""
 
 

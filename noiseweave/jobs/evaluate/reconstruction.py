@@ -45,7 +45,8 @@ def recipes(config: Config) -> list[InversionRecipe]:
 def name_of(recipe: InversionRecipe) -> str:
     """A recipe as the figures name it."""
     noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
-    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{noise}"
+    eta = "" if recipe.eta == 1 else f", eta {recipe.eta:g}"
+    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{eta}{noise}"
 
 
 def run(config: Config) -> int:
