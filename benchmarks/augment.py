@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,6 @@ from inversion import hardware
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.diffusion.inversion import draw_noise, replay
-from noiseweave.engine.diffusion.path import mean
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.groups import invert_pictures
 from noiseweave.engine.fusion.modes import fuse
@@ -46,16 +46,14 @@ def command(*arguments: str) -> float:
 
 def published(model: backbone.Backbone, picture, key: str) -> NoiseMaps:
     """One picture, one time step at a time, all steps; only then are the skipped ones dropped."""
-    s = model.schedule(RECIPE.num_steps)
+    s = model.path(replace(RECIPE, skip=0))
     x_0 = model.encode(picture[None])[0]
     noise = draw_noise(RECIPE, len(s), tuple(x_0.shape), 0, key)
-    x = [a.sqrt().float() * x_0 + (1 - a).sqrt().float() * n for a, n in zip(s.a_T, noise, strict=True)] + [
-        x_0
-    ]
+    x = [*s.noised(x_0, noise), x_0]
     rest = []
     for i, t in enumerate(s.t_T):
-        epsilon = model.epsilon(x[i][None], t[None])[0]
-        rest.append(x[i + 1] - mean(x[i], epsilon, s.a_T[i], s.a_prev_T[i]))
+        out = model.denoise(x[i][None], t[None])[0]
+        rest.append(x[i + 1] - s.mean(x[i], out, i))
     keep = slice(RECIPE.skip, None)
     return NoiseMaps(x_T_CHW=x[RECIPE.skip], residual_TCHW=torch.stack(rest[keep]), timesteps_T=s.t_T[keep])
 
@@ -70,9 +68,7 @@ def loop(model: backbone.Backbone, pairs: list, invert: Callable[..., NoiseMaps]
     for first, second, pair in pairs:
         maps = [invert(model, picture, key) for picture, key in (first, second)]
         fused = fuse(maps, [1 - pair.ratio, pair.ratio], pair.mode)
-        images.encode(
-            model.decode(replay(model.epsilon, model.schedule(RECIPE.num_steps, RECIPE.skip), [fused]))[0]
-        )
+        images.encode(model.decode(replay(model.denoise, model.path(RECIPE), [fused]))[0])
     return len(pairs) / (time.perf_counter() - start)
 
 
@@ -109,7 +105,7 @@ def main() -> None:
             str(arguments.pairs),
         )
         report = json.loads(Path(folder, "out/report.json").read_text())
-        model = loading.load(ModelConfig())
+        model = loading.load(ModelConfig(name="digits-ddpm"))
         pairs = parents(f"{folder}/out", arguments.reference, model)
         loop(model, pairs[:1], ours)  # warm
         plain, grouped = loop(model, pairs, published), loop(model, pairs, ours)

@@ -16,6 +16,7 @@ import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,9 @@ def one_by_one(backbone: Backbone, calls: int, recipe: InversionRecipe, skip: in
     """Seconds for one picture, one time step a call."""
     x = torch.zeros(1, backbone.channels, backbone.size, backbone.size)
     start = time.perf_counter()
-    for t in backbone.schedule(recipe.num_steps, skip).t_T:
+    for t in backbone.path(replace(recipe, skip=skip)).t_T:
         for _ in range(calls):
-            backbone.epsilon(x, t[None])
+            backbone.denoise(x, t[None])
     return time.perf_counter() - start
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe, backbone = InversionRecipe(num_steps=50, skip=10), load(ModelConfig())
+    recipe, backbone = InversionRecipe(num_steps=50, skip=10), load(ModelConfig(name="digits-ddpm"))
     runs = {
         "published": lambda: one_by_one(backbone, 2, recipe, 0),
         "kept_calls_one_by_one": lambda: one_by_one(backbone, 1, recipe, recipe.skip),

@@ -148,15 +148,17 @@ def agreement(model: LatentBackbone, work: Work, x_T: Tensor, z: Tensor) -> dict
 def fused_by_us(model: LatentBackbone, work: Work, last: float) -> Tensor:
     """Our fused latents of the first pair, [1, C, H, W]; ``last`` is the alpha_bar that the last step aims at."""
     places = [work.pairs[0].a, work.pairs[0].b]
-    s = groups.schedule_of(model, work.chain)
-    s = replace(s, a_prev_T=torch.cat([s.a_prev_T[:-1], s.a_prev_T.new_tensor([last])]))
+    s = model.path(work.chain)
+    alpha, sigma = s.alpha_next_T.clone(), s.sigma_next_T.clone()
+    alpha[-1], sigma[-1] = last**0.5, (1 - last) ** 0.5
+    s = replace(s, alpha_next_T=alpha, sigma_next_T=sigma)
     two = replace(work.prompts, source=(SOURCE,) * 2, target=(TARGET,) * 2)
     x_0 = model.encode(work.image_NHWC[places])
     noise = [draw_noise(work.chain, len(s), tuple(x_0.shape[1:]), 0, work.keys[i]) for i in places]
-    epsilon = groups.source_denoiser(model, two)
-    maps = inversion.invert(epsilon, s, x_0, torch.stack(noise, 1).to(x_0))
+    denoise = groups.source_denoiser(model, two)
+    maps = inversion.invert(denoise, s, x_0, torch.stack(noise, 1).to(x_0))
     return groups.fuse_pictures(
-        model, groups.Inverted(schedule=s, maps=maps, prompts=two), [("linear", [0.5, 0.5])]
+        model, groups.Inverted(path=s, maps=maps, prompts=two), [("linear", [0.5, 0.5])]
     )
 
 

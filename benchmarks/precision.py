@@ -52,8 +52,8 @@ def there_and_back(
     keys = [str(i) for i in range(len(image_NHWC))]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     x_0 = model.encode(image_NHWC)
-    epsilon = groups.source_denoiser(model, prompts)
-    x = dpm_solver.SOLVERS[recipe.sampler].replay(epsilon, s, maps)
+    denoise = groups.source_denoiser(model, prompts)
+    x = dpm_solver.SOLVERS[recipe.sampler].replay(denoise, s, maps)
     back, own = (torch.from_numpy(model.decode(v)).float() for v in (x, x_0))
     original = torch.from_numpy(image_NHWC.copy()).float()
     found = {
@@ -68,7 +68,7 @@ def there_and_back(
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     digits = digits_classifier.halves()[1].image_NHWC[: args.pictures]
     cases: list[tuple[str, Any, np.ndarray, Prompts | None]] = [
-        ("digits-ddpm", lambda p: loading.load(ModelConfig(precision=p)), digits, None)
+        ("digits-ddpm", lambda p: loading.load(ModelConfig(name="digits-ddpm", precision=p)), digits, None)
     ]
     seen = pipelines.photos("validation", args.pictures, 64)
     if seen:

@@ -29,7 +29,8 @@ def halves_apart(model: LatentBackbone, words: Words, guidance: float) -> Denois
         unconditional, told = (
             model.unet(x, t, encoder_hidden_states=w, return_dict=False)[0].float() for w in pair
         )
-        return model.epsilon_of(unconditional + guidance * (told - unconditional), x_BCHW, t_B)
+        assert model.prediction == "epsilon"
+        return unconditional + guidance * (told - unconditional)
 
     return epsilon
 

@@ -72,7 +72,7 @@ def ways(name: str, args: argparse.Namespace) -> tuple[dict[str, Call], dict[str
         if options.get("compile") and not args.compile:
             continue
         one = copy.deepcopy(unet)
-        tuning.tune(one, ModelConfig(**PLAIN | options), args.device)
+        tuning.tune(one, ModelConfig(name="digits-ddpm", **PLAIN | options), args.device)
         calls[way] = partial(call, one)
         first[way] = [wall(partial(call, one, n), args.device) for n in args.batches[:2]]
     return calls, first

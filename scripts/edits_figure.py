@@ -53,7 +53,7 @@ def edits(model: backbone.Backbone, name: str, image_BHWC: np.ndarray) -> torch.
         for k in STRENGTHS
         for m, key in zip(maps, keys, strict=True)
     ]
-    return replay(model.epsilon, s, made).unflatten(0, (len(STRENGTHS), -1))
+    return replay(model.denoise, s, made).unflatten(0, (len(STRENGTHS), -1))
 
 
 def report(name: str, x: torch.Tensor) -> None:
@@ -81,7 +81,7 @@ def regions(model: backbone.Backbone, image_BHWC: np.ndarray) -> list[np.ndarray
     half = torch.zeros(16, 16)
     half[8:] = 1
     masks = [half, saliency(maps[1])]
-    fused = model.decode(replay(model.epsilon, s, [fuse_region(maps, [0, 1], "linear", m) for m in masks]))
+    fused = model.decode(replay(model.denoise, s, [fuse_region(maps, [0, 1], "linear", m) for m in masks]))
     grey = [(m[..., None] * 255).round().byte().numpy() for m in masks]
     return [*image_BHWC[:2], grey[0], fused[0], grey[1], fused[1]]
 
@@ -89,23 +89,19 @@ def regions(model: backbone.Backbone, image_BHWC: np.ndarray) -> list[np.ndarray
 def reconstruction(image_BHWC: np.ndarray) -> None:
     """PSNR of invert -> replay for both samplers and two precisions, 20 and 25 steps."""
     for precision in ("fp32", "bf16"):
-        model = loading.load(ModelConfig(precision=precision))  # type: ignore[arg-type]
+        model = loading.load(ModelConfig(name="digits-ddpm", precision=precision))  # type: ignore[arg-type]
         x_0 = model.encode(image_BHWC)
         for steps in (20, 25):
             noise = [draw_noise(RECIPE, steps, (1, 16, 16), 0, str(i)) for i in range(len(x_0))]
             for name, solver in dpm_solver.SOLVERS.items():
-                s = (
-                    model.schedule(steps)
-                    if name == "ddim"
-                    else dpm_solver.dpm_schedule(model.scheduler, steps)
-                )
-                maps = solver.invert(model.epsilon, s, x_0, torch.stack(noise, 1))
-                mse = (solver.replay(model.epsilon, s, maps).double() - x_0).square().mean()
+                s = model.path(InversionRecipe(num_steps=steps, skip=0, sampler=name))
+                maps = solver.invert(model.denoise, s, x_0, torch.stack(noise, 1))
+                mse = (solver.replay(model.denoise, s, maps).double() - x_0).square().mean()
                 print(f"{name:16} {precision} {steps} steps: {float(10 * torch.log10(4 / mse)):.1f} dB")
 
 
 def main(path: str) -> None:
-    model, image = loading.load(ModelConfig()), digits()
+    model, image = loading.load(ModelConfig(name="digits-ddpm")), digits()
     rows, captions = [], []
     for name in EDITS:
         x = edits(model, name, changed(name, image))

@@ -68,7 +68,7 @@ def main(path: str) -> None:
         print(noise, f"correlation {np.mean([correlation(maps[i], maps[j]) for i, j in pairs]):.2f}")
         for mode in MODES:
             fused = [modes.fuse([maps[i], maps[j]], [0.5, 0.5], mode) for i, j in pairs]
-            y = replay(model.epsilon, s, fused).clamp(-1, 1)
+            y = replay(model.denoise, s, fused).clamp(-1, 1)
             to_a, to_b = rms(y, a), rms(y, b)
             near, far = torch.minimum(to_a, to_b), torch.maximum(to_a, to_b)
             print(f"  {mode:<18} sharpness {(sharpness(y) / parents).mean():.2f}", end="")

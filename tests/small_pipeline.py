@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -202,14 +203,33 @@ def for_inpainting(folder: Path) -> Path:
 
 def flag_everything(folder: Path) -> None:
     """Give a pipeline a safety checker that takes every picture for unsafe."""
+    flag_above(folder, -2)
+
+
+def unsafety(folder: Path, image_BHWC: np.ndarray) -> np.ndarray:
+    """What a pipeline's safety checker holds against its threshold, of uint8 pictures: float [B]."""
+    checker = StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker")
+    prepare = CLIPImageProcessor.from_pretrained(folder / "feature_extractor")
+    with torch.no_grad():
+        seen = prepare(list(image_BHWC), return_tensors="pt").pixel_values
+        x_BD = checker.visual_projection(checker.vision_model(seen)[1])
+        return torch.nn.functional.cosine_similarity(x_BD, checker.concept_embeds[:1]).numpy()
+
+
+def flag_above(folder: Path, threshold: float) -> None:
+    """Give a pipeline a safety checker that flags pictures whose ``unsafety`` is above a threshold, and no others."""
     pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**small, "image_size": 32, "patch_size": 16}
-    checker = StableDiffusionSafetyChecker(
-        CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
-    )
-    with torch.no_grad():
-        checker.concept_embeds_weights.fill_(-2)  # thresholds that every picture passes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        checker = StableDiffusionSafetyChecker(
+            CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+        )
+        checker.concept_embeds.data.normal_()
+    checker.concept_embeds_weights.data.fill_(2)  # thresholds, these of cosines: none is above
+    checker.special_care_embeds_weights.data.fill_(2)
+    checker.concept_embeds_weights.data[0] = threshold
     pipe.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=32, crop_size=32))
     pipe.save_pretrained(folder)
 

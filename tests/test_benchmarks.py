@@ -249,7 +249,7 @@ def test_published_inversion_and_replay_are_each_others_inverse_and_ours(latent)
     back = bench.published_loop.replay(epsilon, model.scheduler, 5, x_T, z)
     torch.testing.assert_close(back, model.encode(work.image_NHWC[:1]))
     noise = inversion.draw_noise(chain, 4, tuple(back.shape[1:]), 0, "0")[:, None]
-    [ours] = inversion.invert(model.conditioned(words, 3.5), model.schedule(5, 1), back, noise)
+    [ours] = inversion.invert(model.conditioned(words, 3.5), model.path(chain), back, noise)
     torch.testing.assert_close(ours.x_T_CHW, x_T)
     sigma = [
         bench.published_loop.variance(a, b) ** 0.5

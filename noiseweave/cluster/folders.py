@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Quarantined
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 SIDES = frozenset((".txt", ".json"))
+MASK_SUFFIX = ".mask"  # what follows a picture's name in the name of its mask: NAME.mask.png
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
 KEY_LENGTH = 100  # longer names are cut and hashed, so that an unpacked sample fits any file system
 HASHED = re.compile(r"(^|-)[0-9a-f]{16}$")
@@ -25,7 +26,7 @@ HASHED = re.compile(r"(^|-)[0-9a-f]{16}$")
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A picture that is still to be read, and the paths of its side files by extension (txt, json)."""
+    """A picture that is still to be read, and the paths of its side files by extension (txt, json, mask.png)."""
 
     path: str
     sides: Mapping[str, str]
@@ -52,10 +53,13 @@ def bad(path: str, reason: str, detail: str = "") -> Quarantined:
     return Quarantined(shard="", key=printable(path), reason=reason, detail=detail)
 
 
-def listing(root: str, folder: str, deep: bool = True) -> Listing:
+def listing(root: str, folder: str, deep: bool = True, mask_suffix: str = MASK_SUFFIX) -> Listing:
     """The pictures of a folder, each with its side files, sorted by name whatever order the disk gives.
 
     Hidden files and what systems leave behind are passed over. Links to folders are not followed.
+
+    Args:
+        mask_suffix: a picture whose name ends so is the mask of the one without it.
     """
     found, waiting = Listing(), [folder]
     while waiting:
@@ -68,11 +72,12 @@ def listing(root: str, folder: str, deep: bool = True) -> Listing:
             continue
         below = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
         waiting += [f"{here}/{name}".lstrip("/") for name in reversed(below) if deep]
-        sort_files(here, [e for e in entries if not e.is_dir(follow_symlinks=False)], found)
+        files = [e for e in entries if not e.is_dir(follow_symlinks=False)]
+        sort_files(here, files, found, mask_suffix)
     return found
 
 
-def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -> None:
+def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing, mask_suffix: str) -> None:
     """The files of one folder -> pictures with their side files, and the rest counted by extension."""
     sides: dict[str, dict[str, str]] = {}
     pictures: list[tuple[str, str]] = []
@@ -80,15 +85,26 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing) -
         name, extension = os.path.splitext(entry.name)
         stem = composed(name)
         path, extension = f"{here}/{entry.name}".lstrip("/"), extension.lower()
+        kind = extension[1:] if extension in SIDES else ""
+        if is_picture(entry.name) and (of := masked_by(stem, mask_suffix)):
+            stem, kind = of, f"mask{extension}"
         if entry.is_dir():
             found.bad.append(bad(path, "link_to_folder"))
-        elif extension in EXTENSIONS:
+        elif is_picture(entry.name) and not kind:
             pictures.append((stem, path))
-        elif extension not in SIDES or sides.setdefault(stem, {}).setdefault(extension[1:], path) != path:
+        elif not kind or sides.setdefault(stem, {}).setdefault(kind, path) != path:
             found.ignored[printable(extension) or "no extension"] += 1
     found.items += [Item(path=path, sides=sides.get(stem, {})) for stem, path in pictures]
     stems = {stem for stem, _ in pictures}
-    found.ignored.update(f".{e} without a picture" for s in sides.keys() - stems for e in sides[s])
+    for stem in sorted(sides.keys() - stems, key=os.fsencode):
+        alone = {e for e in sides[stem] if e.startswith("mask.")}
+        found.bad += [bad(sides[stem][e], "no_picture", "a mask alone") for e in sorted(alone)]
+        found.ignored.update(f".{e} without a picture" for e in sides[stem].keys() - alone)
+
+
+def masked_by(stem: str, mask_suffix: str) -> str:
+    """The stem of the picture that a file of this stem is the mask of, "" where it is no mask."""
+    return stem.removesuffix(mask_suffix) if stem.endswith(mask_suffix) else ""
 
 
 def junk(name: str) -> bool:
@@ -145,8 +161,7 @@ def key_of(name: bytes) -> str:
 
 def stem_of(path: str) -> str:
     """The path without a picture's extension; any other extension stays."""
-    stem, extension = os.path.splitext(path)
-    return stem if extension.lower() in EXTENSIONS else path
+    return os.path.splitext(path)[0] if is_picture(path) else path
 
 
 def read(root: str, path: str, limit: int, follow_links: bool) -> bytes:

@@ -8,11 +8,12 @@ What is left of a run is its planned units minus its done-markers, after any cra
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import lock, storage
 from noiseweave.cluster.units import UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
@@ -57,6 +58,15 @@ def flatten(value: JsonMapping, prefix: str = "") -> Json:
         else:
             flat[prefix + name] = list(item) if isinstance(item, tuple) else item
     return flat
+
+
+@contextlib.contextmanager
+def held_run(
+    output: str, config: JsonMapping, overwrite: bool = False, owned: tuple[str, ...] = ()
+) -> Iterator[Ledger]:
+    """``open_run`` while no other driver writes there: ``lock.held``, which says what is raised."""
+    with lock.held(output):
+        yield open_run(output, config, overwrite, owned)
 
 
 def open_run(

@@ -28,6 +28,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Channel, Meter, OnProgress, watch
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Commit, Compute, Fetch, Phase
+from noiseweave.cluster.storage import StorageError
 from noiseweave.cluster.units import Plan
 from noiseweave.engine.records import Json, JsonMapping
 
@@ -67,7 +68,11 @@ class Outcome:
 
 
 def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
-    """Do every unit of the plan that has no done-marker yet; a unit is failed after two passes without one."""
+    """Do every unit of the plan that has no done-marker yet; a unit is failed after two passes without one.
+
+    Raises:
+        StorageError: the output cannot be written, and another try would not help; the rest is not begun.
+    """
     start = time.monotonic()
     outcome = Outcome(units=plan.length)
     errors: dict[str, str] = {}
@@ -92,6 +97,8 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
                 print(f"{phase.name}: {len(left)} units without a result are run once more", file=sys.stderr)
                 gc.collect()  # the first pass's workers hold their GPUs until the last handle is gone
             for row in _rows(plan, left, phase, ledger, session, again, on_progress):
+                if row["stop"]:
+                    raise StorageError(f"{row['error']}; the same command goes on from what is done")
                 if row["error"]:
                     errors[row["id"]] = row["error"]
                     meter.drop(row["id"])

@@ -1,10 +1,14 @@
-"""Something that is looked at now and then while a block runs."""
+"""Something that is looked at now and then while a block runs, and the end of this process that a look may mean."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 @contextmanager
@@ -27,3 +31,13 @@ def repeated(look: Callable[[], None], every: float) -> Iterator[None]:
         over.set()
         thread.join()
         look()
+
+
+def leave(line: str) -> NoReturn:
+    """Say why and end this process as it is, exit code 1: its main thread may hang in a call that never comes back."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    # the progress display's line, and the cursor that it hides
+    clear = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{clear}{line}\n".encode())
+    os._exit(1)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
 
-from noiseweave.cluster.polling import repeated
+from noiseweave.cluster.polling import leave, repeated
 from noiseweave.engine.records import Json
 
 ENDED = "Ray ended; the same command goes on from what is done"
@@ -23,7 +21,7 @@ def watched(dead: Callable[[], bool], every: float) -> Iterator[None]:
 
     def look() -> None:
         if dead():
-            _leave()
+            leave(ENDED)
 
     # the look after the block: what the job says of Ray's end, an error of some kind, comes before the thread's
     with _quiet_threads(), repeated(look, every):
@@ -44,16 +42,6 @@ def _quiet_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _leave() -> NoReturn:
-    """Say that Ray ended and end this process as it is: its main thread may hang in a call that never comes back."""
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    # the progress display's line, and the cursor that it hides
-    clear = "\r\x1b[K\x1b[?25h" if sys.stderr.isatty() else ""
-    os.write(2, f"{clear}{ENDED}\n".encode())
-    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import io
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -21,24 +21,17 @@ from typing import BinaryIO
 from braceexpand import braceexpand
 
 from noiseweave.cluster import storage
-from noiseweave.cluster.labels import label_and_caption
+from noiseweave.cluster.labels import Sides, label_and_caption
+from noiseweave.engine import formats
 from noiseweave.engine.records import Location, Quarantined
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+PICTURES = formats.EXTENSIONS
 MASK = "mask."  # what the extension of a mask begins with
 MASKS = tuple(MASK + e for e in PICTURES)
 SIDES = ("json", "txt", "cls")  # in the order in which they are looked at
+Says = Callable[[Sides], tuple[int | None, str | None]]
 SIDE_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json that are read
-DAMAGE = (
-    tarfile.TarError,
-    EOFError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    IndexError,
-    KeyError,
-)
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError, LookupError)
 """What tarfile raises for a damaged tar: a chain of long names recurses, a cut sparse header ends too early."""
 
 
@@ -92,14 +85,27 @@ def find(pattern: str) -> list[str]:
     return found
 
 
-def digest(found: Sequence[str], root: str | None = None) -> str:
+def digest(found: Sequence[str], root: str | None = None, skip_failed: bool = False) -> str:
     """16 hex digits that change when a name or the content of any of these shards does.
 
     Args:
         root: what all names begin with and which does not count; None leaves the last part of each.
+        skip_failed: a shard that cannot be read has no content, and that counts.
+
+    Raises:
+        OSError: a shard cannot be read.
     """
+
+    def content(shard: str) -> str:
+        try:
+            return storage.content_of(shard)
+        except OSError:
+            if not skip_failed:
+                raise
+            return "unreadable"
+
     with ThreadPoolExecutor(8) as pool:
-        contents = list(pool.map(storage.content_of, found))
+        contents = list(pool.map(content, found))
     names = [url.rpartition("/")[2] if root is None else url[len(root) :] for url in found]
     listing = "".join(f"{name} {content}\n" for name, content in zip(names, contents, strict=True))
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -227,20 +233,22 @@ def locate(url: str) -> tuple[list[Location], list[Quarantined]]:
     """Index a shard and read the small members: one Location a picture.
 
     A sample without a picture is quarantined as ``no_picture``; an empty one as ``empty_picture``; a ``.cls``
-    that is no integer as ``bad_label`` (the whole sample, for a wrong label is worse than none).
+    that is no integer as ``bad_label``, a caption of no known encoding as ``bad_txt`` (the whole sample, for a wrong
+    label is worse than none).
     """
     found, bad = located(url)
     return [location for _, location in found], bad
 
 
 def located(
-    url: str, payload: Sequence[str] = PICTURES
+    url: str, payload: Sequence[str] = PICTURES, says: Says = label_and_caption
 ) -> tuple[list[tuple[Entry, Location]], list[Quarantined]]:
     """As ``locate``, with each sample's members, and for payloads of another kind than pictures.
 
     Args:
         payload: extensions of the member that a Location points at. Where they are not pictures, the reasons
             are named by the first of them: ``no_npy``, ``empty_npy``.
+        says: label and caption of a sample's side members, or a ValueError, ``"reason: detail"``.
     """
     entries, bad = index(url)
     out: list[tuple[Entry, Location]] = []
@@ -249,13 +257,13 @@ def located(
     with storage.open_read(url) as f:
         for entry in entries:
             try:
-                out.append((entry, _location(f, url, entry, payload)))
+                out.append((entry, _location(f, url, entry, payload, says)))
             except ValueError as e:
                 bad.append(Quarantined.of(e, shard=url, key=entry.key))
     return out, bad
 
 
-def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str]) -> Location:
+def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str], says: Says) -> Location:
     main, noun = entry.first(payload), "picture" if tuple(payload) == PICTURES else payload[0]
     if main is None:
         raise ValueError(f"no_{noun}: only {', '.join(sorted(entry.members))}")
@@ -266,7 +274,7 @@ def _location(f: BinaryIO, url: str, entry: Entry, payload: Sequence[str]) -> Lo
     for one in filter(None, (member, mask)):
         if one.size > storage.IMAGE_LIMIT:
             raise ValueError(f"too_large: {one.size} bytes, at most {storage.IMAGE_LIMIT}")
-    label, caption = label_and_caption({e: small(f, entry, e) for e in SIDES})
+    label, caption = says({e: small(f, entry, e) for e in SIDES})
     return Location(
         shard=url,
         key=entry.key,

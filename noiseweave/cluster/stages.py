@@ -12,10 +12,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import OnProgress, Progress
+from noiseweave.cluster.storage import StorageError
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
@@ -79,8 +80,9 @@ class Fetch:
         """A row with a unit's index -> the unit and its data, or its error."""
         start = time.monotonic()
         unit = self.plan.unit(int(row["index"]))
-        data, error = _attempt(self.fetch, unit)
-        return {"unit": Box(unit), "data": Box(data), "error": error, "fetch": time.monotonic() - start}
+        data, error, stop = _attempt(self.fetch, unit)
+        took = time.monotonic() - start
+        return {"unit": Box(unit), "data": Box(data), "error": error, "stop": stop, "fetch": took}
 
 
 class Compute:
@@ -98,7 +100,7 @@ class Compute:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
-        made, self.broken = _attempt(make_compute)
+        made, self.broken, self.stop = _attempt(make_compute)
         self.compute = made or _same  # which is not called
         _limit(threads)  # another variable may have set the torch that make_compute imported otherwise
 
@@ -109,14 +111,15 @@ class Compute:
     def row(self, row: Json) -> Json:
         """One fetched unit -> its result, or its error, with the seconds that it took."""
         start = time.monotonic()
-        data, error = row["data"].value, str(row["error"]) or self.broken
+        data, error, stop = row["data"].value, str(row["error"]) or self.broken, row["stop"] or self.stop
         if not error:
             with self._reporting(row["unit"].value.id, data):
-                data, error = _attempt(self.compute, data)
+                data, error, stop = _attempt(self.compute, data)
         return {
             "unit": row["unit"],
             "data": Box(data),
             "error": error,
+            "stop": stop,
             "fetch": row["fetch"],
             "compute": time.monotonic() - start,
             "worker": self.name,
@@ -151,14 +154,15 @@ class Commit:
     def __call__(self, row: Json) -> Json:
         """A computed row -> what is known of the unit: its counts, or its error."""
         start = time.monotonic()
-        unit, result, error = row["unit"].value, row["data"].value, row["error"]
+        unit, result, error, stop = row["unit"].value, row["data"].value, row["error"], row["stop"]
         report = UnitReport(id=unit.id, produced=0)
         if not error:
-            done, error = _attempt(self._write, unit, result, row, start)
+            done, error, stop = _attempt(self._write, unit, result, row, start)
             report = done or report
         return {
             "id": unit.id,
             "error": error,
+            "stop": stop,
             "produced": report.produced,
             "quarantined": sum(report.quarantined.values()),
         }
@@ -185,11 +189,21 @@ class Box:
     value: Any
 
 
-def _attempt(f: Callable[..., T], *arguments: object) -> tuple[T | None, str]:
-    """(result, "") or (None, one line about the exception and where it came from)."""
+class _Attempt(NamedTuple, Generic[T]):
+    """What came of a call: its result, or one line about the exception, and whether the whole run must stop."""
+
+    result: T | None
+    error: str = ""
+    stop: bool = False
+
+
+def _attempt(f: Callable[..., T], *arguments: object) -> _Attempt[T]:
+    """Call it; a line about an exception says where it came from. Storage that fails lastingly stops the run."""
     try:
-        return f(*arguments), ""
+        return _Attempt(f(*arguments))
+    except StorageError as e:
+        return _Attempt(None, f"{platform.node()}: {e}", e.lasting)
     except Exception as e:
         frame = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-        return None, f"{type(e).__name__}: {' '.join(str(e).split())[:500]} ({where})"
+        return _Attempt(None, f"{type(e).__name__}: {' '.join(str(e).split())[:500]} ({where})")

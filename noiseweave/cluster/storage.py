@@ -11,13 +11,15 @@ something is there, asks the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import posixpath
 import re
-import uuid
+import secrets
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,11 +30,46 @@ from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
+from noiseweave.cluster import processes
+
 IMAGE_LIMIT = 100_000_000
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
 PATIENCE = 15.0
 """Seconds until an object store counts as out of reach; its client would try for minutes."""
-TEMPORARY = re.compile(r"\..*[.-][0-9a-f]{32}\.tmp")
+TEMPORARY = re.compile(r"\..*[.-]([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}\.tmp")
+"""A temporary name: the writer's machine, its number there, chance."""
+OLD = 60.0
+"""Seconds after which a temporary file of another machine's writer is no longer being written."""
+LASTING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENXIO, errno.ENODEV),
+}
+"""Errors that another try meets again: no room, no permission, a folder that is gone."""
+
+
+class StorageError(OSError):
+    """Output cannot be written: one line that names the place.
+
+    Attributes:
+        lasting: whether another try would meet it again, so that a run had better end.
+    """
+
+    def __init__(self, line: str, lasting: bool = True) -> None:
+        super().__init__(line)
+        self.line, self.lasting = line, lasting
+
+    def __reduce__(self) -> tuple[type, tuple[str, bool]]:
+        return StorageError, (self.line, self.lasting)
+
+    @classmethod
+    def of(cls, path: str, error: Exception) -> StorageError:
+        """Of a path that could not be written."""
+        what = (
+            getattr(error, "strerror", None)
+            or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        )
+        return cls(f"{path} cannot be written: {what}", getattr(error, "errno", None) in LASTING)
 
 
 def join(folder: str, *names: str) -> str:
@@ -129,14 +166,25 @@ def read_all(paths: Sequence[str]) -> list[bytes]:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file atomically: readers see the old content, the new, or no file; never a part."""
+    """Write a file atomically: readers see the old content, the new, or no file; never a part.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     fs, name = system(path)
-    if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(name, data)
-        return
+    try:
+        if isinstance(fs, LocalFileSystem):
+            _write_local(name, data)
+        else:
+            fs.pipe_file(name, data)
+    except Exception as e:  # each object store has its own
+        raise StorageError.of(path, e) from e
+
+
+def _write_local(name: str, data: bytes) -> None:
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.path.basename(name)}.{uuid.uuid4().hex}.tmp")
+    temporary = os.path.join(folder, f".{os.path.basename(name)}.{_writer()}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -147,6 +195,35 @@ def write(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _writer() -> str:
+    """A temporary name's end, as TEMPORARY reads it."""
+    return f"{processes.machine()}{os.getpid():08x}{secrets.token_hex(8)}"
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write a file that is not there yet; whether it was so. Of several who try at once one succeeds.
+
+    That holds for local files, S3 and Google Cloud Storage; a store that cannot promise it writes all the same.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    fs, name = system(path)
+    try:
+        if not isinstance(fs, LocalFileSystem):
+            fs.pipe_file(name, data, mode="create")
+            return True
+        with open(name, "xb") as f:
+            f.write(data)
+        return True
+    except FileExistsError:
+        return False
+    except Exception as e:
+        if exists(path):  # as some stores say it
+            return False
+        raise StorageError.of(path, e) from e
 
 
 def read_json(path: str) -> Any:
@@ -210,20 +287,33 @@ def remove(path: str) -> None:
 
 
 def sweep_temporaries(folder: str) -> None:
-    """Delete what a killed writer left under temporary names in a local folder."""
+    """Delete what a killed writer left under temporary names in a local folder; a live one's stay."""
     fs, name = system(folder)
     if isinstance(fs, LocalFileSystem):
         for path in Path(name).rglob(".*.tmp"):
-            if TEMPORARY.fullmatch(path.name):  # a user's own .tmp files stay
+            found = TEMPORARY.fullmatch(path.name)  # a user's own .tmp files stay
+            if found and _left_behind(path, found[1], int(found[2], 16)):
                 path.unlink(missing_ok=True)
+
+
+def _left_behind(path: Path, machine: str, pid: int) -> bool:
+    """Whether the writer of a temporary file is dead, or has not written for so long that it must be."""
+    if machine == processes.machine() and processes.started(pid) is None:
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > OLD
+    except FileNotFoundError:
+        return False
 
 
 def check_writable(folder: str) -> None:
     """Raise ValueError in one line when nothing can be written to ``folder``."""
     try:
-        probe = join(folder, f".probe-{uuid.uuid4().hex}.tmp")
+        probe = join(folder, f".probe-{_writer()}.tmp")
         write(probe, b"ok")
         remove(probe)
+    except StorageError as e:
+        raise ValueError(f"output {folder!r} cannot be written: {e.__cause__}") from None
     except Exception as e:  # each object store has its own errors, missing credentials above all
         raise ValueError(f"output {folder!r} cannot be written: {e}") from None
 

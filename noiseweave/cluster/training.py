@@ -19,6 +19,7 @@ from typing import Any
 from noiseweave.cluster import storage
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.storage import StorageError
 from noiseweave.engine.records import Json
 
 COMPLETE = "complete.json"
@@ -212,7 +213,7 @@ def _inline(
             loop(task, link)
             return
         except Exception as e:
-            if not left:
+            if not left or (isinstance(e, StorageError) and e.lasting):
                 raise RuntimeError(_line(e)) from e
 
 
@@ -226,7 +227,14 @@ def _ray(loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Ca
     # Ray looks at its workers every 2 s, and each checkpoint waits for that look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+
+    class Interruptible(TorchTrainer):
+        """Ctrl-C ends ``fit`` as it ends anything: Ray's own handler waits half a minute, and the exit code is 1."""
+
+        def _register_sigint_handler(self, controller: object) -> None:
+            pass
+
+    trainer = Interruptible(
         partial(_enter, loop, ray.put(task), attempt.folder, attempt.name, queue),
         scaling_config=_scaling(session),
         run_config=RunConfig(
@@ -322,7 +330,7 @@ def _first_line(error: Exception) -> str:
     """The cause of a failed run in one line: the kind and the words of an error, the end of a traceback."""
     cause = next(iter(getattr(error, "worker_failures", {}).values()), error)
     lines = str(cause).strip().splitlines()
-    return lines[-1] if len(lines) > 1 else _line(cause)
+    return lines[-1].removeprefix(f"{StorageError.__module__}.") if len(lines) > 1 else _line(cause)
 
 
 def _line(error: Exception) -> str:

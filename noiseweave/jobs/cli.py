@@ -1,6 +1,7 @@
 """``noiseweave JOB --config FILE --section.field VALUE``: the one command.
 
-Exit codes: 0 all done, 1 some units failed or Ray died, 2 wrong usage or config, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 all done, 1 some units failed, or the storage, or Ray died, 2 wrong usage or config, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 from noiseweave import __version__
 from noiseweave.cluster import threads
+from noiseweave.cluster.storage import StorageError
 from noiseweave.jobs.arguments import JOBS, SECOND, fail, parse, usage
 from noiseweave.jobs.options import meant
 
@@ -44,6 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
             return submit.main(rest, tuple(JOBS))
         config = parse(job, rest)
         return importlib.import_module(f"noiseweave.jobs.{job}.job").run(config)
+    except StorageError as e:
+        if os.environ.get("NOISEWEAVE_DEBUG"):
+            raise
+        print("error: " + " ".join(str(e).split()), file=sys.stderr)
+        return 1
     except (ValueError, OSError) as e:
         if os.environ.get("NOISEWEAVE_DEBUG"):
             raise

@@ -39,6 +39,12 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
         yield from record["bad"]
 
 
+def some(names: Iterable[str], most: int = 10) -> str:
+    """The first names of several, for the screen."""
+    known = list(names)
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+
+
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
 SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
 

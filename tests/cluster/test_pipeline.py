@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from noiseweave.cluster.ledger import Ledger, open_run
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
+from noiseweave.cluster.storage import StorageError
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Quarantined
 
@@ -60,6 +62,14 @@ def make_meeting(folder):
         return x
 
     return meet
+
+
+def unit_from_100(i):
+    return unit(100 + i)
+
+
+def make_same():
+    return lambda x: x
 
 
 def make_broken():
@@ -289,6 +299,24 @@ def test_ctrl_c_ends_the_process_though_a_fetch_hangs(tmp_path):
         job.send_signal(signal.SIGINT)
         assert job.stderr.read().endswith(b"KeyboardInterrupt\n")
     assert job.returncode == -signal.SIGINT
+
+
+def commit_into_nothing(folder, u, result):
+    with open(os.path.join(folder, "tries"), "a") as f:
+        f.write(f"{u.id}\n")
+    storage.write(os.path.join(folder, "a file", f"{u.id}.txt"), b"")
+    return UnitReport(id=u.id, produced=1), []
+
+
+def test_storage_that_fails_lastingly_ends_the_run_at_once(either, tmp_path, capsys):
+    """No second pass, no thousand units for nothing; the line names host and place."""
+    (tmp_path / "a file").write_text("where a folder should be")
+    broken = replace(phase(str(tmp_path), make_same), commit=partial(commit_into_nothing, str(tmp_path)))
+    where = re.escape(f"{platform.node()}: {tmp_path}/a file/u")
+    with pytest.raises(StorageError, match=rf"^{where}\d+.txt cannot be written: .*; the same command"):
+        pipeline.run(Plan(length=400, unit=unit_from_100), broken, Ledger(output=str(tmp_path)), either)
+    assert len((tmp_path / "tries").read_text().split()) < 300
+    assert "once more" not in capsys.readouterr().err
 
 
 # the ledger

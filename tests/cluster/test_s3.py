@@ -10,7 +10,7 @@ import uuid
 
 import pytest
 
-from noiseweave.cluster import ledger, shards, storage, training
+from noiseweave.cluster import ledger, lock, shards, storage, training
 from noiseweave.cluster.units import UnitReport
 from noiseweave.jobs import cli
 
@@ -109,6 +109,16 @@ def test_what_others_write_is_seen(bucket):
     elsewhere(book.path("done/p/u2.json"), b"{}")
     storage.remove(book.path("done"))
     assert book.done("p") == set()
+
+
+def test_one_creates_and_one_driver_writes(bucket):
+    assert storage.create(f"{bucket}/a", b"first")
+    assert not storage.create(f"{bucket}/a", b"second")
+    assert storage.read(f"{bucket}/a") == b"first"
+    second = lock.held(f"{bucket}/run")
+    with lock.held(f"{bucket}/run"), pytest.raises(lock.InUseError, match=f"process {os.getpid()} on"):
+        second.__enter__()
+    assert not storage.exists(f"{bucket}/run")
 
 
 def test_a_checkpoint_counts_once_its_marker_is_there(bucket):

@@ -175,12 +175,13 @@ def test_a_bad_name_can_be_written_into_a_report(folder):
 
 
 @pytest.mark.parametrize(
-    "label", [b"cat", b"", b"3.0", b"-1", b"1_0", b"2147483648", b"9" * 5000, b"\xff", "٣".encode()]
+    "label", [b"cat", b"", b"3.5", b"-1", b"1_0", b"2147483648", b"9" * 5000, b"\xff", "٣".encode()]
 )
 def test_a_label_that_is_no_number_takes_its_sample_along(label, tmp_path):
-    url = put(tmp_path, tar(("a.png", b"1"), ("a.cls", label), ("b.png", b"2"), ("b.cls", b" 12\n")))
+    good = ("b.png", b"2"), ("b.cls", b" 12\n"), ("c.png", b"3"), ("c.cls", b"2.0")
+    url = put(tmp_path, tar(("a.png", b"1"), ("a.cls", label), *good))
     located, bad = shards.locate(url)
-    assert [(x.key, x.label) for x in located] == [("b", 12)]
+    assert [(x.key, x.label) for x in located] == [("b", 12), ("c", 2)]
     assert [(b.key, b.reason) for b in bad] == [("a", "bad_label")]
 
 
@@ -189,6 +190,10 @@ def test_a_label_that_is_no_number_takes_its_sample_along(label, tmp_path):
     [
         (b'{"label": 4}', 4),
         (b'{"label": "UNLIKELY"}', None),
+        (b'{"label": "3"}', 3),
+        (b'{"label": 2.0}', 2),
+        (b'{"label": 2.5}', None),
+        (b'{"label": [1]}', None),
         (b'{"label": true}', None),
         (b'{"label": -1}', None),
         (b"[1]", None),

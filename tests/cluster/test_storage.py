@@ -1,13 +1,18 @@
 """Paths and URLs are used alike; a write is whole or not there."""
 
+import errno
 import json
 import os
+import pickle
+import resource
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import processes, storage
+from noiseweave.cluster.storage import StorageError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -112,11 +117,63 @@ def test_nothing_but_temporaries_is_swept(tmp_path, monkeypatch):
         m.setattr(os, "unlink", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             storage.write(str(tmp_path / "sub" / "b.tar"), b"half")
-    assert len(os.listdir(tmp_path / "sub")) == 2
+    (left,) = set(os.listdir(tmp_path / "sub")) - {"kept.tar"}
+    storage.sweep_temporaries(str(tmp_path))
+    assert left in os.listdir(tmp_path / "sub")  # its writer lives
+    monkeypatch.setattr(processes, "started", lambda pid: {os.getpid(): None}.get(pid, 1.0))
     storage.sweep_temporaries(str(tmp_path))
     assert os.listdir(tmp_path / "sub") == ["kept.tar"]
     assert (tmp_path / ".mine.tmp").exists()
     storage.sweep_temporaries(str(tmp_path / "nothing there"))
+
+
+def test_another_machines_temporaries_stay_while_they_may_grow(tmp_path):
+    young, old = (tmp_path / f".{n}.tar.ffffffff0000000700000000{n}.tmp" for n in ("00000001", "00000002"))
+    for path in (young, old):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - storage.OLD - 5,) * 2)
+    storage.sweep_temporaries(str(tmp_path))
+    assert os.listdir(tmp_path) == [young.name]
+
+
+def test_a_full_disk_is_one_line_that_names_the_place(tmp_path):
+    path = str(tmp_path / "a")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(StorageError) as error:
+            storage.write(path, b"x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value) == f"{path} cannot be written: File too large"
+    assert os.listdir(tmp_path) == []
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.lasting) == (str(error.value), True)
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (ConnectionError("reset"), False),
+        (RuntimeError("SlowDown\nplease"), False),
+    ],
+)
+def test_which_errors_another_try_meets_again(error, lasting, monkeypatch):
+    monkeypatch.setattr(storage, "_write_local", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(StorageError, match=r"/x/y cannot be written: .*") as found:
+        storage.write("/x/y", b"")
+    assert found.value.lasting is lasting
+    assert "\n" not in str(found.value)
+
+
+def test_one_creates(folder):
+    storage.check_writable(folder)
+    path = storage.join(folder, "a")
+    assert storage.create(path, b"first")
+    assert not storage.create(path, b"second")
+    assert storage.read(path) == b"first"
 
 
 @pytest.mark.parametrize("output", ["{file}/out", "{file}/a/b", "nosuchprotocol://x"])

@@ -13,7 +13,7 @@ def digits_model():
     """ModelConfig -> the shipped model's Backbone, loaded afresh."""
     from noiseweave.engine.networks.loading import load
 
-    return lambda config=ModelConfig(): load(config)  # noqa: B008
+    return lambda config=ModelConfig(name="digits-ddpm"): load(config)  # noqa: B008
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from flows import inline
+from flows import DIGITS, inline
 
 from noiseweave.cluster import shards, storage
 
 BASE = [
+    *DIGITS,
     "--inversion.num_steps",
     "6",
     "--inversion.skip",

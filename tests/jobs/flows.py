@@ -3,6 +3,8 @@
 from noiseweave.jobs import cli
 
 CPU = ("--cluster.gpus_per_worker", "0")
+DIGITS = ("--model.name", "digits-ddpm")
+"""The model that ships; what comes after it on the line may name another."""
 
 
 def inline(job: str, *arguments: object) -> int:

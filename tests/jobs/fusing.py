@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from flows import DIGITS
 from PIL import Image
 
 from noiseweave.jobs import cli
@@ -22,12 +23,12 @@ def picture(path) -> np.ndarray:
 
 
 def fused(*arguments: str) -> None:
-    assert cli.main(["fuse", *arguments, *QUICK]) == 0
+    assert cli.main(["fuse", *DIGITS, *arguments, *QUICK]) == 0
 
 
 def failed(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["fuse", *arguments])
+        cli.main(["fuse", *DIGITS, *arguments])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith("error: ")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flows import inline
+from flows import DIGITS, inline
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -29,18 +29,16 @@ SAVED = {
 
 
 def drawn(output: Path, *arguments: object) -> int:
-    return inline("inpaint", "--output", output, *arguments)
+    return inline("inpaint", *DIGITS, "--output", output, *arguments)
 
 
 def started(output: Path, *arguments: object):
     """(task, work, ledger) of a run."""
-    config = jobs_arguments.parse("inpaint", [*map(str, arguments), "--output", str(output)])
+    config = jobs_arguments.parse("inpaint", [*DIGITS, *map(str, arguments), "--output", str(output)])
     work = inpaint_input.gather(config)
     folder, sheet = inpaint.destination(config)
     task = draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
-    book = ledger.open_run(
-        folder, inpaint.identity(task, work.digest), config.overwrite, inpaint_config.OWNED
-    )
+    book = ledger.open_run(folder, inpaint.identity(task, work), config.overwrite, inpaint_config.OWNED)
     return task, work, book
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
+from flows import DIGITS
 
 from noiseweave import __version__
+from noiseweave.cluster.storage import StorageError
 from noiseweave.engine.fusion.recipes import MODES
 from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs import cli
@@ -137,9 +140,50 @@ def test_a_method_of_usefulness_has_no_such_option(tmp_path, capsys):
     assert error in failed(capsys, "evaluate", "usefulness", *words)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "augment --input a --output b",
+        "augment --input a --output b --model.precision bf16",
+        "augment --input a --output b --model.name=",
+        "fuse a b --output c",
+        "inpaint --image a --mask b --output c",
+        "sample --output a",
+        "evaluate --mode reconstruction --input a --output b",
+        "evaluate --features.name unet --input a --reference b --output c",
+        "evaluate --mode samples --features.name unet --input a --reference b --output c",
+    ],
+)
+def test_no_model_is_taken_by_itself(line, capsys):
+    error = failed(capsys, *line.split())
+    assert error.startswith(
+        "error: model.name: no model is named; give a shipped one (digits-ddpm: 16x16 grey digits), "
+    )
+    assert "a folder that noiseweave train or diffusers' save_pretrained wrote, or a hub id" in error
+
+
+@pytest.mark.parametrize("mode", ["sets", "pairs", "samples"])
+def test_figures_that_need_no_model_ask_for_none(mode):
+    words = ["--mode", mode, "--input", "a", "--reference", "b", "--output", "c"]
+    assert jobs_arguments.parse("evaluate", words).model.name == ""
+
+
+@pytest.mark.parametrize("job", ["augment", "fuse", "inpaint", "sample"])
+def test_the_configs_name_their_model(job):
+    for path in CONFIGS.glob("*.yaml"):
+        given = yaml.safe_load(path.read_text())
+        needed = {"input": "a"} if job == "augment" else {}
+        if path.stem.split("-")[0] == job:
+            words = [f"--{k}={v}" for k, v in {"output": "b", **needed}.items()]
+            assert (
+                jobs_arguments.parse(job, ["--config", str(path), *words]).model.name
+                == given["model"]["name"]
+            )
+
+
 def test_names_that_a_user_makes_up_are_no_mistakes(tmp_path):
     (tmp_path / "a.yaml").write_text("cluster: {labels: {zone: a}}\n")
-    words = ["--input", "a", "--output", "b", "--config", str(tmp_path / "a.yaml")]
+    words = [*DIGITS, "--input", "a", "--output", "b", "--config", str(tmp_path / "a.yaml")]
     assert jobs_arguments.parse("augment", words).cluster.labels == {"zone": "a"}
 
 
@@ -155,13 +199,13 @@ def test_names_that_a_user_makes_up_are_no_mistakes(tmp_path):
     ],
 )
 def test_how_pictures_are_fused(words, modes, ratio):
-    config = jobs_arguments.parse("augment", ["--input=a", "--output=b", *words.split()])
+    config = jobs_arguments.parse("augment", [*DIGITS, "--input=a", "--output=b", *words.split()])
     assert (config.fusion.choices, config.fusion.bounds) == (modes, ratio)
 
 
 def test_older_spellings():
     words = "--input_dir=a --output_dir=b --similarity_threshold=0.6 --max_pairs=100"
-    config = jobs_arguments.parse("augment", words.split())
+    config = jobs_arguments.parse("augment", [*DIGITS, *words.split()])
     assert (config.input, config.output) == ("a", "b")
     assert (config.pairing.threshold, config.pairing.max_pairs) == (0.6, 100)
     words = "--image_path a.png --output o --img_size 64 --train_steps 30 --batch_size 8 --lr 1e-4"
@@ -175,9 +219,9 @@ def test_numbers_and_choices_are_listed_with_commas():
     assert jobs_arguments.parse("evaluate", [*base, "--metrics", "fd,kid"]).metrics == ("fd", "kid")
     assert jobs_arguments.parse("evaluate", [*base, "--metrics", "fd"]).metrics == ("fd",)
     assert jobs_arguments.parse("evaluate", [*base, "--metrics", "null"]).metrics is None
-    config = jobs_arguments.parse("fuse", ["a", "b", "--output", "o", "--weights", "1,3"])
+    config = jobs_arguments.parse("fuse", [*DIGITS, "a", "b", "--output", "o", "--weights", "1,3"])
     assert config.weights == (1, 3)
-    words = ["a", "b", "--output", "o", "--prompt.source", "a cat, asleep"]
+    words = [*DIGITS, "a", "b", "--output", "o", "--prompt.source", "a cat, asleep"]
     assert jobs_arguments.parse("fuse", words).prompt.source == "a cat, asleep"
 
 
@@ -258,6 +302,9 @@ def test_what_run_raises(job, capsys, monkeypatch):
     assert failed(capsys, "probe", "--output", "x") == "error: output='x': not there\n"
     job.act = lambda: throw(PermissionError("no"))
     assert failed(capsys, "probe", "--output", "x") == "error: no\n"
+    job.act = lambda: throw(StorageError("/x cannot be written:\n  full"))
+    assert cli.main(["probe", "--output", "x"]) == 1
+    assert capsys.readouterr().err == "error: /x cannot be written: full\n"
     job.act = lambda: throw(KeyboardInterrupt())
     assert cli.main(["probe", "--output", "x"]) == 130
     job.act = lambda: throw(RuntimeError("a bug keeps its traceback"))
@@ -284,7 +331,7 @@ def test_the_module_is_the_command():
 
 
 def test_a_switch_needs_no_value():
-    base = ["--input", "in", "--output", "out"]
+    base = [*DIGITS, "--input", "in", "--output", "out"]
     assert jobs_arguments.parse("augment", [*base, "--overwrite"]).overwrite
     assert jobs_arguments.parse(
         "augment", [*base, "--samples.copy_original", "--seed", "3"]
@@ -293,7 +340,7 @@ def test_a_switch_needs_no_value():
 
 
 def test_an_option_of_several_words_takes_that_many():
-    base = ["--output", "out"]
+    base = [*DIGITS, "--output", "out"]
     ends = ("a cat", "-3: null")
     for words in (["--interpolate", *ends, *base], [*base, "--frames", "3", "--interpolate", *ends]):
         assert jobs_arguments.parse("sample", words).interpolate == ends
@@ -311,7 +358,7 @@ def test_too_few_words_are_counted(words, capsys):
 
 def test_several_words_in_yaml(tmp_path):
     (tmp_path / "a.yaml").write_text(
-        "output: out\ninterpolate: [a, b]\nlabels: '3'\nprompts: ['3', 'null']\n"
+        "model: {name: m}\noutput: out\ninterpolate: [a, b]\nlabels: '3'\nprompts: ['3', 'null']\n"
     )
     config = jobs_arguments.parse("sample", ["--config", str(tmp_path / "a.yaml")])
     assert (config.interpolate, config.labels, config.prompts) == (("a", "b"), "3", ("3", "null"))
@@ -324,9 +371,11 @@ def test_the_configs_of_sample_hold(path):
 
 
 def test_every_job_on_a_cluster_has_its_address_in_short():
-    config = jobs_arguments.parse("augment", ["--input", "a", "--output", "b", "--address", "head:6379"])
+    config = jobs_arguments.parse(
+        "augment", [*DIGITS, "--input", "a", "--output", "b", "--address", "head:6379"]
+    )
     assert config.cluster.address == "head:6379"
     labels = ["--cluster.labels", '{"market-type": "!spot"}', "--cluster.accelerator=H100"]
-    config = jobs_arguments.parse("sample", ["--output", "b", "--address=local", *labels])
+    config = jobs_arguments.parse("sample", [*DIGITS, "--output", "b", "--address=local", *labels])
     assert (config.cluster.address, config.cluster.accelerator) == ("local", "H100")
     assert config.cluster.labels == {"market-type": "!spot"}

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 import training
 from evaluating import noise
-from flows import CPU, inline, on_ray
+from flows import CPU, DIGITS, inline, on_ray
 from fusing import png
 from inpaints import block_pairs
 from loras import make
@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
 
-FAST = ("--inversion.num_steps", 3, "--inversion.skip", 1)
+FAST = (*DIGITS, "--inversion.num_steps", 3, "--inversion.skip", 1)
 PAIRS = (
     *FAST,
     "--pairing.threshold",
@@ -95,6 +95,7 @@ JOBS = {
     ),
     "inpaint": (
         "inpaint",
+        *DIGITS,
         "--images",
         "{d}/imgs",
         "--masks",

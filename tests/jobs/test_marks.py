@@ -10,6 +10,7 @@ import inpaints
 import numpy as np
 import pytest
 import sampling
+from flows import DIGITS
 from inpaints import block, noise, pair, saved
 from marks import read, source
 from PIL import Image
@@ -20,7 +21,17 @@ from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import EDITED, Mark
 
-QUICK = ["--inversion.num_steps", 3, "--inversion.skip", 1, "--pairing.upper", 0.97, "--pairing.max_pairs", 3]
+QUICK = [
+    *DIGITS,
+    "--inversion.num_steps",
+    3,
+    "--inversion.skip",
+    1,
+    "--pairing.upper",
+    0.97,
+    "--pairing.max_pairs",
+    3,
+]
 
 
 def sha256(data):

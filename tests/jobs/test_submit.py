@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from flows import DIGITS
 
 from noiseweave.cluster import shards, submit
 from noiseweave.jobs import cli
@@ -114,7 +115,7 @@ def test_a_packed_data_set_comes_from_the_cluster(head, home, tmp_path, capfd):
 
 @pytest.mark.slow
 def test_the_jobs_exit_code_comes_back(head, home, tmp_path, capfd):
-    words = ["augment", "--input", f"{tmp_path}/none", "--output", f"{tmp_path}/out"]
+    words = ["augment", *DIGITS, "--input", f"{tmp_path}/none", "--output", f"{tmp_path}/out"]
     assert send(head, "--detach", "--id", "wrong-input", *words) == 0
     assert capfd.readouterr().out.endswith("as wrong-input\n")
     assert send(head, "logs", "wrong-input") == 2

@@ -10,7 +10,7 @@ With the model's data prediction x_theta the reverse SDE has the solution (h = l
           + sigma_t sqrt(1 - e^{-2h}) z.
 
 x_theta constant over the step gives order 1: alpha_t (1 - e^{-2h}) x_theta(x_s). That is DDIM with eta = 1,
-so ``schedule.mean``. Order 2 takes the slope of x_theta from the step before, r, and its value half way:
+so ``Path.mean``. Order 2 takes the slope of x_theta from the step before, r, and its value half way:
 
     + 1/2 alpha_t (1 - e^{-2h}) D_1,   D_1 = h / h_r (x_theta(x_s) - x_theta(x_r)),   h_r = lambda_s - lambda_r.
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion import inversion
-from noiseweave.engine.diffusion.path import Denoiser, Schedule, kept, mean
+from noiseweave.engine.diffusion.path import Denoiser, Path, broadcast
 from noiseweave.engine.diffusion.recipes import SolverName
 from noiseweave.engine.records import NoiseMaps
 
@@ -37,8 +37,8 @@ LAMBDA_MIN = (
 )  # steps noisier than this are not taken: x_theta divides by alpha (diffusers' advice for cosine)
 
 
-def dpm_schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
-    """The time steps that DPM-Solver++ takes, without the ``skip`` noisiest.
+def preserving_steps(scheduler: Any, num_steps: int) -> tuple[Tensor, Tensor]:
+    """The time steps that DPM-Solver++ takes on a noise schedule, int64 [num_steps], and its alpha_bar.
 
     Args:
         scheduler: any diffusers scheduler of a noise schedule; its betas and its time step spacing are kept.
@@ -56,71 +56,62 @@ def dpm_schedule(scheduler: Any, num_steps: int, skip: int = 0) -> Schedule:
         lib.set_timesteps(num_steps)
     if not 0 < num_steps <= trained or bool((lib.timesteps.diff() >= 0).any()):
         raise ValueError(f"inversion.num_steps={num_steps}: too many for sde-dpm-solver++, 20 to 25 serve")
-    return kept(lib.timesteps, lib.alphas_cumprod, skip)
+    return lib.timesteps, lib.alphas_cumprod
 
 
-def slope_weights(s: Schedule) -> Tensor:
+def slope_weights(path: Path) -> Tensor:
     """float64 [T]: 1/2 alpha_t (1 - e^{-2h}) h / h_r, the factor of x_theta(x_s) - x_theta(x_r) at each step.
 
     0 at the first kept step, which has none before, and at the last, which lands on x_0: there h is infinite,
-    and the library takes order 1 too.
+    and the library takes order 1 too. So it does after a step without signal, where h_r is infinite.
     """
-    log_snr_T = (s.a_T / (1 - s.a_T)).log() / 2
-    h = log_snr_T.diff()  # of the steps 0 .. T - 2
-    gain = s.a_prev_T[:-1].sqrt() * -torch.expm1(-2 * h)
-    weight_T = torch.zeros_like(s.a_T)
+    h = path.log_snr_T.diff()  # of the steps 0 .. T - 2
+    gain = path.alpha_next_T[:-1] * -torch.expm1(-2 * h)
+    weight_T = torch.zeros_like(path.alpha_T)
     weight_T[1:-1] = gain[1:] * h[1:] / h[:-1] / 2
     return weight_T
 
 
-def data_prediction(x: Tensor, epsilon: Tensor, a: Tensor) -> Tensor:
-    """x_theta = (x - sigma epsilon) / alpha; a is float64, broadcast against x."""
-    return (1 / a).sqrt().to(x) * x - (1 / a - 1).sqrt().to(x) * epsilon
-
-
-def invert_dpm(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
+def invert_dpm(denoise: Denoiser, path: Path, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
     """Invert B pictures; arguments and result as those of ``inversion.invert``.
 
     Every x_t is drawn straight from x_0, so here too all T * B network inputs are one batch; x_theta of the
     step before is that of the drawn x_r.
     """
-    a, a_prev, weight = (
-        v.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1) for v in (s.a_T, s.a_prev_T, slope_weights(s))
-    )
-    x_TBCHW, x_prev_TBCHW, e_TBCHW = inversion.predicted_chain(epsilon, s, x_0_BCHW, noise_TBCHW)
-    x_theta_TBCHW = data_prediction(x_TBCHW, e_TBCHW, a)
+    x_TBCHW, x_next_TBCHW, out_TBCHW = inversion.predicted_chain(denoise, path, x_0_BCHW, noise_TBCHW)
+    x_theta_TBCHW = path.clean(x_TBCHW, out_TBCHW)
     before_TBCHW = torch.cat([x_theta_TBCHW[:1], x_theta_TBCHW[:-1]])
-    mu_TBCHW = mean(x_TBCHW, e_TBCHW, a, a_prev) + weight.to(x_TBCHW) * (x_theta_TBCHW - before_TBCHW)
-    return inversion.maps_of(s, x_TBCHW, x_prev_TBCHW - mu_TBCHW)
+    slope_TBCHW = broadcast(slope_weights(path), x_TBCHW) * (x_theta_TBCHW - before_TBCHW)
+    mu_TBCHW = path.mean(x_TBCHW, out_TBCHW) + slope_TBCHW
+    return inversion.maps_of(path, x_TBCHW, x_next_TBCHW - mu_TBCHW)
 
 
-def replay_dpm(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
+def replay_dpm(denoise: Denoiser, path: Path, maps: list[NoiseMaps]) -> Tensor:
     """Noise maps -> pictures; arguments, result and errors as those of ``inversion.replay``."""
-    x_BCHW = inversion.first(s, maps)
-    weight_T, before_BCHW = slope_weights(s), torch.zeros_like(x_BCHW)
-    for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
+    x_BCHW = inversion.first(path, maps)
+    weight_T, before_BCHW = slope_weights(path), torch.zeros_like(x_BCHW)
+    for i, t in spans.steps(list(enumerate(path.t_T.tolist()))):
         t_B = torch.full((len(maps),), t, device=x_BCHW.device)
         r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
-        a, a_prev, weight = (v[i].to(x_BCHW.device) for v in (s.a_T, s.a_prev_T, weight_T))
-        e_BCHW = epsilon(x_BCHW, t_B)
-        x_theta_BCHW = data_prediction(x_BCHW, e_BCHW, a)
-        slope_BCHW = weight.to(x_BCHW) * (x_theta_BCHW - before_BCHW)
-        x_BCHW = mean(x_BCHW, e_BCHW, a, a_prev) + slope_BCHW + r_BCHW
+        out_BCHW = denoise(x_BCHW, t_B)
+        x_theta_BCHW = path.clean(x_BCHW, out_BCHW, i)
+        slope_BCHW = weight_T[i].to(x_BCHW) * (x_theta_BCHW - before_BCHW)
+        x_BCHW = path.mean(x_BCHW, out_BCHW, i) + slope_BCHW + r_BCHW
         before_BCHW = x_theta_BCHW
     return x_BCHW
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """A reverse process, run both ways. Maps are replayed by the solver, and on the schedule, that made them.
+    """A reverse process, run both ways. Maps are replayed by the solver, and on the path, that made them.
 
     Attributes:
-        invert: (epsilon, schedule, x_0 [B, C, H, W], noise [T, B, C, H, W]) -> B noise maps.
-        replay: (epsilon, schedule, B noise maps) -> x_0, float [B, C, H, W].
+        invert: (denoise, path, x_0 [B, C, H, W], noise [T, B, C, H, W]) -> B noise maps.
+        replay: (denoise, path, B noise maps) -> x_0, float [B, C, H, W].
     """
 
-    invert: Callable[[Denoiser, Schedule, Tensor, Tensor], list[NoiseMaps]]
-    replay: Callable[[Denoiser, Schedule, list[NoiseMaps]], Tensor]
+    invert: Callable[[Denoiser, Path, Tensor, Tensor], list[NoiseMaps]]
+    replay: Callable[[Denoiser, Path, list[NoiseMaps]], Tensor]
 
 
 SOLVERS: dict[SolverName, Solver] = {

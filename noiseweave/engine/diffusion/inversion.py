@@ -1,6 +1,7 @@
-"""Edit-friendly DDPM inversion: a picture -> its noise maps.
+"""Edit-friendly inversion: a picture -> its noise maps, on any Gaussian path.
 
-Huberman-Spiegelglas, Kulikov, Michaeli: An Edit Friendly DDPM Noise Space, CVPR 2024 (arXiv 2304.06140).
+Huberman-Spiegelglas, Kulikov, Michaeli: An Edit Friendly DDPM Noise Space, CVPR 2024 (arXiv 2304.06140). On a straight
+path the same construction has the mean of that path (diffusion/path.py).
 Letters: B images, T kept steps (index 0 the noisiest), C channels, H height, W width.
 """
 
@@ -10,45 +11,43 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import spans
-from noiseweave.engine.diffusion.path import Denoiser, Schedule, mean
+from noiseweave.engine.diffusion.path import Denoiser, Path
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.engine.seeding import generator
 
 
-def invert(epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
+def invert(denoise: Denoiser, path: Path, x_0_BCHW: Tensor, noise_TBCHW: Tensor) -> list[NoiseMaps]:
     """Invert B pictures: the residual r_t = x_{t-1} - mu_t(x_t) of every kept step.
 
     Every x_t is drawn straight from x_0 (eq. 6 of the paper), so all T * B network inputs are known at once
-    and go through ``epsilon`` as one batch. Skipped steps are never evaluated. The paper keeps
+    and go through ``denoise`` as one batch. Skipped steps are never evaluated. The paper keeps
     z_t = r_t / sigma_t (eq. 5); the whole residual also holds what is left at the last step, where sigma
     is 0.
 
     Args:
-        epsilon: the denoiser; it may split the batch as memory wants.
+        denoise: the network; it may split the batch as memory wants.
         x_0_BCHW: float [B, C, H, W], the model's clean space (-1..1 for pixels).
         noise_TBCHW: float [T, B, C, H, W], independent standard normal for each step.
     """
-    a, a_prev = (v.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1) for v in (s.a_T, s.a_prev_T))
-    x_TBCHW, x_prev_TBCHW, e_TBCHW = predicted_chain(epsilon, s, x_0_BCHW, noise_TBCHW)
-    return maps_of(s, x_TBCHW, x_prev_TBCHW - mean(x_TBCHW, e_TBCHW, a, a_prev))
+    x_TBCHW, x_next_TBCHW, out_TBCHW = predicted_chain(denoise, path, x_0_BCHW, noise_TBCHW)
+    return maps_of(path, x_TBCHW, x_next_TBCHW - path.mean(x_TBCHW, out_TBCHW))
 
 
 def predicted_chain(
-    epsilon: Denoiser, s: Schedule, x_0_BCHW: Tensor, noise_TBCHW: Tensor
+    denoise: Denoiser, path: Path, x_0_BCHW: Tensor, noise_TBCHW: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every x_t, drawn straight from x_0; the x_{t-1} after each; the noise predicted in each: [T, B, C, H, W]."""
-    a = s.a_T.to(x_0_BCHW.device).view(-1, 1, 1, 1, 1)
-    x_TBCHW = a.sqrt().to(x_0_BCHW) * x_0_BCHW + (1 - a).sqrt().to(x_0_BCHW) * noise_TBCHW
-    t_TB = s.t_T.to(x_0_BCHW.device)[:, None].expand(-1, len(x_0_BCHW))
-    e_TBCHW = epsilon(x_TBCHW.flatten(0, 1), t_TB.flatten()).unflatten(0, t_TB.shape)
-    return x_TBCHW, torch.cat([x_TBCHW[1:], x_0_BCHW[None]]), e_TBCHW
+    """Every x_t, drawn straight from x_0; the x_{t-1} after each; what the network gives in each: [T, B, C, H, W]."""
+    x_TBCHW = path.noised(x_0_BCHW, noise_TBCHW)
+    t_TB = path.t_T.to(x_0_BCHW.device)[:, None].expand(-1, len(x_0_BCHW))
+    out_TBCHW = denoise(x_TBCHW.flatten(0, 1), t_TB.flatten()).unflatten(0, t_TB.shape)
+    return x_TBCHW, torch.cat([x_TBCHW[1:], x_0_BCHW[None]]), out_TBCHW
 
 
-def maps_of(s: Schedule, x_TBCHW: Tensor, r_TBCHW: Tensor) -> list[NoiseMaps]:
+def maps_of(path: Path, x_TBCHW: Tensor, r_TBCHW: Tensor) -> list[NoiseMaps]:
     """The chain and its residuals, one NoiseMaps for each of the B pictures."""
     return [
-        NoiseMaps(x_T_CHW=x_TBCHW[0, b], residual_TCHW=r_TBCHW[:, b], timesteps_T=s.t_T)
+        NoiseMaps(x_T_CHW=x_TBCHW[0, b], residual_TCHW=r_TBCHW[:, b], timesteps_T=path.t_T)
         for b in range(x_TBCHW.shape[1])
     ]
 
@@ -62,26 +61,25 @@ def draw_noise(recipe: InversionRecipe, steps: int, shape: tuple[int, ...], seed
     return torch.stack([torch.randn(shape, generator=g) for _ in range(steps)]).flip(0)
 
 
-def replay(epsilon: Denoiser, s: Schedule, maps: list[NoiseMaps]) -> Tensor:
+def replay(denoise: Denoiser, path: Path, maps: list[NoiseMaps]) -> Tensor:
     """x_{t-1} = mu_t(x_t) + r_t from the noisiest kept step down to x_0 (eq. 4 of arXiv 2304.06140).
 
     Returns:
         float [B, C, H, W] in the model's clean space, one for each of the B maps.
 
     Raises:
-        ValueError: maps of other time steps than the schedule's.
+        ValueError: maps of other time steps than the path's.
     """
-    x_BCHW = first(s, maps)
-    for i, t in spans.steps(list(enumerate(s.t_T.tolist()))):
+    x_BCHW = first(path, maps)
+    for i, t in spans.steps(list(enumerate(path.t_T.tolist()))):
         t_B = torch.full((len(maps),), t, device=x_BCHW.device)
         r_BCHW = torch.stack([m.residual_TCHW[i] for m in maps])
-        a, a_prev = s.a_T[i].to(x_BCHW.device), s.a_prev_T[i].to(x_BCHW.device)
-        x_BCHW = mean(x_BCHW, epsilon(x_BCHW, t_B), a, a_prev) + r_BCHW
+        x_BCHW = path.mean(x_BCHW, denoise(x_BCHW, t_B), i) + r_BCHW
     return x_BCHW
 
 
-def first(s: Schedule, maps: list[NoiseMaps]) -> Tensor:
-    """x_T of every map, [B, C, H, W]; ValueError when one is of other time steps than the schedule's."""
-    if any(not torch.equal(m.timesteps_T, s.t_T) for m in maps):
-        raise ValueError("noise maps: made with other time steps than this schedule has")
+def first(path: Path, maps: list[NoiseMaps]) -> Tensor:
+    """x_T of every map, [B, C, H, W]; ValueError when one is of other time steps than the path's."""
+    if any(not torch.equal(m.timesteps_T, path.t_T) for m in maps):
+        raise ValueError("noise maps: made with other time steps than this path has")
     return torch.stack([m.x_T_CHW for m in maps])

@@ -1,46 +1,164 @@
-"""The reverse process that inversion and replay share: DDIM with eta = 1.
+"""The Gaussian path of a model, and a step back along it: one code for every kind of diffusion model.
 
-Letters as in Song et al. (DDIM, arXiv 2010.02502) and Huberman-Spiegelglas et al. (arXiv 2304.06140):
-a is alpha_bar at a step, a_prev at the next cleaner one; T kept steps, index 0 the noisiest.
+    x_t = alpha_t x_0 + sigma_t eps
+
+    variance preserving (DDPM)   alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar)
+    straight (flow matching, and linear mixing, its teaching form)   alpha = 1 - sigma, sigma from 1 to 0
+
+What a network gives is, with x, both ends of the path; every kind of prediction is linear in the two:
+
+    epsilon        x_0 = (x - sigma out) / alpha     eps = out
+    sample         x_0 = out                         eps = (x - alpha out) / sigma
+    v_prediction   x_0 = alpha x - sigma out         eps = sigma x + alpha out     v = alpha eps - sigma x_0
+    flow           x_0 = x - sigma out               eps = x + (1 - sigma) out     v = eps - x_0
+
+A step from (alpha, sigma) to the cleaner (alpha', sigma') has the mean mu and the deviation c
+
+    mu = alpha' x_0 + sqrt(sigma'^2 - c^2) eps
+    c^2 = eta^2 sigma'^2 / sigma^2 (sigma^2 - (alpha / alpha')^2 sigma'^2)
+
+eta = 1 is the posterior q(x' | x, x_0): DDPM's on a variance preserving path (Song et al., arXiv 2010.02502, eq. 12 and
+16), first-order SDE-DPM-Solver++ on any (Lu et al., arXiv 2211.01095). eta = 0 is the ODE: DDIM, and Euler's step on a
+straight path.
+T kept steps, index 0 the noisiest; B images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""epsilon(x_BCHW, t_B): the noise that the model sees in x at time steps t, in the dtype of x."""
+"""denoise(x_BCHW, t_B): what the network predicts in x at time steps t, guided, in the dtype of x."""
+
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]
+
+Linear = tuple[Tensor, Tensor]
+"""Factors of x and of the network's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The kept time steps of one reverse process.
+class Path:
+    """The kept steps of one reverse process. Its factors are float64, whatever the network runs in.
 
     Attributes:
-        t_T: int64 [T], descending time steps of the model.
-        a_T: float64 [T], alpha_bar at t, in (0, 1).
-        a_prev_T: float64 [T], alpha_bar at the next step; 1 at the last, which lands on x_0.
+        t_T: what the network is conditioned on, descending: int64 time steps, or float32 where its time is continuous.
+        alpha_T, sigma_T: float64 [T], of x at each step; alpha in [0, 1), sigma in (0, 1].
+        alpha_next_T, sigma_next_T: float64 [T], of the next, cleaner one; 1 and 0 at the last, which lands on x_0.
+        prediction: what the network gives.
+        eta: noise of a step, 0 (none, the ODE) to 1 (the posterior's).
     """
 
     t_T: Tensor
-    a_T: Tensor
-    a_prev_T: Tensor
+    alpha_T: Tensor
+    sigma_T: Tensor
+    alpha_next_T: Tensor
+    sigma_next_T: Tensor
+    prediction: Prediction = "epsilon"
+    eta: float = 1.0
 
     def __post_init__(self) -> None:
-        assert len(self.t_T) == len(self.a_T) == len(self.a_prev_T) > 0
-        if not bool(((self.a_T > 0) & (self.a_T < 1)).all()):
-            raise ValueError("inversion.skip: too small, alpha_bar must lie inside (0, 1) at every kept step")
+        ends = (self.alpha_T, self.sigma_T, self.alpha_next_T, self.sigma_next_T)
+        assert all(len(end_T) == len(self.t_T) > 0 for end_T in ends)
+        assert bool((self.sigma_T > 0).all())
+        if self.prediction == "epsilon" and not bool((self.alpha_T > 0).all()):
+            raise ValueError(
+                "inversion.skip: too small, the noisiest kept step holds no signal, and the noise that is "
+                "predicted there says nothing of the picture"
+            )
 
     def __len__(self) -> int:
         return len(self.t_T)
 
+    @cached_property
+    def deviation_T(self) -> Tensor:
+        """c of each step, float64 [T]; 0 at the last."""
+        alpha, sigma, alpha_next, sigma_next = (
+            self.alpha_T,
+            self.sigma_T,
+            self.alpha_next_T,
+            self.sigma_next_T,
+        )
+        left = sigma**2 - (alpha / alpha_next) ** 2 * sigma_next**2
+        return self.eta * sigma_next / sigma * left.clamp(min=0).sqrt()
 
-def kept(t_S: Tensor, alpha_bar: Tensor, skip: int) -> Schedule:
-    """The schedule of the S time steps of a scheduler without its ``skip`` noisiest ones.
+    @cached_property
+    def log_snr_T(self) -> Tensor:
+        """lambda = log(alpha / sigma) of each step, float64 [T]; -inf where there is no signal."""
+        return (self.alpha_T / self.sigma_T).log()
+
+    @cached_property
+    def _clean(self) -> Linear:
+        return clean_of(self.prediction, self.alpha_T, self.sigma_T)
+
+    @cached_property
+    def _mean(self) -> Linear:
+        """The whole of mu, gathered in float64 into one factor for x and one for the output."""
+        direction = (self.sigma_next_T**2 - self.deviation_T**2).clamp(min=0).sqrt()
+        noise = noise_of(self.prediction, self.alpha_T, self.sigma_T)
+        of_x, of_out = (
+            self.alpha_next_T * of_clean + direction * of_noise
+            for of_clean, of_noise in zip(self._clean, noise, strict=True)
+        )
+        return of_x, of_out
+
+    def noised(self, x_0: Tensor, noise: Tensor) -> Tensor:
+        """x_t of every step, drawn straight from x_0 [B, ...] with noise [T, B, ...]."""
+        return broadcast(self.alpha_T, noise) * x_0 + broadcast(self.sigma_T, noise) * noise
+
+    def clean(self, x: Tensor, out: Tensor, i: int | None = None) -> Tensor:
+        """x_0 that the network sees in x: of step i, [B, ...]; or of all steps, [T, B, ...]."""
+        return _applied(self._clean, x, out, i)
+
+    def mean(self, x: Tensor, out: Tensor, i: int | None = None) -> Tensor:
+        """mu of the x that comes after x: of step i, [B, ...]; or of all steps, [T, B, ...]."""
+        return _applied(self._mean, x, out, i)
+
+    def posterior_mean(self, x: Tensor, x_0: Tensor, i: int) -> Tensor:
+        """The mean of q(x' | x, x_0) of step i: what ``mean`` is with eta = 1, of an x_0 that may be clipped."""
+        share = self.alpha_T[i] / self.alpha_next_T[i]
+        kept = share * (self.sigma_next_T[i] / self.sigma_T[i]) ** 2
+        of_x_0 = self.alpha_next_T[i] - kept * self.alpha_T[i]
+        return kept.to(x) * x + of_x_0.to(x) * x_0
+
+
+def _applied(factors: Linear, x: Tensor, out: Tensor, i: int | None) -> Tensor:
+    of_x, of_out = (broadcast(f_T, x) if i is None else f_T[i].to(x) for f_T in factors)
+    return of_x * x + of_out * out
+
+
+def broadcast(factor_T: Tensor, x_T: Tensor) -> Tensor:
+    """A factor of each step, in the dtype and on the device of what it is multiplied with, [T, ...]."""
+    return factor_T.to(x_T).view(-1, *[1] * (x_T.dim() - 1))
+
+
+def clean_of(prediction: str, alpha: Tensor, sigma: Tensor) -> Linear:
+    """x_0 from x and a network's output: the factors of both, in the shape of alpha and sigma."""
+    if prediction == "epsilon":
+        return 1 / alpha, -sigma / alpha
+    if prediction == "sample":
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+    return (alpha if prediction == "v_prediction" else torch.ones_like(alpha)), -sigma
+
+
+def noise_of(prediction: str, alpha: Tensor, sigma: Tensor) -> Linear:
+    """eps, in the same way; the alpha of a flow is 1 - sigma."""
+    if prediction == "epsilon":
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+    if prediction == "sample":
+        return 1 / sigma, -alpha / sigma
+    return (sigma if prediction == "v_prediction" else torch.ones_like(alpha)), alpha
+
+
+def preserving_path(
+    t_S: Tensor, alpha_bar: Tensor, skip: int = 0, prediction: Prediction = "epsilon", eta: float = 1.0
+) -> Path:
+    """The S time steps of a noise schedule, without its ``skip`` noisiest ones.
 
     Args:
         t_S: int64 [S], descending.
@@ -49,40 +167,41 @@ def kept(t_S: Tensor, alpha_bar: Tensor, skip: int) -> Schedule:
     """
     t_T = t_S[skip:].cpu().long()
     a_T = alpha_bar.cpu().double()[t_T]
-    a_prev_T = torch.cat([a_T[1:], torch.ones(1, dtype=torch.float64)])
-    return Schedule(t_T=t_T, a_T=a_T, a_prev_T=a_prev_T)
+    return _path(t_T, a_T.sqrt(), (1 - a_T).sqrt(), prediction, eta)
 
 
-def epsilon_from_output(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
-    """The noise in x, from a network's output of that target: epsilon, v_prediction or sample.
-
-    Args:
-        out, x: float32 [B, ...]; a: alpha_bar, broadcast against them.
-    """
-    if target == "epsilon":
-        return out
-    if target == "v_prediction":  # v = sqrt(a) epsilon - sqrt(1 - a) x_0 (arXiv 2202.00512, appendix D)
-        return a.sqrt() * out + (1 - a).sqrt() * x
-    return (x - a.sqrt() * out) / (1 - a).sqrt()  # the network predicts x_0
-
-
-def x_0_from_output(target: str, out: Tensor, x: Tensor, a: Tensor) -> Tensor:
-    """The clean picture in x, in the same way."""
-    if target == "epsilon":
-        return (x - (1 - a).sqrt() * out) / a.sqrt()
-    return a.sqrt() * x - (1 - a).sqrt() * out if target == "v_prediction" else out
-
-
-def mean(x: Tensor, epsilon: Tensor, a: Tensor, a_prev: Tensor) -> Tensor:
-    """mu_t(x_t), the mean of x_{t-1}: DDIM eq. 12 with eta = 1, so that sigma is DDPM's posterior deviation.
+def straight_path(
+    sigma_S: Tensor, time: float, skip: int = 0, prediction: Prediction = "flow", eta: float = 1.0
+) -> Path:
+    """S levels of noise of a straight path, without the ``skip`` noisiest.
 
     Args:
-        x, epsilon: float, any shape; a, a_prev: float64, broadcast against them.
+        sigma_S: float64 [S], descending, in (0, 1].
+        time: the network is conditioned on sigma times this.
+        skip: 0 <= skip < S.
     """
-    sigma2 = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
-    direction = (1 - a_prev - sigma2).clamp(min=0).sqrt()
-    # mu = sqrt(a_prev) x_0 + direction epsilon, with x_0 = (x - sqrt(1 - a) epsilon) / sqrt(a), gathered in
-    # float64 into one factor for x and one for epsilon
-    of_x = (a_prev / a).sqrt()
-    of_epsilon = direction - (a_prev * (1 - a) / a).sqrt()
-    return of_x.to(x) * x + of_epsilon.to(x) * epsilon
+    sigma_T = sigma_S[skip:].cpu().double()
+    return _path((time * sigma_T).float(), 1 - sigma_T, sigma_T, prediction, eta)
+
+
+def _path(t_T: Tensor, alpha_T: Tensor, sigma_T: Tensor, prediction: Prediction, eta: float) -> Path:
+    one = torch.ones(1, dtype=torch.float64)
+    return Path(
+        t_T=t_T,
+        alpha_T=alpha_T,
+        sigma_T=sigma_T,
+        alpha_next_T=torch.cat([alpha_T[1:], one]),
+        sigma_next_T=torch.cat([sigma_T[1:], 0 * one]),
+        prediction=prediction,
+        eta=eta,
+    )
+
+
+def even_sigmas(num_steps: int, shift: float = 1.0) -> Tensor:
+    """Levels of noise from 1 down, evenly spaced, then moved towards 1: float64 [num_steps].
+
+    Args:
+        shift: sigma -> shift sigma / (1 + (shift - 1) sigma), as diffusers' flow schedulers have it.
+    """
+    sigma_S = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:-1]
+    return shift * sigma_S / (1 + (shift - 1) * sigma_S)

@@ -14,24 +14,31 @@ SOLVER_NAMES: tuple[SolverName, ...] = ("ddim", "sde-dpm-solver++")
 
 @dataclass(frozen=True, kw_only=True)
 class InversionRecipe:
-    """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al., CVPR 2024, arXiv 2304.06140).
+    """Edit-friendly inversion (Huberman-Spiegelglas et al., CVPR 2024, arXiv 2304.06140), of DDPMs and of flows.
 
     Args:
         num_steps: time steps of the whole chain.
         skip: noisiest steps left out, so num_steps - skip are kept; more of them keep closer to the pictures.
         noise: independent draws fresh x_t noise for each image; shared uses the same for all images of a
             job, so that noise maps of different images differ only by content.
-        sampler: the reverse process that is inverted and replayed. ddim is DDIM with eta = 1, of the paper;
-            sde-dpm-solver++ is of order 2, for chains of 20 to 25 steps (arXiv 2211.01095, 2311.16711).
+        sampler: the reverse process that is inverted and replayed. ddim is of order 1, the paper's; of a flow it is
+            the same step on the straight path. sde-dpm-solver++ is of order 2, for chains of 20 to 25 steps
+            (arXiv 2211.01095, 2311.16711).
+        eta: noise of each step of ddim, as a share of the posterior's: 1 is DDPM, of the paper, 0 the ODE (DDIM, or
+            Euler of a flow). A picture comes back with any; fresh noise is so much weaker.
     """
 
     num_steps: int = 50
     skip: int = 10
     noise: Literal["independent", "shared"] = "independent"
     sampler: SolverName = "ddim"
+    eta: float = 1.0
 
     def __post_init__(self) -> None:
         check(1 <= self.num_steps <= 1000, "inversion.num_steps", self.num_steps, "1 to 1000")
         check(0 <= self.skip < self.num_steps, "inversion.skip", self.skip, "0 to num_steps - 1")
         allowed = f"one of {', '.join(SOLVER_NAMES)}"
         check(self.sampler in SOLVER_NAMES, "inversion.sampler", self.sampler, allowed)
+        check(0 <= self.eta <= 1, "inversion.eta", self.eta, "0 to 1")
+        fixed = f"1, for {self.sampler} has the posterior's noise; others belong to ddim"
+        check(self.eta == 1 or self.sampler == "ddim", "inversion.eta", self.eta, fixed)

@@ -6,8 +6,10 @@ A network takes float [B, 3, h, w] in 0..1 and gives features [B, D], raw: nobod
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,6 +154,28 @@ def _resnet50(state: Json, device: str) -> FeatureNetwork:
     )
 
 
+def check_published(name: str, given: str | None) -> None:
+    """Raise ValueError where the weights of one of PUBLISHED, or its package, are not here and cannot be had."""
+    package = {"inception": "pytorch_fid", "efficientnet-lite0": "efficientnet_lite_pytorch"}.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"features.name={name!r}: {package} is missing; install it with pip install 'noiseweave[evaluate]'"
+        )
+    weights_of(name, given)
+
+
+def check_transformer(name: str) -> None:
+    """Raise ValueError where a transformers vision model is not here and cannot be had."""
+    from transformers import AutoConfig, AutoImageProcessor
+
+    folder = _transformer_folder(name)
+    with _one_line(name, folder):
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        if not any(f.suffix in (".safetensors", ".bin") for f in folder.iterdir()):
+            raise FileNotFoundError("no weights")
+
+
 def transformer(name: str, device: str) -> FeatureNetwork:
     """A transformers vision model, by its folder or hub id: DINOv2, CLIP's image tower, ViT.
 
@@ -162,17 +186,10 @@ def transformer(name: str, device: str) -> FeatureNetwork:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    if not Path(name).expanduser().is_dir():
-        pretrained.check_hub_id(f"features.name={name!r}", name)
-    try:
-        network = AutoModel.from_pretrained(name, trust_remote_code=False).to(device).eval()
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    except Exception as e:
-        why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
-        raise ValueError(
-            f"features.name={name!r}: no vision model in such a folder or on the hub; on a machine with "
-            f"network run `hf download {name}`, give a folder, or use pixels or unet ({why})"
-        ) from None
+    folder = _transformer_folder(name)
+    with _one_line(name, folder):
+        network = AutoModel.from_pretrained(folder, trust_remote_code=False).to(device).eval()
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     tower = getattr(network, "vision_model", network)
     # what the model was used at: a DINOv2's own config says 518, its processor crops to 224
     size = (getattr(processor, "crop_size", None) or processor.size)["height"]
@@ -184,6 +201,31 @@ def transformer(name: str, device: str) -> FeatureNetwork:
         return pooled.flatten(1) if pooled is not None else out.last_hidden_state[:, 0]
 
     return FeatureNetwork(run=run)
+
+
+def _transformer_folder(name: str) -> Path:
+    """Its folder, or the hub's copy; transformers itself would ask a hub that is out of reach for minutes."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    what = f"features.name={name!r}"
+    pretrained.check_hub_id(what, name)
+    folder = pretrained.download(what, name, ["*.json", "*.safetensors"])
+    if not any(folder.glob("*.safetensors")):  # transformers opens these as weights alone
+        folder = pretrained.download(what, name, ["*.json", "*.bin"])
+    return folder
+
+
+@contextmanager
+def _one_line(name: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
+        raise ValueError(
+            f"features.name={name!r}: no vision model in {folder}; give another folder or hub id, or use pixels "
+            f"or unet ({why})"
+        ) from None
 
 
 def normalised(x: Tensor, mean: list[float], std: list[float]) -> Tensor:

@@ -20,7 +20,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.features import classifier, networks
 from noiseweave.engine.features.networks import PUBLISHED, FeatureNetwork
 from noiseweave.engine.features.recipes import FeatureRecipe
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import loading, paths
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.records import Json
@@ -51,6 +51,18 @@ def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
     if folder := classifier.find(recipe.name):
         return classifier.about(folder)["size"]
     return 299 if recipe.name == "inception" else 224
+
+
+def check_here(recipe: FeatureRecipe) -> None:
+    """Look for what the extractor loads before any work begins, and download it where it is not here.
+
+    Raises:
+        ValueError: it is not to be had: which file, and where to put it.
+    """
+    if recipe.name in PUBLISHED:
+        networks.check_published(recipe.name, recipe.weights)
+    elif recipe.name not in ("pixels", "unet") and classifier.find(recipe.name) is None:
+        networks.check_transformer(recipe.name)
 
 
 def takes_whole(recipe: FeatureRecipe) -> bool:
@@ -164,16 +176,14 @@ def unet_features(backbone: Backbone, noise_level: float) -> Extractor:
     The same noise is added to every picture, and what the network answers to that noise on an empty (black)
     picture is taken off, so that the features speak of the picture alone.
     """
-    steps = int(backbone.scheduler.config.num_train_timesteps)
-    t = round(noise_level * (steps - 1))
-    a = backbone.scheduler.alphas_cumprod[t].double()
+    t, alpha, sigma = paths.noise_level(backbone.scheduler, noise_level)
     black = np.zeros((1, backbone.size, backbone.size, backbone.channels), np.uint8)
     black_1CHW = backbone.encode(black)
     g = generator(0, "features", "unet")
     noise_CHW = torch.randn(tuple(black_1CHW.shape[1:]), generator=g).to(backbone.device)
 
     def activations(x_0_BCHW: Tensor) -> Tensor:
-        x = a.sqrt().to(x_0_BCHW) * x_0_BCHW + (1 - a).sqrt().to(x_0_BCHW) * noise_CHW
+        x = alpha.to(x_0_BCHW) * x_0_BCHW + sigma.to(x_0_BCHW) * noise_CHW
         return _middle(backbone, x, torch.full((len(x),), t, device=backbone.device))
 
     empty_1D = activations(black_1CHW)
@@ -191,7 +201,7 @@ def unet_features(backbone: Backbone, noise_level: float) -> Extractor:
 
 
 def _middle(backbone: Backbone, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-    """What the mid-block gives in epsilon(x, t): float32 [B, D]. A call out of memory leaves none."""
+    """What the mid-block gives of x at t: float32 [B, D]. A call out of memory leaves none."""
     last: list[Tensor] = []
     seen: list[Tensor] = []
     hooks = [
@@ -199,7 +209,7 @@ def _middle(backbone: Backbone, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
         backbone.unet.register_forward_hook(lambda _m, _i, _o: seen.append(last[-1])),
     ]
     try:
-        backbone.epsilon(x_BCHW, t_B)
+        backbone.denoise(x_BCHW, t_B)
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine.checks import check
-from noiseweave.engine.diffusion.path import Schedule
+from noiseweave.engine.diffusion.path import Path, broadcast
 from noiseweave.engine.fusion.recipes import EDITS, EditName
 from noiseweave.engine.fusion.regions import blur
 from noiseweave.engine.records import NoiseMaps
@@ -28,7 +28,7 @@ STYLE_SHARE = 0.6  # most that a drawn style replaces; all of it leaves specks o
 
 def edit(
     maps: NoiseMaps,
-    s: Schedule,
+    path: Path,
     name: EditName,
     strength: float,
     fresh_TCHW: Tensor,
@@ -37,7 +37,7 @@ def edit(
     """One edit by name, on the steps that are its own.
 
     Args:
-        s: the schedule that the map was made with.
+        path: the steps that the map was made with.
         strength: 0 (nothing) to 1.
         fresh_TCHW: standard normal of the residual's shape, for style and variation; see ``fresh_noise``.
         reference: of style, the map of the picture whose style is wanted; None draws a style from fresh_TCHW.
@@ -47,8 +47,8 @@ def edit(
     """
     check(name in EDITS, "edit.name", name, f"one of {', '.join(EDITS)}")
     check(0 <= strength <= 1, "edit.strength", strength, "0 to 1")
-    if any(not torch.equal(m.timesteps_T, s.t_T) for m in (maps, reference or maps)):
-        raise ValueError("noise maps: made with other time steps than this schedule has")
+    if any(not torch.equal(m.timesteps_T, path.t_T) for m in (maps, reference or maps)):
+        raise ValueError("noise maps: made with other time steps than this path has")
     if strength == 0:
         return maps
     r_TCHW = maps.residual_TCHW
@@ -61,7 +61,7 @@ def edit(
             k = strength * (1.0 if reference is not None else STYLE_SHARE)
             edited = style(r_TCHW, k, spread_like(r_TCHW, fresh_TCHW, reference))
         case _:
-            edited = variation(r_TCHW, strength, s, fresh_TCHW)
+            edited = variation(r_TCHW, strength, path, fresh_TCHW)
     return replace(maps, residual_TCHW=torch.where(_places(r_TCHW) >= FROM[name], edited, r_TCHW))
 
 
@@ -107,17 +107,16 @@ def spread_like(r_TCHW: Tensor, fresh_TCHW: Tensor, reference: NoiseMaps | None)
     return torch.cat([drawn_TCHW[:-1], r_TCHW[-1:]])
 
 
-def variation(r_TCHW: Tensor, k: float, s: Schedule, fresh_TCHW: Tensor) -> Tensor:
-    """Other details: cos(theta) r_t + sin(theta) sigma_t n, theta = k pi / 2, n fresh.
+def variation(r_TCHW: Tensor, k: float, path: Path, fresh_TCHW: Tensor) -> Tensor:
+    """Other details: cos(theta) r_t + sin(theta) c_t n, theta = k pi / 2, n fresh.
 
-    sigma_t is the deviation of the reverse process, so strength 1 is what the model itself draws on from the
+    c_t is the deviation of the reverse process, so strength 1 is what the model itself draws on from the
     structure (SDEdit, arXiv 2108.01073, begun at a third of the way), and cos^2 + sin^2 = 1 keeps the spread
-    between the two. The last step has sigma 0: nothing is drawn there.
+    between the two. The last step has c 0: nothing is drawn there.
     """
     theta = k * math.pi / 2
-    a, a_prev = s.a_T, s.a_prev_T
-    sigma_T = ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt().to(r_TCHW)
-    return math.cos(theta) * r_TCHW + math.sin(theta) * sigma_T.view(-1, 1, 1, 1) * fresh_TCHW.to(r_TCHW)
+    c = broadcast(path.deviation_T, r_TCHW)
+    return math.cos(theta) * r_TCHW + math.sin(theta) * c * fresh_TCHW.to(r_TCHW)
 
 
 def _places(r_TCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from noiseweave.engine import spans
 from noiseweave.engine.diffusion import dpm_solver
 from noiseweave.engine.diffusion.inversion import draw_noise
-from noiseweave.engine.diffusion.path import Denoiser, Schedule
+from noiseweave.engine.diffusion.path import Denoiser, Path
 from noiseweave.engine.diffusion.recipes import InversionRecipe, SolverName
 from noiseweave.engine.fusion.edits import variation
 from noiseweave.engine.fusion.modes import fuse
@@ -92,7 +92,7 @@ def draw_pairs(
 def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
     """The denoiser of an inversion of the B pictures: conditioned on each one's source text, or its class."""
     if prompts is None:
-        return backbone.epsilon
+        return backbone.denoise
     return backbone.conditioned(_conditions_of(backbone, prompts.source), prompts.guidance_source)
 
 
@@ -107,7 +107,7 @@ def target_denoisers(
 ) -> Callable[[Sequence[Composition]], Denoiser]:
     """(what each fused picture is made of) -> the denoiser of their replay: on the parents' targets, mixed alike."""
     if prompts is None:
-        return lambda shares: backbone.epsilon
+        return lambda shares: backbone.denoise
     guidance, words = prompts.guidance_target, _conditions_of(backbone, prompts.target)
     return lambda shares: backbone.conditioned(words.mixed(shares), guidance)
 
@@ -120,17 +120,6 @@ def truncated_prompts(backbone: Backbone, prompts: Prompts | None) -> dict[str, 
     return text_pipeline.truncated_ends(backbone.text, [Prompt(text=text, key="") for text in texts])
 
 
-def schedule_of(backbone: Backbone, recipe: InversionRecipe) -> Schedule:
-    """The kept time steps of the recipe's solver.
-
-    Raises:
-        ValueError: more steps than the model, or the solver, can separate.
-    """
-    if recipe.sampler == "ddim":
-        return backbone.schedule(recipe.num_steps, recipe.skip)
-    return dpm_solver.dpm_schedule(backbone.scheduler, recipe.num_steps, recipe.skip)
-
-
 def invert_pictures(
     backbone: Backbone,
     image_BHWC: np.ndarray,
@@ -138,20 +127,20 @@ def invert_pictures(
     recipe: InversionRecipe,
     seed: int,
     prompts: Prompts | None = None,
-) -> tuple[Schedule, list[NoiseMaps]]:
+) -> tuple[Path, list[NoiseMaps]]:
     """uint8 [B, size, size, C] and their keys -> one NoiseMaps each; noise from (seed, key).
 
     Args:
         prompts: of the B pictures, for a model that reads words; None is without conditioning.
     """
-    s = schedule_of(backbone, recipe)
-    with spans.span(0, 1 / (len(s) + 1)):
+    path = backbone.path(recipe)
+    with spans.span(0, 1 / (len(path) + 1)):
         x_0_BCHW = backbone.encode(image_BHWC)
-    noise = [draw_noise(recipe, len(s), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
+    noise = [draw_noise(recipe, len(path), tuple(x_0_BCHW.shape[1:]), seed, key) for key in keys]
     noise_TBCHW = torch.stack(noise, 1).to(backbone.device)
     invert = dpm_solver.SOLVERS[recipe.sampler].invert
-    with spans.span(1 / (len(s) + 1), 1):
-        return s, invert(source_denoiser(backbone, prompts), s, x_0_BCHW, noise_TBCHW)
+    with spans.span(1 / (len(path) + 1), 1):
+        return path, invert(source_denoiser(backbone, prompts), path, x_0_BCHW, noise_TBCHW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +150,13 @@ class Fused:
     Attributes:
         image_PHWC: uint8 [P, size, size, C].
         finite_P: bool [P]; where False the model gave NaN or infinity, in float32 too, and the picture is none.
+        flagged_P: bool [P]; where True the model's safety checker flags the picture.
         areas: mean of each region's mask, 1 without a region.
     """
 
     image_PHWC: np.ndarray
     finite_P: np.ndarray
+    flagged_P: np.ndarray
     areas: list[float]
 
 
@@ -197,7 +188,7 @@ class Inverted:
         prompts: of the B pictures, or None.
     """
 
-    schedule: Schedule
+    path: Path
     maps: Sequence[NoiseMaps]
     mask_of: Mapping[int, Tensor] = field(default_factory=dict)
     prompts: Prompts | None = None
@@ -217,9 +208,9 @@ def invert_group(
         seconds: positions of the pictures that are the second of a pair.
     """
     with spans.span(0, 1):
-        s, maps = invert_pictures(backbone, group.image_BHWC, group.keys, inversion, seed, group.prompts)
+        path, maps = invert_pictures(backbone, group.image_BHWC, group.keys, inversion, seed, group.prompts)
     mask_of = _regions(fusion.region, maps, seconds, group.masks)
-    return Inverted(schedule=s, maps=maps, mask_of=mask_of, prompts=group.prompts)
+    return Inverted(path=path, maps=maps, mask_of=mask_of, prompts=group.prompts)
 
 
 def fuse_group(
@@ -234,7 +225,7 @@ def fuse_group(
         pairs: with ``a`` and ``b`` as positions in the group; their seeds decide what fresh noise there is.
     """
     areas = [_area(group.mask_of.get(p.b)) for p in pairs]
-    epsilon_of, replay = target_denoisers(backbone, group.prompts), dpm_solver.SOLVERS[solver].replay
+    denoiser_of, replay = target_denoisers(backbone, group.prompts), dpm_solver.SOLVERS[solver].replay
     done = []
     step = backbone.parts.size  # the backbone's own may be halved on the way
     for start in spans.steps(range(0, len(pairs), step)):
@@ -244,15 +235,16 @@ def fuse_group(
             list(zip((p.a, p.b), _shares([1 - p.ratio, p.ratio], area), strict=True))
             for p, area in zip(some, shown, strict=True)
         ]
-        done.append(backbone.decoded(replay(epsilon_of(made_of), group.schedule, mixed)))
+        done.append(backbone.decoded(replay(denoiser_of(made_of), group.path, mixed)))
     image_PHWC, finite_P = map(np.concatenate, zip(*done, strict=True))
-    return Fused(image_PHWC=image_PHWC, finite_P=finite_P, areas=areas)
+    flagged_P = finite_P & backbone.flagged(image_PHWC)
+    return Fused(image_PHWC=image_PHWC, finite_P=finite_P, flagged_P=flagged_P, areas=areas)
 
 
 def _fuse_pair(group: Inverted, p: Pair, fusion: FusionRecipe) -> NoiseMaps:
     weights, mask_HW = [1 - p.ratio, p.ratio], group.mask_of.get(p.b)
     maps = _fuse_maps([group.maps[p.a], group.maps[p.b]], weights, p.mode, fusion.keep_spread, mask_HW)
-    return varied(maps, group.schedule, fusion.variation or 0.0, p.seed)
+    return varied(maps, group.path, fusion.variation or 0.0, p.seed)
 
 
 def augment(
@@ -265,18 +257,19 @@ def augment(
 ) -> Fused:
     """The fused pictures of a group, in the order of its pairs: ``invert_group``, then ``fuse_group``."""
     if not pairs:
-        return Fused(image_PHWC=group.image_BHWC[:0], finite_P=np.zeros(0, bool), areas=[])
+        none = np.zeros(0, bool)
+        return Fused(image_PHWC=group.image_BHWC[:0], finite_P=none, flagged_P=none, areas=[])
     maps = invert_group(backbone, group, {p.b for p in pairs}, inversion, fusion, seed)
     return fuse_group(backbone, maps, pairs, inversion.sampler, fusion)
 
 
-def varied(maps: NoiseMaps, s: Schedule, strength: float, seed: int) -> NoiseMaps:
+def varied(maps: NoiseMaps, path: Path, strength: float, seed: int) -> NoiseMaps:
     """The map with a share of fresh noise from ``seed`` in each step: ``edits.variation`` from the first on."""
     if strength == 0:
         return maps
     r_TCHW = maps.residual_TCHW
     fresh_TCHW = torch.randn(r_TCHW.shape, generator=generator(seed, "variation"))
-    return replace(maps, residual_TCHW=variation(r_TCHW, strength, s, fresh_TCHW))
+    return replace(maps, residual_TCHW=variation(r_TCHW, strength, path, fresh_TCHW))
 
 
 def _regions(
@@ -326,8 +319,8 @@ def fuse_pictures(
     """
     fused = [_fuse_maps(group.maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
     shares = [_shares(w, _area(mask_HW)) for _, w in recipes]
-    epsilon = target_denoisers(backbone, group.prompts)([list(enumerate(w)) for w in shares])
-    return dpm_solver.SOLVERS[solver].replay(epsilon, group.schedule, fused)
+    denoise = target_denoisers(backbone, group.prompts)([list(enumerate(w)) for w in shares])
+    return dpm_solver.SOLVERS[solver].replay(denoise, group.path, fused)
 
 
 def _fuse_maps(

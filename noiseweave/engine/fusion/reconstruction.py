@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from noiseweave.engine.diffusion.dpm_solver import SOLVERS
-from noiseweave.engine.diffusion.path import Schedule
+from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.diffusion.recipes import InversionRecipe, SolverName
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.judging.pair_metrics import Trio
@@ -40,10 +40,10 @@ def reconstruct(
     from noiseweave.engine.networks import backbone
 
     prompts = PromptRecipe().of([None] * len(keys), [None] * len(keys)) if words else None
-    s, maps = groups.invert_pictures(model, image_BHWC, keys, recipe, seed, prompts)
+    path, maps = groups.invert_pictures(model, image_BHWC, keys, recipe, seed, prompts)
     alone = [[(i, 1.0)] for i in range(len(keys))]
     x_BCHW = dpm_solver.SOLVERS[recipe.sampler].replay(
-        groups.target_denoisers(model, prompts)(alone), s, maps
+        groups.target_denoisers(model, prompts)(alone), path, maps
     )
     x_0_BCHW = model.encode(image_BHWC)
     error_B = (x_BCHW - x_0_BCHW).double().square().flatten(1).mean(1).tolist()
@@ -62,7 +62,7 @@ def reconstruct(
 
 def fidelity(
     model: Backbone,
-    s: Schedule,
+    path: Path,
     maps: list[NoiseMaps],
     image_NHWC: np.ndarray,
     prompts: Prompts | None,
@@ -72,7 +72,7 @@ def fidelity(
 
     Of a latent model it is that of the latents: what the VAE loses is not in it.
     """
-    again_NCHW = SOLVERS[solver].replay(groups.source_denoiser(model, prompts), s, maps)
+    again_NCHW = SOLVERS[solver].replay(groups.source_denoiser(model, prompts), path, maps)
     return psnr_of(again_NCHW.double() - model.encode(image_NHWC).double())
 
 

@@ -15,20 +15,21 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import NotFinite, check_steps
-from noiseweave.engine.diffusion.path import Schedule, kept, x_0_from_output
+from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.inpainting.models import InpaintModel, load
 from noiseweave.engine.inpainting.recipes import InpaintRecipe, repaint_levels
 from noiseweave.engine.inpainting.repaint import Believe, DrawNoise, repaint
-from noiseweave.engine.networks import latents, text_pipeline
+from noiseweave.engine.networks import latents, paths, safety, text_pipeline
 from noiseweave.engine.networks.conditioning import Condition, words_of
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import TextRecipe
+from noiseweave.engine.networks.safety import Checked
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.sampling.samplers import Predict
 from noiseweave.engine.seeding import generator
 
-__all__ = ["InpaintModel", "inpaint", "load"]
+__all__ = ["InpaintModel", "checked", "inpaint", "load"]
 
 LEAST_SIGNAL = 1e-8  # alpha_bar of pure noise, where a schedule has it: no division by zero
 
@@ -68,6 +69,29 @@ def inpaint(
     finally:
         model.micro_batch = parts.size
     return np.where(hole_BHW[..., None], restored, image_BHWC)
+
+
+def checked(
+    model: InpaintModel,
+    image_BHWC: np.ndarray,
+    hole_BHW: np.ndarray,
+    prompts: Sequence[Prompt],
+    recipe: InpaintRecipe,
+    seed: int,
+) -> Checked:
+    """As ``inpaint``; what the pipeline's safety checker flags of the filled pictures is filled once more.
+
+    Raises:
+        ValueError, NotFinite, torch.OutOfMemoryError: as of ``inpaint``.
+    """
+
+    def once_more(i: int, other: int) -> np.ndarray:
+        part = slice(i, i + 1)
+        return inpaint(model, image_BHWC[part], hole_BHW[part], prompts[part], recipe, other)[0]
+
+    filled = inpaint(model, image_BHWC, hole_BHW, prompts, recipe, seed)
+    checker = model.text.checker if model.text else None
+    return safety.checked(checker, filled, [p.key for p in prompts], seed, once_more)
 
 
 def _check(model: InpaintModel, shape: tuple[int, ...], recipe: InpaintRecipe) -> None:
@@ -110,15 +134,8 @@ def _encode(model: InpaintModel, image_BHWC: np.ndarray) -> Tensor:
 
 
 def _decode(model: InpaintModel, x: Tensor) -> Tensor:
-    """float32 [B, C, H, W] in about [-1, 1]; black where a pipeline's safety checker flags it."""
-    if model.vae is None:
-        return x
-    picture = latents.decode(model.vae, x)
-    pipeline = model.text.pipeline if model.text else None
-    if pipeline is not None and getattr(pipeline, "safety_checker", None) is not None:
-        flagged = pipeline.run_safety_checker(picture.clone(), model.device, pipeline.unet.dtype)[1]
-        picture[torch.tensor(flagged, device=picture.device)] = -1
-    return picture
+    """float32 [B, C, H, W] in about [-1, 1]."""
+    return x if model.vae is None else latents.decode(model.vae, x)
 
 
 def _hole(hole_BHW: np.ndarray) -> Tensor:
@@ -190,20 +207,19 @@ def _repainted(
     known = _encode(model, shown)
     hole = latents.hole_in_latents(_hole(hole_BHW), known)
     inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
-    s = _schedule(model, recipe)
-    levels = repaint_levels(len(s), recipe.jump_length, recipe.resample)
+    path = _path(model, recipe)
+    levels = repaint_levels(len(path), recipe.jump_length, recipe.resample)
     predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
-    return repaint(_believe(model, predict), s, known, hole, inside, levels, _draw(known, generators))
+    believe = _believe(model, predict, path)
+    return repaint(believe, path, known, hole, inside, levels, _draw(known, generators))
 
 
-def _schedule(model: InpaintModel, recipe: InpaintRecipe) -> Schedule:
-    """The time steps that the model's own scheduler takes, without those that strength leaves out."""
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)
-    scheduler.set_timesteps(recipe.steps)
-    t_S = scheduler.timesteps.clamp(max=int(scheduler.config.num_train_timesteps) - 1)
-    return kept(t_S, scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL), recipe.steps - recipe.kept)
+def _path(model: InpaintModel, recipe: InpaintRecipe) -> Path:
+    """The steps that the model's own scheduler takes, without those that strength leaves out."""
+    scheduler = paths.stepping(model.scheduler)
+    if not paths.is_straight(scheduler):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL)
+    return paths.path_of(scheduler, model.prediction, recipe.steps, recipe.steps - recipe.kept)
 
 
 def _predict(
@@ -222,12 +238,8 @@ def _predict(
     return predict
 
 
-def _believe(model: InpaintModel, predict: Predict) -> Believe:
+def _believe(model: InpaintModel, predict: Predict, path: Path) -> Believe:
     """x_0 from the network's output, whatever it predicts; a base model's is clipped where its scheduler clips."""
     config = model.scheduler.config
     clip = config.clip_sample_range if model.base and config.get("clip_sample") else float("inf")
-
-    def believe(x: Tensor, t: Tensor, a: Tensor) -> Tensor:
-        return x_0_from_output(config.prediction_type, predict(x, t), x, a).clamp(-clip, clip)
-
-    return believe
+    return lambda x, i: path.clean(x, predict(x, path.t_T[i]), i).clamp(-clip, clip)

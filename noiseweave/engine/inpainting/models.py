@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import torch
 
+from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.lora import weights
 from noiseweave.engine.lora.weights import Lora
-from noiseweave.engine.networks import base_models, text_pipeline, tuning
+from noiseweave.engine.networks import base_models, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import UNETS, ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
 
 InpaintKind = Literal["inpaint", "latent", "pixel"]
@@ -27,7 +28,7 @@ class InpaintFacts:
 
     Attributes:
         kind: inpaint is a UNet that sees the hole and what lies around it (9 channels); latent is any other
-            pipeline of the Stable Diffusion family; pixel is a base model (ddpm).
+            pipeline of the Stable Diffusion family; pixel is a base model (ddpm, flow or linear_mixing).
         channels: of its pictures, 1 or 3.
         size: side in pixels that it was made for.
         multiple: sides of its pictures are multiples of it; 0 where it draws size x size only.
@@ -81,6 +82,11 @@ class InpaintModel:
         return self.base.scheduler if self.base else self._text.scheduler
 
     @property
+    def prediction(self) -> Prediction:
+        """What its network gives."""
+        return self.base.prediction if self.base else paths.prediction_of(self.scheduler)
+
+    @property
     def _text(self) -> TextModel:
         assert self.text is not None
         return self.text
@@ -93,11 +99,12 @@ def for_inpainting(model: ModelFacts) -> InpaintFacts:
         ValueError: one line, when it is no model that can inpaint.
     """
     latent, seen = model.latent_channels, model.unet.get("in_channels")
-    if model.family == "ddpm":
+    if model.family in UNETS:
         return InpaintFacts(kind="pixel", channels=model.channels, size=model.side, multiple=0)
     if model.family != "stable_diffusion":
         raise ValueError(
-            f"model {model.name!r}: a {model.family}; inpainting takes a ddpm or a Stable Diffusion pipeline"
+            f"model {model.name!r}: a {model.family}; inpainting takes {', '.join(UNETS)} and pipelines of the "
+            "Stable Diffusion family"
         )
     if seen not in (latent, 2 * latent + 1):
         raise ValueError(
@@ -127,7 +134,9 @@ def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -
         return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
     size = config.micro_batch or (16 if on_gpu else 4)
     pipeline = _pipeline(facts, config, device, loras)
-    text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size)
+    text = TextModel(
+        pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=safety.taken_from(pipeline)
+    )
     return InpaintModel(about=about, text=text, micro_batch=size)
 
 

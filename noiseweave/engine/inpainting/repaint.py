@@ -1,7 +1,8 @@
 """RePaint: any diffusion model fills holes (Lugmayr et al., CVPR 2022, arXiv 2201.09865).
 
 x is what the network sees, pixels or latents, [B, C, H, W]. T kept steps; a level counts the steps that are left:
-T is the noisiest, 0 clean. a is alpha_bar.
+T is the noisiest, 0 clean. On any Gaussian path x_t = alpha x_0 + sigma eps (diffusion/path.py); the paper's is the
+variance preserving one.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import spans
-from noiseweave.engine.diffusion.path import Schedule
+from noiseweave.engine.diffusion.path import Path
 
 DrawNoise = Callable[[], Tensor]
 """draw() -> fresh standard normal noise, in the shape of x."""
-Believe = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""believe(x, t, a) -> the x_0 that the network sees in x at time step t, where alpha_bar is a."""
+Believe = Callable[[Tensor, int], Tensor]
+"""believe(x, i) -> the x_0 that the network sees in x at step i of the path."""
 
 
 def repaint(
     believe: Believe,
-    s: Schedule,
+    path: Path,
     known: Tensor,
     hole: Tensor,
     inside: Tensor,
@@ -39,27 +40,30 @@ def repaint(
         known: [B, C, H, W], clean; its values inside the hole are not used.
         hole: bool, broadcast against known.
         inside: [B, C, H, W], clean, what the hole starts from, noised; zeros where it starts from nothing.
-        levels: of ``repaint_levels(len(s), ...)``.
+        levels: of ``repaint_levels(len(path), ...)``.
 
     Returns:
         [B, C, H, W], ``known`` itself outside the hole.
     """
-    a_L = torch.cat([torch.ones(1, dtype=torch.float64), s.a_T.flip(0)])  # alpha_bar of each level
+    one = torch.ones(1, dtype=torch.float64)
+    alpha_L, sigma_L = torch.cat([one, path.alpha_T.flip(0)]), torch.cat([0 * one, path.sigma_T.flip(0)])
 
-    def noised(x: Tensor, a: Tensor, a_to: Tensor) -> Tensor:  # q(x_to | x), to a noisier level
-        return (a_to / a).sqrt() * x + (1 - a_to / a).sqrt() * draw()
+    def noised(x: Tensor, level: int, to: int) -> Tensor:  # q(x_to | x), to a noisier level
+        share = alpha_L[to] / alpha_L[level]
+        fresh = (sigma_L[to] ** 2 - share**2 * sigma_L[level] ** 2).sqrt()
+        return share.to(x) * x + fresh.to(x) * draw()
 
-    x = noised(torch.where(hole, inside, known), a_L[0], a_L[-1])
+    x = noised(torch.where(hole, inside, known), 0, levels[0])
     for level, to in spans.steps(list(pairwise(levels))):
-        a, a_to = a_L[level], a_L[to]
         if to > level:  # line 10: a jump back
-            x = noised(x, a, a_to)
+            x = noised(x, level, to)
             continue
-        x_0 = believe(x, s.t_T[len(s) - level], a)
-        # eq. 8b: the posterior of DDPM (arXiv 2006.11239, eq. 7), from x_0 and x
-        mean = a_to.sqrt() * (1 - a / a_to) / (1 - a) * x_0 + (a / a_to).sqrt() * (1 - a_to) / (1 - a) * x
-        sigma = ((1 - a_to) / (1 - a) * (1 - a / a_to)).sqrt()
-        noise = draw()  # serves both: a pixel is either known or not
+        i = len(path) - level
+        mean, noise = (
+            path.posterior_mean(x, believe(x, i), i),
+            draw(),
+        )  # serves both: a pixel is either known or not
         # eq. 8a and 8c
-        x = torch.where(hole, mean + sigma * noise, a_to.sqrt() * known + (1 - a_to).sqrt() * noise)
+        seen = alpha_L[to].to(x) * known + sigma_L[to].to(x) * noise
+        x = torch.where(hole, mean + path.deviation_T[i].to(x) * noise, seen)
     return x

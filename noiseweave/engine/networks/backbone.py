@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine import checks
-from noiseweave.engine.diffusion import path
-from noiseweave.engine.diffusion.path import Denoiser, Schedule, kept
-from noiseweave.engine.networks import latents
+from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.networks import latents, paths
 from noiseweave.engine.networks.conditioning import Classes, Condition, Words, classes_of, mixable
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.protocols import Scheduler, Unet
@@ -31,11 +30,12 @@ def limit_rows(rows: int, device: str, precision: str) -> int:
 
 
 class Backbone:
-    """A pixel-space DDPM (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
+    """A diffusion model of pixels (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
 
     Attributes:
         unet: a diffusers UNet2DModel; called as unet(x, t, return_dict=False)[0].
         scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
+        prediction: what the network gives; the constructor's None is what the scheduler says.
         channels: 1 (grey) or 3 (RGB).
         size: side of the square pictures that it was made for.
         classes: that it can be conditioned on, 0 for none.
@@ -50,6 +50,7 @@ class Backbone:
         device: str = "cpu",
         precision: str = "fp32",
         micro_batch: int = 0,
+        prediction: Prediction | None = None,
     ) -> None:
         self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.to(self.device, self.dtype).eval().requires_grad_(False)
@@ -57,24 +58,17 @@ class Backbone:
         if self.classes:
             mixable(self.unet)
         self.scheduler = scheduler
+        self.prediction: Prediction = prediction or paths.prediction_of(scheduler)
         self.channels = int(unet.config.in_channels)
         self.size = int(unet.config.sample_size)
-        self.parts = MicroBatch(self._epsilon, micro_batch or limit_rows(0, device, precision), self.device)
+        self.parts = MicroBatch(self._predict, micro_batch or limit_rows(0, device, precision), self.device)
 
     vae_scale_factor = 1
 
-    def schedule(self, num_steps: int, skip: int = 0) -> Schedule:
-        """The scheduler's own time steps, without the ``skip`` noisiest.
-
-        Raises:
-            ValueError: more steps than the model was trained with.
-        """
-        trained = int(self.scheduler.config.num_train_timesteps)
-        checks.check_steps("inversion.num_steps", num_steps, trained)
-        self.scheduler.set_timesteps(num_steps)
-        t_S = self.scheduler.timesteps
-        beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
-        return kept(t_S - beyond, self.scheduler.alphas_cumprod, skip)
+    def path(self, recipe: InversionRecipe) -> Path:
+        """The steps of a recipe on the path that the model was trained on; errors as of ``paths.path_of``."""
+        r = recipe
+        return paths.path_of(self.scheduler, self.prediction, r.num_steps, r.skip, r.eta, r.sampler)
 
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
         """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""
@@ -95,9 +89,13 @@ class Backbone:
         """As decode, and bool [B]: which of the pictures are finite; the others mean nothing."""
         return latents.to_uint8(x_BCHW), x_BCHW.flatten(1).isfinite().all(1).cpu().numpy()
 
+    def flagged(self, image_BHWC: np.ndarray) -> np.ndarray:
+        """bool [B]: which made pictures must not be shown: none, where the model has no safety checker."""
+        return np.zeros(len(image_BHWC), bool)
+
     @torch.inference_mode()
-    def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted noise, float32 [B, C, H, W], whatever the network predicts; without conditioning."""
+    def denoise(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What the network predicts, float32 [B, C, H, W], without conditioning."""
         return self._silence(x_BCHW, t_B) if self.classes else self.parts(x_BCHW, t_B)
 
     @cached_property
@@ -109,7 +107,7 @@ class Backbone:
         return classes_of(labels, self.classes, self.device)
 
     def conditioned(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
-        """epsilon(x, t) conditioned on prompts or labels: row i of a call on words[i mod P].
+        """The network conditioned on prompts or labels: row i of a call on words[i mod P].
 
         So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
         Classifier-free guidance (``conditioning.guide``) has both halves in one call; there is none where guidance
@@ -118,37 +116,32 @@ class Backbone:
         scale = 1.0 if words.silent else guidance
 
         @torch.inference_mode()
-        def epsilon(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        def denoise(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
             assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
             which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
             condition = Condition(words=words, guidance=scale, which_B=which_B)
             return self.parts(x_BCHW, t_B, condition)
 
-        return epsilon
+        return denoise
 
-    def _epsilon(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Rows that overflow in half precision are done once more in float32, whatever else is in the call."""
         t = t.to(self.device)
-        out = self._noise(x, t, *condition)
+        out = self._output(x, t, *condition)
         infinite_B = ~out.flatten(1).isfinite().all(1)
         if self.dtype == torch.float32 or not infinite_B.any():
             return out
         half, self.dtype = self.dtype, torch.float32
         self.unet.to(torch.float32)
         try:
-            out[infinite_B] = self._noise(x[infinite_B], t[infinite_B], *(c[infinite_B] for c in condition))
+            out[infinite_B] = self._output(x[infinite_B], t[infinite_B], *(c[infinite_B] for c in condition))
         finally:
             self.dtype = half
             self.unet.to(half)
         return out
 
-    def _noise(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def _output(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
-            return self.epsilon_of(self.unet(x.to(self.dtype), t, return_dict=False)[0].float(), x, t)
+            return self.unet(x.to(self.dtype), t, return_dict=False)[0].float()
         height, width = (int(side) * self.vae_scale_factor for side in x.shape[2:])
-        return self.epsilon_of(condition.predict(self.unet, x.to(self.dtype), t, (height, width)), x, t)
-
-    def epsilon_of(self, out: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """What the network gives, float32 [B, C, H, W] -> the noise in x, whatever its target is."""
-        a = self.scheduler.alphas_cumprod[t.cpu()].to(x.device).view(-1, 1, 1, 1)
-        return path.epsilon_from_output(self.scheduler.config.prediction_type, out, x.float(), a)
+        return condition.predict(self.unet, x.to(self.dtype), t, (height, width))

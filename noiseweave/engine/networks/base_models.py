@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks import dcgan, latents, pretrained, tuning, vae
+from noiseweave.engine.diffusion.path import Prediction
+from noiseweave.engine.networks import dcgan, latents, paths, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, read_facts
 from noiseweave.engine.networks.protocols import Autoencoder
@@ -58,6 +59,11 @@ class BaseModel:
         """Of the network's weights."""
         return self.network.dtype
 
+    @property
+    def prediction(self) -> Prediction:
+        """What a UNet2DModel gives; linear mixing, whose scheduler is a flow's, gives the picture."""
+        return "sample" if self.kind == "linear_mixing" else paths.prediction_of(self.scheduler)
+
 
 def pictures_of(model: BaseModel, x_BCHW: Tensor) -> np.ndarray:
     """What the network draws -> uint8 [B, H, W, channels]; latents are decoded first."""
@@ -78,6 +84,20 @@ def latent_shape(encoder: Autoencoder, size: int) -> tuple[int, int, int]:
     return int(encoder.config.latent_channels), size // factor, size // factor
 
 
+def _encoder_folder(name: str) -> Path:
+    folder = pretrained.find(name, BASE_FILES)
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def encoder_config(name: str) -> Json:
+    """The config of what ``load_encoder`` opens.
+
+    Raises:
+        ValueError: one line, when it is missing.
+    """
+    return pretrained.read(name, _encoder_folder(name), "config.json")
+
+
 def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
 
@@ -87,9 +107,8 @@ def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     import diffusers
 
     pretrained.quiet()
-    folder = pretrained.find(name, BASE_FILES)
-    folder = folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-    kind = pretrained.read(name, folder, "config.json").get("_class_name")
+    folder = _encoder_folder(name)
+    kind = encoder_config(name).get("_class_name")
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"model.vae={name!r}: a {kind}; supported are AutoencoderKL and AutoencoderTiny")
     vae = _from_pretrained(getattr(diffusers, kind), name, folder)

@@ -94,7 +94,9 @@ class ModelFacts:
 
     @property
     def prediction(self) -> str:
-        """The network's target, as diffusers' schedulers name it."""
+        """What the network gives: flow, or as diffusers' schedulers of a noise schedule name it."""
+        if self.path == "straight":
+            return "sample" if self.family == "linear_mixing" else "flow"
         return str(self.scheduler.get("prediction_type") or "epsilon")
 
     @property

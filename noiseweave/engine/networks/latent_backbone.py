@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.diffusion.path import Denoiser
-from noiseweave.engine.networks import base_models, latents, text_pipeline
+from noiseweave.engine.diffusion.path import Denoiser, Prediction
+from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
@@ -39,15 +39,17 @@ class LatentNetworks:
         unet: UNet2DConditionModel, or UNet2DModel of a model without text.
         vae: AutoencoderKL or AutoencoderTiny.
         text: the pipeline that reads prompts, or None.
+        prediction: what the unet gives; None is what the scheduler says.
     """
 
     unet: Unet
     vae: Autoencoder
     text: TextModel | None = None
+    prediction: Prediction | None = None
 
 
 class LatentBackbone(Backbone):
-    """A diffusion model of a VAE's latents: encode, decode and the noise in them.
+    """A diffusion model of a VAE's latents: encode, decode and what the network predicts of them.
 
     Attributes:
         vae: AutoencoderKL or AutoencoderTiny, in the network's precision; what is not finite then is done
@@ -70,9 +72,8 @@ class LatentBackbone(Backbone):
         self.vae_scale_factor = latents.vae_scale_factor(vae.config)
         side = size // self.vae_scale_factor if size else int(unet.config.sample_size)
         most = micro_batch or _rows(device, side)
-        super().__init__(
-            unet, scheduler, device, precision, micro_batch or limit_rows(most, device, precision)
-        )
+        rows = micro_batch or limit_rows(most, device, precision)
+        super().__init__(unet, scheduler, device, precision, rows, networks.prediction)
         self.channels, self.size = int(vae.config.in_channels), side * self.vae_scale_factor
         half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
         self.vae = vae.to(self.device, half).eval().requires_grad_(False)
@@ -98,18 +99,12 @@ class LatentBackbone(Backbone):
 
     @torch.inference_mode()
     def decoded(self, x_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels], and bool [B]: which are finite.
+        """Scaled latents, float [B, C, H, W] -> uint8 [B, H, W, channels], and bool [B]: which are finite."""
+        return super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
 
-        Where the pipeline has a safety checker, what it flags comes out black.
-        """
-        image_BHWC, finite_B = super().decoded(self._finite(self.decoding, x_BCHW.to(self.device)))
-        pipeline = self.text.pipeline if self.text else None
-        if pipeline is None or getattr(pipeline, "safety_checker", None) is None:
-            return image_BHWC, finite_B
-        unit = image_BHWC.astype(np.float32) / 255
-        _, flagged_B = pipeline.run_safety_checker(unit, self.device, self.dtype)
-        image_BHWC[np.array(flagged_B)] = 0
-        return image_BHWC, finite_B
+    def flagged(self, image_BHWC: np.ndarray) -> np.ndarray:
+        """bool [B]: which pictures the pipeline's safety checker flags, where it has one."""
+        return safety.flagged(self.text.checker if self.text else None, image_BHWC)
 
     def _finite(self, parts: MicroBatch, x_BCHW: Tensor) -> Tensor:
         """The parts' result; rows that overflow are done again in float32, whatever else is in the batch."""
@@ -130,9 +125,9 @@ class LatentBackbone(Backbone):
         return latents.decode(self.vae, z_BCHW)
 
     @torch.inference_mode()
-    def epsilon(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted noise, float32 [B, C, H, W]; without conditioning, of a text model the empty prompt."""
-        return super().epsilon(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
+    def denoise(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """What the network predicts, float32 [B, C, H, W], without conditioning: of a text model the empty prompt."""
+        return super().denoise(x_BCHW, t_B) if self.text is None else self._silence(x_BCHW, t_B)
 
     @cached_property
     def _silence(self) -> Denoiser:
@@ -156,13 +151,11 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
     Raises:
         ValueError: one line, when its weights are broken.
     """
-    from diffusers import DDIMScheduler
-
     more: Json = {"precision": config.precision, "micro_batch": config.micro_batch, "size": model.side}
     if model.conditioning != "text":
         base = base_models.load(config, device, model)
-        scheduler = DDIMScheduler.from_config(base.scheduler.config)
-        return LatentBackbone(LatentNetworks(unet=base.network, vae=base.encoder), scheduler, device, **more)
+        parts = LatentNetworks(unet=base.network, vae=base.encoder, prediction=base.prediction)
+        return LatentBackbone(parts, paths.stepping(base.scheduler), device, **more)
     text = text_pipeline.load(config, TextRecipe(steps=1), device, model)
     scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
     networks = LatentNetworks(unet=text.pipeline.unet, vae=text.pipeline.vae, text=text)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 from noiseweave.engine import checks
 from noiseweave.engine.diffusion import dpm_solver
+from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import facts, latent_backbone, pretrained, tuning
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.facts import ModelFacts
-from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
+from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe
 
 TARGETS = ("epsilon", "v_prediction", "sample")
 VAES = ("AutoencoderKL", "AutoencoderTiny")
@@ -26,7 +28,7 @@ def describe(name: str, size: int | None = None) -> ModelFacts:
         ValueError: one line: it is no such model, broken, or cannot take that size.
     """
     found = facts.read_facts(name, size)
-    _check_schedule(found)
+    _check_path(found)
     if not isinstance(found.unet.get("sample_size"), int):
         raise ValueError(f"model {name!r}: supported are square pictures")
     if (kind := found.unet.get("class_embed_type")) is not None:
@@ -37,11 +39,20 @@ def describe(name: str, size: int | None = None) -> ModelFacts:
     return found
 
 
-def _check_schedule(model: ModelFacts) -> None:
-    scheduler, need = model.scheduler.get("_class_name"), "noise maps need a noise schedule, as a DDPM has"
-    if model.family not in ("ddpm", "stable_diffusion") or model.path == "straight":
-        kind = f"flow ({scheduler})" if scheduler else model.family
-        raise ValueError(f"model {model.name!r}: a {kind}; {need}")
+def _check_path(model: ModelFacts) -> None:
+    if model.family in BASELINES:
+        raise ValueError(
+            f"model {model.name!r}: a {model.family}; noise maps need a model that takes noise off step by step"
+        )
+    if model.path == "straight" and model.family == "stable_diffusion":
+        raise ValueError(
+            f"model {model.name!r}: a {model.pipeline} with {model.scheduler['_class_name']}; of pipelines "
+            "those with a noise schedule are supported, of flows those that train makes"
+        )
+    if model.path == "vp" and model.prediction not in TARGETS:
+        raise ValueError(
+            f"model {model.name!r}: it predicts {model.prediction}; supported are {', '.join(TARGETS)}"
+        )
 
 
 def _check_pixels(model: ModelFacts) -> None:
@@ -54,10 +65,6 @@ def _check_pixels(model: ModelFacts) -> None:
 
 def _check_latents(model: ModelFacts) -> None:
     name, kind = model.name, model.vae.get("_class_name")
-    if model.prediction not in TARGETS:
-        raise ValueError(
-            f"model {name!r}: it predicts {model.prediction}; supported are {', '.join(TARGETS)}"
-        )
     if kind not in VAES:
         raise ValueError(f"model {name!r}: its VAE is a {kind}; supported are {' and '.join(VAES)}")
     channels = model.unet.get("in_channels")
@@ -78,8 +85,8 @@ def check_prompt(model: ModelFacts, prompt: PromptRecipe) -> None:
 def check_chain(model: ModelFacts, recipe: InversionRecipe) -> None:
     """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
     checks.check_steps("inversion.num_steps", recipe.num_steps, model.trained_steps)
-    if recipe.sampler != "ddim":
-        dpm_solver.dpm_schedule(SimpleNamespace(config=model.scheduler), recipe.num_steps)
+    if recipe.sampler != "ddim" and model.path == "vp":
+        dpm_solver.preserving_steps(SimpleNamespace(config=model.scheduler), recipe.num_steps)
 
 
 def fingerprint(model: ModelFacts) -> str:
@@ -100,14 +107,16 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or cannot take that size.
     """
-    from diffusers import DDIMScheduler, UNet2DModel
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 
     model = describe(config.name, size)
     if model.latent:
         return latent_backbone.load(model, config, device)
     pretrained.quiet()
+    kind = FlowMatchEulerDiscreteScheduler if model.path == "straight" else DDIMScheduler
     with pretrained.one_line(config.name, model.folder):
         unet = UNet2DModel.from_pretrained(model.folder, subfolder="unet", use_safetensors=True)
-        scheduler = DDIMScheduler.from_pretrained(model.folder, subfolder="scheduler")
+        scheduler = kind.from_pretrained(model.folder, subfolder="scheduler")
     tuning.tune(unet, config, device)
-    return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
+    prediction = cast(Prediction, model.prediction)  # describe has looked
+    return Backbone(unet, scheduler, device, config.precision, config.micro_batch, prediction)

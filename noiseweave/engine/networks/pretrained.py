@@ -25,7 +25,7 @@ def find(name: str, wanted: Sequence[str]) -> Path:
     if folder.is_dir():
         return folder
     check_hub_id(f"model {name!r}", name)
-    return _download(name, wanted)
+    return download(f"model {name!r}", name, wanted)
 
 
 def check_hub_id(what: str, name: str) -> None:
@@ -49,14 +49,22 @@ def check_hub_id(what: str, name: str) -> None:
         raise ValueError(f"{what}: no such folder, not shipped, and a path is not asked of the hub")
 
 
-def _download(name: str, wanted: Sequence[str]) -> Path:
+def download(what: str, name: str, wanted: Sequence[str]) -> Path:
+    """The hub's files of these patterns: a copy that is here, or brought now.
+
+    Args:
+        what: begins the line of an error.
+
+    Raises:
+        ValueError: they are not to be had, and how to get them.
+    """
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except Exception as e:
         raise ValueError(
-            f"model {name!r}: no such folder, not shipped, and not to be had from the hub "
+            f"{what}: no such folder, not shipped, and not to be had from the hub "
             f"({type(e).__name__}); on a machine with network run `hf download {name}`, or give a folder"
         ) from None
 

@@ -82,7 +82,8 @@ class Pipeline(Protocol):
     num_timesteps: int
     image_processor: Any
     encode_prompt: Callable[..., tuple[Any, ...]]
-    run_safety_checker: Callable[..., tuple[Any, Any]]
+    safety_checker: Any
+    feature_extractor: Any
     set_progress_bar_config: Callable[..., None]
 
     def __call__(self, **named: Any) -> Any:

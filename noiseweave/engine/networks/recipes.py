@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
+from noiseweave.models import shipped
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Conditioning = Literal["none", "text", "class"]
@@ -20,25 +21,41 @@ class ModelConfig:
     """The diffusion model.
 
     Args:
-        name: a shipped model (digits-ddpm), a folder that diffusers' save_pretrained wrote, or a hub id.
+        name: a shipped model (digits-ddpm, of 16x16 grey digits), a folder that train or diffusers' save_pretrained
+            wrote, or a hub id. No model is taken by itself.
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
             CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
         compile: torch.compile the network: faster, after a first call of minutes. null is false.
         channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
+        safety_checker: ask the safety checker of a pipeline that has one; what it flags is drawn once more, and left
+            out where it is flagged again. false does without.
     """
 
-    name: str = "digits-ddpm"
+    name: str
     precision: Precision = "fp32"
     micro_batch: int = field(default=0, metadata=ASIDE)
     compile: bool | None = field(default=None, metadata=ASIDE)
     channels_last: bool | None = field(default=None, metadata=ASIDE)
     attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
+    safety_checker: bool = True
 
     def __post_init__(self) -> None:
-        check(bool(self.name), "model.name", self.name, "a shipped model, a folder or a hub id")
         check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
+
+
+UNNAMED = ModelConfig(name="")
+"""What a job's config has before a user names a model."""
+
+
+def check_named(model: ModelConfig) -> None:
+    """Raise ValueError, with the choices, where a job needs a model and none is named."""
+    if not model.name.strip():
+        raise ValueError(
+            f"model.name: no model is named; give a shipped one ({', '.join(shipped())}: 16x16 grey digits), a folder "
+            "that noiseweave train or diffusers' save_pretrained wrote, or a hub id"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
-from noiseweave.engine.networks import pretrained, tuning
+from noiseweave.engine.networks import pretrained, safety, tuning
 from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, read_facts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
@@ -39,11 +40,13 @@ class TextModel:
         pipeline: diffusers' StableDiffusionPipeline or StableDiffusionXLPipeline.
         scheduler: the one that its folder names; each drawing makes its own from this one's config.
         micro_batch: pictures in one call, halved for good when memory runs out.
+        checker: the safety checker that its folder has, or None.
     """
 
     pipeline: Pipeline
     scheduler: Scheduler
     micro_batch: int
+    checker: SafetyChecker | None = None
 
     def size(self, recipe: TextRecipe) -> tuple[int, int]:
         """(height, width) in pixels of what a recipe draws."""
@@ -74,9 +77,9 @@ def load(
 ) -> TextModel:
     """Load a pipeline from a folder that save_pretrained wrote, or from the hub.
 
-    A safety checker that the folder has is kept: what it flags comes out black. Where there is none, none is
-    added. The pipeline's arithmetic is diffusers' own, so in half precision latents are half too. micro_batch
-    0 takes 16 pictures on a GPU and 4 elsewhere.
+    A safety checker that the folder has is kept, unless the config does without it; none is ever added. The
+    pipeline's arithmetic is diffusers' own, so in half precision latents are half too. micro_batch 0 takes 16 pictures
+    on a GPU and 4 elsewhere.
 
     Args:
         facts: what ``read_facts`` says of it, where that is known.
@@ -91,7 +94,8 @@ def load(
     pipeline = opened(AutoPipelineForText2Image, config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
-    model = TextModel(pipeline=pipeline.to(device), scheduler=pipeline.scheduler, micro_batch=size)
+    checker = safety.taken_from(pipeline.to(device))
+    model = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=checker)
     text_scheduler(model, recipe)
     tuning.tune(pipeline.unet, config, device)
     return model
@@ -100,6 +104,8 @@ def load(
 def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
     """A pipeline in its precision, as one of diffusers' AutoPipelines makes it; ``parts`` instead of the folder's."""
     pretrained.quiet()
+    if not config.safety_checker and (folder / "safety_checker").is_dir():
+        parts["safety_checker"] = None
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
@@ -234,15 +240,36 @@ def trajectory(
     Raises:
         ValueError: the scheduler keeps its predictions of x_0 to itself (PNDM, say).
     """
+    seen_BKHWC = _seen(model, prompts, recipe, seed, kept)
+    return seen_BKHWC[:, -1], seen_BKHWC[:, :-1].swapaxes(0, 1)
+
+
+def checked(
+    model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int = 0
+) -> Checked:
+    """Beliefs and, last, the pictures, uint8 [B, K + 1, H, W, 3]; what is flagged is drawn once more."""
+    return safety.checked(
+        model.checker,
+        _seen(model, prompts, recipe, seed, kept),
+        [p.key for p in prompts],
+        seed,
+        lambda i, other: _seen(model, [prompts[i]], recipe, other, kept)[0],
+        lambda seen: seen[:, -1],
+    )
+
+
+def _seen(
+    model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int, kept: int
+) -> np.ndarray:
+    """Beliefs and, last, the picture of each prompt: uint8 [B, K + 1, H, W, 3]."""
     assert prompts
     parts = MicroBatch(
         lambda some: _drawn(model, some, recipe, seed, kept), model.micro_batch, model.pipeline.device
     )
     try:
-        seen_BKHWC = parts(list(prompts)).numpy()
+        return parts(list(prompts)).numpy()
     finally:
         model.micro_batch = parts.size
-    return seen_BKHWC[:, -1], seen_BKHWC[:, :-1].swapaxes(0, 1)
 
 
 @torch.inference_mode()
@@ -269,9 +296,6 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     )
     spread = np.linspace(0, len(beliefs) - 1, min(kept, len(beliefs))).round().astype(int)
     seen = np.stack([*(_decoded(pipe, beliefs[i]) for i in spread), out.images], axis=1)
-    flagged = getattr(out, "nsfw_content_detected", None)
-    if flagged is not None:  # what the safety checker blacked out is not to be seen in the beliefs either
-        seen[np.array(flagged)] = 0
     if not np.isfinite(seen).all():
         raise ValueError(
             f"prompt {prompts[0].text!r}: the model gave no finite picture; try another precision"

@@ -14,11 +14,13 @@ from functools import partial
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from noiseweave.engine.formats import FORMATS
 from noiseweave.engine.pictures import images, provenance
 from noiseweave.engine.pictures.images import Refused
 from noiseweave.engine.pictures.provenance import Mark
 from noiseweave.engine.records import Json
 
+# how restored pictures are written; one of another format that is read becomes a PNG
 EXTENSIONS = {
     "png": "PNG",
     "jpg": "JPEG",
@@ -79,7 +81,7 @@ class Picture:
 
     Attributes:
         image: the stored pixels, in the stored mode.
-        kind: of WRITTEN_FORMATS.
+        kind: Pillow's name of its format.
         turn: EXIF orientation, 1 to 8.
         keep: exif, icc_profile and dpi as Pillow's ``save`` takes them.
         jpeg: quantisation tables and chroma sampling of a JPEG.
@@ -101,10 +103,10 @@ def opened(data: bytes, max_pixels: int, smallest: int = LEAST_SIDE) -> Picture:
     """Decode a file without converting it.
 
     Raises:
-        ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large, truncated_image, too_small,
-            several_frames, or unsupported_mode where no 8-bit model could give the same mode back.
+        ValueError: ``"reason: detail"``: empty_picture, not_an_image, no_decoder, too_large, truncated_image,
+            too_small, several_frames, or unsupported_mode where no 8-bit model could give the same mode back.
     """
-    return images.opened(data, WRITTEN_FORMATS, max_pixels, _picture, partial(_check_head, smallest))
+    return images.opened(data, max_pixels, _picture, partial(_check_head, smallest))
 
 
 def _check_head(smallest: int, image: Image.Image) -> None:
@@ -114,10 +116,14 @@ def _check_head(smallest: int, image: Image.Image) -> None:
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's others are views of the first
         raise Refused(f"several_frames: {getattr(image, 'n_frames', 1)}; only stills are taken")
     known = {mode for modes in HOLDS.values() for mode in modes}
-    if image.mode not in known:
+    if image.mode not in known | {"I;16B"}:
         raise Refused(f"unsupported_mode: {image.mode}, known are {', '.join(sorted(known))}")
+    if images.depth_of(image) not in (None, (0, 65535)):
+        raise Refused("unsupported_mode: grey of 12 bits, or with white at 0")
     tile = getattr(image, "tile", [])
-    if image.mode != "I;16" and tile and ";16" in str(tile[0][3]):  # Pillow would drop the lower bytes
+    if (
+        not image.mode.startswith("I") and tile and ";16" in str(tile[0][3])
+    ):  # Pillow would drop the lower bytes
         raise Refused("unsupported_mode: 16 bits in colour or with alpha")
 
 
@@ -142,7 +148,9 @@ def _picture(image: Image.Image) -> Picture:
             "qtables": dict(getattr(image, "quantization", {})),
             "subsampling": JpegImagePlugin.get_sampling(image),
         }
-    return Picture(image=image, kind=kind, turn=turn if turn in TURNS else 1, keep=keep, jpeg=jpeg)
+    return Picture(
+        image=images.native(image), kind=kind, turn=turn if turn in TURNS else 1, keep=keep, jpeg=jpeg
+    )
 
 
 def replaced(picture: Picture, image: Image.Image) -> Picture:
@@ -171,18 +179,6 @@ def visible(picture: Picture, channels: int | None = None) -> np.ndarray:
 def turned(image: Image.Image, turn: int, ways: Mapping[int, Image.Transpose] = TURNS) -> Image.Image:
     """The image as an EXIF orientation, 1 to 8, has it shown."""
     return image.transpose(ways[turn]) if turn in ways else image
-
-
-def mask_of(data: bytes, max_pixels: int) -> np.ndarray:
-    """An encoded mask -> uint8 [H, W, 3], upright, transparent parts white.
-
-    Raises:
-        ValueError: ``"bad_mask: reason: detail"`` for what ``opened`` refuses.
-    """
-    try:
-        return visible(opened(data, max_pixels, smallest=1), 3)
-    except ValueError as e:
-        raise ValueError(f"bad_mask: {e}") from None
 
 
 def restored(picture: Picture, paint_HWC: np.ndarray, hole_HW: np.ndarray) -> Image.Image:
@@ -328,10 +324,14 @@ def fitted(image: Image.Image, kind: str) -> Image.Image:
     return image.convert(wanted)
 
 
-def extension_of(picture: Picture, extension: str, wanted: str) -> str:
-    """How the restored file's name ends: ``wanted``, or for ``same`` the file's own ending if that is true."""
+def extension_of(picture: Picture, extension: str, wanted: str, painted: bool = True) -> str:
+    """How the restored file's name ends: ``wanted``, or for ``same`` the file's own ending if that is true.
+
+    Args:
+        painted: a format that is read and not written (GIF, AVIF, HEIF) then becomes a PNG.
+    """
     if wanted != "same":
         return wanted
-    if EXTENSIONS.get(extension) == picture.kind:
-        return extension
-    return next(e for e, kind in EXTENSIONS.items() if kind == picture.kind)
+    true = FORMATS.get(extension) == picture.kind
+    own = extension if true else next(e for e, kind in FORMATS.items() if kind == picture.kind)
+    return own if own in EXTENSIONS or not painted else "png"

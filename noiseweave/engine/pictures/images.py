@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
+from noiseweave.engine import formats
 from noiseweave.engine.pictures.provenance import Mark, options
 
 MAX_PIXELS = 64_000_000
-READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+HOW = {"HEIF": "pip install 'noiseweave[heif]'", "AVIF": "this Pillow was built without it"}
+"""What to do where a format's decoder is missing."""
+BITS, PHOTOMETRIC = ExifTags.Base.BitsPerSample, ExifTags.Base.PhotometricInterpretation
 OF_SPACE = {
     "RGB": ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "L", "LA", "La"),
     "GRAY": ("1", "L", "LA", "La"),
@@ -26,22 +30,24 @@ T = TypeVar("T")
 def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to uint8 [H, W, channels].
 
-    EXIF rotation is applied; palettes, CMYK, 1-bit and 16-bit become 8-bit; transparent parts lie on white. Where a
-    colour profile is embedded, colours are those of sRGB.
+    EXIF rotation is applied; palettes, CMYK, CIE Lab, 1-bit and 16-bit become 8-bit; transparent parts lie on white.
+    Where a colour profile is embedded, colours are those of sRGB. Of several frames or pages the first is taken.
 
     Args:
-        data: an encoded PNG, JPEG, WebP or BMP.
+        data: an encoded picture of formats.FORMATS.
         channels: 1 (grey) or 3 (RGB).
         max_pixels: larger pictures are refused before their pixels are read (decompression bombs).
 
     Raises:
-        ValueError: ``"reason: detail"``: empty_picture, not_an_image, too_large or truncated_image.
+        ValueError: ``"reason: detail"``: empty_picture, not_an_image, no_decoder, unsupported_mode, too_large or
+            truncated_image.
     """
 
     def plain(image: Image.Image) -> Image.Image:
-        return _plain(to_srgb(ImageOps.exif_transpose(image)))
+        grey = depth_of(image)
+        return _plain(to_srgb(ImageOps.exif_transpose(image)), grey)
 
-    image = opened(data, READ_FORMATS, max_pixels, plain)
+    image = opened(data, max_pixels, plain)
     array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return array[..., None] if channels == 1 else array
 
@@ -49,12 +55,18 @@ def decode(data: bytes, channels: int = 3, max_pixels: int = MAX_PIXELS) -> np.n
 def decode_plain(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a picture to uint8 [H, W, 3] with Pillow's plain conversion to RGB, as pytorch-fid does.
 
-    EXIF rotation and transparency are passed over.
+    EXIF rotation and transparency are passed over. Of 16 bits, which that conversion would cut off at 255, the
+    upper 8 are taken.
 
     Raises:
         ValueError: as of ``decode``.
     """
-    return opened(data, READ_FORMATS, max_pixels, lambda image: np.asarray(image.convert("RGB")))
+
+    def plain(image: Image.Image) -> np.ndarray:
+        grey = depth_of(image)
+        return np.asarray((_plain(image, grey) if grey else image).convert("RGB"))
+
+    return opened(data, max_pixels, plain)
 
 
 def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -65,9 +77,44 @@ def kind_of(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
 
     def look(image: Image.Image) -> tuple[int, int]:
-        return 1 if _plain(image).mode == "L" else 3, min(image.size)
+        return 1 if _plain(image, depth_of(image)).mode == "L" else 3, min(image.size)
 
-    return opened(data, READ_FORMATS, max_pixels, look)
+    return opened(data, max_pixels, look)
+
+
+@functools.cache
+def readable() -> tuple[str, ...]:
+    """Pillow's names of the formats that can be read here: of formats.FORMATS, those with a decoder."""
+    missing = set() if features.check("avif") else {"AVIF"}
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    except ImportError:
+        missing.add("HEIF")
+    return tuple(name for name in dict.fromkeys(formats.FORMATS.values()) if name not in missing)
+
+
+def glance(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], bool]:
+    """((height, width) after EXIF rotation, whether it has colour); of a large JPEG, fewer of its pixels are read.
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+
+    def small(image: Image.Image) -> None:
+        image.draft("RGB", (256, 256))
+
+    def colour(image: Image.Image) -> bool:
+        return has_colour(np.asarray(_plain(image, depth_of(image)).convert("RGB")))
+
+    found = opened(data, max_pixels, colour, small)
+    return upright_size(data), found
+
+
+def has_colour(image_HWC: np.ndarray) -> bool:
+    """Whether any pixel's channels differ."""
+    return bool((image_HWC != image_HWC[..., :1]).any())
 
 
 class Refused(Exception):
@@ -76,7 +123,6 @@ class Refused(Exception):
 
 def opened(
     data: bytes,
-    formats: tuple[str, ...],
     max_pixels: int,
     take: Callable[[Image.Image], T],
     check: Callable[[Image.Image], None] = lambda image: None,
@@ -84,7 +130,6 @@ def opened(
     """What ``take`` makes of a picture's pixels.
 
     Args:
-        formats: Pillow's names of those that are tried.
         check: looks at the head alone, before any pixel is read, and may raise Refused.
 
     Raises:
@@ -92,17 +137,22 @@ def opened(
     """
     if not data:
         raise ValueError("empty_picture: no bytes")
+    kind = formats.format_of(data)
+    if kind is not None and kind not in readable():
+        raise ValueError(f"no_decoder: {kind} is not read here; {HOW[kind]}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=formats)
+            image = Image.open(io.BytesIO(data), formats=readable())
             if image.width * image.height > max_pixels:
                 raise Refused(f"too_large: {image.width}x{image.height}, at most {max_pixels} pixels")
             check(image)
             image.load()
             return take(image)
     except UnidentifiedImageError:
-        raise ValueError(f"not_an_image: no {', '.join(formats[:-1])} or {formats[-1]}") from None
+        known = f"it begins like {kind} and cannot be opened"
+        nothing = f"no {', '.join(readable()[:-1])} or {readable()[-1]}"
+        raise ValueError(f"not_an_image: {known if kind else nothing}") from None
     except Image.DecompressionBombError as e:
         raise ValueError(f"too_large: {e}") from None
     except Refused as e:
@@ -147,11 +197,42 @@ def _in_srgb(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Imag
     return out
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """An image of any mode -> L or RGB. Of the formats read here, only a 16-bit grey PNG has values above 255."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
+def depth_of(image: Image.Image) -> tuple[int, int] | None:
+    """What black and white are in a grey image as it was opened, where that is of more than 8 bits; else None.
+
+    Pillow unpacks the 12 bits of a TIFF into 16 as they are, and leaves white where a TIFF has it at 0.
+
+    Raises:
+        Refused: of 32 bits, signed or of floats, whose black and white no file says.
+    """
+    if image.mode in ("I", "F"):
+        raise Refused(
+            f"unsupported_mode: {image.mode}, grey of 32 bits, signed or of floats; at most 16 are read"
+        )
+    if not image.mode.startswith("I"):
+        return None
+    tags = getattr(image, "tag_v2", {})
+    most = 2 ** tags.get(BITS, (16,))[0] - 1
+    return (most, 0) if tags.get(PHOTOMETRIC) == 0 else (0, most)
+
+
+def native(image: Image.Image) -> Image.Image:
+    """The image; 16 bits whose upper byte comes first, as TIFF may have them, in the order that Pillow works in."""
+    if image.mode != "I;16B":
+        return image
+    return Image.fromarray(np.asarray(image).astype(np.uint16))
+
+
+def _plain(image: Image.Image, grey: tuple[int, int] | None) -> Image.Image:
+    """An image of any mode -> L or RGB.
+
+    Args:
+        grey: depth_of the image as it was opened.
+    """
+    if grey:
+        black, white = grey
+        share = (np.asarray(image).astype(np.float64) - black) / (white - black)
+        return Image.fromarray(np.rint(255 * share).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -160,9 +241,14 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """(height, width) of an encoded picture after its EXIF rotation; its pixels are not read."""
-    image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    image = Image.open(io.BytesIO(data), formats=readable())
+    width, height = image.size
+    if isinstance(
+        image, TiffImagePlugin.TiffImageFile
+    ):  # Pillow has turned the size already, but not the tag
+        width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
     turned = image.getexif().get(ExifTags.Base.Orientation) in range(5, 9)  # by a quarter
-    return (image.width, image.height) if turned else (image.height, image.width)
+    return (width, height) if turned else (height, width)
 
 
 def fit(image_HWC: np.ndarray, size: int) -> np.ndarray:

@@ -15,37 +15,120 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from noiseweave.engine.pictures import images
+from noiseweave.engine.pictures import files, images
 from noiseweave.engine.seeding import rng
 
 MaskMode = Literal["black", "white"]
 THRESHOLD = 128  # grey values from here on are white
 COLOURLESS = 8  # channels of a grey mask differ by no more than this (lossy formats round)
+LOSSY = ("JPEG", "WEBP")
 ASPECT = 0.01
 HOLE_SHARE = (0.04, 0.75)  # share of a picture that a random hole takes
 
 
-def hole_of(mask: bytes | np.ndarray, mode: MaskMode, size: tuple[int, int]) -> np.ndarray:
+def hole_of(
+    mask: bytes | np.ndarray, mode: MaskMode, size: tuple[int, int], max_pixels: int = images.MAX_PIXELS
+) -> np.ndarray:
     """A mask -> the hole of a picture: bool [H, W].
 
     Grey is thresholded at 128; a mask of another size is fitted by nearest neighbour.
 
     Args:
-        mask: an encoded picture, or uint8 [h, w], [h, w, 1] or [h, w, 3].
+        mask: as of ``read``.
         mode: the colour that is repaired.
         size: (H, W) of the picture.
 
     Raises:
-        ValueError: ``"reason: detail"``: mask_has_colours, mask_does_not_fit (its aspect differs by more than
-            1 % and by more than the rounding of a side), or what images.decode says of the bytes.
+        ValueError: ``"reason: detail"``: mask_does_not_fit (its aspect differs by more than 1 % and by more than the
+            rounding of a side), bad_mask (of several values, and yet all of it or nothing is hole), or as of ``read``.
     """
-    pixels = images.decode(mask, 3) if isinstance(mask, bytes) else mask
-    white_HW = grey(pixels) >= THRESHOLD
-    check_aspect(white_HW.shape, size)
+    grey_HW = read(mask, max_pixels)
+    check_aspect(grey_HW.shape, size)
+    white_HW = grey_HW >= THRESHOLD
     if white_HW.shape != size:
         picture = Image.fromarray(white_HW.astype(np.uint8))
         white_HW = np.asarray(picture.resize(size[::-1], Image.Resampling.NEAREST)).astype(bool)
+    low, high = int(grey_HW.min()), int(grey_HW.max())
+    if low != high and (white_HW.all() or not white_HW.any()):
+        share = "all" if white_HW.all() == (mode == "white") else "nothing"
+        raise ValueError(
+            f"bad_mask: its values are {low} to {high} of 255, and {share} of a picture of {size[1]}x{size[0]} "
+            f"would be repaired; white is from {THRESHOLD} on"
+        )
     return white_HW if mode == "white" else ~white_HW
+
+
+def read(mask: bytes | np.ndarray, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
+    """A mask -> uint8 [h, w], upright: 0 is black, 255 white.
+
+    Alpha is the mask where it alone says something: colours are all one, or those of a picture. Opaque is white then,
+    transparent black. Values 0 and 1 are black and white.
+
+    Args:
+        mask: an encoded picture, or uint8 [h, w], [h, w, 1] or [h, w, 3].
+        max_pixels: larger ones are refused unread.
+
+    Raises:
+        ValueError: ``"reason: detail"``: mask_has_colours; bad_mask (two values that are both light or both dark, or
+            what ``files.opened`` says of the bytes).
+    """
+    if isinstance(mask, np.ndarray):
+        return _stretched(grey(mask), 255)
+    try:
+        picture = files.opened(mask, max_pixels, smallest=1)
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {e}") from None
+    slack = COLOURLESS if picture.kind in LOSSY else 0
+    if picture.image.mode == "I;16":
+        return _stretched(np.asarray(files.turned(picture.image, picture.turn)), 65535)
+    image = files.turned(picture.image.convert("RGB").convert("RGBA"), picture.turn)
+    if picture.image.mode in ("LA", "RGBA") or "transparency" in picture.image.info:
+        image = files.turned(picture.image.convert("RGBA"), picture.turn)
+    rgba_HW4 = np.asarray(image)
+    if rgba_HW4[..., 3].min() == rgba_HW4[..., 3].max():  # it says nothing
+        return _stretched(grey(rgba_HW4[..., :3]), 255, slack)
+    if _alpha_speaks(rgba_HW4):
+        return _stretched(rgba_HW4[..., 3], 255)
+    on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return _stretched(grey(np.asarray(on_white)[..., :3]), 255, slack)
+
+
+def region(mask: bytes, size: int, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
+    """A mask whose greys count -> uint8 [size, size], fitted as ``images.fit`` does with its picture.
+
+    Raises:
+        ValueError: as of ``read``; bad_mask too where only what is cut away tells it from a mask of one value.
+    """
+    grey_HW = read(mask, max_pixels)
+    fitted_HW = images.fit(grey_HW[..., None], size)[..., 0]
+    if fitted_HW.min() == fitted_HW.max() and grey_HW.min() != grey_HW.max():
+        raise ValueError(f"bad_mask: in the middle square of the picture it is {fitted_HW[0, 0]} everywhere")
+    return fitted_HW
+
+
+def _alpha_speaks(rgba_HW4: np.ndarray) -> bool:
+    """Whether an alpha of several values is the mask, and not the colours that it lets through."""
+    alpha_HW = rgba_HW4[..., 3]
+    shown_N3 = rgba_HW4[alpha_HW > 0][:, :3]
+    one_colour = (shown_N3.max(0) - shown_N3.min(0)).max() <= COLOURLESS
+    if one_colour or (shown_N3.max(1) - shown_N3.min(1)).max() > COLOURLESS:
+        return True
+    return len(np.unique(shown_N3[:, 0])) > 2 and len(np.unique(alpha_HW)) == 2  # a grey picture
+
+
+def _stretched(value_HW: np.ndarray, top: int, slack: int = 0) -> np.ndarray:
+    """Values 0 to ``top`` -> uint8 [h, w] of 0 to 255; those that are no more than ``slack`` apart are one."""
+    low, high, half = int(value_HW.min()), int(value_HW.max()), (top + 1) // 2
+    if (low, high) == (0, 1):
+        return value_HW.astype(np.uint8) * np.uint8(255)
+    if high - low <= slack:
+        value_HW = np.full_like(value_HW, low)
+    elif (low >= half) == (high >= half) and np.isin(value_HW, (low, high)).all():
+        raise ValueError(
+            f"bad_mask: its two values are {low} and {high} of {top}, both {'light' if low >= half else 'dark'}; "
+            f"white is from {half} on"
+        )
+    return value_HW if top == 255 else np.rint(value_HW / (top / 255)).astype(np.uint8)
 
 
 def grey(mask: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from noiseweave.engine.fusion import groups, redraw
 from noiseweave.engine.judging import classifier, quality
 from noiseweave.engine.judging.classifier import soft_labels
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
-from noiseweave.engine.networks import pretrained
+from noiseweave.engine.networks import paths, pretrained
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Pair
@@ -49,10 +49,10 @@ def make_pictures(
     network = system.networks["unet"].to(setup.device).eval().requires_grad_(False)
     if method.made == "samples":
         return samples(method, system, few, setup)
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler.from_config(system.model.scheduler.config)
-    return fusions(method, Backbone(network, scheduler, setup.device), few, parents, setup)
+    model = system.model
+    scheduler = paths.stepping(model.scheduler)
+    backbone = Backbone(network, scheduler, setup.device, prediction=model.prediction)
+    return fusions(method, backbone, few, parents, setup)
 
 
 def sure_of(pool: Pictures) -> Pictures:
@@ -126,7 +126,7 @@ def samples(method: Method, system: System, few: Pictures, setup: Setup) -> Adde
     known = np.unique(few.label_N)
     label_M = known[np.arange(method.count) % len(known)]
     parts = [slice(i, i + 64) for i in range(0, method.count, 64)]
-    recipe = SamplerRecipe(name="ddim", steps=method.inversion.num_steps, guidance=method.guidance)
+    recipe = SamplerRecipe(steps=method.inversion.num_steps, guidance=method.guidance)
     drawn = [
         samplers.draw(
             system.model, range(method.count)[part], torch.from_numpy(label_M[part]), recipe, setup.seed
@@ -176,7 +176,7 @@ def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures
         check,
         method.quality.redraw,
     )
-    keep = done.fused.finite_P.copy()
+    keep = done.fused.finite_P & ~done.fused.flagged_P
     if done.checks is not None:
         keep &= np.array([c.verdict == "kept" for c in done.checks])
     p_MK = label_shares(done.pairs, parents, setup.classes, method.hard_labels)

@@ -23,9 +23,9 @@ WARMUP = 100
 
 
 def plan_generator(recipe: GeneratorRecipe, classes: int, side: int, channels: int, seed: int) -> Blueprint:
-    """A class-conditional DDPM of pictures of side x side pixels."""
+    """A class-conditional model of pictures of side x side pixels."""
     return Blueprint(
-        model=ModelRecipe(kind="ddpm", classes=classes, label_dropout=recipe.label_dropout),
+        model=ModelRecipe(kind=recipe.kind, classes=classes, label_dropout=recipe.label_dropout),
         objective=recipe.objective,
         unet=recipe.unet,
         schedule=recipe.schedule,

@@ -11,6 +11,7 @@ from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe
 from noiseweave.engine.judging.recipes import Classical, QualityRecipe
+from noiseweave.engine.networks.recipes import UNETS
 from noiseweave.engine.training.recipes import ObjectiveRecipe, ScheduleRecipe, UnetRecipe
 
 Protocol = Literal["closed", "prior"]
@@ -18,12 +19,13 @@ Protocol = Literal["closed", "prior"]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
-    """The diffusion model that the pictures are made with: a class-conditional DDPM of pixels.
+    """The diffusion model that the pictures are made with: class-conditional, of pixels.
 
     In the closed protocol it sees the few labelled pictures alone. In the prior one it is first trained on the whole
     pool with every label hidden, then goes on with the few labelled pictures beside the pool.
 
     Args:
+        kind: ddpm, flow or linear_mixing, see ``train --help``.
         steps: on the pool, labels hidden; none in the closed protocol.
         tuning_steps: with the labels of the few; in the closed protocol these are all there are.
         batch: pictures in a step.
@@ -33,6 +35,7 @@ class GeneratorRecipe:
         ema: decay of the moving average of the weights.
     """
 
+    kind: Literal["ddpm", "flow", "linear_mixing"] = "ddpm"
     steps: int = 2000
     tuning_steps: int = 600
     batch: int = 64
@@ -45,6 +48,9 @@ class GeneratorRecipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
 
     def __post_init__(self) -> None:
+        check(self.kind in UNETS, "generator.kind", self.kind, f"one of {', '.join(UNETS)}")
+        coupled = self.objective.coupling
+        check(coupled == "independent", "generator.objective.coupling", coupled, "independent, here")
         check(self.steps >= 0, "generator.steps", self.steps, "0 or more")
         for name in ("tuning_steps", "batch"):
             check(getattr(self, name) >= 1, f"generator.{name}", getattr(self, name), "1 or more")

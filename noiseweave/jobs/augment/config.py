@@ -12,7 +12,7 @@ from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import QualityRecipe
-from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, PromptRecipe, check_named
 from noiseweave.engine.pairing.recipes import PairingRecipe
 
 USUAL = {
@@ -71,8 +71,8 @@ class Config:
         follow_marker: a growing input is complete when a file of this name lies in the folder.
         follow_quiet: it is also complete after so many seconds without a new shard.
         cluster: where the work runs.
-        skip_failed: count units that failed twice as quarantined and go on without them; otherwise the job
-            stops after the phase, and the same command tries them again.
+        skip_failed: quarantine units that failed twice, name their shards and go on without them, as long as others
+            of the phase are done; otherwise the job stops after the phase, and the same command tries them again.
         overwrite: throw away an earlier run in the output folder and start anew.
     """
 
@@ -80,7 +80,7 @@ class Config:
     output: str = field(metadata=ASIDE)
     seed: int = 0
     size: int | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     prompt: PromptRecipe = field(default_factory=PromptRecipe)
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
@@ -99,6 +99,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check_named(self.model)
         check(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
         marker = self.follow_marker
         check(bool(marker) and "/" not in marker, "follow_marker", marker, "a plain file name")

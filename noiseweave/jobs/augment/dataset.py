@@ -21,10 +21,11 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Group, Location, Pair, Quarantined
+from noiseweave.engine.records import Group, Location, Pair
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
+from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
@@ -52,10 +53,12 @@ Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
     """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
     outcomes = {"embed": embed(task.reference, found, book, s)}
-    if stopped(task, book, outcomes["embed"], "embed"):
+    skip_failed(task, book, "embed", outcomes["embed"], lambda unit: [found[int(unit)]])
+    if outcomes["embed"].failed:
         return outcomes
     outcomes["pair"] = pair(task, book, s)
-    if stopped(task, book, outcomes["pair"], "pair"):
+    skip_failed(task, book, "pair", outcomes["pair"], partial(_shards_of_block, task, book, found))
+    if outcomes["pair"].failed:
         return outcomes
     plan_groups(task, book)
     if task.config.gate:
@@ -65,19 +68,8 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
         if outcomes["judge"].failed:
             return outcomes
     outcomes["generate"] = generate(task, book, s)
-    stopped(task, book, outcomes["generate"], "generate")
+    skip_failed(task, book, "generate", outcomes["generate"], partial(_shards_of_group, book))
     return outcomes
-
-
-def stopped(task: Task, book: Ledger, outcome: Outcome, phase: str) -> bool:
-    """Whether the job must end here; with skip_failed the failed units are marked as quarantined instead."""
-    if not outcome.failed or not task.config.skip_failed:
-        return bool(outcome.failed)
-    for unit, error in outcome.failed.items():
-        bad = Quarantined(shard=unit, key="", reason="failed_unit", detail=error)
-        book.mark(phase, UnitReport(id=unit, produced=0, quarantined={"failed_unit": 1}), [bad])
-        outcome.quarantined["failed_unit"] += 1
-    return False
 
 
 # embed: a shard -> features + an index of byte ranges
@@ -146,6 +138,17 @@ def pair(task: Task, book: Ledger, s: Session) -> Outcome:
 
 def _block_unit(total: int, block: int, i: int) -> Unit:
     return Unit(index=i, id=f"{i:06d}", payload=(i * block, min((i + 1) * block, total)))
+
+
+def _shards_of_block(task: Task, book: Ledger, found: list[str], unit: str) -> list[str]:
+    """The shards with the rows of a block."""
+    block, position, names = task.config.pairing.block, 0, []
+    first = int(unit) * block
+    for embedded, n in rows_of(book):
+        if position < first + block and first < position + n:
+            names.append(found[int(embedded)])
+        position += n
+    return names
 
 
 def _make_pair(
@@ -253,6 +256,11 @@ def read_group(book: Ledger, number: int) -> Group:
         images=tuple(Location(**p) for p in value["images"]),
         pairs=tuple(Pair(**p) for p in value["pairs"]),
     )
+
+
+def _shards_of_group(book: Ledger, unit: str) -> list[str]:
+    """The shards with the pictures of a group."""
+    return sorted({p.shard for p in read_group(book, int(unit)).images})
 
 
 # generate: a group -> an augmented shard

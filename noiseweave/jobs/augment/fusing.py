@@ -115,13 +115,14 @@ def _sorted(
     bad: list[Quarantined],
     truncated: Mapping[str, str],
 ) -> Made:
-    """What was drawn, parted into what is kept and what is not; what is not finite is quarantined."""
-
+    """What was drawn, parted into what is kept and what is not; what is not finite, or flagged, is quarantined."""
     fused, checks = done.fused, done.checks
     passed = (
         np.ones(len(done.pairs), bool) if checks is None else np.array([c.verdict == "kept" for c in checks])
     )
-    bad = bad + [_not_finite(group, p) for p, ok in zip(done.pairs, fused.finite_P, strict=True) if not ok]
+    shown_P = fused.finite_P & ~fused.flagged_P
+    lost = [(done.pairs[i], bool(fused.flagged_P[i])) for i in np.flatnonzero(~shown_P).tolist()]
+    bad = bad + [_lost(group, pair, flagged) for pair, flagged in lost]
 
     def part(places: np.ndarray, **more: Any) -> Made:
         pairs = tuple(done.pairs[i] for i in places)
@@ -135,10 +136,10 @@ def _sorted(
             **more,
         )
 
-    out = np.flatnonzero(fused.finite_P & ~passed)
+    out = np.flatnonzero(shown_P & ~passed)
     rejected = part(out, bad=[]) if len(out) and task.config.quality.keep_rejected else None
     return part(
-        np.flatnonzero(fused.finite_P & passed),
+        np.flatnonzero(shown_P & passed),
         bad=bad,
         rejected=rejected,
         rejections=done.rejected,
@@ -146,10 +147,15 @@ def _sorted(
     )
 
 
-def _not_finite(group: Group, pair: Pair) -> Quarantined:
+def _lost(group: Group, pair: Pair, flagged: bool) -> Quarantined:
+    """The record of a pair without a picture."""
     first, second = group.images[pair.a], group.images[pair.b]
-    detail = f"the model gave no finite picture of it with {first.key}, in float32 neither"
-    return Quarantined(shard=second.shard, key=second.key, reason="not_finite", detail=detail)
+    why = f"not_finite: the model gave no finite picture of it with {first.key}, in float32 neither"
+    if flagged:
+        why = (
+            f"flagged: by the model's safety checker, its picture with {first.key}, and once more drawn anew"
+        )
+    return Quarantined.of(why, shard=second.shard, key=second.key)
 
 
 def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitReport:

@@ -15,7 +15,7 @@ from noiseweave.jobs.augment import originals
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, looks
 
 
 def run(config: Config) -> int:
@@ -31,14 +31,18 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     found = [] if config.follow else _find(config)
     task = _task(config, output, found)
-    book = ledger.open_run(output, identity(task, found), config.overwrite, report.OWNED)
-    path = book.path(FORGOTTEN)
-    task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
-    with session(config.cluster) as s:
+    held = ledger.held_run(output, identity(task, found), config.overwrite, report.OWNED)
+    with held as book, session(config.cluster) as s:
+        if found:
+            seen = looks.look_at_shards(found, config.max_pixels)
+            looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
+        class_names.write(output, task.classes)
+        path = book.path(FORGOTTEN)
+        task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
         phases = window if config.pairing.scope == "window" else dataset
         outcomes = phases.run(task, found, book, s)
         if config.samples.copy_original and not report.failed(outcomes):
-            outcomes["copy"] = originals.copy_original(task, book, s)
+            outcomes["copy"] = originals.copy_original(task, found, book, s)
         return report.finish(task, book, outcomes, s)
 
 
@@ -55,6 +59,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     model = loading.describe(config.model.name, config.size)
     loading.check_chain(model, config.inversion)
     loading.check_prompt(model, config.prompt)
+    features.check_here(config.features)
     config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
@@ -66,23 +71,17 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
         feature_side=features.side(config.features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
-        classes=_class_names(config, found or [root]) if model.conditioning == "text" else (),
+        classes=tuple(class_names.carried_classes(config.input, found or [root])),
     )
 
 
-def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
-    """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
-
-    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
-    return tuple(class_names.carried_classes(config.input, found)) if asks else ()
-
-
 def identity(task: Task, found: list[str]) -> Json:
-    """What the output depends on: the config, the model's weights, class names in prompts, the input."""
+    """What the output depends on: the config, the model's weights, the input and its class names."""
     from noiseweave.cluster import shards
 
     if found:
-        read: Json = {"shards": len(found), "content": shards.digest(found, task.root)}
+        content = shards.digest(found, task.root, task.config.skip_failed)
+        read: Json = {"shards": len(found), "content": content}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

@@ -52,6 +52,7 @@ def lineage(
         "skip": config.inversion.skip,
         "noise": config.inversion.noise,
         "sampler": config.inversion.sampler,
+        "eta": config.inversion.eta,
         "keep_spread": config.fusion.keep_spread,
         "seed": config.seed,
         "pair_seed": pair.seed,

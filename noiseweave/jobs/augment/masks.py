@@ -40,11 +40,10 @@ def by_shard(where: Sequence[Location], wanted: Iterable[int]) -> list[list[int]
 
 def _fitted(task: Task, picture: bytes, mask: bytes) -> Mask:
     try:
-        mask_HW = masks.grey(images.decode(mask, 3, task.config.max_pixels))
-        masks.check_aspect(mask_HW.shape, images.upright_size(picture))
+        masks.check_aspect(masks.read(mask, task.config.max_pixels).shape, images.upright_size(picture))
+        return masks.region(mask, task.size, task.config.max_pixels)
     except ValueError as e:
-        return str(e) if str(e).startswith("mask_") else f"bad_mask: {e}"
-    return images.fit(mask_HW[..., None], task.size)[..., 0]
+        return str(e)
 
 
 def with_masks(task: Task, group: Group, masks_B: Sequence[Mask]) -> tuple[Group, list[Quarantined]]:

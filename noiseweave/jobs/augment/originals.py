@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import partial
 
 import pyarrow.parquet as pq
@@ -15,12 +16,13 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Location
 from noiseweave.jobs.augment.dataset import rows_of
+from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading import shard_pictures
 
 
-def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
+def copy_original(task: Task, found: Sequence[str], book: Ledger, s: Session) -> Outcome:
     """Write every shard's good samples again, as original-*.tar."""
     units = [unit for unit, _ in rows_of(book)]
     phase = Phase(
@@ -29,7 +31,9 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
         make_compute=stages.unchanged,
         commit=partial(_commit_original, task),
     )
-    return pipeline.run(Plan.of(units, units), phase, book, s)
+    outcome = pipeline.run(Plan.of(units, units), phase, book, s)
+    skip_failed(task, book, "copy", outcome, lambda unit: [found[int(unit)]])
+    return outcome
 
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:

@@ -21,10 +21,19 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
+from noiseweave.jobs.augment import skipping
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.report.job import finish_page
 
-OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = (
+    "shards",
+    "rejected",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "contact_sheet.png",
+    "classes.json",
+)
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were truncated
 
@@ -36,25 +45,27 @@ def failed(outcomes: dict[str, Outcome]) -> int:
 
 def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -> int:
     """Write the report's files and say where they are. Returns the exit code: 1 when units failed."""
-    quarantined = _write_quarantine(task, book, outcomes)
+    bad = _quarantined(task, book, outcomes)
+    quarantined = outputs.write_quarantine(task.output, bad)
     report = summary(task, outcomes, quarantined, s)
     storage.write_json(storage.join(task.output, "report.json"), report)
     sheet = _contact_sheet(task)
     _show(task, report, sheet)
+    for row in bad:
+        if row["reason"] == skipping.REASON:
+            print(f"left out: shard {row['shard']}: {row['detail']}")
     finish_page(task.output)
     return 1 if report["failed"] else 0
 
 
-def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Counter[str]:
-    """One line for each quarantined piece of input, gathered from the done-markers."""
+def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
+    """One row for each quarantined piece of input, gathered from the done-markers."""
 
     def named(shard: str) -> str:
         return task.name_of(shard) if shard.startswith(task.root) else shard
 
     rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
-    return outputs.write_quarantine(
-        task.output, ({"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows)
-    )
+    return [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
 
 
 def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
@@ -70,7 +81,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "images": embedded,
         **figures(last),
         **_truncated(last),
-        **(rejections(last) if task.config.gate else {}),
+        **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -171,6 +182,8 @@ def _why_none(report: Json) -> str:
     if report["failed"]:
         return "units failed"
     lost = report["quarantined"].get("not_finite")
+    if report["quarantined"].get("flagged"):
+        return "the model's safety checker flagged all"
     if report.get("rejected"):
         return "the gate rejected all (see quality)"
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from noiseweave.engine.networks.recipes import Conditioning, Prompts
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.reference import Reference
+from noiseweave.jobs.reading.class_names import shown
 
 if TYPE_CHECKING:
     from noiseweave.engine.records import Location
@@ -27,7 +28,7 @@ class Task:
         feature_side: side of the pictures that the extractor wants.
         model_hash: fingerprint of the model's files.
         conditioning: of the model: text, class or none.
-        classes: names of the classes, where the prompts ask for them and the input has them.
+        classes: names of the classes, where the input has them.
         forgotten: digests of the pictures that `noiseweave forget` named, see ``digest_of``.
     """
 
@@ -75,8 +76,5 @@ class Task:
             return None
         if self.conditioning == "class":
             return self.config.prompt.classes([p.label for p in images])
-        return self.config.prompt.of([self._class_of(p.label) for p in images], [p.caption for p in images])
-
-    def _class_of(self, label: int | None) -> str | None:
-        known = label is not None and 0 <= label < len(self.classes)
-        return self.classes[cast(int, label)] if known else None if label is None else str(label)
+        names = [None if p.label is None else shown(p.label, self.classes) for p in images]
+        return self.config.prompt.of(names, [p.caption for p in images])

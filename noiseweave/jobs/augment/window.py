@@ -25,8 +25,8 @@ from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.engine.records import Group, Location, Quarantined
 from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
-from noiseweave.jobs.augment.dataset import stopped
 from noiseweave.jobs.augment.judge import Extract
+from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
         outcome = do(task, found, windows(len(found), recipe, ended=True), book, s)
     else:
         outcome = _follow(task, book, s)
-    stopped(task, book, outcome, "window")
     return {"window": outcome}
 
 
@@ -70,7 +69,9 @@ def do(task: Task, found: Sequence[str], count: int, book: Ledger, s: Session) -
         commit=partial(_commit, task),
     )
     plan = Plan(length=count, unit=partial(_unit, list(found), task.config.pairing))
-    return pipeline.run(plan, phase, book, s)
+    outcome = pipeline.run(plan, phase, book, s)
+    skip_failed(task, book, phase.name, outcome, lambda unit: plan.unit(int(unit)).payload)
+    return outcome
 
 
 def _unit(found: Sequence[str], recipe: PairingRecipe, w: int) -> Unit:

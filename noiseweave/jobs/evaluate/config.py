@@ -10,7 +10,7 @@ from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe, SolverName
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.judging.recipes import QualityRecipe
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 
 Metric = Literal[
     "fd", "kid", "inception_score", "precision_recall", "density_coverage", "psnr", "ssim", "lpips"
@@ -50,7 +50,7 @@ class Config:
         mask_mode: the colour that counts as inside; grey counts as white from 128 on.
         features: the space that sets and samples are compared in.
         quality: for samples, what a verdict asks for, as of augment's gate; redraw and keep_rejected are augment's.
-        model: the diffusion model, for unet features and for reconstruction.
+        model: the diffusion model, for unet features and for reconstruction; nothing else needs one.
         inversion: the recipe that reconstruction measures.
         compare_steps: for reconstruction, these in place of inversion.num_steps, one recipe each.
         compare_samplers: these in place of inversion.sampler, each with each of compare_steps.
@@ -79,7 +79,7 @@ class Config:
     mask_mode: Literal["black", "white"] = "black"
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
     quality: QualityRecipe = field(default_factory=QualityRecipe)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     compare_steps: tuple[int, ...] = ()
     compare_samplers: tuple[SolverName, ...] = ()
@@ -111,6 +111,9 @@ class Config:
         check(enough, "bootstrap", self.bootstrap, "0 (no intervals), or 20 to 100000")
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 to below 1")
         self._check_mode()
+        unet = self.features.name == "unet" and self.mode in ("sets", "samples")
+        if self.mode == "reconstruction" or unet:
+            check_named(self.model)
 
     def _check_mode(self) -> None:
         of_mode = {"sets": OF_SETS, "pairs": OF_PAIRS, "reconstruction": OF_PAIRS, "samples": ()}

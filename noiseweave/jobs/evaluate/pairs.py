@@ -50,8 +50,12 @@ def run(config: Config) -> int:
 
         picture_metrics.alexnet_weights(config.lpips_weights)
     output = storage.absolute(config.output)
-    book = ledger.open_run(output, identity(config, digest), config.overwrite, OWNED)
-    each = config.unit_pictures
+    with ledger.held_run(output, identity(config, digest), config.overwrite, OWNED) as book:
+        return _compared(config, pairs, left_out, book)
+
+
+def _compared(config: Config, pairs: list[Matched], left_out: list[Quarantined], book: ledger.Ledger) -> int:
+    output, each = book.output, config.unit_pictures
     runs = [pairs[i : i + each] for i in range(0, len(pairs), each)]
     units = [Unit(index=i, id=f"pairs-{i:06d}", payload=tuple(some)) for i, some in enumerate(runs)]
     phase = Phase(
@@ -119,6 +123,7 @@ def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
 def _has_tars(name: str, given: str) -> bool:
     url = storage.absolute(given)
     if storage.is_folder(url):
+        reading_places.check_alone(name, given)
         return any(n.endswith(".tar") for n in storage.names_in(url))
     if not url.endswith(".tar") and not set(given) & set("{*?["):
         raise ValueError(f"{name} {given!r}: no such folder, and no pattern of .tar shards")
@@ -231,8 +236,7 @@ def load(config: Config, pair: Matched) -> Trio:
         raise ValueError(f"channels_differ: {picture.shape[2]}, its reference {reference.shape[2]}")
     inside = None
     if pair.mask is not None:
-        mask = files.mask_of(pair.mask.read(), config.max_pixels)
-        inside = masks.hole_of(mask, config.mask_mode, picture.shape[:2])
+        inside = masks.hole_of(pair.mask.read(), config.mask_mode, picture.shape[:2], config.max_pixels)
         if not inside.any() or inside.all():
             raise ValueError(
                 "full_mask: nothing is outside" if inside.any() else "empty_mask: nothing is inside"

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noiseweave.cluster import folders, shards, storage
+from noiseweave.engine.formats import LISTED
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
-from noiseweave.jobs.reading.places import digest_of
+from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading.looks import Look
+from noiseweave.jobs.reading.places import Place, check_alone, digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ def find(name: str, given: str, each: int) -> PictureSet:
     """
     url = storage.absolute(given)
     if not storage.is_folder(url) or any(n.endswith(".tar") for n in storage.names_in(url)):
+        check_alone(name, given)
         return _of_shards(name, given)
     inner = storage.join(url, "shards")
     if any(n.endswith(".tar") for n in storage.names_in(inner)):
@@ -71,6 +75,15 @@ def find(name: str, given: str, each: int) -> PictureSet:
     if "://" in url:
         return _of_shards(name, given)
     return _of_folder(name, given, url, each)
+
+
+def look(found: PictureSet, max_pixels: int) -> Look | None:
+    """What its pictures are, some of them looked at."""
+    if not found.root:
+        return looks.look_at_shards([p for p in found.payloads if isinstance(p, str)], max_pixels)
+    return looks.look_at_places(
+        [Place(root=found.root, path=p) for run in found.payloads for p in run], max_pixels
+    )
 
 
 def _of_shards(name: str, given: str) -> PictureSet:
@@ -86,9 +99,7 @@ def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:
     found = folders.listing(root, "")
     paths = [item.path for item in found.items]
     if not paths:
-        raise ValueError(
-            f"{name}={given!r}: no shards (.tar) and no pictures (.png, .jpg, .webp, .bmp) in it"
-        )
+        raise ValueError(f"{name}={given!r}: no shards (.tar) and no pictures ({LISTED}) in it")
     runs = tuple(tuple(paths[i : i + each]) for i in range(0, len(paths), each))
     listing = "".join(f"{p} {_size(os.path.join(root, p))}\n" for p in paths)
     return PictureSet(
@@ -125,7 +136,7 @@ def read(
             out.keys.append(key)
         except ValueError as e:
             out.bad.append(Quarantined.of(e, shard=shard, key=key))
-    out.colour = sum(has_colour(image) for image in decoded)
+    out.colour = sum(images.has_colour(image) for image in decoded)
     for shape in dict.fromkeys(image.shape for image in decoded):
         places = [i for i, image in enumerate(decoded) if image.shape == shape]
         out.groups.append((places, np.stack([decoded[i] for i in places])))
@@ -149,8 +160,3 @@ def _encoded(
         except ValueError as e:
             bad.append(Quarantined.of(e, key=folders.printable(path)))
     return out
-
-
-def has_colour(image_HWC: np.ndarray) -> bool:
-    """Whether any pixel's channels differ."""
-    return bool((image_HWC != image_HWC[..., :1]).any())

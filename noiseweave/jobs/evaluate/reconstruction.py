@@ -27,9 +27,10 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
+from noiseweave.jobs.reading import looks
 
 if TYPE_CHECKING:
-    pass
+    from noiseweave.engine.networks.facts import ModelFacts
 
 TOGETHER = 16  # pictures inverted at once: their chains are in memory
 
@@ -44,7 +45,8 @@ def recipes(config: Config) -> list[InversionRecipe]:
 def name_of(recipe: InversionRecipe) -> str:
     """A recipe as the figures name it."""
     noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
-    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{noise}"
+    eta = "" if recipe.eta == 1 else f", eta {recipe.eta:g}"
+    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{eta}{noise}"
 
 
 def run(config: Config) -> int:
@@ -59,9 +61,15 @@ def run(config: Config) -> int:
         picture_metrics.alexnet_weights(config.lpips_weights)
     found = pictures.find("input", config.input, config.unit_pictures)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
-    book = ledger.open_run(
-        output, identity(config, several, found.digest, model_hash), config.overwrite, OWNED
-    )
+    about = identity(config, several, found.digest, model_hash)
+    with ledger.held_run(output, about, config.overwrite, OWNED) as book:
+        return _scored(config, model, found, book)
+
+
+def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book: ledger.Ledger) -> int:
+    output = book.output
+    seen = pictures.look(found, config.max_pixels)
+    unlike = looks.warning(seen, f"model {config.model.name}", model.side, model.channels)
     units = [
         Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
     ]
@@ -81,15 +89,16 @@ def run(config: Config) -> int:
     if not by_recipe and not outcome.failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
+    warnings = [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)]
     report = {
         "mode": "reconstruction",
-        "model_hash": model_hash,
+        "model_hash": loading.fingerprint(model),
         "quarantined": counts,
         "failed": outcome.failed,
         "seconds": round(outcome.seconds, 2),
         "sets": {"input": {"pictures": max((len(rows) for rows in by_recipe.values()), default=0)}},
         "figures": {} if outcome.failed else figures(config, by_recipe),
-        "warnings": [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)],
+        "warnings": [*filter(None, [unlike]), *warnings],
     }
     return evaluate_report.finish(config, output, report)
 

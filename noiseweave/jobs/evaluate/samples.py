@@ -54,11 +54,11 @@ def run(config: Config) -> int:
         )
     reference = reference_of(config, sides)
     output = storage.absolute(config.output)
-    book = ledger.open_run(output, identity(config, reference, sides), config.overwrite, OWNED)
-    storage.write_json(book.path("reference.json"), list(sides["reference"].payloads))
-    with session(config.cluster) as s:
-        outcomes = phases(config, reference, sides, book, s)
-    return finish(config, reference, sides, book, outcomes)
+    with ledger.held_run(output, identity(config, reference, sides), config.overwrite, OWNED) as book:
+        storage.write_json(book.path("reference.json"), list(sides["reference"].payloads))
+        with session(config.cluster) as s:
+            outcomes = phases(config, reference, sides, book, s)
+        return finish(config, reference, sides, book, outcomes)
 
 
 def _side(config: Config, name: str) -> PictureSet:
@@ -81,6 +81,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
     """
     from noiseweave.engine.features import spaces
 
+    spaces.check_here(config.features)
     own = config.size if config.features.name == "unet" else None
     channels, side = _kind(config, sides["input"])
     return Reference(

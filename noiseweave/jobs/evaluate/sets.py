@@ -33,16 +33,15 @@ Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
 def run(config: Config) -> int:
     """Compare sets of pictures in a feature space. Returns the exit code."""
     task = plan(config)
-    book = ledger.open_run(task.output, identity(task), config.overwrite, OWNED)
-    units = [unit for s in task.sets for unit in _units(s)]
-    outcome, workers = Outcome(units=0), 0
-    if units:
-        with session(config.cluster) as s:
-            outcome = pipeline.run(
-                Plan(length=len(units), unit=units.__getitem__), phase(task, book), book, s
-            )
-            workers = s.workers
-    return finish(task, book, outcome, workers)
+    with ledger.held_run(task.output, identity(task), config.overwrite, OWNED) as book:
+        units = [unit for s in task.sets for unit in _units(s)]
+        outcome, workers = Outcome(units=0), 0
+        if units:
+            with session(config.cluster) as s:
+                plan_of_units = Plan(length=len(units), unit=units.__getitem__)
+                outcome = pipeline.run(plan_of_units, phase(task, book), book, s)
+                workers = s.workers
+        return finish(task, book, outcome, workers)
 
 
 def plan(config: Config) -> Task:
@@ -60,6 +59,8 @@ def plan(config: Config) -> Task:
         for name, value in given.items()
         if value and name not in statistics
     )
+    if sets:
+        spaces.check_here(config.features)
     space = spaces.identity(config.features, config.model, config.size) if sets else None
     space, label = evaluate_statistics.agreed(space, statistics)
     classes = "inception_score" in config.wanted

@@ -7,6 +7,7 @@ driver follows the lineage and writes down what is to go: from then on a killed 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -25,15 +26,23 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
+    from noiseweave.cluster import lock, storage
+    from noiseweave.jobs.forget import search
+
+    folders = [storage.absolute(folder) for folder in config.inputs]
+    pieces = search.pieces(folders)
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys(folders):
+            stack.enter_context(lock.held(folder))
+            storage.sweep_temporaries(folder)
+        return _run(config, folders, pieces)
+
+
+def _run(config: Config, folders: list[str], pieces: list[Piece]) -> int:
     from noiseweave.cluster import storage
     from noiseweave.cluster.session import session
     from noiseweave.jobs.forget import remove, search, source, trace
 
-    folders = [storage.absolute(folder) for folder in config.inputs]
-    pieces = search.pieces(folders)
-    for folder in folders:
-        storage.check_writable(folder)
-        storage.sweep_temporaries(folder)
     book = _open(config, folders[0], pieces)
     cpu = replace(config.cluster, gpus_per_worker=0)
     with session(cpu) as s:

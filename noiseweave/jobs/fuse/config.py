@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.recipes import EditRecipe, MixingRecipe, Mode, Modes
-from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe, Prompts
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, PromptRecipe, Prompts, check_named
 from noiseweave.engine.seeding import seed_of
 
 POSITIONAL = "images"
-POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --output out/fuse"
+POSITIONAL_HELP = "The pictures need no flag: noiseweave fuse a.png b.png --model.name NAME --output out/fuse"
 USUAL = {
     "input and output": ("images", "output"),
     "what it does": ("fusion.modes", "fusion.ratio", "weights", "sweep", "edit.name", "seed"),
@@ -79,7 +79,7 @@ class Config:
     provenance: bool = False
     seed: int = 0
     size: int | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     prompt: PromptRecipe = field(default_factory=PromptRecipe)
 
@@ -91,6 +91,7 @@ class Config:
         self._check_region()
         check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check_named(self.model)
         check(0 <= self.cache_mib < math.inf, "cache_mib", self.cache_mib, "0 or more")
         ok = len(self.ratios) > 0 and all(0 <= r <= 1 for r in self.ratios)
         check(ok, "ratios", list(self.ratios), "at least one number, each 0 to 1")

@@ -6,8 +6,12 @@ what it should show. One picture and ``edit`` are an edit of its noise maps alon
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from noiseweave import __version__
 from noiseweave.engine.fusion import reconstruction, regions
@@ -15,55 +19,131 @@ from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs.fuse.config import Config, drawn, spread
+from noiseweave.jobs.reading import looks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from noiseweave.engine.networks.backbone import Backbone
+    from noiseweave.engine.networks.facts import ModelFacts
+
+FLAGGED = (
+    "the model's safety checker flags the picture, and once more with another seed; nothing was written "
+    "(--model.safety_checker false does without it)"
+)
 
 
 def run(config: Config) -> int:
-    """Do the job. Returns 0.
+    """Do the job. Returns 0, or 1 when the model's safety checker flags the picture.
 
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import storage
-    from noiseweave.engine.fusion import groups
-    from noiseweave.engine.networks.tuning import pick_device
+    from noiseweave.cluster import lock, storage
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
-    from noiseweave.jobs.report.job import finish_page
 
     facts = loading.describe(config.model.name, config.size)
     loading.check_chain(facts, config.inversion)
     loading.check_prompt(facts, config.prompt)
     prompts = config.prompts if facts.conditioning == "text" else None
-    keys, image_NHWC = work.pictures(config.images, facts.channels, facts.side)
+    keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)
-    mask_HW, mask_key = work.mask(config.fusion.region, facts.side)
+    mask_HW, mask_key = work.mask(config.fusion.region, config.images[-1], facts.side)
     if config.cache is not None:
         storage.check_writable(storage.absolute(config.cache))
     output = storage.absolute(config.output)
     folder.claim(output, config.images)
+    looks.warn(unlike)
+    with lock.held(output):
+        return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
+
+
+class _Read(NamedTuple):
+    """What was read: the pictures' keys and pixels; of a mask, where there is one, weights and key."""
+
+    keys: list[str]
+    image_NHWC: np.ndarray
+    mask_HW: torch.Tensor | None
+    mask_key: str | None
+
+
+def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | None) -> int:
+    from noiseweave.cluster import storage
+    from noiseweave.engine.networks.tuning import pick_device
+    from noiseweave.jobs.fuse import output as folder
+    from noiseweave.jobs.fuse import pictures as work
+    from noiseweave.jobs.report.job import finish_page
+
+    output, (keys, image_NHWC, mask_HW, mask_key) = storage.absolute(config.output), read
     model = loading.load(config.model, pick_device(), config.size)
     work.warn(model, prompts)
-    s, maps = work.inverted(config, model, image_NHWC, keys, prompts)
-    psnr = reconstruction.fidelity(model, s, maps, image_NHWC, prompts, config.inversion.sampler)
-    maps, mask_HW = (
-        work.edited(config, s, maps, keys),
-        regions.where_second_shows(config.fusion.region, maps, mask_HW),
-    )
-    recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
-    group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
-    fused = groups.fuse_pictures(
-        model, group, recipes, config.fusion.keep_spread, config.inversion.sampler, mask_HW
-    )
-    model_hash = loading.fingerprint(facts)
-    files = work.encoded(config, image_NHWC, model.decode(fused), keys, model_hash)
+    made = drawing(config, model, image_NHWC, keys, prompts, mask_HW)
+    if made.flagged_F[0]:
+        config = replace(config, seed=seed_of(config.seed, "flagged", *keys))
+        made = drawing(config, model, image_NHWC, keys, prompts, mask_HW)
+    if made.flagged_F[0]:
+        print(f"error: flagged: {FLAGGED}", file=sys.stderr)
+        return 1
+    psnr, model_hash = made.psnr, loading.fingerprint(facts)
+    files = work.encoded(config, image_NHWC, made.shown_FHWC, keys, model_hash)
     folder.replace(output, files.items())
     lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
+    lineage = {**lineage, "flagged": int(made.flagged_F.sum())}
     storage.write_json(storage.join(output, folder.LINEAGE), {**lineage, **chosen(config, mask_key)})
     print("\n".join(f"wrote {storage.join(output, name)}" for name in [*files, "fuse.json"]))
     work.report_fidelity(model, psnr, image_NHWC)
+    if count := int(made.flagged_F.sum()):
+        print(f"{count} pictures of the sweep are flagged by the model's safety checker and shown grey")
     finish_page(output)
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The fused picture and, after it, those of the sweep.
+
+    Attributes:
+        image_FHWC: uint8.
+        flagged_F: which of them the model's safety checker flags.
+        psnr: of each input's plain invert -> replay, in dB.
+    """
+
+    image_FHWC: np.ndarray
+    flagged_F: np.ndarray
+    psnr: list[float]
+
+    @property
+    def shown_FHWC(self) -> np.ndarray:
+        """The pictures, grey where one is flagged."""
+        return np.where(self.flagged_F[:, None, None, None], np.uint8(128), self.image_FHWC)
+
+
+def drawing(
+    config: Config,
+    model: Backbone,
+    image_NHWC: np.ndarray,
+    keys: Sequence[str],
+    prompts: Prompts | None,
+    mask_HW: Tensor | None,
+) -> Made:
+    """Invert, mix or edit, replay."""
+    from noiseweave.engine.fusion import groups
+    from noiseweave.jobs.fuse import pictures as work
+
+    path, maps = work.inverted(config, model, image_NHWC, keys, prompts)
+    solver = config.inversion.sampler
+    psnr = reconstruction.fidelity(model, path, maps, image_NHWC, prompts, solver)
+    mask_HW = regions.where_second_shows(config.fusion.region, maps, mask_HW)
+    maps = work.edited(config, path, maps, keys)
+    recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
+    group = groups.Inverted(path=path, maps=maps, prompts=prompts)
+    fused = groups.fuse_pictures(model, group, recipes, config.fusion.keep_spread, solver, mask_HW)
+    image_FHWC = model.decode(fused)
+    return Made(image_FHWC=image_FHWC, flagged_F=model.flagged(image_FHWC), psnr=psnr)
 
 
 def grid(config: Config) -> list[tuple[Mode, list[float]]]:

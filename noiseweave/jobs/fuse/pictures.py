@@ -12,7 +12,7 @@ import torch
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
-from noiseweave.engine.diffusion.path import Schedule
+from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.fusion.edits import edit, fresh_noise
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
@@ -20,51 +20,63 @@ from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
 from noiseweave.engine.fusion.reconstruction import psnr_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
+from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
 from noiseweave.engine.networks.recipes import Prompts
-from noiseweave.engine.pictures import collage, images
+from noiseweave.engine.pictures import collage, images, masks
 from noiseweave.engine.pictures.provenance import CREATED, EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import NoiseMaps
 from noiseweave.jobs.fuse.config import Config
+from noiseweave.jobs.reading import looks
 
 MIB = 2**20
 
 
-def pictures(paths: Sequence[str], channels: int, size: int) -> tuple[list[str], np.ndarray]:
-    """The pictures' keys, hashes of their bytes, and uint8 [N, size, size, channels]."""
-    keys, found = [], []
-    for path in paths:
-        key, image_HWC = picture(path, channels, size)
-        keys.append(key)
-        found.append(image_HWC)
-    return keys, np.stack(found)
+def pictures(paths: Sequence[str], model: ModelFacts) -> tuple[list[str], np.ndarray, str | None]:
+    """The pictures' keys, hashes of their bytes, and uint8 [N, side, side, C] as the model takes them.
+
+    And a warning, where they are much larger than that, or of other channels.
+    """
+    files = [read(path) for path in paths]
+    found = [fitted(path, data, model.channels, model.side) for path, data in zip(paths, files, strict=True)]
+    unlike = looks.warning(looks.look(files), f"model {model.name}", model.side, model.channels)
+    return [hashlib.sha256(data).hexdigest() for data in files], np.stack(found), unlike
 
 
-def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
-    """A picture's SHA-256 and uint8 [size, size, channels]."""
-    data = read(path)
+def fitted(path: str, data: bytes, channels: int, size: int) -> np.ndarray:
+    """uint8 [size, size, channels] of a picture's file."""
     try:
-        image_HWC = images.fit(images.decode(data, channels), size)
+        return images.fit(images.decode(data, channels), size)
     except ValueError as e:
         raise ValueError(f"picture {path!r}: {e}") from None
-    return hashlib.sha256(data).hexdigest(), image_HWC
 
 
-def mask(region: RegionRecipe, size: int) -> tuple[torch.Tensor | None, str | None]:
-    """The file of a region as float32 [size, size] in 0..1, and its key; None where it has none."""
+def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | None, str | None]:
+    """The file of a region as float32 [size, size] in 0..1, and its key; None where it has none.
+
+    Args:
+        second: the picture that shows there, whose aspect the mask has, unless it is square as what the model sees.
+    """
     if region.mask is None:
         return None, None
-    key, image_HW1 = picture(region.mask, 1, size)
-    return torch.from_numpy(image_HW1[..., 0] / np.float32(255)), key
+    data = read(region.mask)
+    try:
+        height, width = masks.read(data).shape
+        if height != width:
+            masks.check_aspect((height, width), images.upright_size(read(second)))
+        mask_HW = masks.region(data, size)
+    except ValueError as e:
+        raise ValueError(f"fusion.region.mask {region.mask!r}: {e}") from None
+    return torch.from_numpy(mask_HW / np.float32(255)), hashlib.sha256(data).hexdigest()
 
 
-def edited(config: Config, s: Schedule, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
+def edited(config: Config, path: Path, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
     """The first picture's map, edited; all maps as they are where nothing is to be edited."""
     if config.edit is None:
         return maps
     fresh_TCHW = fresh_noise(maps[0], config.seed, keys[0])
     reference = maps[1] if len(maps) > 1 else None
-    return [edit(maps[0], s, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
+    return [edit(maps[0], path, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
 
 
 def read(path: str) -> bytes:
@@ -79,10 +91,10 @@ def read(path: str) -> bytes:
 
 def inverted(
     config: Config, model: Backbone, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
-) -> tuple[Schedule, list[NoiseMaps]]:
+) -> tuple[Path, list[NoiseMaps]]:
     """The pictures' noise maps, with those that the cache holds taken from it; prints how many."""
 
-    def invert(places: list[int]) -> tuple[Schedule, list[NoiseMaps]]:
+    def invert(places: list[int]) -> tuple[Path, list[NoiseMaps]]:
         some, prompted = [keys[i] for i in places], _prompts_of(prompts, places)
         return groups.invert_pictures(
             model, image_NHWC[places], some, config.inversion, config.seed, prompted
@@ -98,7 +110,7 @@ def inverted(
     if lost := sum(key not in store for key in set(known)):
         size = size_of(maps[0]) / MIB
         print(f"cache_mib={config.cache_mib:g}: too small, {lost} noise maps of {size:.2f} MiB were not kept")
-    return groups.schedule_of(model, config.inversion), maps
+    return model.path(config.inversion), maps
 
 
 def map_keys(

@@ -11,7 +11,7 @@ from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 
 USUAL = {
     "input and output": ("images", "masks", "image", "mask", "input", "output"),
@@ -29,7 +29,16 @@ ALIASES = {
     "--batch_masks_dir": "--masks",
     "--output_dir": "--output",
 }
-OWNED = ("restored", "collages", "lineage", "shards", "report.html", "report.json", "quarantine.jsonl")
+OWNED = (
+    "restored",
+    "collages",
+    "lineage",
+    "shards",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "classes.json",
+)
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -42,9 +51,11 @@ class Config:
             With image, a name such as grid.png is the collage's; the rest goes to the folder grid beside it.
         image: one picture; needs mask.
         mask: its mask.
-        images: a folder of pictures, searched with its sub-folders; needs masks.
+        images: a folder of pictures, searched with its sub-folders.
         masks: a folder of masks: each belongs to the picture of the same relative path without extension, or
-            else of the same file name.
+            else of the same file name. null takes those that lie beside the pictures.
+        mask_suffix: a mask that lies beside its picture is called as it and then so: x.mask.png of x.jpg, x_mask.png
+            with _mask.
         input: shards whose samples have a picture and a .mask.png.
         mask_mode: the colour that is repaired; grey counts as white from 128 on.
         model: what paints: a pipeline made for inpainting, or a plain Stable Diffusion or pixel model, through
@@ -83,9 +94,10 @@ class Config:
     mask: str | None = field(default=None, metadata=ASIDE)
     images: str | None = field(default=None, metadata=ASIDE)
     masks: str | None = field(default=None, metadata=ASIDE)
+    mask_suffix: str = field(default=".mask", metadata=ASIDE)
     input: str | None = field(default=None, metadata=ASIDE)
     mask_mode: Literal["black", "white"] = "black"
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     inpaint: InpaintRecipe = field(default_factory=InpaintRecipe)
     size: int = 0
     prompt: str = ""
@@ -110,6 +122,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check_named(self.model)
         self._check_input()
         for name, low, high in (
             ("size", 0, 8192),
@@ -125,8 +138,6 @@ class Config:
             value = getattr(self, name)
             check(value is None or low <= value <= high, name, value, f"{low} to {high}")
         check(self.size == 0 or self.size >= 8, "size", self.size, "0 (the model's own), or 8 to 8192")
-        ok = self.input is None or self.output_format != "tif"
-        check(ok, "output_format", self.output_format, "same, png, jpg, webp or bmp in shards")
         ok = not self.provenance or self.output_format != "bmp"
         check(
             ok, "output_format", self.output_format, "another format with provenance, which a bmp cannot hold"
@@ -142,16 +153,17 @@ class Config:
         check(count > 0 or value in (1, (), []), "lora_weight", value, "nothing, as no --lora is given")
 
     def _check_input(self) -> None:
-        for one, other in (("image", "mask"), ("images", "masks")):
-            values = getattr(self, one), getattr(self, other)
-            if (values[0] is None) != (values[1] is None):
-                missing = one if values[0] is None else other
-                raise ValueError(f"{missing}=None: --{one} and --{other} go together")
+        if (self.image is None) != (self.mask is None):
+            missing = "image" if self.image is None else "mask"
+            raise ValueError(f"{missing}=None: --image and --mask go together")
+        check(self.images is not None or self.masks is None, "images", self.images, "a folder, with --masks")
+        ok = bool(self.mask_suffix) and "/" not in self.mask_suffix
+        check(ok, "mask_suffix", self.mask_suffix, "the end of a file's name, such as .mask or _mask")
         given = [name for name in ("image", "images", "input") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                "one of --image with --mask, --images with --masks, and --input is needed; given: "
-                + (", ".join(given) or "none")
+                "one of --image with --mask, --images with --masks (or masks beside them), and --input is needed; "
+                "given: " + (", ".join(given) or "none")
             )
 
     @property

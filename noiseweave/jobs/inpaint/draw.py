@@ -77,19 +77,6 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     )
 
 
-def check_single(task: Task, work: Input) -> None:
-    """A single picture is not quarantined.
-
-    Raises:
-        ValueError: it or its mask is bad, by its name.
-    """
-    (item,) = work.plan.unit(0).payload
-    try:
-        load(task, item)
-    except ValueError as e:
-        raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
-
-
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
     """Paint every unit of pictures."""
     return pipeline.run(work.plan, phase(task, s.gpus_per_worker > 0), book, s)
@@ -161,16 +148,17 @@ def boxes(task: Task, hole_HW: np.ndarray) -> list[masks.Box]:
     height, width = hole_HW.shape
     if not task.config.crop_to_mask:
         return [masks.Box(top=0, left=0, bottom=height, right=width)]
-    return masks.boxes(hole_HW, task.config.padding, max(8, task.about["multiple"]), _long_side(task))
+    return masks.boxes(hole_HW, task.config.padding, max(8, task.about["multiple"]), long_side(task))
 
 
-def _long_side(task: Task) -> int:
+def long_side(task: Task) -> int:
+    """The side in pixels that the model paints at."""
     return task.config.size or int(task.about["size"])
 
 
 def working_size(task: Task, height: int, width: int) -> tuple[int, int]:
     """(h, w) that the model works at for a part of a picture."""
-    side, multiple = _long_side(task), int(task.about["multiple"])
+    side, multiple = long_side(task), int(task.about["multiple"])
     return masks.fit_size(height, width, side, multiple) if multiple else (side, side)
 
 
@@ -207,6 +195,23 @@ def _exact(task: Task, gpu: bool) -> InpaintModel | None:
     return filling.load(exact, "cuda" if gpu else "cpu", [file.read() for file in task.loras])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A region, painted: uint8 [h, w, C], the seed that it was painted with, whether it is flagged with that too."""
+
+    patch_HWC: np.ndarray
+    seed: int
+    flagged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """A region's variants, and the precision that the network ran in."""
+
+    rows: Sequence[Variant]
+    precision: str
+
+
 @dataclass
 class Painter:
     """Loaded pictures -> painted ones. ``exact`` gives the model that is tried on what was not finite."""
@@ -225,17 +230,38 @@ class Painter:
         patches = self._regions(loaded)
         good: list[Painted] = []
         for n, one in enumerate(loaded):
-            mine = [patches[n, i] for i in range(len(one.regions))]
-            if any(patch is None for patch in mine):
+            found = [patches[n, i] for i in range(len(one.regions))]
+            mine = [patch for patch in found if patch is not None]
+            if len(mine) < len(found):
                 bad.append(left_out(one.item, "not_finite: in float32 too"))
                 continue
-            rows = [tuple(p[0][row] for p in mine if p) for row in range(self.task.config.rows)]
-            ran = {p[1] for p in mine if p} or {self.task.config.model.precision}
-            truncated = self._truncated(one.prompt) if mine else ()
-            good.append(
-                Painted(loaded=one, patches=tuple(rows), precision="+".join(sorted(ran)), truncated=truncated)
-            )
+            painted, flagged = self._painted(one, mine)
+            bad += [left_out(one.item, why) for why in flagged]
+            if painted.rows:
+                good.append(painted)
         return good, bad
+
+    def _painted(self, one: Loaded, regions: Sequence[Patches]) -> tuple[Painted, list[str]]:
+        """A picture's variants out of its regions, and why some are missing."""
+        seeds, ran = self.task.seeds, {region.precision for region in regions}
+        every = range(len(seeds))
+        flagged = [row for row in every if any(region.rows[row].flagged for region in regions)]
+        rows = tuple(row for row in every if row not in flagged)
+        painted = Painted(
+            loaded=one,
+            rows=rows,
+            patches=tuple(tuple(region.rows[row].patch_HWC for region in regions) for row in rows),
+            precision="+".join(sorted(ran or {self.task.config.model.precision})),
+            again=tuple(
+                (row, i, region.rows[row].seed)
+                for row in every
+                for i, region in enumerate(regions)
+                if region.rows[row].seed != seeds[row]
+            ),
+            truncated=self._truncated(one.prompt) if regions else (),
+        )
+        why = "by the model's safety checker, and once more with another seed"
+        return painted, [f"flagged: {why}; variant {row + 1}, seed {seeds[row]}" for row in flagged]
 
     def _truncated(self, text: str) -> tuple[str, ...]:
         from noiseweave.engine.networks import text_pipeline
@@ -245,15 +271,13 @@ class Painter:
         prompt = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
         return tuple(text_pipeline.truncated_ends(self.model.text, [prompt]).values())
 
-    def _regions(
-        self, loaded: Sequence[Loaded]
-    ) -> dict[tuple[int, int], tuple[list[np.ndarray], str] | None]:
-        """(picture, region) -> its variants and their precision, None where they are not finite."""
+    def _regions(self, loaded: Sequence[Loaded]) -> dict[tuple[int, int], Patches | None]:
+        """(picture, region) -> its variants, None where they are not finite."""
         buckets: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
         for n, one in enumerate(loaded):
             for i, region in enumerate(one.regions):
                 buckets[region.hole_HW.shape].append((n, i))
-        out: dict[tuple[int, int], tuple[list[np.ndarray], str] | None] = {}
+        out: dict[tuple[int, int], Patches | None] = {}
         total = sum(map(len, buckets.values()))
         for places in buckets.values():
             parts = [(loaded[n], loaded[n].regions[i], i) for n, i in places]
@@ -261,28 +285,26 @@ class Painter:
                 out |= dict(zip(places, self._bucket(parts), strict=True))
         return out
 
-    def _bucket(self, parts: list[tuple[Loaded, Region, int]]) -> list[tuple[list[np.ndarray], str] | None]:
+    def _bucket(self, parts: list[tuple[Loaded, Region, int]]) -> list[Patches | None]:
         """Regions of one size. Where one is not finite, each is tried alone, and then in float32."""
         precision = self.task.config.model.precision
         with contextlib.suppress(NotFinite):
-            return [(rows, precision) for rows in self._variants(self.model, parts)]
+            return [Patches(rows=rows, precision=precision) for rows in self._variants(self.model, parts)]
         if len(parts) > 1:
             return [self._bucket([part])[0] for part in parts]
         return [self._exactly(parts)]
 
-    def _exactly(self, parts: list[tuple[Loaded, Region, int]]) -> tuple[list[np.ndarray], str] | None:
+    def _exactly(self, parts: list[tuple[Loaded, Region, int]]) -> Patches | None:
         if not self.asked:
             self.second, self.asked = self.exact(), True
         if self.second is None:
             return None
         try:
-            return self._variants(self.second, parts)[0], "fp32"
+            return Patches(rows=self._variants(self.second, parts)[0], precision="fp32")
         except NotFinite:
             return None
 
-    def _variants(
-        self, model: InpaintModel, parts: list[tuple[Loaded, Region, int]]
-    ) -> list[list[np.ndarray]]:
+    def _variants(self, model: InpaintModel, parts: list[tuple[Loaded, Region, int]]) -> list[list[Variant]]:
         """For each region, its picture with each seed."""
         from noiseweave.engine.inpainting import filling
 
@@ -294,10 +316,13 @@ class Painter:
             for one, _, i in parts
         ]
         variants = [
-            filling.inpaint(model, image_BHWC, hole_BHW, prompts, config.inpaint, seed)
+            filling.checked(model, image_BHWC, hole_BHW, prompts, config.inpaint, seed)
             for seed in spans.steps(self.task.seeds)
         ]
-        return [[variant[b] for variant in variants] for b in range(len(parts))]
+        return [
+            [Variant(patch_HWC=v.drawn[b], seed=v.seeds[b], flagged=bool(v.flagged_B[b])) for v in variants]
+            for b in range(len(parts))
+        ]
 
 
 def chance(item: Item, region: int) -> str:

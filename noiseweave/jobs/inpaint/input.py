@@ -10,13 +10,15 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.units import Plan, Unit
-from noiseweave.engine.pictures.files import EXTENSIONS
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.reading.class_names import carried_classes
 from noiseweave.jobs.reading.places import (
     TEXT_LIMIT,
     Item,
     Place,
+    beside,
     digest_of,
     listed,
     matched,
@@ -47,12 +49,14 @@ class Input:
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
         digest: changes with the content of shards, or with names and sizes of the files of folders.
+        classes: names of the classes of shards, where they have them.
     """
 
     plan: Plan
     pictures: int
     left_out: tuple[Quarantined, ...]
     digest: str
+    classes: tuple[str, ...] = ()
 
 
 def gather(config: Config) -> Input:
@@ -65,18 +69,27 @@ def gather(config: Config) -> Input:
         return _of_shards(config)
     if config.image is not None:
         return _of_items(config, [_single(config)], [])
-    roots = root_of("images", config.images), root_of("masks", config.masks)
-    if roots[0] == roots[1]:
-        raise ValueError(f"masks={config.masks!r}: another folder than images")
-    images, masks = listed("images", *roots), listed("masks", *reversed(roots))
-    items, left_out = matched(images, masks)
+    items, left_out = _of_folders(config)
     if not items:
         counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
+        where = f"masks {config.masks!r}: no picture has a mask of the same name"
+        if config.masks is None:
+            where = f"no picture NAME has a mask NAME{config.mask_suffix} beside it; give --masks or --mask_suffix"
         raise ValueError(
-            f"images {config.images!r}, masks {config.masks!r}: no picture has a mask of the same name "
-            f"({counts[0]} pictures and {counts[1]} masks without a partner)"
+            f"images {config.images!r}, {where} ({counts[0]} pictures and {counts[1]} masks without a partner)"
         )
     return _of_items(config, items, left_out)
+
+
+def _of_folders(config: Config) -> tuple[list[Item], list[Quarantined]]:
+    """Pictures with masks of a folder of their own, or of those beside them; what has no partner."""
+    root = root_of("images", config.images)
+    if config.masks is None:
+        return matched(*beside(listed("images", root, root), config.mask_suffix), anywhere=False)
+    masks = root_of("masks", config.masks)
+    if root == masks:
+        raise ValueError(f"masks={config.masks!r}: another folder than images, or null for masks beside them")
+    return matched(listed("images", root, masks), listed("masks", masks, root))
 
 
 def _single(config: Config) -> Item:
@@ -156,11 +169,12 @@ def _of_shards(config: Config) -> Input:
         pictures=total,
         left_out=tuple(left_out),
         digest=shards.digest(found),
+        classes=tuple(carried_classes(config.input, found)),
     )
 
 
 def _mask(entry: shards.Entry) -> str | None:
-    return entry.first([shards.MASK + e for e in EXTENSIONS])
+    return entry.first(shards.MASKS)
 
 
 def _why_not(entry: shards.Entry) -> str | None:
@@ -215,11 +229,8 @@ def words(item: Item) -> str | None:
     """The picture's own prompt, on one line; None where it has none.
 
     Raises:
-        ValueError: ``"bad_txt: ..."``: it is too long, or no UTF-8 text.
+        ValueError: ``"bad_txt: ..."``: it is too long, or no text that ``labels.text_of`` reads.
     """
     if item.text is None:
         return None
-    try:
-        return " ".join(item.text.read(TEXT_LIMIT).decode("utf-8-sig").split())
-    except UnicodeDecodeError as e:
-        raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None
+    return " ".join(text_of(item.text.read(TEXT_LIMIT)).split())

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import os
 import secrets
+from typing import TYPE_CHECKING
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
+from noiseweave.jobs.reading import class_names, looks
+
+if TYPE_CHECKING:
+    from noiseweave.jobs.inpaint.input import Input
 
 
 def run(config: Config) -> int:
-    """Do the job. Returns 0, or 1 when units failed.
+    """Do the job. Returns 0, or 1 when units failed or no picture was good.
 
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster import ledger
     from noiseweave.cluster.session import session
     from noiseweave.jobs.inpaint import draw
     from noiseweave.jobs.inpaint import input as inpaint_input
@@ -31,12 +36,44 @@ def run(config: Config) -> int:
     output, sheet = destination(config)
     task = draw.plan(config, output, sheet, seed_of(config, output))
     if config.image is not None:
-        draw.check_single(task, work)
-    storage.check_writable(output)
-    book = ledger.open_run(output, identity(task, work.digest), config.overwrite, OWNED)
-    with session(config.cluster) as s:
-        outcome = draw.run(task, work, book, s)
-    return inpaint_output.finish(task, work, book, outcome)
+        check_single(task, work)
+    with ledger.held_run(output, identity(task, work), config.overwrite, OWNED) as book:
+        class_names.write(output, work.classes)
+        looks.warn(unlike(task, work))
+        with session(config.cluster) as s:
+            outcome = draw.run(task, work, book, s)
+        return inpaint_output.finish(task, work, book, outcome)
+
+
+def check_single(task: Task, work: Input) -> None:
+    """A single picture is not quarantined.
+
+    Raises:
+        ValueError: it or its mask is bad, by its name.
+    """
+    from noiseweave.jobs.inpaint.draw import load
+
+    (item,) = work.plan.unit(0).payload
+    try:
+        load(task, item)
+    except ValueError as e:
+        raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
+
+
+def unlike(task: Task, work: Input) -> str | None:
+    """Where the pictures are much larger than what the model paints, or of other channels: that they are.
+
+    With crop_to_mask the model sees boxes at full resolution, and the size is no matter.
+    """
+    from noiseweave.jobs.inpaint.draw import long_side
+    from noiseweave.jobs.inpaint.input import items_of
+
+    units = [work.plan.unit(i) for i in looks.spread(work.plan.length)]
+    places = [item.picture for unit in units for item in items_of(unit.payload)]
+    side = long_side(task)
+    of = (lambda size: side) if task.config.crop_to_mask else max
+    seen = looks.look_at_places(places, task.config.max_pixels)
+    return looks.warning(seen, f"model {task.config.model.name}", side, int(task.about["channels"]), of)
 
 
 def destination(config: Config) -> tuple[str, str | None]:
@@ -78,7 +115,7 @@ def seed_of(config: Config, output: str) -> int:
     return 1 + secrets.randbelow((1 << 31) - 1)
 
 
-def identity(task: Task, digest: str) -> JsonMapping:
+def identity(task: Task, work: Input) -> JsonMapping:
     """What the output depends on."""
     return identity_of(
         task.config,
@@ -86,7 +123,8 @@ def identity(task: Task, digest: str) -> JsonMapping:
         model_hash=task.model_hash,
         lora=[file.sha256[:16] for file in task.loras],
         lora_weight=[file.weight for file in task.loras],
-        files=digest,
+        files=work.digest,
+        class_names=work.classes,
         seed=task.seed,
         seed_drawn=not task.config.seed,
     )

@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Unit, UnitReport
+from noiseweave.engine.formats import FORMATS
 from noiseweave.engine.inpainting.patches import edge, repaired
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
@@ -38,11 +39,11 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
     """Write a unit's pictures; one that its format cannot hold is quarantined."""
     painted, bad = result
     rows: list[tuple[str, dict[str, bytes]]] = []
-    done = 0
+    done: list[Painted] = []
     for one in painted:
         try:
             rows += write(task, one)
-            done += 1
+            done.append(one)
         except ValueError as e:
             bad.append(left_out(one.loaded.item, str(e)))
     if rows:
@@ -51,11 +52,19 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
         storage.write(path, shards.pack(rows))
     report = UnitReport(
         id=unit.id,
-        produced=done * task.config.rows,
-        extra={"copied": sum(not one.loaded.regions for one in painted)},
-        tallies={"truncated": Counter(end for one in painted for end in one.truncated)},
+        produced=sum(len(one.rows) for one in done),
+        extra={"drawn_again": float(sum(len(_again(one)) for one in done))},
+        tallies={
+            "truncated": Counter(end for one in painted for end in one.truncated),
+            "copied": Counter(_named(one.loaded.item) for one in done if not one.loaded.regions),
+        },
     )
     return report, bad
+
+
+def _named(item: Item) -> str:
+    """A picture as the report names it."""
+    return f"{item.shard}#{item.key}" if item.shard else item.name
 
 
 def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
@@ -63,21 +72,22 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
     picture = pictures.opened(one.loaded.data, task.config.max_pixels)
     shown_HWC = pictures.visible(picture)
     hole_HW = hole_of(task.config, one.loaded.mask, shown_HWC.shape[:2])
-    extension = pictures.extension_of(picture, one.loaded.item.extension, task.config.output_format)
+    painted, wanted = bool(one.loaded.regions), task.config.output_format
+    extension = pictures.extension_of(picture, one.loaded.item.extension, wanted, painted)
     made = variants(task, picture, shown_HWC, hole_HW, one)
-    as_is = not one.loaded.regions and pictures.EXTENSIONS[extension] == picture.kind
+    as_is = not painted and FORMATS[extension] == picture.kind
     data = [
         one.loaded.data
         if as_is
         else pictures.encode(image, picture, extension, mark(task, one, EDITED, seed))
-        for image, seed in zip(made, task.seeds, strict=True)
+        for image, seed in zip(made, one.seeds(task), strict=True)
     ]
     page = b""
     if task.config.sheets or task.sheet:
         seen = [pictures.visible(pictures.replaced(picture, image), 3) for image in made]
         gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
         sheet = collage(pictures.visible(picture, 3), hole_HW, seen, *gaps)
-        page = png(sheet, mark(task, one, MIXED, task.seed))
+        page = png(sheet, mark(task, one, MIXED, one.seeds(task)[0]))
     if one.loaded.item.shard:
         return samples(task, one, extension, data, page)
     _write_files(task, one, extension, data, page)
@@ -87,10 +97,10 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
 def variants(
     task: Task, picture: pictures.Picture, shown_HWC: np.ndarray, hole_HW: np.ndarray, one: Painted
 ) -> list[Image.Image]:
-    """The restored picture of each seed, in the stored mode."""
+    """The restored picture of each variant, in the stored mode."""
     regions = one.loaded.regions
     if not regions:
-        return [picture.image] * task.config.rows
+        return [picture.image] * len(one.rows)
     edges = [
         edge(shown_HWC[r.box.slices], hole_HW[r.box.slices], task.config.feather) for r in regions
     ]  # the same for all variants
@@ -138,9 +148,9 @@ def mark(task: Task, one: Painted, source: Source, seed: int) -> Mark | None:
     )
 
 
-def names(key: str, rows: int) -> list[str]:
+def names(key: str, rows: Sequence[int]) -> list[str]:
     """What the variants of a picture are called: a, a_2, a_3, ..."""
-    return [key, *(f"{key}_{row}" for row in range(2, rows + 1))]
+    return [key if row == 0 else f"{key}_{row + 1}" for row in rows]
 
 
 def collage_path(task: Task, key: str) -> str:
@@ -150,7 +160,7 @@ def collage_path(task: Task, key: str) -> str:
 
 def _write_files(task: Task, one: Painted, extension: str, data: Sequence[bytes], page: bytes) -> None:
     key = one.loaded.item.key
-    files = [f"restored/{name}.{extension}" for name in names(key, task.config.rows)]
+    files = [f"restored/{name}.{extension}" for name in names(key, one.rows)]
     for name, content in zip(files, data, strict=True):
         storage.write(storage.join(task.output, name), content)
     if page:
@@ -164,15 +174,16 @@ def samples(
 ) -> list[tuple[str, dict[str, bytes]]]:
     """One sample for each variant, with its mask; the collage of all goes with the first."""
     item, out = one.loaded.item, []
-    for row, (name, content) in enumerate(zip(names(item.key, task.config.rows), data, strict=True)):
+    for row, name, content in zip(one.rows, names(item.key, one.rows), data, strict=True):
         files = {extension: content, item.hole: one.loaded.mask}
         if one.loaded.label is not None:
             files["cls"] = one.loaded.label
         if one.loaded.prompt:
             files["txt"] = one.loaded.prompt.encode()
-        about = lineage(task, one) | {"seeds": [task.seeds[row]]}
+        own = [again for again in _again(one) if again["variant"] == row + 1]
+        about = lineage(task, one) | {"seeds": [task.seeds[row]], "drawn_again": own}
         files["json"] = json.dumps(about, ensure_ascii=False).encode()
-        if page and row == 0:
+        if page and row == one.rows[0]:
             files["collage.png"] = page
         out.append((name, files))
     return out
@@ -191,7 +202,8 @@ def lineage(task: Task, one: Painted) -> Json:
         "picture_sha256": digest,
         "mask_sha256": hashlib.sha256(loaded.mask).hexdigest(),
         "key": folders.printable(loaded.item.key),
-        "seeds": list(task.seeds),
+        "seeds": one.seeds(task),
+        "drawn_again": _again(one),
         "prompt": loaded.prompt,
         "prompt_truncated": list(one.truncated),
         "negative_prompt": config.negative_prompt,
@@ -212,6 +224,11 @@ def lineage(task: Task, one: Painted) -> Json:
     }
 
 
+def _again(one: Painted) -> list[Json]:
+    """The parts of a picture that were flagged at first, each with the seed that it was painted with then."""
+    return [{"variant": row + 1, "box": i, "seed": seed} for row, i, seed in one.again if row in one.rows]
+
+
 def _place(item: Item, place: Place) -> str:
     """A file's path below its folder, or a sample of a shard."""
     return f"{os.path.basename(item.shard)}#{item.key}" if item.shard else folders.printable(place.path)
@@ -220,7 +237,7 @@ def _place(item: Item, place: Place) -> str:
 def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
     """quarantine.jsonl, report.json, the single picture's collage, and what is said on the screen.
 
-    Returns the exit code: 1 when units failed.
+    Returns the exit code: 1 when units failed, or when every picture was left out.
     """
     lines = [{"phase": "match", **asdict(b)} for b in work.left_out]
     lines += [{"phase": "inpaint", **b} for b in outputs.quarantined(book, "inpaint")]
@@ -230,8 +247,9 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
         _write_sheet(task, work)
     show(task, report)
     finish_page(task.output)
-    nothing = task.config.image is not None and outcome.produced == 0
-    return 1 if outcome.failed or nothing else 0
+    if report["quarantined"]:  # last, as it decides whether the run was a good one
+        print(f"left out: {report['quarantined']}, see {storage.join(task.output, outputs.QUARANTINE)}")
+    return 1 if outcome.failed or outcome.produced == 0 else 0
 
 
 def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]) -> Json:
@@ -240,6 +258,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         reason: [b.key if not b.shard else f"{b.shard}#{b.key}" for b in work.left_out if b.reason == reason]
         for reason in ("no_mask", "no_picture")
     }
+    copied = list(outcome.tallies["copied"])
     read_from = {name: getattr(task.config, name) for name in ("image", "mask", "images", "masks", "input")}
     return {
         "noiseweave": __version__,
@@ -250,8 +269,10 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "method": task.method,
         "lora": [file.record for file in task.loras],
         "pictures": work.pictures,
-        "restored": outcome.produced,
-        "copied": int(outcome.extra.get("copied", 0)),
+        "restored": outcome.produced - len(copied) * task.config.rows,
+        "copied": len(copied),
+        "copied_pictures": copied,
+        "drawn_again": int(outcome.extra["drawn_again"]),
         "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed,
         "quarantined": dict(sorted(quarantined.items())),
@@ -280,23 +301,21 @@ def show(task: Task, report: Json) -> None:
     """What a person wants to know at the end."""
     where = storage.join(task.output, "restored" if task.config.input is None else "shards")
     seeds = report["seeds"]
-    copied = f", {report['copied']} copied as their masks are empty" if report["copied"] else ""
     print(
         f"{report['restored']} restored pictures in {where}, seed {seeds[0]}"
-        f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}{copied}"
+        f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''}"
     )
     if task.sheet or task.config.sheets:
         print(f"collages: {task.sheet or storage.join(task.output, 'collages')}")
     for name, what in (
         ("without_mask", "pictures without a mask"),
         ("without_picture", "masks without a picture"),
+        ("copied_pictures", "pictures copied, as their masks are empty"),
     ):
         alone = report[name]
         more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
         if alone:
             print(f"{len(alone)} {what}: {', '.join(alone[:SHOWN])}{more}")
-    if report["quarantined"]:
-        print(f"left out: {report['quarantined']}, see {storage.join(task.output, 'quarantine.jsonl')}")
     for end in report["truncated"]:
         print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in report["failed"].items():

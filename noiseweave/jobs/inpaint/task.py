@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
@@ -82,15 +81,23 @@ class Painted:
     """What the model made of a picture.
 
     Attributes:
-        patches: for each variant, uint8 [h, w, C] of each region.
+        rows: numbers of its variants, from 0 on; those that were flagged are not among them.
+        patches: for each of these, uint8 [h, w, C] of each region.
         precision: that the network ran in.
+        again: (variant, region, seed) of those that were flagged at first and painted once more.
         truncated: ends of the prompt and the negative prompt that the text encoder does not read.
     """
 
     loaded: Loaded
+    rows: tuple[int, ...]
     patches: tuple[tuple[np.ndarray, ...], ...]
     precision: str
+    again: tuple[tuple[int, int, int], ...] = ()
     truncated: tuple[str, ...] = ()
+
+    def seeds(self, task: Task) -> list[int]:
+        """Of the variants that there are."""
+        return [task.seeds[row] for row in self.rows]
 
 
 Batch = tuple[list[Loaded], list[Quarantined]]
@@ -105,4 +112,4 @@ def left_out(item: Item, why: str) -> Quarantined:
 def hole_of(config: Config, mask: bytes, size: Sequence[int]) -> np.ndarray:
     """bool [H, W] of the upright picture."""
     height, width = size
-    return masks.hole_of(pictures.mask_of(mask, config.max_pixels), config.mask_mode, (height, width))
+    return masks.hole_of(mask, config.mask_mode, (height, width), config.max_pixels)

@@ -44,7 +44,9 @@ def pixels(config: Config, item: Item, which: Sequence[int]) -> tuple[np.ndarray
         ValueError: ``"reason: detail"``, of what reads pictures and masks.
     """
     image = images.decode(item.picture.read(), 3, config.data.max_pixels)
-    hole = None if item.mask is None else masks.hole_of(item.mask.read(), item.mode, image.shape[:2])
+    hole = None
+    if item.mask is not None:
+        hole = masks.hole_of(item.mask.read(), item.mode, image.shape[:2], config.data.max_pixels)
     shown, holes = [], []
     for view in which:
         number, mirrored = divmod(view, 1 + config.data.flip)

@@ -33,6 +33,7 @@ ALIASES = {
     "--workers": "--cluster.workers",
     "--gpus_per_worker": "--cluster.gpus_per_worker",
     "--mask_mode": "--data.mask_mode",
+    "--mask_suffix": "--data.mask_suffix",
 }
 OWNED = (
     "lora_unet.safetensors",
@@ -70,10 +71,12 @@ class PictureRecipe:
         crops: parts of each picture that are shown: 1 is the middle alone, each other one lies anywhere.
         zoom: crops but the first are up to so many times smaller than the picture.
         masks: null uses masks where there are any; false does without; true needs them.
+        mask_suffix: without a folder of masks, a picture that lies beside another and is called as it and then so is
+            its mask: x.mask.png of x.jpg, x_mask.png with _mask.
         mask_mode: the colour of the hole; null takes white for a folder masks_inverted, black elsewhere.
         captions: read the .txt beside a picture, or its sample's .txt.
-        template: what a picture is called; {caption} stands for its caption, {label} for its .cls in a shard. Where it
-            lacks one, that is left empty.
+        template: what a picture is called; {caption} stands for its caption, {label} for its class in a shard, by
+            name where classes.json has one. Where it lacks one, that is left empty.
         caption_dropout: share of the samples whose caption is hidden, for classifier-free guidance.
         max_pixels: larger pictures are quarantined unread.
     """
@@ -84,6 +87,7 @@ class PictureRecipe:
     crops: int = 1
     zoom: float = 1.0
     masks: bool | None = None
+    mask_suffix: str = field(default=".mask", metadata=ASIDE)
     mask_mode: Literal["black", "white"] | None = None
     captions: bool = True
     template: str = "{caption}"
@@ -92,6 +96,8 @@ class PictureRecipe:
 
     def __post_init__(self) -> None:
         check(8 <= self.size <= 8192, "data.size", self.size, "8 to 8192")
+        ok = bool(self.mask_suffix) and "/" not in self.mask_suffix
+        check(ok, "data.mask_suffix", self.mask_suffix, "the end of a file's name, such as .mask or _mask")
         check(1 <= self.crops <= 64, "data.crops", self.crops, "1 to 64")
         check(1 <= self.zoom <= 16, "data.zoom", self.zoom, "1 to 16")
         check(0 <= self.caption_dropout <= 1, "data.caption_dropout", self.caption_dropout, "0 to 1")
@@ -140,7 +146,7 @@ class Config:
 
     Args:
         input: a folder with imgs/ and masks/ (black is the hole) or masks_inverted/ (white is), a folder of
-            pictures, or shards (folder, glob, brace pattern or URL).
+            pictures, with masks beside them or without, or shards (folder, glob, brace pattern or URL).
         output: folder for the weights; the run's state lies in its _run/.
         overwrite: start anew where the output holds another run.
         prior: pictures of the subject's class, a folder or shards, which keep what the model knew of it; needs

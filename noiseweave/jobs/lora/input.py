@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from noiseweave.cluster.labels import text_of
 from noiseweave.engine import seeding
 from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.pictures.crops import Size
@@ -289,12 +290,8 @@ def caption(config: Config, f: Found) -> str:
     """
     text = f.text if config.data.captions else None
     if isinstance(text, Place):
-        try:
-            text = text.read(TEXT_LIMIT).decode("utf-8-sig")
-        except UnicodeDecodeError as e:
-            raise ValueError(f"bad_txt: not UTF-8 ({e.reason})") from None
-    label = "" if f.label is None else str(f.label)
-    return " ".join(config.data.template.format(caption=text or "", label=label).split())
+        text = text_of(text.read(TEXT_LIMIT))
+    return " ".join(config.data.template.format(caption=text or "", label=f.label).split())
 
 
 def unseen(paths: Iterable[str]) -> str | None:

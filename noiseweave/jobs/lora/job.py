@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster import ledger, lock, storage
     from noiseweave.cluster.session import session
     from noiseweave.jobs.lora import cache as lora_cache
     from noiseweave.jobs.lora import input as lora_input
@@ -37,7 +37,7 @@ def run(config: Config) -> int:
 
     config = located(config)
     source = lora_input.gather(config)
-    with session(config.cluster) as s:
+    with lock.held(config.output), session(config.cluster) as s:
         check_cluster(config, s)
         task_identity = identity(config, source, s.workers)
         known = ledger.check_run(config.output, task_identity, config.overwrite, OWNED)
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
             ledger.claim_run(config.output, task_identity, config.overwrite, OWNED, STATE)
         source = lora_cache.filled(config, source, s)
         failure = _train(config, source, s)
-    return report.finish(config, source, failure)
+        return report.finish(config, source, failure)
 
 
 def located(config: Config) -> Config:

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from noiseweave.cluster import shards
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.reading.places import Files, Place, listed, matched, root_of
+from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading.places import Files, Place, beside, check_alone, listed, matched, root_of
 
 PICTURES = "imgs"
-MASKS = {"masks": "black", "masks_inverted": "white"}
+MASKS: dict[str, masks.MaskMode] = {"masks": "black", "masks_inverted": "white"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +27,14 @@ class Found:
         key: distinct among all pictures; chance comes from it.
         mask: where its mask lies, or None.
         text: where its caption lies, or the caption itself, or None.
-        label: its .cls in a shard.
+        label: its class in a shard, by name where it has one; "" without.
     """
 
     key: str
     picture: Place
     mask: Place | None = None
     text: Place | str | None = None
-    label: int | None = None
+    label: str = ""
 
 
 def found_in(
@@ -41,22 +43,25 @@ def found_in(
     """Pictures; the colour of their holes; what was left out; the folders that they lie in."""
     if "://" not in where and os.path.isdir(where) and not any(n.endswith(".tar") for n in os.listdir(where)):
         return _of_folder(config, where, name)
-    if where.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    check_alone(name, where)
+    if is_picture(where):
         raise ValueError(f"{name} {where!r}: one picture only; a folder of pictures or shards are needed")
     found, bad = [], []
     urls = shards.find(where)
+    names = class_names.carried_classes(where, urls)
     for url in urls:
         located, worse = shards.located(url)
         bad += worse
-        found += [_of_sample(location) for _, location in located]
+        found += [_of_sample(location, names) for _, location in located]
     return found, config.data.mask_mode or "black", bad, [u for u in urls if "://" not in u]
 
 
-def _of_sample(p: Location) -> Found:
+def _of_sample(p: Location, names: Sequence[str]) -> Found:
     mask = None if p.mask is None else Place(path=p.shard, offset=p.mask[0], size=p.mask[1])
     shard = os.path.basename(p.shard).partition(".")[0]
     picture = Place(path=p.shard, offset=p.offset, size=p.size)
-    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=p.label)
+    label = "" if p.label is None else class_names.shown(p.label, names)
+    return Found(key=f"{shard}/{p.key}", picture=picture, mask=mask, text=p.caption, label=label)
 
 
 def _of_folder(
@@ -65,20 +70,24 @@ def _of_folder(
     root = root_of(name, where)
     within = os.path.join(root, PICTURES)
     inner = within if os.path.isdir(within) else root
-    beside = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
-    if beside is None or config.data.masks is False:
-        files = listed(name, inner, os.path.join(root, beside or ""))
-        found = [
-            _alone(files, stem, path) for stem, paths in sorted(files.pictures.items()) for path in paths
-        ]
-        return _distinct(found), config.data.mask_mode or "black", [], [root]
-    folder = os.path.join(root, beside)
-    items, left_out = matched(listed(name, inner, folder), listed(name, folder, inner))
+    below = next((m for m in MASKS if os.path.isdir(os.path.join(root, m))), None)
+    folder = None if below is None else os.path.join(root, below)
+    files, mode = listed(name, inner, folder or root), config.data.mask_mode or "black"
+    if below is not None and config.data.masks is not False:
+        items, left_out = matched(files, listed(name, os.path.join(root, below), inner))
+        mode = config.data.mask_mode or MASKS[below]
+    else:
+        files, own = beside(files, config.data.mask_suffix)
+        if not own.pictures or config.data.masks is False:
+            stems = sorted(files.pictures.items())
+            found = [_alone(files, stem, path) for stem, paths in stems for path in paths]
+            return _distinct(found), mode, [], [root]
+        items, left_out = matched(files, own, anywhere=False)
     if not items:
-        raise ValueError(f"input {where!r}: no picture with a mask of the same name in {beside}/")
+        place = "beside it" if below is None else f"of the same name in {below}/"
+        raise ValueError(f"input {where!r}: no picture with a mask {place}")
     pairs = [Found(key=i.key, picture=i.picture, mask=i.mask, text=i.text) for i in items]
-    mode: masks.MaskMode = "white" if MASKS[beside] == "white" else "black"
-    return pairs, config.data.mask_mode or mode, left_out, [root]
+    return pairs, mode, left_out, [root]
 
 
 def _alone(files: Files, stem: str, path: str) -> Found:

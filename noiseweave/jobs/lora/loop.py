@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,9 +20,10 @@ from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.lora import adapters
 from noiseweave.engine.lora.loss import LoraNetwork, held_out_loss, loss, prepare
 from noiseweave.engine.lora.pipelines import open_pipeline
-from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks import safety, text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import TextRecipe
+from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import JsonMapping
@@ -159,23 +162,36 @@ class Validation:
             if not self.source.model.sees_holes:
                 height, width = item.bucket
                 words = TextRecipe(steps=recipe.steps, guidance=recipe.guidance, height=height, width=width)
-                yield [text_pipeline.draw_prompts(_text(model), [prompt], words, self.config.seed)[0]]
+                drawn = text_pipeline.checked(_text(model), [prompt], words, self.config.seed)
+                yield [self._shown(item, drawn, drawn.drawn[0, -1])]
                 continue
             image = pixels(self.config, item, [0])[0]
             sample = self.reader.sample(item, -1, 0)
             assert sample.hole_HW is not None
             hole = sample.hole_HW[None]
             made = InpaintRecipe(steps=recipe.steps, guidance=recipe.guidance)
-            filled = filling.inpaint(model, image, hole, [prompt], made, self.config.seed)
-            yield [image[0], np.where(hole[0, ..., None], np.uint8(255), image[0]), filled[0]]
+            filled = filling.checked(model, image, hole, [prompt], made, self.config.seed)
+            shown = self._shown(item, filled, filled.drawn[0])
+            yield [image[0], np.where(hole[0, ..., None], np.uint8(255), image[0]), shown]
+
+    def _shown(self, item: Item, done: Checked, image_HWC: np.ndarray) -> np.ndarray:
+        """What was drawn; grey, and named, where the pipeline's safety checker flags it."""
+        if not done.flagged_B[0]:
+            return image_HWC
+        print(f"validation: {item.key}: flagged by the model's safety checker, not shown", file=sys.stderr)
+        return np.full_like(image_HWC, 128)
+
+    @functools.cached_property
+    def _checker(self) -> SafetyChecker | None:
+        return safety.taken_from(self.reader.encoders.pipeline)
 
     def _model(self) -> InpaintModel:
-        pipeline = self.reader.encoders.pipeline
+        checker, pipeline = self._checker, self.reader.encoders.pipeline
         pipeline.set_progress_bar_config(disable=True)
         kind: InpaintKind = "inpaint" if self.source.model.sees_holes else "latent"
         side, multiple = self.config.data.size, self.source.model.vae_scale_factor
         about = InpaintFacts(kind=kind, channels=3, size=side, multiple=multiple)
-        text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1)
+        text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1, checker=checker)
         return InpaintModel(about=about, text=text, micro_batch=1)
 
 

@@ -19,29 +19,33 @@ Format = Literal["auto", "folder", "lmdb", "imagefolder", "shards"]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Pictures -> shards of {key}.{jpg|png|webp|bmp}, .cls, .txt and .json.
+    """Pictures -> shards of {key}.{jpg|png|...}, .mask.png, .cls, .txt and .json.
 
     Args:
         output: folder or URL for shards/, classes.json, report.json, quarantine.jsonl and, with a validation
             share, validation/.
-        input: local folder of .jpg, .jpeg, .png, .webp and .bmp, each with an optional .txt caption and .json
-            object of the same stem. One sub-folder a class, or all pictures directly in it without labels.
+        input: local folder of pictures (docs/data.md), each with an optional .txt caption and .json object of the
+            same stem. One sub-folder a class, or all pictures directly in it without labels.
             Or what format says.
         format: lmdb is a folder with data.mdb (key -> encoded picture, no labels), or one that holds such
             folders, one class each. imagefolder is what the Hugging Face datasets library reads as one.
             shards is a folder, glob, brace pattern or URL of .tar shards, whose keys and members are kept.
             auto looks for data.mdb, .tar files and metadata.csv, .jsonl or .parquet, in this order, and
-            takes the rest for a folder of pictures.
+            takes the rest for a folder of pictures; .tar files beside pictures are refused.
+        mask_suffix: a picture that lies beside another, is called as it and then so, is its mask (x.mask.png of
+            x.jpg, x_mask.png with _mask), and not a sample.
         dataset: digits packs scikit-learn's 1797 grey digits (8x8 unless size is given) in place of an input.
         split: which split of an image folder is read (null is train), or which LMDBs of a folder of them:
             train takes those called NAME_train_lmdb.
         labels: folders numbers the sorted sub-folders that hold pictures, or takes the labels that the input
-            has; none writes no .cls (a label in the .json of an input shard stays).
+            has (sorted names are numbered too); none looks at no label and writes no .cls (a label in the .json
+            of an input shard stays).
         keep_labels: only samples of these class numbers, null for all.
         renumber: number the kept classes anew, 0 for the first of keep_labels and so on; else they keep
             their numbers and classes.json stays whole.
         size: side in pixels; each picture is resized, its centre square kept; null keeps the bytes. Other
-            pictures of an input shard's sample (.mask.png) are cut alike, by nearest neighbour, to PNG.
+            pictures of a sample (.mask.png) are cut alike, by nearest neighbour, to PNG; they must have the
+            picture's aspect.
         image_format: format of pictures that are encoded anew; null is png.
         validation: share of the samples that goes to validation/ instead of shards/, 0 up to below 1.
         split_by: key decides by a hash of seed and key: a key is on the same side whatever else is packed.
@@ -58,6 +62,7 @@ class Config:
     output: str = field(metadata=ASIDE)
     input: str | None = None
     format: Format = "auto"
+    mask_suffix: str = ".mask"
     dataset: Literal["digits"] | None = None
     split: str | None = None
     labels: Literal["folders", "none"] = "folders"
@@ -94,6 +99,8 @@ class Config:
             check(self.split is None, "split", self.split, "needs an input with splits")
             return
         check(bool(self.input.strip()), "input", self.input, "a folder of pictures")
+        ok = bool(self.mask_suffix) and "/" not in self.mask_suffix
+        check(ok, "mask_suffix", self.mask_suffix, "the end of a file's name, such as .mask or _mask")
         remote = "://" in self.input and self.format not in ("auto", "shards")
         check(not remote, "input", self.input, f"a local folder for format {self.format}")
         takes = ("auto", "lmdb", "imagefolder")

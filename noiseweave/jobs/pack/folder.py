@@ -5,31 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from noiseweave.cluster import folders, shards, storage
+from noiseweave.cluster import folders, labels, shards, storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.formats import LISTED
 from noiseweave.engine.records import Json, Quarantined
-from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, packed, picture, wanted
+from noiseweave.jobs.pack.naming import BY_NUMBER, IGNORED, Naming, found_in
+from noiseweave.jobs.pack.samples import Packed, Source, Tally, in_order, mask_beside, packed, picture
 
-OTHERS = frozenset(
-    [
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".ppm",
-        ".pgm",
-        ".tga",
-        ".exr",
-    ]
-)
+Label = int | str | None
+OTHERS = frozenset([".jp2", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".tga", ".exr"])
 """Extensions of pictures that are not read."""
 
 if TYPE_CHECKING:
@@ -37,31 +24,31 @@ if TYPE_CHECKING:
 
 
 def source(config: Config, root: str, tally: Tally) -> Source:
-    """A folder of pictures, its sub-folders as classes where labels are wanted."""
-    classes, total = survey(root, config.labels == "folders")
-    check(
-        total > 0,
-        "input",
-        config.input,
-        "no .jpg, .jpeg, .png, .webp or .bmp in it or below it (linked folders do not count)",
-    )
-    results = samples(root, classes, config, tally)
-    names = [folders.printable(name) for name in classes]
+    """A folder of pictures: its sub-folders are classes where labels are wanted, else the .json files may say them."""
+    classes, total = survey(root, config.labels == "folders", config.mask_suffix)
+    check(total > 0, "input", config.input, f"no {LISTED} in it or below it (linked folders do not count)")
+    naming = IGNORED
+    if config.labels == "folders" and not classes:
+        flat = folders.listing(root, "", mask_suffix=config.mask_suffix).items
+        naming = found_in([[own_label(root, item, config) for item in flat]])
+    results = samples(root, classes, naming, config, tally)
+    names = [folders.printable(name) for name in classes] or [*naming.numbers]
     return Source(what="a folder of pictures", classes=names, total=total, results=results)
 
 
-def survey(root: str, labelled: bool) -> tuple[list[str], int]:
+def survey(root: str, labelled: bool, mask_suffix: str = folders.MASK_SUFFIX) -> tuple[list[str], int]:
     """Look through the folder once, without opening a picture: class folders by number, pictures in all.
 
     A folder that has pictures of other formats alone keeps its number, so that those behind it keep theirs.
     """
-    found = {name: folders.listing(root, name) for name in folders.inside(root) if labelled}
+    look = partial(folders.listing, root, mask_suffix=mask_suffix)
+    found = {name: look(name) for name in folders.inside(root) if labelled}
     sizes = {name: len(inside.items) for name, inside in found.items()}
     some = any(sizes.values())
     classes = [
         name for name, size in sizes.items() if size or (some and _other_pictures(found[name].ignored))
     ]
-    return classes, sum(sizes.values()) + len(folders.listing(root, "", deep=not classes).items)
+    return classes, sum(sizes.values()) + len(look("", deep=not classes).items)
 
 
 def _other_pictures(ignored: Mapping[str, int]) -> str:
@@ -69,21 +56,31 @@ def _other_pictures(ignored: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {extension}" for extension, n in sorted(ignored.items()) if extension in OTHERS)
 
 
+def own_label(root: str, item: folders.Item, config: Config) -> int | str | None:
+    """What a picture's own .json has for a label; None where it has none, or is broken (and named when packed)."""
+    try:
+        data = folders.read(root, item.sides["json"], shards.SIDE_LIMIT, config.follow_links)
+        return labels.label_of({"json": data})
+    except (KeyError, ValueError):
+        return None
+
+
 def samples(
-    root: str, classes: Sequence[str], config: Config, tally: Tally
+    root: str, classes: Sequence[str], naming: Naming, config: Config, tally: Tally
 ) -> Iterator[Packed | Quarantined]:
     """Every picture below the folder, sorted by name: a sample, or why there is none."""
-    loose = folders.listing(root, "", deep=not classes)
+    look = partial(folders.listing, root, mask_suffix=config.mask_suffix)
+    loose = look("", deep=not classes)
     tally.ignored += loose.ignored
     yield from loose.bad
     if classes:
         yield from (folders.bad(i.path, "no_class", "it lies beside the class folders") for i in loose.items)
     else:
-        yield from loaded(Part(root=root, items=loose.items), config, tally)
+        yield from loaded(Part(root=root, items=loose.items, naming=naming), config, tally)
     for name in (name for name in folders.inside(root) if classes and name not in classes):
-        tally.ignored += folders.listing(root, name).ignored
+        tally.ignored += look(name).ignored
     for label, (name, prefix) in enumerate(zip(classes, folders.keys_of(classes), strict=True)):
-        found = folders.listing(root, name)
+        found = look(name)
         tally.ignored += found.ignored
         yield from found.bad
         if not found.items:
@@ -95,26 +92,38 @@ def samples(
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The pictures of one class. A key is ``prefix`` and the path without its first ``cut`` characters."""
+    """The pictures of one class, or of a folder without classes, where ``naming`` reads each picture's own label.
+
+    A key is ``prefix`` and the path without its first ``cut`` characters.
+    """
 
     root: str
     items: Sequence[folders.Item]
     cut: int = 0
     prefix: str = ""
     label: int | None = None
+    naming: Naming = BY_NUMBER
 
 
 def loaded(part: Part, config: Config, tally: Tally) -> Iterator[Packed | Quarantined]:
     """Read and check the pictures of one class, in order."""
-    if not wanted(config, part.label):
-        tally.left_out += len(part.items)
-        return
+    yield from in_order(config, load, jobs(part, config, tally))
+
+
+def jobs(part: Part, config: Config, tally: Tally) -> Iterator[tuple[Part, folders.Item, str, Label]]:
+    """(part, picture, key, label) of those that are wanted."""
     keys = folders.keys_of([i.path[part.cut :] for i in part.items])
-    waiting = ((part, i, part.prefix + k) for i, k in zip(part.items, keys, strict=True))
-    yield from in_order(config, load, waiting)
+    for item, key in zip(part.items, keys, strict=True):
+        label: Label = part.label
+        if label is None and not part.naming.ignored:
+            label = own_label(part.root, item, config)
+        if part.naming.wanted(config.keep_labels, label):
+            yield part, item, part.prefix + key, label
+        else:
+            tally.left_out += 1
 
 
-def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Quarantined:
+def load(config: Config, part: Part, item: folders.Item, key: str, label: Label) -> Packed | Quarantined:
     """One picture with its side files.
 
     A broken side file takes its picture along, for a picture that silently lost its caption is worse than
@@ -124,23 +133,20 @@ def load(config: Config, part: Part, item: folders.Item, key: str) -> Packed | Q
         data = folders.read(part.root, item.path, storage.IMAGE_LIMIT, config.follow_links)
         files = dict([picture(config, data)])
         sides = {
-            e: folders.read(part.root, p, shards.SIDE_LIMIT, config.follow_links)
-            for e, p in item.sides.items()
+            e: folders.read(part.root, p, limit_of(e), config.follow_links) for e, p in item.sides.items()
         }
+        files |= mask_beside(config, data, sides)
         if "txt" in sides:
-            files["txt"] = caption(sides["txt"])
+            files["txt"] = labels.text_of(sides["txt"]).encode()
         meta = lineage(sides.get("json"), folders.printable(item.path))
-        return packed(config, key, part.label, files, meta, data)
+        return packed(config, key, part.naming.number(label), files, meta, data)
     except ValueError as e:
         return Quarantined.of(e, key=folders.printable(item.path))
 
 
-def caption(data: bytes) -> bytes:
-    """UTF-8 without a byte order mark."""
-    try:
-        return data.decode("utf-8-sig").encode()
-    except UnicodeDecodeError as e:
-        raise ValueError(f"bad_txt: the caption is not UTF-8 ({e.reason})") from None
+def limit_of(extension: str) -> int:
+    """The most bytes of a side file."""
+    return storage.IMAGE_LIMIT if extension in shards.MASKS else shards.SIDE_LIMIT
 
 
 def lineage(data: bytes | None, source: str) -> Json:

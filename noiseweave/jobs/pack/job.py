@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import get_args
 
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import lock, shards, storage
 from noiseweave.engine.checks import check
 from noiseweave.jobs.pack import datasets, digits, folder, lmdb
 from noiseweave.jobs.pack import output as pack_output
@@ -19,6 +19,7 @@ from noiseweave.jobs.pack import shards as pack_shards
 from noiseweave.jobs.pack.config import Config, Format
 from noiseweave.jobs.pack.samples import Source, Tally
 from noiseweave.jobs.reading import class_names as reading_class_names
+from noiseweave.jobs.reading import places
 
 
 def run(config: Config) -> int:
@@ -29,11 +30,12 @@ def run(config: Config) -> int:
     found = shards.find(str(config.input)) if kind == "shards" else []
     source = opened(config, kind, output, found, tally)
     classes = class_names(config, source.classes)
-    pack_output.claim(output, config, kind, reading_class_names.folders_of(found))
-    if config.input is not None:
-        print(f"reading {config.input} as {source.what}")
-    pack_output.write_shards(output, config, pack_output.watched(source.results, source.total), tally)
-    pack_output.finish(output, classes, tally)
+    with lock.held(output):
+        pack_output.claim(output, config, kind, reading_class_names.folders_of(found))
+        if config.input is not None:
+            print(f"reading {config.input} as {source.what}")
+        pack_output.write_shards(output, config, pack_output.watched(source.results, source.total), tally)
+        pack_output.finish(output, classes, tally)
     return 0 if tally.samples else 1
 
 
@@ -45,7 +47,11 @@ def kind_of(config: Config) -> str:
 
 
 def detected(pattern: str) -> str:
-    """What an input looks like, by the names in it alone."""
+    """What an input looks like, by the names in it alone.
+
+    Raises:
+        ValueError: it looks like two things.
+    """
     root = storage.absolute(pattern)
     if "://" in pattern or (
         not os.path.isdir(root) and (pattern.endswith(".tar") or set(pattern) & set("*?[{"))
@@ -53,9 +59,13 @@ def detected(pattern: str) -> str:
         return "shards"
     if not os.path.isdir(root):
         return "folder"  # which then says that there is none
+    tars = sum(name.endswith(".tar") for name in storage.names_in(root))
     if lmdb.is_lmdb(root):
+        check(not tars, "input", pattern, f"{tars} .tar beside an LMDB; choose with --format lmdb or shards")
         return "lmdb"
-    if any(name.endswith(".tar") for name in storage.names_in(root)):
+    if tars:
+        mixed = places.mixed_in(root, tars)
+        check(mixed is None, "input", pattern, f"{mixed}; choose with --format shards or --format folder")
         return "shards"
     return "imagefolder" if datasets.has_metadata(root) else "folder"
 

@@ -36,7 +36,6 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
 
     The report goes first and comes back last: while it is missing, the packing is not finished.
     """
-    storage.check_writable(output)
     ours, manifest = identity(config, kind), storage.join(output, MANIFEST)
     refuse_input(output, read_from)
     theirs = storage.read_json(manifest) if storage.exists(manifest) else None
@@ -147,6 +146,9 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     }
     storage.write_json(storage.join(output, "report.json"), report)
     print(summary(output, classes, tally))
+    missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
+    for detail, number in sorted(missing.items()):
+        print(f"{number} pictures: {detail}")
 
 
 def line(b: Quarantined) -> dict[str, str]:

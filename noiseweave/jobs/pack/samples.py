@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import shards, storage
+from noiseweave.engine import formats
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
 
 if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
 
-SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"), (b"BM", "bmp"))
 DOUBLE = re.compile(r"(--[0-9]+)+$")
 PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 
@@ -128,23 +128,82 @@ def picture(config: Config, data: bytes) -> tuple[str, bytes]:
         raise ValueError(f"too_large: more than {storage.IMAGE_LIMIT} bytes")
     image_HWC = images.decode(data)
     if config.size is None:
-        return next(e for start, e in SIGNATURES if data.startswith(start)), data
+        name = formats.extension_of(data)
+        assert name is not None, data[:16]  # it was decoded
+        return name, data
     extension = config.image_format or "png"
     return extension, images.encode(images.fit(image_HWC, config.size), extension)
 
 
-def side_picture(data: bytes, size: int) -> bytes:
-    """A mask or another map that lies beside a picture -> PNG of the same square, by nearest neighbour.
+def mask_beside(config: Config, data: bytes, sides: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A picture's mask, where it has one, as it goes into the shard: extension -> bytes.
+
+    Args:
+        data: the encoded picture.
+        sides: its side files by extension.
+
+    Raises:
+        ValueError: ``"bad_mask: ..."`` of one that is none or does not fit; ``"ambiguous: ..."`` of several.
+    """
+    found = [extension for extension in sides if extension in shards.MASKS]
+    if len(found) > 1:
+        raise ValueError(f"ambiguous: {len(found)} masks, {', '.join(sorted(found))}")
+    return {
+        extension if config.size is None else "mask.png": side_mask(data, sides[extension], config.size)
+        for extension in found
+    }
+
+
+def side_mask(data: bytes, mask: bytes, size: int | None) -> bytes:
+    """A picture's mask, checked; with a size, cut as the picture is.
+
+    Raises:
+        ValueError: ``"bad_mask: ..."``.
+    """
+    from noiseweave.engine.pictures import images, masks
+
+    try:
+        whole_HW = masks.read(mask)
+        masks.check_aspect(whole_HW.shape, images.upright_size(data))
+        if size is None:
+            return mask
+        cut = side_picture(data, mask, size)
+        cut_HW = masks.read(cut)
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {str(e).removeprefix('bad_mask: ')}") from None
+    if cut_HW.min() == cut_HW.max() and whole_HW.min() != whole_HW.max():
+        raise ValueError(f"bad_mask: in the middle square of the picture it is {cut_HW[0, 0]} everywhere")
+    return cut
+
+
+def side_picture(data: bytes, side: bytes, size: int) -> bytes:
+    """A map that lies beside a picture -> PNG of the same square, by nearest neighbour.
 
     Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
+
+    Args:
+        data: the encoded picture, whose aspect, upright, it must have.
+
+    Raises:
+        ValueError: ``"reason: detail"``: it does not decode, or ``"bad_mask: ..."``.
     """
+    import numpy as np
     from PIL import Image, ImageOps
 
-    from noiseweave.engine.pictures import images
+    from noiseweave.engine.pictures import images, masks
 
-    images.decode(data)  # its checks: cut short, too many pixels, no picture
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
+    def square(image: Image.Image) -> Image.Image:
+        values = np.asarray(image) if image.mode in ("F", "I") else np.zeros(1)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise images.Refused(f"unsupported_mode: {image.mode}, a map of values that no PNG holds")
+        upright = images.native(ImageOps.exif_transpose(image))
+        return ImageOps.fit(upright, (size, size), Image.Resampling.NEAREST)
+
+    image = images.opened(side, images.MAX_PIXELS, square)
+    try:
+        masks.check_aspect(images.upright_size(side), images.upright_size(data))
+    except ValueError as e:
+        raise ValueError(f"bad_mask: {e}") from None
     buffer = io.BytesIO()
     (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Existing shards as a source of ``pack``: cut anew, resized, filtered by label, split.
 
-Keys and members stay: without a size every member is kept byte for byte, whatever its extension. With one,
+Keys and members stay: without a size every member is kept byte for byte, whatever its extension, but for labels that
+are no plain number (names, ``2.0``), which become one, and captions, which become plain UTF-8. With a size
 the sample's picture is resized, each other picture in it (``.mask.png``, ``.seg.png``) is cut and resized
 alike by nearest neighbour and becomes PNG, and all other members are kept byte for byte.
 """
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import label_of, text_of
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.pack.naming import IGNORED, Naming, found_in, labels_in, named
 from noiseweave.jobs.pack.samples import (
     Keys,
     Packed,
@@ -21,6 +24,7 @@ from noiseweave.jobs.pack.samples import (
     in_order,
     picture,
     renumbered,
+    side_mask,
     side_picture,
     wanted,
 )
@@ -32,22 +36,27 @@ if TYPE_CHECKING:
 
 def source(config: Config, found: Sequence[str], tally: Tally) -> Source:
     """The samples of existing shards."""
-    classes = carried_classes(str(config.input), found) if config.labels == "folders" else []
-    results = samples(config, found, tally)
-    return Source(what=f"{len(found)} shards", classes=classes, total=None, results=results)
+    classes: list[str] = []
+    naming = IGNORED
+    if config.labels == "folders":
+        classes = carried_classes(str(config.input), found)
+        naming = named(classes) if classes else found_in(labels_in(url) for url in found)
+    results = samples(config, found, naming, tally)
+    names = classes or [*naming.numbers]
+    return Source(what=f"{len(found)} shards", classes=names, total=None, results=results)
 
 
-def samples(config: Config, found: Sequence[str], tally: Tally) -> Iterator[Packed | Quarantined]:
+def samples(
+    config: Config, found: Sequence[str], naming: Naming, tally: Tally
+) -> Iterator[Packed | Quarantined]:
     """Every sample of every shard, in the order of the tars."""
     keys = Keys()
     for url in found:
-        located, bad = shards.locate(url)
+        located, bad = shards.located(url, says=naming.of_sides)
         yield from bad
-        labels = {x.key: x.label for x in located}
-        entries = [e for e in shards.index(url)[0] if e.key in labels]
-        kept = [e for e in entries if wanted(config, labels[e.key])]
-        tally.left_out += len(entries) - len(kept)
-        yield from in_order(config, load, [(url, keys.distinct(e.key), labels[e.key], e) for e in kept])
+        kept = [(entry, x.label) for entry, x in located if wanted(config, x.label)]
+        tally.left_out += len(located) - len(kept)
+        yield from in_order(config, load, [(url, keys.distinct(e.key), label, e) for e, label in kept])
 
 
 def load(config: Config, url: str, key: str, label: int | None, entry: shards.Entry) -> Packed | Quarantined:
@@ -59,8 +68,10 @@ def load(config: Config, url: str, key: str, label: int | None, entry: shards.En
         number = renumbered(config, label)
         if config.labels == "none":
             files.pop("cls", None)
-        elif config.renumber:
+        elif label_of(files) != number or not files.get("cls", b"0").strip().isdigit():
             files["cls"] = str(number).encode()
+        if "txt" in files:
+            files["txt"] = text_of(files["txt"]).encode()
         kept = fitted(config, files, main)
         return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
     except ValueError as e:
@@ -87,7 +98,8 @@ def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, b
         if name == main:
             name, old = extension, data
         elif last in shards.PICTURES:
-            name, old = f"{stem}.png".lstrip("."), side_picture(old, config.size)
+            cut = side_mask if name in shards.MASKS else side_picture
+            name, old = f"{stem}.png".lstrip("."), cut(files[main], old, config.size)
         if name in out:
             raise ValueError(f"two_pictures: two members would be .{name}")
         out[name] = old

@@ -1,4 +1,4 @@
-"""Class names that shards carry."""
+"""Class names: classes.json lies beside shards and models, is read from a job's input and written to its output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from noiseweave.cluster import storage
 from noiseweave.engine.checks import check
+
+FILE = "classes.json"
 
 
 def folders_of(found: Sequence[str]) -> list[str]:
@@ -20,19 +22,59 @@ def carried_classes(input: str, found: Sequence[str]) -> list[str]:
     Args:
         input: what a user called them, for an error.
         found: the shards.
+
+    Raises:
+        ValueError: a file that is no list of names, or several that differ.
     """
     named: dict[str, list[str]] = {}
     for folder in folders_of(found):
         places = (posixpath.dirname(folder), folder)
-        path = next(
-            (p for p in (storage.join(f, "classes.json") for f in places if f) if storage.exists(p)), None
-        )
+        path = next((p for p in (storage.join(f, FILE) for f in places if f) if storage.exists(p)), None)
         if path is not None:
-            value = storage.read_json(path)
-            whole = isinstance(value, list) and all(isinstance(name, str) for name in value)
-            check(whole, "input", input, f"{path} is no list of class names")
-            named[path] = value
+            named[path] = _names(path, input)
     distinct = {tuple(names) for names in named.values() if names}
     text = f"its shards number their classes in different ways: {', '.join(named)}"
     check(len(distinct) <= 1, "input", input, text)
     return list(next(iter(distinct), ()))
+
+
+def classes_in(folder: str) -> list[str]:
+    """The classes.json of a model, or of a job's output; [] where there is none.
+
+    Raises:
+        ValueError: it is no list of names.
+    """
+    path = storage.join(folder, FILE)
+    return _names(path, folder) if storage.exists(path) else []
+
+
+def readable_classes(folder: str) -> list[str]:
+    """As ``classes_in``, for a page that is shown all the same where the file is broken; long names are cut."""
+    try:
+        return [name[:80] for name in classes_in(folder)]
+    except ValueError:
+        return []
+
+
+def _names(path: str, input: str) -> list[str]:
+    value = storage.read_json(path)
+    whole = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    check(whole, "input", input, f"{path} is no list of class names")
+    return list(value)
+
+
+def write(output: str, names: Sequence[str]) -> None:
+    """Leave the names in a job's output folder, for the next job; nothing where there are none."""
+    if names:
+        storage.write_json(storage.join(output, FILE), list(names))
+
+
+def shown(label: int | str, names: Sequence[str]) -> str:
+    """A label as a person reads it: its name, or its number where it has none.
+
+    Args:
+        label: a class number, which may be text as in a file.
+    """
+    text = str(label)
+    number = int(text) if text.isdecimal() and len(text) < 12 else -1
+    return names[number] if 0 <= number < len(names) else text

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from noiseweave.cluster import folders, storage
-from noiseweave.engine.pictures.files import EXTENSIONS
+from noiseweave.engine.formats import LISTED, is_picture
 from noiseweave.engine.records import Quarantined
 
 TEXT_LIMIT = 64 << 10
@@ -96,13 +96,36 @@ def listed(field: str, root: str, other: str) -> Files:
     for path in _walk(root, other):
         name, extension = os.path.splitext(path)
         stem = folders.composed(name)
-        if extension[1:].lower() in EXTENSIONS:
+        if is_picture(path):
             found.pictures[stem].append(path)
         elif extension.lower() == ".txt":
             found.texts[stem] = path
     if not found.pictures:
-        raise ValueError(f"{field}={root!r}: no {', '.join('.' + e for e in EXTENSIONS)} in it or below it")
+        raise ValueError(f"{field}={root!r}: no {LISTED} in it or below it")
     return found
+
+
+def mixed_in(folder: str, shards: int) -> str | None:
+    """What a folder holds beside its shards, in words: pictures would be passed over without a word; None with none."""
+    pictures = [item.path for item in folders.listing(folder, "").items]
+    if not pictures:
+        return None
+    inner = sorted({os.path.dirname(path) for path in pictures} - {""}, key=os.fsencode)
+    named = ", ".join(map(folders.printable, inner[:3])) + ", ..." * (len(inner) > 3)
+    return f"{shards} .tar beside {len(pictures)} pictures" + f" (folders {named})" * bool(inner)
+
+
+def check_alone(field: str, given: str) -> None:
+    """Raise ValueError where a local folder holds pictures beside shards: nobody guesses which of them are meant."""
+    url = storage.absolute(given)
+    if "://" in url or not os.path.isdir(url):
+        return
+    tars = sum(name.endswith(".tar") for name in storage.names_in(url))
+    what = mixed_in(url, tars) if tars else None
+    if what is not None:
+        raise ValueError(
+            f"{field}={given!r}: {what}; name the shards as {storage.join(given, '*.tar')}, or a folder of one kind"
+        )
 
 
 def _walk(root: str, other: str) -> Iterator[str]:
@@ -117,10 +140,27 @@ def _walk(root: str, other: str) -> Iterator[str]:
             yield os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/")
 
 
-def matched(images: Files, masks: Files) -> tuple[list[Item], list[Quarantined]]:
+def beside(files: Files, mask_suffix: str) -> tuple[Files, Files]:
+    """The files of a folder parted: pictures, and the masks that lie beside them, under their pictures' names.
+
+    Args:
+        mask_suffix: a picture whose name ends so is the mask of the one without it: x_mask.png of x.jpg, with _mask.
+    """
+    parts: tuple[dict[str, list[str]], dict[str, list[str]]] = {}, {}
+    for stem, paths in files.pictures.items():
+        of = folders.masked_by(os.path.basename(stem), mask_suffix)
+        parts[bool(of)][stem.removesuffix(mask_suffix) if of else stem] = paths
+    pictures, masks = (Files(root=files.root, pictures=part, texts=files.texts) for part in parts)
+    return pictures, masks
+
+
+def matched(images: Files, masks: Files, anywhere: bool = True) -> tuple[list[Item], list[Quarantined]]:
     """Pictures and masks of the same relative path belong together; of what is left, those of the same stem.
 
     A name that could mean several is left out on both sides, as ambiguous, and never guessed.
+
+    Args:
+        anywhere: of what is left, look for the same stem in other folders too.
     """
     items: list[Item] = []
     left_out: list[Quarantined] = []
@@ -129,7 +169,7 @@ def matched(images: Files, masks: Files) -> tuple[list[Item], list[Quarantined]]
     by_stem: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, files, other in ((0, images, masks), (1, masks, images)):
         for stem in sorted(files.pictures.keys() - other.pictures.keys()):
-            by_stem[os.path.basename(stem)][side].append(stem)
+            by_stem[os.path.basename(stem) if anywhere else stem][side].append(stem)
     for ours, theirs in by_stem.values():
         left_out += _paired(images, masks, ours, theirs, items)
     return sorted(items, key=lambda item: os.fsencode(item.key)), left_out

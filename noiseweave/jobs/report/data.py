@@ -5,11 +5,13 @@ from __future__ import annotations
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from noiseweave import __version__
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger, flatten
 from noiseweave.engine.records import Json, JsonMapping
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.report import pictures
 from noiseweave.jobs.report.faults import LINES, failed_units, quarantine_table
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
@@ -46,7 +48,8 @@ def gather(output: str, places: int, source: str | None) -> Record:
         return _of_fuse(output)
     report = _json(storage.join(output, "report.json"))
     tally, picker = Tally(), Picker(places)
-    for one in found_in(output, job):
+    names = class_names.readable_classes(output)
+    for one in (replace(one, names=names) for one in found_in(output, job)):
         tally.add(one)
         picker.add(one)
     found = picker.picked()
@@ -70,6 +73,7 @@ def gather(output: str, places: int, source: str | None) -> Record:
         "counts": _counts(tally),
         "stages": stages,
         "workers": workers,
+        "class_names": names,
         "quarantine": quarantine_table(output, report),
         "failed": failed_units(report),
         "gallery": _gallery(job, rows, found, tally, read_from),
@@ -329,6 +333,7 @@ def _of_fuse(output: str) -> Record:
         "counts": [],
         "stages": [],
         "workers": [],
+        "class_names": [],
         "quarantine": {"total": 0, "reasons": [], "rows": []},
         "failed": [],
         "gallery": gallery | {"roles": [*roles[:main], "fused", *roles[main:]], "main": main},

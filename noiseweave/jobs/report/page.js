@@ -265,11 +265,13 @@
     });
   }
 
+  const named = (label) => (Number.isInteger(label) && data.class_names[label]) || label;
+
   function role(c, n) {
     const parents = Array.isArray(c.lineage.parents) ? c.lineage.parents : [];
     const parent = parents[n > gallery.main ? n - 1 : n];
     if (n === gallery.main || !parent) return gallery.roles[n];
-    const label = parent.label === null || parent.label === undefined ? "" : `, class ${parent.label}`;
+    const label = parent.label === null || parent.label === undefined ? "" : `, class ${named(parent.label)}`;
     return `${gallery.roles[n]}: ${parent.key}${label}, weight ${show(parent.weight)}, in ${parent.shard}`;
   }
 

@@ -174,9 +174,8 @@ def _thumb(one: Wanted, decode: Callable[[bytes], np.ndarray]) -> str | None:
         if isinstance(one, Source):
             return data_uri(decode(_read(one)))
         picture_HWC = decode(_read(one.picture))
-        mask = files.mask_of(_read(one.mask), images.MAX_PIXELS)
         height, width = picture_HWC.shape[:2]
-        hole_HW = masks.hole_of(mask, one.mode, (height, width))
+        hole_HW = masks.hole_of(_read(one.mask), one.mode, (height, width))
         return data_uri(masks.whitened(picture_HWC, hole_HW))
     except Exception:  # gone, damaged, or a store's own error: the card does without
         return None

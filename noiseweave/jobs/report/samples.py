@@ -10,13 +10,16 @@ import heapq
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.labels import text_of
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.outputs import ShardName
+from noiseweave.jobs.reading.class_names import shown
 
 KINDS_OF = {"augment": "augmented", "sample": "sample", "inpaint": "inpainted"}
 KEPT = "kept"
@@ -46,6 +49,7 @@ class Found:
         label: its .cls, or None.
         caption: its .txt, or None.
         mask: that lies beside it, or None.
+        names: of the classes, in the order of their numbers.
     """
 
     key: str
@@ -54,6 +58,7 @@ class Found:
     label: str | None = None
     caption: str | None = None
     mask: Source | None = None
+    names: Sequence[str] = ()
 
     @property
     def check(self) -> JsonMapping:
@@ -90,12 +95,12 @@ class Found:
 
     @property
     def classes(self) -> list[str]:
-        """Its class, or those of its parents."""
+        """Its class, or those of its parents, by name where they have one."""
         if self.label is not None:
-            return [self.label]
+            return [shown(self.label, self.names)]
         soft = self.lineage.get("soft_label")
         named = [*soft] if isinstance(soft, dict) else [self.lineage.get("label")]
-        return [str(name)[:80] for name in named if name is not None]
+        return [shown(str(name)[:80], self.names) for name in named if name is not None]
 
 
 def number(value: object) -> float | None:
@@ -157,9 +162,9 @@ def _json(f: BinaryIO, entry: shards.Entry) -> JsonMapping:
 def _text(f: BinaryIO, entry: shards.Entry, extension: str) -> str | None:
     try:
         data = shards.small(f, entry, extension)
+        return None if data is None else text_of(data).strip()[:CHARACTERS]
     except ValueError:
         return None
-    return None if data is None else data.decode("utf-8", "replace").strip()[:CHARACTERS]
 
 
 def _in_images(folder: str) -> Iterator[Found]:
@@ -167,10 +172,10 @@ def _in_images(folder: str) -> Iterator[Found]:
     for label in (None, *storage.folders_in(folder)):
         here = folder if label is None else storage.join(folder, label)
         for name in storage.names_in(here):
-            key, _, extension = name.rpartition(".")
-            if extension in shards.PICTURES and not name.startswith("."):
-                shown = None if label is None else label.lstrip("0") or "0"
-                yield Found(key=key, picture=Source(url=storage.join(here, name)), label=shown)
+            key = name.rpartition(".")[0]
+            if is_picture(name) and not name.startswith("."):
+                of = None if label is None else label.lstrip("0") or "0"
+                yield Found(key=key, picture=Source(url=storage.join(here, name)), label=of)
 
 
 def _in_lineage(output: str, folder: str) -> Iterator[Found]:

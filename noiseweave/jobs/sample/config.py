@@ -9,7 +9,7 @@ from typing import Literal
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
-from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, TextRecipe, check_named
 from noiseweave.engine.sampling.recipes import SamplerRecipe
 
 POSITIONAL = "prompts"
@@ -23,7 +23,16 @@ USUAL = {
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {"--model_path": "--model.name"}
-OWNED = ("shards", "images", "trajectories", "report.html", "report.json", "grid.png")
+OWNED = (
+    "shards",
+    "images",
+    "trajectories",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "grid.png",
+    "classes.json",
+)
 LIST_OPTIONS = {"interpolate": 2}
 
 
@@ -67,7 +76,7 @@ class Config:
     """
 
     output: str = field(metadata=ASIDE)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = UNNAMED
     count: int | None = None
     match: str | None = None
     labels: str | None = None
@@ -96,6 +105,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
+        check_named(self.model)
         check(self.count is None or self.count >= 1, "count", self.count, "1 or more, or null")
         check(
             self.match is None or self.count is None, "match", self.match, "either match or count, not both"

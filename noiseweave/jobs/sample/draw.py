@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -20,7 +21,8 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
-from noiseweave.engine.records import Json
+from noiseweave.engine.records import Json, Quarantined
+from noiseweave.jobs import outputs
 from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
@@ -37,6 +39,8 @@ class Result:
         image_BHWC: uint8 [B, H, W, C].
         beliefs_KBHWC: uint8 [K, B, H, W, C] or None.
         calls: network evaluations of each picture, guided ones counted once.
+        seeds: that each was drawn with: another than the config's where the first was flagged.
+        flagged: numbers, from first on, of those that were flagged both times; they are not written.
         truncated: ends of prompts that the text encoder does not read.
     """
 
@@ -44,6 +48,8 @@ class Result:
     image_BHWC: np.ndarray
     beliefs_KBHWC: np.ndarray | None
     calls: int
+    seeds: Sequence[int]
+    flagged: frozenset[int] = frozenset()
     truncated: tuple[str, ...] = ()
 
 
@@ -96,6 +102,7 @@ def _make_base(task: Task, device: str) -> Callable[[range], Result]:
             image_BHWC=drawn.image_BHWC,
             beliefs_KBHWC=drawn.beliefs_KBHWC,
             calls=drawn.calls,
+            seeds=[config.seed] * len(numbers),
         )
 
     return compute
@@ -109,12 +116,14 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
 
     def compute(numbers: range) -> Result:
         prompts = [task.words[i][0] for i in numbers]
-        image, beliefs = text_pipeline.trajectory(model, prompts, config.text, config.seed, config.trajectory)
+        done = text_pipeline.checked(model, prompts, config.text, config.seed, config.trajectory)
         return Result(
             first=numbers.start,
-            image_BHWC=image,
-            beliefs_KBHWC=beliefs if config.trajectory else None,
+            image_BHWC=done.drawn[:, -1],
+            beliefs_KBHWC=done.drawn[:, :-1].swapaxes(0, 1) if config.trajectory else None,
             calls=model.calls(config.text),
+            seeds=done.seeds,
+            flagged=frozenset(np.flatnonzero(done.flagged_B).tolist()),
             truncated=tuple(text_pipeline.truncated_ends(model, prompts).values()),
         )
 
@@ -127,17 +136,29 @@ def key_of(i: int) -> str:
 
 
 def _commit(task: Task, unit: Unit, result: Result) -> Committed:
-    rows = [_files(task, result, n) for n in range(len(result.image_BHWC))]
-    for n in range(len(rows) if result.beliefs_KBHWC is not None else 0):
+    rows = {n: _files(task, result, n) for n in range(len(result.image_BHWC)) if n not in result.flagged}
+    for n in rows if result.beliefs_KBHWC is not None else ():
         _write_trajectory(task, result, n)
-    if task.config.files == "shards":
-        keyed = [(key_of(result.first + n), files) for n, files in enumerate(rows)]
-        storage.write(_shard(task, unit.index), shards.pack(keyed))
-    else:
-        for n, files in enumerate(rows):
+    if task.config.files == "folder":
+        for n, files in rows.items():
             storage.write(picture_path(task, result.first + n), files[task.config.image_format])
-    extra, truncated = {"calls": float(result.calls * len(rows))}, dict.fromkeys(result.truncated, 1)
-    return UnitReport(id=unit.id, produced=len(rows), extra=extra, tallies={"truncated": truncated}), []
+    elif rows:
+        keyed = [(key_of(result.first + n), files) for n, files in rows.items()]
+        storage.write(_shard(task, unit.index), shards.pack(keyed))
+    again = sum(result.seeds[n] != task.config.seed for n in rows)
+    report = UnitReport(
+        id=unit.id,
+        produced=len(rows),
+        extra={"calls": float(result.calls * len(rows)), "drawn_again": float(again)},
+        tallies={"truncated": dict.fromkeys(result.truncated, 1)},
+    )
+    return report, [_flagged(task, result.first + n) for n in sorted(result.flagged)]
+
+
+def _flagged(task: Task, i: int) -> Quarantined:
+    """The record of a picture that is not written."""
+    detail = f"by the model's safety checker, and once more with another seed: {task.words[i][0].text}"
+    return Quarantined(shard="", key=key_of(i), reason="flagged", detail=detail)
 
 
 def _shard(task: Task, index: int) -> str:
@@ -155,22 +176,25 @@ def picture_path(task: Task, i: int) -> str:
 def _files(task: Task, result: Result, n: int) -> dict[str, bytes]:
     i, kind = result.first + n, task.config.image_format
     label = task.label(i)
-    files: dict[str, bytes] = {kind: images.encode(result.image_BHWC[n], kind, mark=mark(task, i))}
+    marked = mark(task, i, seed=result.seeds[n])
+    files: dict[str, bytes] = {kind: images.encode(result.image_BHWC[n], kind, mark=marked)}
     if label is not None:
         files["cls"] = str(label).encode()
     if task.words:
         files["txt"] = task.words[i][1].encode()
-    files["json"] = json.dumps(lineage(task, i, label, result.calls), ensure_ascii=False).encode()
+    known = lineage(task, i, label, result.calls) | {"seed": result.seeds[n]}
+    files["json"] = json.dumps(known, ensure_ascii=False).encode()
     return files
 
 
-def mark(task: Task, i: int | None = None, source: Source = CREATED) -> Mark | None:
+def mark(task: Task, i: int | None = None, source: Source = CREATED, seed: int | None = None) -> Mark | None:
     """What a picture's file says, or that of several pictures; None where it is not asked for."""
     config = task.config
     if not config.provenance:
         return None
     how = {"sampler": task.sampler} | ({} if i is None else {"number": i})
-    return Mark(source=source, model=config.model.name, model_hash=task.model_hash, seed=config.seed, how=how)
+    seed = config.seed if seed is None else seed
+    return Mark(source=source, model=config.model.name, model_hash=task.model_hash, seed=seed, how=how)
 
 
 def lineage(task: Task, i: int, label: int | None, calls: int) -> Json:
@@ -197,7 +221,7 @@ def _write_trajectory(task: Task, result: Result, n: int) -> None:
     assert result.beliefs_KBHWC is not None
     frames = list(result.beliefs_KBHWC[:, n])
     name = storage.join(task.output, "trajectories", key_of(result.first + n))
-    marked = mark(task, result.first + n)
+    marked = mark(task, result.first + n, seed=result.seeds[n])
     storage.write(f"{name}.png", images.encode(np.concatenate(frames, 1), mark=marked))
     storage.write(f"{name}.webp", animation(frames, marked))
 
@@ -225,9 +249,10 @@ def animation(frames: Sequence[np.ndarray], marked: Mark | None = None) -> bytes
 
 
 def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
-    """The grid and the report. Returns the exit code: 1 when units failed."""
-    if task.config.grid and not outcome.failed:
-        page = grid(task)
+    """The grid, the report, quarantine.jsonl. Returns the exit code: 1 when units failed or nothing was written."""
+    bad = list(outputs.quarantined(book, "sample"))
+    if task.config.grid and not outcome.failed and outcome.produced:
+        page = grid(task, {b["key"] for b in bad})
         storage.write(storage.join(task.output, "grid.png"), collage.png(page, mark(task)))
     calls = outcome.extra.get("calls", 0.0) / max(1, outcome.produced)
     report = {
@@ -238,6 +263,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
         "kind": task.about["kind"],
         "sampler": task.sampler,
         "samples": outcome.produced,
+        "quarantined": dict(outputs.write_quarantine(task.output, bad)),
+        "drawn_again": int(outcome.extra["drawn_again"]),
         "network_evaluations_per_picture": round(calls, 2),
         "seconds": round(outcome.seconds, 2),
         "failed": outcome.failed,
@@ -250,17 +277,27 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     for unit, error in outcome.failed.items():
         print(f"failed: unit {unit}: {error}")
     finish_page(task.output)
-    return 1 if outcome.failed else 0
+    if bad:
+        print(
+            f"{len(bad)} flagged by the model's safety checker and not written: {outputs.some(b['key'] for b in bad)}"
+        )
+    return 1 if outcome.failed or not outcome.produced else 0
 
 
-def grid(task: Task) -> Image.Image:
-    """The first rows x columns pictures."""
+def grid(task: Task, missing: Collection[str]) -> Image.Image:
+    """The first rows x columns pictures, grey where one is missing."""
     rows, columns = shape_of_grid(task)
     count = min(rows * columns, task.total)
-    pictures = [images.decode(data, task.about["channels"]) for data in _first(task, count)]
+    there = [i for i in range(count) if key_of(i) not in missing]
+    decoded = {
+        i: images.decode(data, task.about["channels"])
+        for i, data in zip(there, _read(task, there), strict=True)
+    }
+    grey = np.full((8, 8, 1), 128, np.uint8)
+    pictures = [decoded.get(i, grey) for i in range(count)]
     starts = range(0, count, columns)
     captions = [" | ".join(dict.fromkeys(w for _, w in task.words[i : i + columns]))[:200] for i in starts]
-    tile = min(256, max(48, task.about["size"], pictures[0].shape[0]))
+    tile = min(256, max(48, task.about["size"], *(p.shape[0] for p in pictures)))
     return collage.sheet(
         [pictures[i : i + columns] for i in starts], captions if task.words else (), tile=tile
     )
@@ -275,12 +312,13 @@ def shape_of_grid(task: Task) -> tuple[int, int]:
     return max(1, 32 // columns), columns
 
 
-def _first(task: Task, count: int) -> list[bytes]:
+def _read(task: Task, numbers: Sequence[int]) -> list[bytes]:
+    """The files of some pictures, in the order of their numbers."""
     if task.config.files == "folder":
-        return [storage.read(picture_path(task, i)) for i in range(count)]
+        return [storage.read(picture_path(task, i)) for i in numbers]
     out: list[bytes] = []
-    for unit in range(-(-count // task.config.shard_samples)):
-        url = _shard(task, unit)
-        found = shards.locate(url)[0][: count - len(out)]
+    for unit, inside in itertools.groupby(numbers, lambda i: i // task.config.shard_samples):
+        url, keys = _shard(task, unit), {key_of(i) for i in inside}
+        found = [p for p in shards.locate(url)[0] if p.key in keys]
         out += storage.read_ranges(url, [(p.offset, p.size) for p in found])
     return out

@@ -12,32 +12,34 @@ from dataclasses import asdict
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.sample.config import OWNED, Config
 from noiseweave.jobs.sample.task import Task
 
 
 def run(config: Config) -> int:
-    """Do the job. Returns 0, or 1 when units failed.
+    """Do the job. Returns 0, or 1 when units failed or nothing was written.
 
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    from noiseweave.cluster import ledger, storage
+    from noiseweave.cluster import ledger, lock, storage
     from noiseweave.cluster.session import session
     from noiseweave.jobs.sample import draw, plan, sheets
 
     output = storage.absolute(config.output)
     task = plan.plan(config, output)
-    storage.check_writable(output)
     if not config.draws:
-        sheets.write(task)
+        with lock.held(output):
+            sheets.write(task)
         return 0
     # first, so that a folder that belongs to somebody else gets no sheet either
-    book = ledger.open_run(output, identity(task), config.overwrite, OWNED)
-    sheets.write(task)
-    with session(config.cluster) as s:
-        outcome = draw.run(task, book, s)
-    return draw.finish(task, book, outcome)
+    with ledger.held_run(output, identity(task), config.overwrite, OWNED) as book:
+        class_names.write(output, task.names)
+        sheets.write(task)
+        with session(config.cluster) as s:
+            outcome = draw.run(task, book, s)
+        return draw.finish(task, book, outcome)
 
 
 def identity(task: Task) -> JsonMapping:
@@ -50,5 +52,6 @@ def identity(task: Task) -> JsonMapping:
         model_hash=task.model_hash,
         total=task.total,
         runs=task.runs,
+        class_names=task.names,
         words=hashlib.sha256(said.encode()).hexdigest()[:16],
     )

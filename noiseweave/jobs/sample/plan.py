@@ -10,6 +10,8 @@ from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.sampling.recipes import sampler_name
+from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
 from noiseweave.jobs.sample.task import Task
@@ -66,6 +68,7 @@ def plan(config: Config, output: str) -> Task:
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
         cycle=cycle,
+        names=tuple(class_names.classes_in(str(model.folder))) if classes else (),
     )
 
 
@@ -95,6 +98,7 @@ def _matched(config: Config) -> dict[int | None, int]:
     if storage.exists(storage.join(root, "report.json")):
         inside = (storage.join(root, name) for name in ("shards", "images"))
         root = next((folder for folder in inside if os.path.isdir(folder)), root)
+    check_alone("match", root)
     tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
     counts: dict[int | None, int] = {}
     if tars:

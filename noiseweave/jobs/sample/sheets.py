@@ -10,6 +10,7 @@ from PIL.Image import Image
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.checks import check
+from noiseweave.engine.formats import is_picture
 from noiseweave.engine.networks import base_models, latents, tuning
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
@@ -84,7 +85,7 @@ def pictures(task: Task, source: str) -> np.ndarray:
     """A picture, or the first of a set of shards, as the model sees them: uint8 [N, size, size, channels]."""
     channels, size = task.about["channels"], task.about["size"]
     url = storage.absolute(source)
-    if url.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    if is_picture(url):
         if not storage.exists(url):
             raise ValueError(f"picture {source!r}: no such file")
         data = [storage.read(url)]

@@ -21,6 +21,7 @@ class Task:
         total: pictures.
         runs: (label, how many) in the order of the pictures, or (): no labels.
         cycle: labels in turn, or ().
+        names: of the classes, where the model's folder has them.
         words: of a text-to-image model: what picture i shows, and the words under it on a sheet.
         across: pictures that belong in one row of a sheet.
     """
@@ -33,6 +34,7 @@ class Task:
     total: int
     runs: tuple[tuple[int, int], ...] = ()
     cycle: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
     words: tuple[tuple[Prompt, str], ...] = ()
     across: int = 8
 

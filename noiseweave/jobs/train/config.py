@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import shards, storage
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.networks.recipes import BASELINES, Precision
-from noiseweave.engine.networks.sizes import widths
+from noiseweave.engine.networks.sizes import SIZES, widths
 from noiseweave.engine.sampling.recipes import SamplerRecipe, sampler_name
 from noiseweave.engine.training.recipes import (
     Blueprint,
@@ -47,6 +47,7 @@ OWNED = (
     "quarantine.jsonl",
     "previews",
     "strip.png",
+    "classes.json",
 )
 
 
@@ -55,8 +56,11 @@ class DataRecipe:
     """How pictures are read.
 
     Args:
-        size: side in pixels; the short side is resized to it and the centre square kept.
-        channels: 1 (grey) or 3 (RGB).
+        size: side in pixels; the short side is resized to it and the centre square kept. 0 takes it from the
+            pictures: the median of their short sides, brought down to what the network takes, and to 64, or 256 with
+            model.vae.
+        channels: 1 (grey) or 3 (RGB). 0 takes 3 where any of the pictures has colour. For size and channels 32
+            pictures are looked at, evenly spread over the input.
         flip: mirror half of the pictures left to right; not for digits or letters.
         streams: the shards are cut into so many streams, and every batch takes as many pictures from each. The
             order of the data depends on it; it must divide the batch, and the number of workers must divide
@@ -64,14 +68,14 @@ class DataRecipe:
         buffer: pictures in the shuffle buffer of each stream.
     """
 
-    size: int = 16
-    channels: Literal[1, 3] = 1
+    size: int = 0
+    channels: Literal[0, 1, 3] = 0
     flip: bool = False
     streams: int = 0
     buffer: int = 256
 
     def __post_init__(self) -> None:
-        check(self.size >= 4, "data.size", self.size, "4 or more")
+        check(self.size == 0 or self.size >= 4, "data.size", self.size, "0 (from the pictures), or 4 or more")
         check(self.streams >= 0, "data.streams", self.streams, "0 (automatic) or more")
         check(self.buffer >= 1, "data.buffer", self.buffer, "1 or more")
 
@@ -161,17 +165,27 @@ class Config:
         """How many streams the data is read as."""
         return self.data.streams or math.gcd(self.batch, 8)
 
+    @property
+    def single(self) -> bool:
+        """Whether the input is one picture, and no shards."""
+        return self.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES))
+
+    @property
+    def halvings(self) -> int:
+        """What the unet's highest level has the side divided by."""
+        return 1 << (len(self.unet.channels) - 1)
+
 
 def check_size(config: Config) -> None:
     """Raise ValueError where the pictures' size does not fit the network; latents are checked by their VAE."""
-    size, kind = config.data.size, config.model.kind
-    if kind in BASELINES:
-        widths(size, config.data.channels, 1)
+    size, channels = config.data.size, config.data.channels
+    if config.model.kind in BASELINES:
+        widths(size or SIZES[0], channels or 3, 1)
     elif config.model.vae is None:
-        halvings = 1 << (len(config.unet.channels) - 1)
+        halvings = config.halvings
         check(size % halvings == 0, "data.size", size, f"a multiple of {halvings}, as unet.channels has it")
     else:
-        check(config.data.channels == 3, "data.channels", config.data.channels, "3 with model.vae")
+        check(channels in (0, 3), "data.channels", channels, "3 with model.vae")
 
 
 def state(config: Config, *names: str) -> str:

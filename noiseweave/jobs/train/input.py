@@ -23,6 +23,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.checks import check
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.class_names import carried_classes
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 from noiseweave.jobs.train.config import Config, blueprint, state
 from noiseweave.jobs.train.task import Source
@@ -36,10 +37,13 @@ def survey(config: Config) -> Source:
     Raises:
         ValueError: no picture, or labels that the model has no class for.
     """
-    if config.input.lower().endswith(tuple(f".{e}" for e in shards.PICTURES)):
+    if config.single:
         return _single(config)
-    tables, bad, labels = _tables(shards.find(config.input), shards.PICTURES)
-    return _source(config, tables, bad, labels)
+    found = shards.find(config.input)
+    tables, bad, labels = _tables(found, shards.PICTURES)
+    names = tuple(carried_classes(config.input, found))
+    source = _source(config, tables, bad, labels)
+    return replace(source, names=names, identity={**source.identity, "class_names": names})
 
 
 def _source(

@@ -12,11 +12,12 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import lock, storage
 from noiseweave.cluster.ledger import check_run, claim_run
 from noiseweave.cluster.session import Session
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.train.config import OWNED, Config, state
 from noiseweave.jobs.training.workers import check_workers
 
@@ -26,22 +27,33 @@ if TYPE_CHECKING:
 
 def run(config: Config) -> int:
     """Train, or go on training, or say that it is done: 0 when the model is there, 1 when training failed."""
+    from noiseweave.jobs.train import input as train_input
+    from noiseweave.jobs.train import sizing
+
+    config, unlike = sizing.settled(dataclasses.replace(config, output=storage.absolute(config.output)))
+    source = train_input.survey(config)
+    with lock.held(config.output):
+        return _run(config, source, unlike)
+
+
+def _run(config: Config, source: Source, unlike: str | None) -> int:
     from noiseweave.cluster.session import session
+    from noiseweave.jobs.reading import looks
     from noiseweave.jobs.train import input as train_input
     from noiseweave.jobs.train import report
 
-    config = dataclasses.replace(config, output=storage.absolute(config.output))
-    source = train_input.survey(config)
     identity = identity_of(config, job="train", **source.identity)
     known = check_run(config.output, identity, config.overwrite, OWNED)
     if known and storage.exists(storage.join(config.output, "model_index.json")):
         print(f"{config.output}: finished already ({config.steps} steps)")
         return 0
+    looks.warn(unlike)
     print(f"{source.count} pictures in {len(source.shards)} shards -> {config.output}", flush=True)
     with session(config.cluster) as s:
         _check(config, s)
         if not known:
             claim_run(config.output, identity, config.overwrite, OWNED)
+        class_names.write(config.output, source.names)
         source = train_input.write_own(source)
         report.quarantine(config, source.bad)
         failure = _train(config, source, s)

@@ -33,6 +33,7 @@ class Source:
         shards: tables of the shards that training reads.
         payload: extensions of the member that holds a sample's picture or latents.
         classes: how many the network is conditioned on.
+        names: of the classes, where the shards have them.
         bad: what is wrong with the shards.
         identity: what else than the config the result depends on.
         own: shards that are the run's own, url -> bytes, for ``write_own`` once the output folder is claimed.
@@ -41,6 +42,7 @@ class Source:
     shards: tuple[Shard, ...]
     payload: tuple[str, ...]
     classes: int
+    names: tuple[str, ...] = ()
     bad: list[Quarantined] = field(default_factory=list)
     identity: JsonMapping = field(default_factory=dict)
     own: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.session import Session
+from noiseweave.cluster.storage import StorageError
 from noiseweave.cluster.training import Loop, run_training
 from noiseweave.engine.records import Json
 from noiseweave.engine.training.recipes import CheckpointRecipe
@@ -20,19 +21,26 @@ def train(loop: Loop, task: object, state: Callable[..., str], plan: Training, s
 
     Args:
         state: names -> a path below the run's own folder.
+
+    Raises:
+        StorageError: the log could not be written.
     """
+    watch = Watch(state("log.jsonl"), plan.steps)
     try:
-        return run_training(
+        failure = run_training(
             loop,
             task,
             folder=state("checkpoints"),
             session=s,
             max_failures=s.retries,
             keep=plan.checkpoint.keep,
-            watch=Watch(state("log.jsonl"), plan.steps),
+            watch=watch,
         )
     except RuntimeError as e:
         return f"training failed: {e}"
+    if watch.unwritten is not None:
+        raise watch.unwritten
+    return failure
 
 
 class Training(Protocol):
@@ -55,6 +63,7 @@ class Watch:
         old = storage.read(self.path).splitlines() if storage.exists(self.path) else []
         self.rows = {row["step"]: row for row in map(json.loads, old)}
         self.shown = 0.0
+        self.unwritten: StorageError | None = None
 
     def __call__(self, row: Json) -> None:
         """Note a row, and show it where some seconds have gone by."""
@@ -66,8 +75,16 @@ class Watch:
         if time.monotonic() - self.shown < self.seconds and not now:
             return
         self.shown = time.monotonic()
-        storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
+        self._write()
         print(f"step {row['step']}/{self.steps}  {self._figures(row)}", flush=True)
+
+    def _write(self) -> None:
+        """Write the log; a failure is kept for the end: this may be a thread, and the next try writes it all again."""
+        try:
+            storage.write(self.path, outputs.json_lines(row for _, row in sorted(self.rows.items())))
+            self.unwritten = None
+        except StorageError as e:
+            self.unwritten = e
 
     def _figures(self, row: Json) -> str:
         figures = [f"{k} {v:.4f}" for k, v in row.items() if k.startswith(("loss", "d_", "validation"))]

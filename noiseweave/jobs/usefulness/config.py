@@ -59,8 +59,9 @@ class Config:
         per_class: labelled pictures of each class, one table for each.
         subsets: choices of the few, each with a generator of its own.
         seeds: classifiers of each method and subset.
-        size: side of the pictures in pixels.
-        channels: 1 (grey) or 3 (RGB).
+        size: side of the pictures in pixels. 0 takes it from the input's: the median of their short sides, brought
+            down to what the generator takes, and to 32.
+        channels: 1 (grey) or 3 (RGB). 0 takes 3 where any picture of the input has colour.
         flip: mirrored pictures are pictures as well: the generator sees them too.
         classifier: what is trained again and again; its classical augmentations are those of each method.
         generator: the diffusion model.
@@ -81,8 +82,8 @@ class Config:
     per_class: tuple[int, ...] = field(default=(10,), metadata=ASIDE)
     subsets: int = field(default=1, metadata=ASIDE)
     seeds: int = field(default=5, metadata=ASIDE)
-    size: int = 16
-    channels: int = 1
+    size: int = 0
+    channels: int = 0
     flip: bool = False
     classifier: ClassifierRecipe = field(default_factory=ClassifierRecipe)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
@@ -102,8 +103,8 @@ class Config:
         )
         for name in ("subsets", "seeds"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        check(self.size >= 8, "size", self.size, "8 or more")
-        check(self.channels in (1, 3), "channels", self.channels, "1 or 3")
+        check(self.size == 0 or self.size >= 8, "size", self.size, "0 (from the pictures), or 8 or more")
+        check(self.channels in (0, 1, 3), "channels", self.channels, "0 (from the pictures), 1 or 3")
         # read here: a parser of its own for each method would cost jsonargparse seconds
         object.__setattr__(self, "methods", {name: method_of(name, m) for name, m in self.methods.items()})
         plain = any(m.made == "none" for m in self.methods.values())

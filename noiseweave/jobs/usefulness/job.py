@@ -15,6 +15,8 @@ from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.usefulness import task as usefulness_task
 from noiseweave.jobs.usefulness.config import OWNED, Config
 
+SMALLEST, LARGEST = 8, 32  # sides that are taken by themselves: many classifiers are trained
+
 
 def run(config: Config) -> int:
     """Do the job. Returns 0, or 1 when units failed.
@@ -24,22 +26,54 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger, shards, storage
     from noiseweave.cluster.session import session
+    from noiseweave.engine.features import spaces
+    from noiseweave.jobs.reading import looks
     from noiseweave.jobs.usefulness import flows, report
 
     if config.protocol == "closed":
         config = without_pool(config)
     output = storage.absolute(config.output)
+    if config.guess.features is not None:
+        spaces.check_here(config.guess.features)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
-    book = ledger.open_run(output, identity(config, sides), config.overwrite, OWNED)
-    data, bad = flows.load(config, sides)
-    few = {(k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)}
-    classes = int(data["input"].label_N.max()) + 1
-    task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
-    with session(config.cluster) as s:
-        outcomes = flows.run(task, book, s)
-    failed = {name: o.failed for name, o in outcomes.items() if o.failed}
-    report.finish(task, book, outcomes, bad, output)
-    return 1 if failed else 0
+    config, unlike = settled(config, sides["input"])
+    with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:
+        looks.warn(unlike)
+        data, bad = flows.load(config, sides)
+        few = {
+            (k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)
+        }
+        classes = int(data["input"].label_N.max()) + 1
+        task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
+        with session(config.cluster) as s:
+            outcomes = flows.run(task, book, s)
+        failed = {name: o.failed for name, o in outcomes.items() if o.failed}
+        report.finish(task, book, outcomes, bad, output)
+        return 1 if failed else 0
+
+
+def settled(config: Config, found: Sequence[str]) -> tuple[Config, str | None]:
+    """The config with the size and channels of its pictures, said in a line where they come from the input's.
+
+    Beside it a warning, where both are given and the pictures are much larger, or of other channels.
+
+    Raises:
+        ValueError: no picture opens.
+    """
+    from noiseweave.jobs.reading import looks
+
+    seen = looks.look_at_shards(found, config.max_pixels)
+    if config.size and config.channels:
+        return config, looks.warning(seen, "the generator", config.size, config.channels)
+    if seen is None:
+        raise ValueError(
+            f"input {config.input!r}: none of the pictures looked at opens; give size and channels"
+        )
+    multiple = 1 << (len(config.generator.unet.channels) - 1)
+    side = max(min(*seen.middle, LARGEST) // multiple, -(-SMALLEST // multiple)) * multiple
+    config = replace(config, size=config.size or side, channels=config.channels or seen.channels)
+    print(f"the pictures are {seen}: size={config.size}, channels={config.channels}", flush=True)
+    return config, None
 
 
 def without_pool(config: Config) -> Config:

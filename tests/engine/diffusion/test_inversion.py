@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 from noiseweave.engine.diffusion.inversion import draw_noise, invert, replay
-from noiseweave.engine.diffusion.path import kept, mean
+from noiseweave.engine.diffusion.path import preserving_path
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.groups import invert_pictures
 from noiseweave.engine.networks.backbone import Backbone
@@ -50,10 +50,10 @@ def psnr(x, y):
 
 
 def there_and_back(backbone, x_0, steps, skip):
-    s = backbone.schedule(steps, skip)
     recipe = InversionRecipe(num_steps=steps, skip=skip)
+    s = backbone.path(recipe)
     noise = [draw_noise(recipe, len(s), x_0.shape[1:], 0, str(i)) for i in range(len(x_0))]
-    return replay(backbone.epsilon, s, invert(backbone.epsilon, s, x_0, torch.stack(noise, 1)))
+    return replay(backbone.denoise, s, invert(backbone.denoise, s, x_0, torch.stack(noise, 1)))
 
 
 @pytest.mark.parametrize(("steps", "skip"), [(1, 0), (20, 0), (20, 19), (50, 10)])
@@ -67,7 +67,7 @@ def test_replay_of_an_inversion_gives_the_picture_back(tiny, steps, skip):
 @pytest.mark.parametrize(("precision", "decibel"), [("fp32", 100), ("bf16", 55)])
 @pytest.mark.parametrize(("steps", "skip", "batch"), [(1, 0, 2), (20, 0, 2), (50, 10, 1), (100, 0, 1)])
 def test_the_shipped_model_gives_digits_back(digits_model, digits, precision, decibel, steps, skip, batch):
-    backbone = digits_model(ModelConfig(precision=precision))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision=precision))
     x_0 = backbone.encode(digits[0][:batch])
     assert psnr(there_and_back(backbone, x_0, steps, skip), x_0) >= decibel
 
@@ -77,7 +77,7 @@ def test_the_exact_denoiser_of_a_gaussian_in_float64(spacing):
     g = torch.Generator().manual_seed(2)
     m, s2 = torch.randn(1, 2, 3, generator=g).double(), torch.rand(1, 2, 3, generator=g).double() + 0.1
     lib = scheduler(30, spacing)
-    s = kept(lib.timesteps, lib.alphas_cumprod, 1)
+    s = preserving_path(lib.timesteps, lib.alphas_cumprod, 1)
     epsilon = gaussian(lib.alphas_cumprod, m, s2)
     x_0 = m + s2.sqrt() * torch.randn(5, 1, 2, 3, generator=g, dtype=torch.float64)
     maps = invert(epsilon, s, x_0, torch.randn(29, 5, 1, 2, 3, generator=g, dtype=torch.float64))
@@ -89,13 +89,13 @@ def test_residuals_of_the_exact_denoiser_have_their_closed_form_spread():
     (sqrt(a_prev) - A sqrt(a))^2 s2 + (1 - a_prev) + A^2 (1 - a)."""
     m, s2, n = 0.3, 0.5, 8_000
     lib = scheduler(20)
-    s = kept(lib.timesteps, lib.alphas_cumprod, 2)
+    s = preserving_path(lib.timesteps, lib.alphas_cumprod, 2)
     g = torch.Generator().manual_seed(3)
     x_0 = m + s2**0.5 * torch.randn(n, 1, 1, 1, generator=g, dtype=torch.float64)
     noise = torch.randn(len(s), n, 1, 1, 1, generator=g, dtype=torch.float64)
     maps = invert(gaussian(lib.alphas_cumprod, m, s2), s, x_0, noise)
     r_TN = torch.stack([x.residual_TCHW.flatten() for x in maps], 1)
-    a, a_prev = s.a_T, s.a_prev_T
+    a, a_prev = s.alpha_T**2, s.alpha_next_T**2
     # A: the factor of x_t in mu, from DDIM's own words: x_0 estimate, then direction to x_t, with eta = 1
     slope = (1 - a).sqrt() / (a * s2 + 1 - a)
     sigma2 = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
@@ -109,35 +109,35 @@ def test_residuals_of_the_exact_denoiser_have_their_closed_form_spread():
 @pytest.mark.parametrize("steps", [10, 50])
 def test_mu_is_what_diffusers_ddim_step_gives_with_eta_one_and_no_noise(steps):
     lib = scheduler(steps)
-    s = kept(lib.timesteps, lib.alphas_cumprod, 0)
+    s = preserving_path(lib.timesteps, lib.alphas_cumprod, 0)
     g = torch.Generator().manual_seed(4)
     x, e = torch.randn(2, 2, 3, 4, 4, generator=g)
     for i, t in enumerate(s.t_T):
         theirs = lib.step(e, t, x, eta=1.0, variance_noise=torch.zeros_like(x)).prev_sample
-        torch.testing.assert_close(mean(x, e, s.a_T[i], s.a_prev_T[i]), theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(s.mean(x, e, i), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_all_time_steps_at_once_equal_one_at_a_time(tiny):
     backbone = Backbone(tiny, scheduler(), micro_batch=7)
-    s = backbone.schedule(12, 2)
+    s = backbone.path(InversionRecipe(num_steps=12, skip=2))
     g = torch.Generator().manual_seed(5)
     x_0, noise = torch.rand(2, 3, 8, 8, generator=g) * 2 - 1, torch.randn(10, 2, 3, 8, 8, generator=g)
-    maps = invert(backbone.epsilon, s, x_0, noise)
+    maps = invert(backbone.denoise, s, x_0, noise)
     for b in range(2):
         x = [
-            a.sqrt().float() * x_0[b] + (1 - a).sqrt().float() * n
-            for a, n in zip(s.a_T, noise[:, b], strict=True)
+            alpha.float() * x_0[b] + sigma.float() * n
+            for alpha, sigma, n in zip(s.alpha_T, s.sigma_T, noise[:, b], strict=True)
         ]
         for i, t in enumerate(s.t_T):
             e = tiny(x[i][None], t).sample[0]
-            r = ([*x, x_0[b]])[i + 1] - mean(x[i], e, s.a_T[i], s.a_prev_T[i])
+            r = ([*x, x_0[b]])[i + 1] - s.mean(x[i], e, i)
             assert (maps[b].residual_TCHW[i] - r).abs().max() < 1e-5
         assert torch.equal(maps[b].x_T_CHW, x[0])
 
 
 def test_skipped_steps_are_never_evaluated():
     lib, seen = scheduler(20), []
-    s = kept(lib.timesteps, lib.alphas_cumprod, 5)
+    s = preserving_path(lib.timesteps, lib.alphas_cumprod, 5)
     invert(
         lambda x, t: seen.extend(t.tolist()) or torch.zeros_like(x),
         s,
@@ -175,11 +175,11 @@ def test_maps_do_not_depend_on_the_batch_that_a_picture_is_in(tiny):
 def test_maps_of_another_schedule_are_refused_and_so_is_pure_noise():
     lib = scheduler(20)
     epsilon = gaussian(lib.alphas_cumprod, 0.0, 1.0)
-    s, other = (kept(lib.timesteps, lib.alphas_cumprod, skip) for skip in (0, 1))
+    s, other = (preserving_path(lib.timesteps, lib.alphas_cumprod, skip) for skip in (0, 1))
     maps = invert(epsilon, s, torch.zeros(1, 1, 2, 2), torch.zeros(20, 1, 1, 2, 2))
     with pytest.raises(ValueError, match="other time steps"):
         replay(epsilon, other, maps)
     alpha_bar = lib.alphas_cumprod.clone()
     alpha_bar[lib.timesteps[0]] = 0
     with pytest.raises(ValueError, match=r"inversion\.skip"):
-        kept(lib.timesteps, alpha_bar, 0)
+        preserving_path(lib.timesteps, alpha_bar, 0)

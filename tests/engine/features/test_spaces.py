@@ -1,5 +1,7 @@
 """Features: unit length, nothing from nothing, numpy's correlation, and classes that lie together."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,7 @@ def test_unet_features_survive_running_out_of_memory(digits_model, digits, out_o
 
 
 def test_a_flat_picture_is_nothing_in_bf16_too(digits_model, digits):
-    backbone = digits_model(ModelConfig(precision="bf16"))
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision="bf16"))
     image = np.repeat(digits[0][:5], 3, axis=-1)
     image[3] = 0
     f = spaces.load(FeatureRecipe(name="unet"), lambda: backbone)(image)
@@ -89,6 +91,23 @@ def test_a_network_without_its_weights_says_which_file_it_wants_and_where(name, 
     assert f"{tmp_path}/checkpoints" in str(error.value)
     assert "--features.weights" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "facebook/dinov2-small", "{tmp}"])
+def test_what_is_missing_is_said_before_any_work(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    start, name = time.monotonic(), name.format(tmp=tmp_path)
+    with pytest.raises(ValueError, match=f"features.name={name!r}: ") as error:
+        spaces.check_here(FeatureRecipe(name=name))
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - start < 30  # transformers asked its hub for minutes
+
+
+@pytest.mark.parametrize("name", ["pixels", "unet", "digits-classifier"])
+def test_what_ships_is_never_missing(name):
+    spaces.check_here(FeatureRecipe(name=name))
 
 
 def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
@@ -154,7 +173,7 @@ def test_efficientnet_tells_flowers_apart():
     space = spaces.load_space(recipe, never)
     f = space.extract(image)
     assert f.shape == (12, 1280)
-    assert spaces.label(spaces.identity(recipe, ModelConfig())) == "efficientnet-lite0"
+    assert spaces.label(spaces.identity(recipe, ModelConfig(name="digits-ddpm"))) == "efficientnet-lite0"
     assert class_gap(spaces.similarity(recipe, f), np.repeat([0, 1], 6)) > 0.1
     assert (space.classify(f)[6:].argmax(1) == 985).sum() >= 5  # ImageNet's daisy
 
@@ -186,6 +205,7 @@ def test_a_transformers_vision_model_by_its_folder(tmp_path, kind):
     else:
         processor = CLIPImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path)
+    spaces.check_here(FeatureRecipe(name=str(tmp_path)))
     extract = spaces.load(FeatureRecipe(name=str(tmp_path), batch=2), never)
     f = extract(random_pictures(5, 40))
     assert f.shape == (5, 16)

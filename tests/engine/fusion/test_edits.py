@@ -40,7 +40,7 @@ def edited(digits_model, digits):
             for k in STRENGTHS
             for m, key in zip(maps, keys, strict=True)
         ]
-        return backbone.encode(image_BHWC), replay(backbone.epsilon, s, made).unflatten(0, (-1, B))
+        return backbone.encode(image_BHWC), replay(backbone.denoise, s, made).unflatten(0, (-1, B))
 
     return run
 
@@ -144,7 +144,7 @@ def test_variation_at_strength_one_is_the_samplers_own_noise(one):
     T = len(s)
     big = torch.randn(T, 1, 100, 100, generator=torch.Generator().manual_seed(0))
     r = torch.zeros_like(big)
-    a, a_prev = s.a_T, s.a_prev_T
+    a, a_prev = s.alpha_T**2, s.alpha_next_T**2
     posterior = ((1 - a_prev) / (1 - a) * (1 - a / a_prev)).sqrt().float()
     torch.testing.assert_close(variation(r, 1.0, s, big).std((1, 2, 3)), posterior, rtol=0.03, atol=1e-6)
     assert posterior[-1] == 0
@@ -168,4 +168,4 @@ def test_wrong_input_is_one_clear_error(one, digits_model):
         with pytest.raises(ValueError, match=r"edit\.strength"):
             edit(m, s, "smooth", strength, fresh)
     with pytest.raises(ValueError, match="other time steps"):
-        edit(m, digits_model().schedule(10, 3), "smooth", 0.5, fresh)
+        edit(m, digits_model().path(InversionRecipe(num_steps=10, skip=3)), "smooth", 0.5, fresh)

@@ -54,12 +54,10 @@ def test_pictures_are_the_same_for_any_micro_batch(digits_model, digits, expecte
 def test_running_out_of_memory_between_pairs_loses_none(digits_model, digits, expected, out_of_memory_over):
     backbone = digits_model()
     backbone.parts.size = 4
-    steps = backbone.schedule
     # memory gets short after the inversion only, in the middle of the pairs
     backbone.unet = out_of_memory_over(backbone.unet, 2, after=9)
     pictures = made(backbone, digits, PAIRS)
     assert backbone.parts.size == 2
-    assert steps(6, 2).t_T.tolist() == backbone.schedule(6, 2).t_T.tolist()
     assert np.abs(pictures.astype(int) - expected).max() <= 1
 
 
@@ -77,7 +75,7 @@ def test_fusing_three_pictures_from_one_inversion(digits_model, digits):
     backbone = digits_model()
     s, maps = invert_pictures(backbone, digits[0][:3], ["a", "b", "c"], INVERSION, 0)
     recipes = [("linear", [1, 1, 1]), ("cross_fade", [0, 1, 0])]
-    mixed, second = backbone.decode(fuse_pictures(backbone, Inverted(schedule=s, maps=maps), recipes))
+    mixed, second = backbone.decode(fuse_pictures(backbone, Inverted(path=s, maps=maps), recipes))
     assert np.abs(second.astype(int) - digits[0][1]).max() <= 1
     assert all(np.abs(mixed.astype(int) - x).mean() > 3 for x in digits[0][:3])
 
@@ -107,7 +105,7 @@ def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, 
     assert np.abs(between - ddim).max() > 3
     s, maps = invert_pictures(backbone, images, "ab", recipe, 0)
     x_BCHW = fuse_pictures(
-        backbone, Inverted(schedule=s, maps=maps), [("linear", [0.5, 0.5])], solver="sde-dpm-solver++"
+        backbone, Inverted(path=s, maps=maps), [("linear", [0.5, 0.5])], solver="sde-dpm-solver++"
     )
     assert np.abs(backbone.decode(x_BCHW)[0] - between).max() <= 1
 
@@ -149,7 +147,7 @@ def test_regions_are_those_of_fuse_and_their_area_is_the_masks_mean(digits_model
             digits_model, digits, source, [pair(0, 1, "cross_fade", 0.6)], {1: ramp}
         )
         x = fuse_pictures(
-            backbone, Inverted(schedule=s, maps=maps[:2]), [("cross_fade", [0.4, 0.6])], mask_HW=mask_HW
+            backbone, Inverted(path=s, maps=maps[:2]), [("cross_fade", [0.4, 0.6])], mask_HW=mask_HW
         )
         assert np.abs(picture - backbone.decode(x)[0]).max() <= 1
         assert area == pytest.approx(float(mask_HW.mean()), abs=1e-5)

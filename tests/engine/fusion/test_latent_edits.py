@@ -39,7 +39,7 @@ def test_a_target_prompt_recolours_a_real_picture(painter):
         s, maps = groups.invert_pictures(painter, wall, "k", recipe, 0, prompts.of([None], [None]))
         told = prompts.of([None], [None])
         x = groups.fuse_pictures(
-            painter, groups.Inverted(schedule=s, maps=maps, prompts=told), [("linear", [1.0])]
+            painter, groups.Inverted(path=s, maps=maps, prompts=told), [("linear", [1.0])]
         )
         edits[target] = redness(painter.decode(x))[0]
     assert edits["a red wall"] > 150  # told the same again, it comes back
@@ -54,7 +54,7 @@ def test_a_larger_guidance_moves_the_picture_further(painter):
         ).of([None], [None])
         s, maps = groups.invert_pictures(painter, wall, "k", recipe, 0, prompts)
         x = groups.fuse_pictures(
-            painter, groups.Inverted(schedule=s, maps=maps, prompts=prompts), [("linear", [1.0])]
+            painter, groups.Inverted(path=s, maps=maps, prompts=prompts), [("linear", [1.0])]
         )
         red.append(redness(painter.decode(x))[0])
     assert red[1] < red[0] - 10
@@ -65,7 +65,7 @@ def test_fused_walls_lie_between_their_parents(painter):
     prompts = PromptRecipe(source=("a red wall", "a blue wall")).of([None] * 2, [None] * 2)
     s, maps = groups.invert_pictures(painter, images, "ab", InversionRecipe(num_steps=20, skip=2), 0, prompts)
     recipes = [("linear", [1 - r, r]) for r in (0, 0.5, 1)]
-    x = groups.fuse_pictures(painter, groups.Inverted(schedule=s, maps=maps, prompts=prompts), recipes)
+    x = groups.fuse_pictures(painter, groups.Inverted(path=s, maps=maps, prompts=prompts), recipes)
     first, middle, second = redness(painter.decode(x))
     assert first > 150
     assert second < -150
@@ -93,7 +93,7 @@ def test_words_recolour_a_picture_with_the_second_sampler_too(painter):
         words = PromptRecipe(source="a red wall", target=target, guidance_source=1, guidance_target=1)
         prompts = words.of([None], [None])
         s, maps = groups.invert_pictures(painter, wall, "k", recipe, 0, prompts)
-        group = groups.Inverted(schedule=s, maps=maps, prompts=prompts)
+        group = groups.Inverted(path=s, maps=maps, prompts=prompts)
         x = groups.fuse_pictures(painter, group, [("linear", [1.0])], solver=recipe.sampler)
         red[target] = redness(painter.decode(x))[0]
     assert red["a red wall"] == pytest.approx(redness(painter.decode(painter.encode(wall)))[0], abs=2)
@@ -132,7 +132,7 @@ def test_a_region_moves_its_own_part_of_the_latent(sd, images, made):
         assert torch.equal(getattr(fused, name)[..., :2], getattr(maps[0], name)[..., :2])
         assert torch.equal(getattr(fused, name)[..., 2:], getattr(maps[1], name)[..., 2:])
     prompts = PromptRecipe(source=TEXTS[:2]).of([None] * 2, [None] * 2)
-    group = groups.Inverted(schedule=s, maps=maps[:2], prompts=prompts)
+    group = groups.Inverted(path=s, maps=maps[:2], prompts=prompts)
     x = groups.fuse_pictures(sd, group, [("linear", [0, 1])], mask_HW=right)
     first, second = sd.encode(images[:2])
     left, after = slice(None, 2), slice(2, None)
@@ -145,6 +145,6 @@ def test_a_region_moves_its_own_part_of_the_latent(sd, images, made):
 def test_a_region_of_nothing_is_the_first_latent_and_of_all_the_second(sd, images, made, value, parent):
     prompts, s, maps = made
     two = replace(prompts, source=prompts.source[:2], target=prompts.target[:2])
-    group = groups.Inverted(schedule=s, maps=maps[:2], prompts=replace(two, guidance_target=2.0))
+    group = groups.Inverted(path=s, maps=maps[:2], prompts=replace(two, guidance_target=2.0))
     x = groups.fuse_pictures(sd, group, [("cross_fade", [0, 1])], mask_HW=torch.full((32, 32), value))
     assert psnr(x[0], sd.encode(images[:2])[parent]) > 100

@@ -145,7 +145,7 @@ def test_the_key_is_a_function_of_all_that_a_map_is_a_function_of():
         map_key(image, "abd", recipe, seed=0, key="a"),
         map_key(image, "abc", InversionRecipe(skip=9), seed=0, key="a"),
         map_key(image, "abc", InversionRecipe(noise="shared"), seed=0, key="a"),
-        map_key(image, "abc", recipe, ModelConfig(precision="bf16"), seed=0, key="a"),
+        map_key(image, "abc", recipe, ModelConfig(name="digits-ddpm", precision="bf16"), seed=0, key="a"),
         map_key(image, "abc", recipe, seed=1, key="a"),
         map_key(image, "abc", recipe, seed=0, key="b"),
         map_key(image, "abc", recipe, seed=0, key="a", prompt=""),

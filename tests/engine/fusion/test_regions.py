@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from noiseweave.engine.diffusion.inversion import invert, replay
-from noiseweave.engine.diffusion.path import kept
+from noiseweave.engine.diffusion.path import preserving_path
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.groups import invert_pictures
 from noiseweave.engine.fusion.modes import fuse
@@ -76,7 +76,7 @@ def test_each_half_is_its_parent_where_the_denoiser_is_local():
     """The optimal denoiser of independent pixels N(m, s2) looks at no neighbour: the halves do not mix."""
     lib = DDIMScheduler(1000, beta_schedule="squaredcos_cap_v2", clip_sample=False)
     lib.set_timesteps(20)
-    s = kept(lib.timesteps, lib.alphas_cumprod, 2)
+    s = preserving_path(lib.timesteps, lib.alphas_cumprod, 2)
     g = torch.Generator().manual_seed(1)
     m, s2 = torch.randn(1, 8, 8, generator=g).double(), torch.rand(1, 8, 8, generator=g).double() + 0.1
 

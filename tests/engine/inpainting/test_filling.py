@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from holes import KINDS, QUICK, pictures, prompts, some, watched
 from torch import nn
 
@@ -32,21 +32,26 @@ class Exact(nn.Module):
             raise torch.OutOfMemoryError("not enough memory")
         self.rows.append(len(x))
         assert class_labels is None or (class_labels == 4).all(), "no class is told"
-        a = self.alpha_bar[t.long()].view(-1, 1, 1, 1)
-        x_0 = 0.3 + 0.01 * a.sqrt() * (x - a.sqrt() * 0.3) / (0.01 * a + 1 - a)
-        eps = (x - a.sqrt() * x_0) / (1 - a).sqrt()
-        return (
-            {"epsilon": eps, "sample": x_0, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * x_0}[
-                self.target
-            ],
-        )
+        if self.alpha_bar is None:
+            sigma = t.view(-1, 1, 1, 1) / 1000
+            alpha = 1 - sigma
+        else:
+            a = self.alpha_bar[t.long()].view(-1, 1, 1, 1)
+            alpha, sigma = a.sqrt(), (1 - a).sqrt()
+        eps = sigma * (x - alpha * 0.3) / (0.01 * alpha**2 + sigma**2)
+        x_0 = 0.3 + 0.01 * alpha * (x - alpha * 0.3) / (0.01 * alpha**2 + sigma**2)
+        v = alpha * eps - sigma * x_0
+        return ({"epsilon": eps, "sample": x_0, "v_prediction": v, "flow": eps - x_0}[self.target],)
 
 
-def exact(target="epsilon", classes=0):
-    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=target)
+def exact(target="epsilon", classes=0, kind="ddpm"):
+    scheduler, alpha_bar = FlowMatchEulerDiscreteScheduler(), None
+    if kind == "ddpm":
+        scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=target)
+        alpha_bar = scheduler.alphas_cumprod
     base = BaseModel(
-        kind="ddpm",
-        network=Exact(scheduler.alphas_cumprod, target),
+        kind=kind,
+        network=Exact(alpha_bar, target),
         classes=classes,
         size=8,
         channels=1,
@@ -58,12 +63,19 @@ def exact(target="epsilon", classes=0):
     )
 
 
-@pytest.mark.parametrize("target", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        *(("ddpm", target) for target in ("epsilon", "sample", "v_prediction")),
+        ("flow", "flow"),
+        ("linear_mixing", "sample"),
+    ],
+)
 @pytest.mark.parametrize("classes", [0, 4])
-def test_whatever_the_network_predicts_the_hole_gets_its_distribution(target, classes):
+def test_whatever_the_network_predicts_the_hole_gets_its_distribution(kind, target, classes):
     image, hole = pictures(32, 8)
     recipe = InpaintRecipe(steps=200, jump_length=10, resample=2)
-    x = filling.inpaint(exact(target, classes), image, hole, prompts(32), recipe, 0)[hole] / 127.5 - 1
+    x = filling.inpaint(exact(target, classes, kind), image, hole, prompts(32), recipe, 0)[hole] / 127.5 - 1
     assert x.mean() == pytest.approx(0.3, abs=0.02)
     assert x.std() == pytest.approx(0.1, abs=0.02)
 

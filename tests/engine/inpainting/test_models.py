@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import small_pipeline
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from holes import KINDS, QUICK, pictures, prompts
+from small_models import model_of, tiny_kl
 
 from noiseweave.engine.inpainting import filling
-from noiseweave.engine.inpainting.models import for_inpainting
+from noiseweave.engine.inpainting.models import InpaintFacts, for_inpainting
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks import base_models, facts, text_pipeline
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
-from noiseweave.engine.seeding import generator
+from noiseweave.engine.seeding import generator, seed_of
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm-solver++", "euler", "pipeline"])
@@ -49,14 +49,20 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
     assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
 
 
-def test_what_a_safety_checker_flags_comes_out_black(tmp_path, inpainters):
+def test_what_a_safety_checker_flags_is_painted_once_more(tmp_path, inpainters):
     shutil.copytree(inpainters["latent"], tmp_path, dirs_exist_ok=True)
     small_pipeline.flag_everything(tmp_path)
     image, hole = pictures(2, 32, 3)
     model = filling.load(ModelConfig(name=str(tmp_path)))
-    out = filling.inpaint(model, image, hole, prompts(2), QUICK, 0)
-    assert out[hole].max() == 0
-    assert np.array_equal(out[~hole], image[~hole])
+    done = filling.checked(model, image, hole, prompts(2), QUICK, 0)
+    assert done.flagged_B.all()
+    assert done.seeds == [seed_of(0, "flagged", p.key) for p in prompts(2)]
+    wanted = filling.inpaint(model, image[:1], hole[:1], prompts(2)[:1], QUICK, done.seeds[0])
+    assert np.array_equal(done.drawn[:1], wanted)
+    assert np.array_equal(done.drawn[~hole], image[~hole])
+    model = filling.load(ModelConfig(name=str(tmp_path), safety_checker=False))
+    done = filling.checked(model, image, hole, prompts(2), QUICK, 0)
+    assert (done.flagged_B.any(), done.seeds) == (False, [0, 0])
 
 
 def test_a_pipeline_that_knows_flat_walls_continues_one(taught_folder):
@@ -102,6 +108,24 @@ def test_a_model_is_known_before_it_is_loaded(inpainters, models, kind):
     assert len(facts.fingerprint(facts.read_facts(inpainters[kind]))) == 16
 
 
+@pytest.mark.parametrize("kind", ["flow", "linear_mixing"])
+@pytest.mark.parametrize("latent", [False, True])
+def test_models_of_a_straight_path_fill_holes(tmp_path, kind, latent):
+    made = model_of(kind, classes=3, channels=3, size=16, encoder=tiny_kl() if latent else None)
+    base_models.save(made, tmp_path, torch.float32)
+    assert described(tmp_path) == InpaintFacts(kind="pixel", channels=3, size=16, multiple=0)
+    model, (image, hole) = filling.load(ModelConfig(name=str(tmp_path))), pictures(3, 16, 3)
+    out = filling.inpaint(model, image, hole, prompts(3), QUICK, 0)
+    assert np.array_equal(out[~hole], image[~hole])
+    assert (out[hole] != image[hole]).mean() > 0.5
+    alone = filling.inpaint(model, image[1:2], hole[1:2], prompts(3)[1:2], QUICK, 0)
+    assert np.abs(alone.astype(int) - out[1:2]).max() <= 1
+    model.micro_batch = 1
+    assert np.abs(filling.inpaint(model, image, hole, prompts(3), QUICK, 0).astype(int) - out).max() <= 1
+    part = dataclasses.replace(QUICK, strength=0.5)
+    assert filling.inpaint(model, image, hole, prompts(3), part, 0).shape == image.shape
+
+
 def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     folder = tmp_path / "odd"
     small_pipeline.build(folder)
@@ -118,11 +142,8 @@ def test_models_that_cannot_inpaint_are_refused(tmp_path, inpainters):
     (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["my_code", "MyUNet"]}))
     with pytest.raises(ValueError, match=r"unet comes with code of its own \(my_code\)"):
         filling.load(ModelConfig(name=str(folder)))
-    flow = tmp_path / "flow"
-    base = base_models.load(ModelConfig())
-    base = dataclasses.replace(base, kind="flow", scheduler=FlowMatchEulerDiscreteScheduler())
-    base_models.save(base, flow, torch.float32)
-    with pytest.raises(ValueError, match=r"a flow; inpainting takes a ddpm"):
-        described(str(flow))
+    base_models.save(model_of("vae"), tmp_path / "vae", torch.float32)
+    with pytest.raises(ValueError, match=r"a vae; inpainting takes ddpm, linear_mixing, flow and pipelines"):
+        described(tmp_path / "vae")
     with pytest.raises(ValueError, match="no such folder"):
         described(str(tmp_path / "nothing"))

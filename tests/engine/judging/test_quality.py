@@ -98,12 +98,20 @@ def pair(n, attempt=0):
     return Pair(a=0, b=1, similarity=0.9, mode="linear", ratio=0.5, seed=n, number=n, attempt=attempt)
 
 
-def gated(passes, redraw):
-    """Draws where picture n passes at its attempt passes[n]; the picture's value is 10 n + attempt."""
+def gated(passes, redraw, flags=(), gate=True):
+    """Draws where picture n passes at its attempt passes[n]; the picture's value is 10 n + attempt.
+
+    ``flags`` has the values of those that a safety checker flags.
+    """
 
     def draw(pairs):
         image = np.array([[[[10 * p.number + p.attempt]]] for p in pairs], np.uint8)
-        return Fused(image_PHWC=image, finite_P=np.ones(len(pairs), bool), areas=[1.0] * len(pairs))
+        return Fused(
+            image_PHWC=image,
+            finite_P=np.ones(len(pairs), bool),
+            flagged_P=np.isin(image.flatten(), flags),
+            areas=[1.0] * len(pairs),
+        )
 
     def check(pairs, fused):
         kept = [p.attempt >= passes[p.number] for p in pairs]
@@ -115,7 +123,8 @@ def gated(passes, redraw):
         ]
 
     pairs = [pair(n) for n in range(len(passes))]
-    return redraw_rejected(pairs, draw, lambda p, attempt: pair(p.number, attempt), check, redraw)
+    again = lambda p, attempt: pair(p.number, attempt)  # noqa: E731
+    return redraw_rejected(pairs, draw, again, check if gate else None, redraw)
 
 
 def test_what_is_rejected_is_drawn_again_until_it_passes_or_the_tries_end():
@@ -125,6 +134,17 @@ def test_what_is_rejected_is_drawn_again_until_it_passes_or_the_tries_end():
     assert (done.rejected, done.attempts) == ({"drifted": 1}, 3 + 2)
     assert gated([0, 1], redraw=0).attempts == 0
     assert gated([0, 0], redraw=5).attempts == 0
+
+
+def test_what_is_flagged_is_drawn_once_more_and_no_gate_lets_it_pass():
+    for gate in (False, True):
+        done = gated([0, 0, 0], redraw=3, flags=[0, 10, 11], gate=gate)
+        assert done.fused.image_PHWC.flatten().tolist() == [1, 11, 20]
+        assert done.fused.flagged_P.tolist() == [False, True, False]
+        assert (done.rejected, done.attempts) == ({}, 2)
+    done = gated([1, 2], redraw=3, flags=[11])  # the gate's second draw is flagged, and stays so
+    assert done.fused.image_PHWC.flatten().tolist() == [1, 11]
+    assert done.fused.flagged_P.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

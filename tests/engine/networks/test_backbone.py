@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from ends import noise_in
 from small_pipeline import change
 
 from noiseweave import models
@@ -38,19 +39,21 @@ def test_every_prediction_type_gives_the_same_noise(kind):
     backbone = b.Backbone(Linear(kind, scheduler.alphas_cumprod), scheduler)
     x = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([50, 300, 500, 700, 900])
-    torch.testing.assert_close(backbone.epsilon(x, t), 0.3 * x, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        noise_in(backbone, backbone.denoise(x, t), x, t), 0.3 * x, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(digits_model, out_of_memory_over):
     backbone = digits_model()
     x, t = torch.randn(11, 1, 16, 16), torch.arange(11) * 90
-    expected = backbone.epsilon(x, t)
+    expected = backbone.denoise(x, t)
     backbone.unet, backbone.parts.size = out_of_memory_over(backbone.unet, 3), 8
-    torch.testing.assert_close(backbone.epsilon(x, t), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backbone.denoise(x, t), expected, rtol=1e-4, atol=1e-4)
     assert (backbone.parts.size, backbone.unet.sizes) == (2, [2] * 5 + [1])
     backbone.unet.most = 0
     with pytest.raises(torch.OutOfMemoryError):
-        backbone.epsilon(x, t)
+        backbone.denoise(x, t)
     assert backbone.parts.size == 1
 
 
@@ -61,11 +64,11 @@ def test_rows_that_overflow_in_half_precision_are_done_again(digits_model):
     other.unet.load_state_dict(exact.unet.state_dict())
     half = b.Backbone(other.unet, other.scheduler, precision="fp16")
     x, t = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 500, 900])
-    alone = half.epsilon(x[[0, 2]], t[[0, 2]])
+    alone = half.denoise(x[[0, 2]], t[[0, 2]])
     x[1] *= 10_000  # over 65504 after conv_in, and nothing after the first norm
-    assert not half._noise(x, t).isfinite().all()
-    again = half.epsilon(x, t)
-    torch.testing.assert_close(again[1], exact.epsilon(x, t)[1], rtol=1e-4, atol=1e-4)
+    assert not half._output(x, t).isfinite().all()
+    again = half.denoise(x, t)
+    torch.testing.assert_close(again[1], exact.denoise(x, t)[1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again[[0, 2]], alone, rtol=1e-2, atol=1e-2)
     assert half.dtype == half.unet.dtype == torch.float16
 
@@ -88,18 +91,20 @@ def test_bytes_survive_encode_and_decode(digits_model):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_noise_is_float32_whatever_the_network_runs_in(digits_model, precision):
-    backbone = digits_model(ModelConfig(precision=precision))
+def test_the_prediction_is_float32_whatever_the_network_runs_in(digits_model, precision):
+    backbone = digits_model(ModelConfig(name="digits-ddpm", precision=precision))
     assert next(backbone.unet.parameters()).dtype == b.DTYPES[precision]
-    assert backbone.epsilon(torch.zeros(1, 1, 16, 16), torch.tensor([5])).dtype == torch.float32
+    assert backbone.denoise(torch.zeros(1, 1, 16, 16), torch.tensor([5])).dtype == torch.float32
 
 
 def test_the_schedule_is_the_librarys_without_its_noisiest_steps(digits_model):
     backbone = digits_model()
-    s = backbone.schedule(50, 10)
+    s = backbone.path(InversionRecipe(num_steps=50, skip=10))
     assert s.t_T.tolist() == list(range(780, -1, -20))
-    torch.testing.assert_close(s.a_T, backbone.scheduler.alphas_cumprod[s.t_T].double())
-    assert s.a_prev_T.tolist() == [*s.a_T[1:].tolist(), 1.0]
+    torch.testing.assert_close(s.alpha_T**2, backbone.scheduler.alphas_cumprod[s.t_T].double())
+    torch.testing.assert_close(s.sigma_T**2, 1 - s.alpha_T**2)
+    assert s.alpha_next_T.tolist() == [*s.alpha_T[1:].tolist(), 1.0]
+    assert s.sigma_next_T.tolist() == [*s.sigma_T[1:].tolist(), 0.0]
 
 
 def test_what_can_be_asked_without_loading_the_weights():

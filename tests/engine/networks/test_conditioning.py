@@ -3,9 +3,9 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from ends import noise_in
 from latent_models import QUICK, TEXTS, told
 
-from noiseweave.engine.diffusion.path import mean
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.networks import latent_backbone, text_pipeline
 from noiseweave.engine.networks.recipes import PromptRecipe
@@ -18,21 +18,20 @@ def by_hand(model, x, t, texts, guidance):
         words = [pipe.encode_prompt(w, "cpu", 1, False)[0] for w in ("", text)]
         unconditional, with_words = (pipe.unet(x[i : i + 1], t[i], w).sample for w in words)
         v = unconditional + guidance * (with_words - unconditional)
-        a = pipe.scheduler.alphas_cumprod[t[i]]
-        out.append(a.sqrt() * v + (1 - a).sqrt() * x[i : i + 1])
+        out.append(v)
     return torch.cat(out)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.0])
 @torch.no_grad()
-def test_the_noise_is_that_of_a_loop_by_hand(sd, guidance):
+def test_the_prediction_is_that_of_a_loop_by_hand(sd, guidance):
     g = torch.Generator().manual_seed(3)
     x, t = torch.randn(6, 4, 4, 4, generator=g), torch.tensor([900, 900, 900, 20, 20, 20])
-    epsilon = sd.conditioned(sd.words(TEXTS), guidance)  # rows: time steps outermost, prompts within
-    torch.testing.assert_close(epsilon(x, t), by_hand(sd, x, t, TEXTS * 2, guidance), rtol=1e-3, atol=1e-4)
+    denoise = sd.conditioned(sd.words(TEXTS), guidance)  # rows: time steps outermost, prompts within
+    torch.testing.assert_close(denoise(x, t), by_hand(sd, x, t, TEXTS * 2, guidance), rtol=1e-3, atol=1e-4)
     silent = by_hand(sd, x, t, [""] * 6, 1.0)
-    torch.testing.assert_close(sd.epsilon(x, t), silent, rtol=1e-3, atol=1e-4)
-    assert (epsilon(x, t)[:2] - silent[:2]).abs().max() > 1e-3  # the words are heard
+    torch.testing.assert_close(sd.denoise(x, t), silent, rtol=1e-3, atol=1e-4)
+    assert (denoise(x, t)[:2] - silent[:2]).abs().max() > 1e-3  # the words are heard
 
 
 @torch.no_grad()
@@ -40,12 +39,12 @@ def test_a_replay_is_that_of_a_loop_by_hand(sd, images):
     prompts = told(2, target="two dogs", guidance_source=2.0, guidance_target=4.0)
     s, maps = groups.invert_pictures(sd, images[:2], "ab", QUICK, 0, prompts)
     out = groups.fuse_pictures(
-        sd, groups.Inverted(schedule=s, maps=maps[:1], prompts=prompts), [("linear", [1.0])]
+        sd, groups.Inverted(path=s, maps=maps[:1], prompts=prompts), [("linear", [1.0])]
     )
     x = maps[0].x_T_CHW[None]
     for i, t in enumerate(s.t_T):
-        e = by_hand(sd, x, t[None], ["two dogs"], 4.0)
-        x = mean(x, e, s.a_T[i], s.a_prev_T[i]) + maps[0].residual_TCHW[i]
+        v = by_hand(sd, x, t[None], ["two dogs"], 4.0)
+        x = s.mean(x, v, i) + maps[0].residual_TCHW[i]
     torch.testing.assert_close(out, x, rtol=1e-3, atol=1e-3)
 
 
@@ -94,7 +93,7 @@ def test_the_prediction_type_makes_no_difference(sd):
     """The same noise from a network that predicts v, and from one that predicts it outright."""
     g = torch.Generator().manual_seed(1)
     x, t, words = torch.randn(3, 4, 4, 4, generator=g), torch.tensor([30, 500, 900]), sd.words(TEXTS)
-    expected = sd.conditioned(words, 4.0)(x, t)
+    expected = noise_in(sd, sd.conditioned(words, 4.0)(x, t), x, t)
     a = sd.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
 
     class Outright(torch.nn.Module):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
-from small_pipeline import change, flag_everything
+from small_pipeline import change, flag_above, flag_everything, unsafety
 
 from noiseweave.engine.networks import facts
 from noiseweave.engine.networks import text_pipeline as e
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
-from noiseweave.engine.seeding import generator
+from noiseweave.engine.seeding import generator, seed_of
 
 QUICK = TextRecipe(steps=3)
 CATS = [
@@ -294,11 +294,36 @@ def test_what_is_a_text_to_image_model(sd_folder, xl_folder, tmp_path):
     assert mark_of(sd_folder) != mark_of(xl_folder)
 
 
-def test_a_safety_checker_that_is_there_stays_and_blacks_out(sd_copy):
+def test_a_safety_checker_that_is_there_stays_and_flags(sd_copy, model):
     flag_everything(sd_copy)
-    model = e.load(ModelConfig(name=str(sd_copy)), QUICK)
-    image, beliefs = e.trajectory(model, CATS[:2], QUICK, 0, 2)
-    assert image.max() == beliefs.max() == 0
+    whole = e.load(ModelConfig(name=str(sd_copy)), QUICK)
+    done = e.checked(whole, CATS[:2], QUICK, 0, 2)
+    assert done.flagged_B.tolist() == [True, True]
+    assert done.seeds == [seed_of(0, "flagged", key) for key in "01"]
+    assert np.array_equal(done.drawn[:1, -1], e.draw_prompts(model, CATS[:1], QUICK, done.seeds[0])), (
+        "not black"
+    )
+    without = e.load(ModelConfig(name=str(sd_copy), safety_checker=False), QUICK)
+    done = e.checked(without, CATS[:2], QUICK, 0)
+    assert (done.flagged_B.any(), done.seeds) == (False, [0, 0])
+    assert apart(done.drawn[:, -1], e.draw_prompts(model, CATS[:2], QUICK, 0)) <= 1
+
+
+def test_what_is_flagged_is_drawn_once_more_alone(sd_copy, model):
+    flag_everything(sd_copy)
+    first = e.draw_prompts(model, CATS, QUICK, 0)
+    second = np.stack([e.draw_prompts(model, [p], QUICK, seed_of(0, "flagged", p.key))[0] for p in CATS])
+    scores = np.stack([unsafety(sd_copy, x) for x in (first, second)])
+    worse = int(np.argmax(scores[0] - scores[1]))
+    assert scores[0, worse] > scores[1, worse] + 1e-3
+    flag_above(sd_copy, float(scores[:, worse].mean()))
+    careful = e.load(ModelConfig(name=str(sd_copy)), QUICK)
+    for some in (CATS, [CATS[worse]]):
+        done = e.checked(careful, some, QUICK, 0)
+        i = some.index(CATS[worse])
+        assert not done.flagged_B[i]
+        assert done.seeds[i] == seed_of(0, "flagged", CATS[worse].key)
+        assert apart(done.drawn[i, -1], second[worse]) <= 1
 
 
 PICKLED = {"unet": "diffusion_pytorch_model.bin", "text_encoder": "pytorch_model.bin"}

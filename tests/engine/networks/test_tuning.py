@@ -28,7 +28,7 @@ def fresh():
 def noise_of(model, rows=3):
     g = torch.Generator().manual_seed(0)
     shape = (model.unet.config.in_channels, model.unet.config.sample_size, model.unet.config.sample_size)
-    return model.epsilon(torch.randn(rows, *shape, generator=g), torch.tensor([10, 500, 900][:rows]))
+    return model.denoise(torch.randn(rows, *shape, generator=g), torch.tensor([10, 500, 900][:rows]))
 
 
 def is_channels_last(network):
@@ -79,10 +79,10 @@ def test_a_layout_outlives_the_precision(kl_folder):
 def test_null_is_what_measured_fastest(monkeypatch):
     told = {"compile": False, "channels_last": True, "attention": "eager"}
     monkeypatch.setitem(tuning.FASTEST, "cpu", told)
-    network = loading.load(ModelConfig()).unet
+    network = loading.load(ModelConfig(name="digits-ddpm")).unet
     assert is_channels_last(network)
     assert processors(network) == {"AttnProcessor"}
-    network = loading.load(ModelConfig(channels_last=False, attention="sdpa")).unet
+    network = loading.load(ModelConfig(name="digits-ddpm", channels_last=False, attention="sdpa")).unet
     assert not is_channels_last(network)
     assert processors(network) == {"AttnProcessor2_0"}
 
@@ -104,7 +104,7 @@ class Tiny(nn.Module):
 def compiled(backend):
     """(Backbone whose network is compiled, the same one not compiled)."""
     both = [backbone.Backbone(Tiny(), DDIMScheduler()) for _ in "ab"]
-    tuning.tune(both[0].unet, ModelConfig(compile=True), "cpu", backend=backend)
+    tuning.tune(both[0].unet, ModelConfig(name="digits-ddpm", compile=True), "cpu", backend=backend)
     return both
 
 
@@ -139,7 +139,7 @@ def test_without_a_compiler_one_line_says_so_once_and_the_network_runs(monkeypat
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/no/such/compiler",))
     for _ in "ab":
-        network = loading.load(ModelConfig(compile=True)).unet
+        network = loading.load(ModelConfig(name="digits-ddpm", compile=True)).unet
         assert network._compiled_call_impl is None
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1

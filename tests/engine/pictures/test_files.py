@@ -162,6 +162,29 @@ def test_a_16_bit_picture_keeps_its_lower_bytes():
     assert (np.asarray(after) == np.asarray(again(data)))[~where].all()
 
 
+def test_a_gif_becomes_a_png_with_the_same_palette_and_transparency():
+    buffer = io.BytesIO()
+    noise("P", (10, 9)).save(buffer, "GIF", transparency=3)
+    where = hole((10, 9))
+    before, after = (
+        again(buffer.getvalue()),
+        repaired(buffer.getvalue(), where, np.zeros((9, 10, 3), np.uint8), "png"),
+    )
+    assert after.format == "PNG"
+    assert (np.asarray(before.convert("RGBA")) == np.asarray(after.convert("RGBA")))[~where].all()
+
+
+def test_16_bits_with_the_upper_byte_first_are_the_same_picture():
+    values = np.asarray(noise("I;16", (10, 9)))
+    buffer = io.BytesIO()
+    Image.frombytes("I;16B", (10, 9), values.astype(">u2").tobytes()).save(buffer, "TIFF")
+    assert again(buffer.getvalue()).mode == "I;16B"
+    where = hole((10, 9))
+    after = repaired(buffer.getvalue(), where, np.zeros((9, 10, 1), np.uint8), "tif")
+    assert (np.asarray(after) == values)[~where].all()
+    assert (np.asarray(after) == 0)[where].all()
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -204,8 +227,15 @@ def test_deep_colour_is_refused_and_not_cut_to_8_bits():
         ("TIFF", "tiff", "same", "tiff"),
         ("PNG", "png", "webp", "webp"),
         ("WEBP", "jpg", "same", "webp"),
+        ("GIF", "gif", "same", "png"),
+        ("AVIF", "avif", "same", "png"),
+        ("GIF", "gif", "webp", "webp"),
     ],
 )
 def test_the_extension_says_what_the_file_is(kind, extension, wanted, name):
-    picture = pictures.opened(saved(noise("RGB", (9, 9)), kind), BIG)
+    buffer = io.BytesIO()
+    noise("RGB", (9, 9)).save(buffer, kind)
+    picture = pictures.opened(buffer.getvalue(), BIG)
     assert pictures.extension_of(picture, extension, wanted) == name
+    if wanted == "same" and kind in ("GIF", "AVIF"):
+        assert pictures.extension_of(picture, extension, wanted, painted=False) == extension

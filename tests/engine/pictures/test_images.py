@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -37,8 +38,12 @@ BAD = {
     "zero bytes": (b"", "empty_picture"),
     "text": (b"this is no picture at all", "not_an_image"),
     "html error page": (b"<!DOCTYPE html><html></html>" * 40, "not_an_image"),
-    "gif": (encoded(PICTURE, "GIF"), "not_an_image"),
-    "tiff": (encoded(PICTURE, "TIFF"), "not_an_image"),
+    "ppm": (encoded(PICTURE, "PPM"), "not_an_image"),
+    "half a gif": (encoded(PICTURE, "GIF")[:900], "truncated_image"),
+    "half a tiff": (encoded(PICTURE, "TIFF")[:900], "truncated_image"),
+    "half an avif": (encoded(PICTURE, "AVIF")[:400], "not_an_image"),
+    "floats": (encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), "unsupported_mode"),
+    "32 bits": (encoded(Image.fromarray(np.ones((8, 8), np.int32)), "TIFF"), "unsupported_mode"),
     "png signature alone": (b"\x89PNG\r\n\x1a\n", "not_an_image"),
     "half a png": (encoded(PICTURE)[:1500], "truncated_image"),
     "half a jpg": (encoded(PICTURE, "JPEG")[:900], "truncated_image"),
@@ -71,7 +76,7 @@ def test_max_pixels_is_a_bound_that_may_be_reached():
         images.decode(data, max_pixels=1199)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_any_cut_is_an_error_or_loses_no_pixel(format):
     data = encoded(Image.fromarray(noise(16, 16)), format)
     whole = images.decode(data)
@@ -86,7 +91,7 @@ def test_any_cut_is_an_error_or_loses_no_pixel(format):
 
 def test_damaged_bytes_raise_nothing_but_a_reason():
     random, seen = np.random.default_rng(1), set()
-    for format in ("PNG", "JPEG", "WEBP", "BMP"):
+    for format in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"):
         data = np.frombuffer(encoded(Image.fromarray(noise(16, 16)), format), np.uint8)
         for _ in range(60):
             hurt = data.copy()
@@ -95,10 +100,10 @@ def test_damaged_bytes_raise_nothing_but_a_reason():
                 assert images.decode(hurt.tobytes(), max_pixels=10**6).shape[2] == 3
             except ValueError as e:
                 seen.add(str(e).split(":")[0])
-    assert seen <= {"not_an_image", "truncated_image", "too_large"}
+    assert seen <= {"not_an_image", "truncated_image", "too_large", "unsupported_mode"}
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_one_pixel(format, channels):
     picture = images.decode(encoded(Image.new("RGB", (1, 1), (90, 90, 90)), format), channels)
@@ -128,6 +133,93 @@ def test_16_bit_grey_keeps_its_brightness(value):
     assert (images.decode(data, channels=1) == round(value / 257)).all()
 
 
+@pytest.mark.parametrize("value", [0, 200, 257, 32_896, 65_535])
+@pytest.mark.parametrize(("order", "white_is_zero"), [("<", False), ("<", True), (">", False)])
+def test_16_bit_tiff_keeps_its_brightness(value, order, white_is_zero):
+    array = np.full((4, 4), value, np.uint16)
+    data = grey_tiff(array.astype(order + "u2").tobytes(), 4, 4, 16, order, white_is_zero)
+    wanted = round((65_535 - value if white_is_zero else value) / 257)
+    assert (images.decode(data, channels=1) == wanted).all()
+    assert (images.decode_plain(data) == wanted).all()
+    assert images.kind_of(data) == (1, 4)
+
+
+def test_12_bit_tiff_is_scaled_by_its_own_white():
+    data = grey_tiff(bytes.fromhex("fff800000001"), 4, 1, 12, "<")  # 0xfff, 0x800, 0x000, 0x001
+    assert images.decode(data, channels=1)[0, :, 0].tolist() == [255, round(0x800 / 4095 * 255), 0, 0]
+
+
+def grey_tiff(
+    pixels: bytes, width: int, height: int, bits: int, order: str, white_is_zero: bool = False
+) -> bytes:
+    """A TIFF of one strip, made by hand: Pillow writes neither 12 bits nor the upper byte first."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0 if white_is_zero else 1}
+    tags |= {273: 8 + 2 + 12 * 9 + 4, 277: 1, 278: height, 279: len(pixels)}
+    rows = b"".join(struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in sorted(tags.items()))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
+    return head + rows + bytes(4) + pixels
+
+
+def test_cmyk_tiff_has_its_colour():
+    data = encoded(Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK"), "TIFF")
+    assert (images.decode(data) == (200, 40, 90)).all()
+
+
+def test_lab_tiff_has_its_colour():
+    """CIE Lab of a colour by scikit-image, its white brought to D50 as Bradford does -> a TIFF -> the colour."""
+    from skimage.color import rgb2xyz, xyz2lab
+
+    colour = np.array([[[200, 40, 90]]], np.uint8)
+    to_d50 = np.array(
+        [[1.0479, 0.0229, -0.0502], [0.0296, 0.9904, -0.0171], [-0.0092, 0.0151, 0.7519]]
+    )  # http://www.brucelindbloom.com/index.html?Eqn_ChromAdapt.html
+    lightness, a, b = xyz2lab(rgb2xyz(colour) @ to_d50.T, illuminant="D50")[0, 0]
+    pixels = np.rint([lightness * 2.55, a, b]).astype(np.int64).astype(np.uint8)  # a and b are signed
+    data = encoded(Image.frombytes("LAB", (8, 8), pixels.tobytes() * 64), "TIFF")
+    assert Image.open(io.BytesIO(data)).mode == "LAB"
+    assert np.abs(images.decode(data).astype(int) - colour).max() <= 4
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "AVIF", "WEBP", "PNG"])
+def test_of_several_frames_the_first_is_the_picture(format):
+    first, second = Image.new("RGB", (8, 8), (200, 40, 90)), Image.new("RGB", (8, 8), (0, 0, 0))
+    data = encoded(first, format, save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert np.abs(images.decode(data).astype(int) - (200, 40, 90)).max() <= 6
+
+
+def test_transparent_gif_lies_on_white():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    assert images.decode(encoded(image, "GIF", transparency=0)).tolist() == [[[255] * 3, [10, 20, 30]]]
+
+
+def test_heic_is_read_where_its_decoder_is_installed():
+    pytest.importorskip("pillow_heif")
+    upright = np.zeros((32, 64, 3), np.uint8)
+    upright[:16, :32] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images.readable()
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(upright, 1)))
+    data = encoded(stored, "HEIF", quality=100, chroma=444, exif=exif.tobytes())
+    assert np.abs(images.decode(data).astype(int) - upright).max() <= 6
+    assert images.upright_size(data) == (32, 64)
+
+
+def test_heic_without_a_decoder_says_where_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images.readable.cache_clear()
+    try:
+        assert "HEIF" not in images.readable()
+        with pytest.raises(ValueError, match=r"^no_decoder: HEIF .*pip install 'noiseweave\[heif\]'$"):
+            images.decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+        assert images.decode(encoded(PICTURE)).shape == (40, 30, 3)
+    finally:
+        images.readable.cache_clear()
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparent_parts_are_white(mode):
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
@@ -144,7 +236,8 @@ def test_palette_with_transparency_is_laid_on_white():
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_exif_rotation_is_applied(turn):
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "AVIF"])
+def test_exif_rotation_is_applied(turn, format):
     """The stored picture is turned so that undoing the EXIF rotation must give the upright one."""
     upright = noise(6, 10)
     stored = [
@@ -159,8 +252,9 @@ def test_exif_rotation_is_applied(turn):
     ]
     exif = Image.Exif()
     exif[0x0112] = turn
-    data = encoded(Image.fromarray(np.ascontiguousarray(stored[turn - 1])), exif=exif)
-    assert np.array_equal(images.decode(data), upright)
+    options = {"quality": 100, "subsampling": "4:4:4"} if format == "AVIF" else {}
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored[turn - 1])), format, exif=exif, **options)
+    assert np.abs(images.decode(data).astype(int) - upright).max() <= (6 if format == "AVIF" else 0)
     assert images.upright_size(data) == upright.shape[:2]
 
 

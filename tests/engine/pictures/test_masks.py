@@ -14,6 +14,8 @@ from noiseweave.engine.pictures.masks import (
     fit_size,
     hole_of,
     random_hole,
+    read,
+    region,
     whitened,
 )
 
@@ -99,7 +101,7 @@ def test_a_mask_with_colours_and_a_broken_one_are_refused():
     red[4:8, 4:8, 0] = 255
     with pytest.raises(ValueError, match=r"^mask_has_colours: .*255"):
         hole_of(encoded(red), "black", (16, 16))
-    with pytest.raises(ValueError, match=r"^not_an_image: "):
+    with pytest.raises(ValueError, match=r"^bad_mask: not_an_image: "):
         hole_of(b"words", "black", (16, 16))
 
 
@@ -234,3 +236,107 @@ def test_random_holes_are_strokes_boxes_and_half_planes():
         ).all()
         kinds["half" if straight and not inner else "box" if whole else "strokes"] += 1
     assert all(70 <= n <= 130 for n in kinds.values()), kinds
+
+
+# masks that do not divide their picture
+
+
+def hole_at(size=(24, 32)):
+    hole = np.zeros(size, bool)
+    hole[6:15, 9:20] = True
+    return hole
+
+
+def with_alpha(colour_HWC, hole, mode="RGBA", alpha=(0, 255)):
+    """An encoded picture whose alpha is ``alpha[0]`` in the hole and ``alpha[1]`` elsewhere."""
+    image = Image.fromarray(colour_HWC).convert(mode.rstrip("A") or "RGB")
+    image.putalpha(Image.fromarray(np.where(hole, *alpha).astype(np.uint8)))
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photo(shape, channels=3):
+    return np.random.default_rng(5).integers(0, 256, (*shape, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("colour", [0, 130, 255, "picture"])
+def test_a_hole_drawn_in_alpha_is_the_hole(mode, colour):
+    hole = hole_at()
+    flat = photo(hole.shape) if colour == "picture" else np.full((*hole.shape, 3), colour, np.uint8)
+    for alpha in ((0, 255), (0, 1)):
+        data = with_alpha(flat, hole, mode, alpha)
+        assert np.array_equal(hole_of(data, "black", hole.shape), hole)
+        assert np.array_equal(hole_of(data, "white", hole.shape), ~hole)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_hole_drawn_in_a_palettes_transparency_is_the_hole(colour):
+    hole = hole_at()
+    image = Image.fromarray(hole.astype(np.uint8), "P")
+    image.putpalette([colour] * 6)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    assert np.array_equal(hole_of(buffer.getvalue(), "black", hole.shape), hole)
+
+
+def test_black_and_white_go_before_an_alpha_that_says_something_else():
+    hole = hole_at()
+    grey = np.where(hole, 0, 255).astype(np.uint8)[..., None].repeat(3, 2)
+    frame = np.zeros(hole.shape, bool)
+    frame[0] = True
+    assert np.array_equal(hole_of(with_alpha(grey, frame), "black", hole.shape), hole)
+    for constant in (0, 90, 255):
+        data = with_alpha(grey, frame, alpha=(constant, constant))
+        assert np.array_equal(hole_of(data, "black", hole.shape), hole)
+
+
+@pytest.mark.parametrize("repaired", ["black", "white"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_values_0_and_1_are_black_and_white(repaired, dtype):
+    hole = hole_at()
+    data = encoded((hole == (repaired == "white")).astype(dtype))
+    assert np.array_equal(hole_of(data, repaired, hole.shape), hole)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(0, 100, np.uint8), (0, 127, np.uint8), (0, 2, np.uint8), (128, 255, np.uint8), (0, 255, np.uint16)],
+)
+@pytest.mark.parametrize("repaired", ["black", "white"])
+def test_two_values_on_one_side_are_refused_and_named(low, high, dtype, repaired):
+    grey = np.where(hole_at(), high, low).astype(dtype)
+    with pytest.raises(ValueError, match=rf"^bad_mask: its two values are {low} and {high} of "):
+        hole_of(encoded(grey), repaired, grey.shape)
+    with pytest.raises(ValueError, match=rf"^bad_mask: its two values are {low} and {high} of "):
+        read(encoded(grey))
+
+
+@pytest.mark.parametrize("repaired", ["black", "white"])
+def test_a_mask_of_several_values_that_divides_nothing_is_refused(repaired):
+    dark = np.arange(100, dtype=np.uint8).reshape(10, 10)
+    assert np.array_equal(read(encoded(dark)), dark), "greys count where a region shows in part"
+    with pytest.raises(ValueError, match=r"^bad_mask: its values are 0 to 99 of 255, and (all|nothing)"):
+        hole_of(encoded(dark), repaired, dark.shape)
+    scratch = np.full((100, 100), 255, np.uint8)
+    scratch[3, 3] = 0
+    with pytest.raises(ValueError, match=r"^bad_mask: its values are 0 to 255"):
+        hole_of(encoded(scratch), repaired, (10, 10))  # lost where the mask is made smaller
+
+
+@pytest.mark.parametrize("value", [0, 1, 100, 255])
+def test_a_mask_of_one_value_repairs_all_or_nothing_as_it_says(value):
+    grey = np.full((16, 16), value, np.uint8)
+    for data in (encoded(grey), encoded(grey, "JPEG"), grey):
+        assert hole_of(data, "white", grey.shape).all() == (value >= 128)
+        assert hole_of(data, "black", grey.shape).all() == (value < 128)
+
+
+def test_a_region_keeps_greys_and_is_refused_where_the_cut_leaves_nothing_of_it():
+    ramp = np.arange(256, dtype=np.uint8)[None].repeat(256, 0)
+    assert np.array_equal(region(encoded(ramp), 256), ramp)
+    edge = np.zeros((16, 48), np.uint8)
+    edge[:, :8] = 255
+    with pytest.raises(ValueError, match=r"^bad_mask: in the middle square"):
+        region(encoded(edge), 16)

@@ -86,6 +86,18 @@ def test_samples_carry_label_caption_and_lineage(calm, source):
     assert Image.open(calm / "contact_sheet.png").width > 300
 
 
+def test_colour_photos_and_a_model_of_small_grey_ones_are_warned_of(source, tmp_path, capsys):
+    photos = np.random.default_rng(0).integers(0, 255, (4, 50, 40, 3), np.uint8)
+    write_shard(tmp_path / "in/s.tar", [(f"p{i}", {"png": images.encode(p)}) for i, p in enumerate(photos)])
+    for where, folder in ((source, "fits"), (tmp_path / "in", "not")):
+        assert augment(where, tmp_path / folder, "--pairing.max_pairs", "1") == 0
+    seen = "the pictures are 40x50 in colour (the middle one of 4 looked at)"
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert line == (
+        f"warning: {seen}, model digits-ddpm draws 16x16 in grey: they are made smaller and they lose their colour"
+    )
+
+
 def test_fused_pictures_lie_between_their_parents(calm, source):
     """Nearer to each parent than a stranger is: the fusion shows both."""
     pictures, _ = digits()
@@ -338,6 +350,18 @@ def refused(capsys, source, output, *change, run=inline):
     assert stop.value.code == 2
     assert error.count("\n") == 1
     return error
+
+
+@pytest.mark.parametrize("name", ["inception", "efficientnet-lite0", "facebook/dinov2-small"])
+def test_missing_weights_of_features_end_it_at_once(name, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as stop:
+        augment(source, tmp_path / "out", "--model.name", "digits-ddpm", "--features.name", name)
+    assert stop.value.code == 2
+    assert f"features.name={name!r}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_folder_that_misses_a_file_is_named(source, tmp_path, capsys):

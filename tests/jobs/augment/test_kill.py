@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from flows import DIGITS
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
@@ -24,6 +25,7 @@ def start(source, output):
         "-m",
         "noiseweave",
         "augment",
+        *DIGITS,
         "--input",
         str(source),
         "--output",

@@ -1,12 +1,15 @@
 """augment on latent models: what each picture is told, and what is written of it. Without Ray, step by step."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from augments import through
+from flows import DIGITS
 from PIL import Image
+from small_pipeline import flag_everything
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.units import Unit
@@ -48,7 +51,7 @@ def task(source, output, model, **more):
     config = augment_config.Config(
         input=str(source),
         output=str(output),
-        model=ModelConfig(name=model),
+        model=model if isinstance(model, ModelConfig) else ModelConfig(name=model),
         inversion=QUICK,
         fusion=FusionRecipe(modes=("linear",)),
         **more,
@@ -90,6 +93,18 @@ def test_captions_are_told_and_in_the_lineage(source, tmp_path, model):
     third = images.decode(storage.read(str(source / "s-0.tar"), *where_of(source, "c")), 3)
     plain = backbone.decode(backbone.encode(third[None]))[0].astype(int)
     assert np.abs(fused[1] - plain).max() <= 1  # ratio 0: what the VAE keeps of the first
+
+
+def test_what_is_flagged_is_drawn_once_more_and_then_left_out(source, tmp_path, model):
+    sd_copy = shutil.copytree(model, tmp_path / "model")
+    flag_everything(sd_copy)
+    files, made = written(task(source, tmp_path, str(sd_copy)), [(0, 1, 0.4), (2, 0, 0.0)])
+    assert (files, made.redrawn) == ([], 2)
+    assert [b.reason for b in made.bad] == ["flagged", "flagged"]
+    assert {b.key for b in made.bad} <= {"a", "b", "c"}
+    of = task(source, tmp_path, ModelConfig(name=str(sd_copy), safety_checker=False))
+    files, made = written(of, [(0, 1, 0.4), (2, 0, 0.0)])
+    assert (len(files), made.redrawn, made.bad) == (2, 0, [])
 
 
 def where_of(source, key):
@@ -170,7 +185,7 @@ def test_features_of_the_network_see_the_jobs_size(source, tmp_path, model):
 )
 def test_a_mistake_is_one_line(source, tmp_path, capsys, more, words):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["augment", "--input", str(source), "--output", str(tmp_path / "o"), *more])
+        cli.main(["augment", *DIGITS, "--input", str(source), "--output", str(tmp_path / "o"), *more])
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert words in error

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from augments import through
+from flows import DIGITS
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -23,6 +24,7 @@ from noiseweave.jobs.augment import job as augment
 from noiseweave.jobs.augment import masks
 
 QUICK = [
+    *DIGITS,
     "--inversion.num_steps",
     "4",
     "--inversion.skip",
@@ -36,6 +38,7 @@ QUICK = [
     "--cluster.gpus_per_worker",
     "0",
 ]
+MODEL = ModelConfig(name="digits-ddpm")
 KEYS = [f"d{i:02d}" for i in range(16)]
 RIGHT = np.zeros((32, 32), np.uint8)
 RIGHT[:, 16:] = 255
@@ -44,6 +47,7 @@ BAD_MASKS = {
     "d01": (b"", "bad_mask"),
     "d02": (images.encode(RIGHT[:10, :, None]), "mask_does_not_fit"),
     "d03": (images.encode(np.stack([RIGHT, RIGHT, 255 - RIGHT], 2)), "mask_has_colours"),
+    "d04": (images.encode(RIGHT[..., None] // 255 * 100), "bad_mask"),
 }
 
 
@@ -120,7 +124,7 @@ def assert_the_engines(output, files):
     pair = groups.Pair(a=0, b=1, similarity=1.0, mode=line["mode"], ratio=line["ratio"], seed=0)
     fusion = FusionRecipe(region=RegionRecipe(source="saliency"))
     recipe = InversionRecipe(num_steps=4, skip=1)
-    model = loading.load(ModelConfig())
+    model = loading.load(ModelConfig(name="digits-ddpm"))
     parents = groups.Parents(image_BHWC=image_BHWC, keys=keys)
     made = groups.augment(model, parents, [pair], recipe, fusion, 0)
     wanted, (area,) = made.image_PHWC, made.areas
@@ -129,7 +133,7 @@ def assert_the_engines(output, files):
 
 
 def test_pairs_without_a_finite_picture_are_quarantined(source, tmp_path):
-    whole = loading.load(ModelConfig())
+    whole = loading.load(ModelConfig(name="digits-ddpm"))
     folder = shutil.copytree(loading.describe("digits-ddpm").folder, tmp_path / "m")
     whole.unet.conv_out.bias.data[:] = torch.nan
     whole.unet.save_pretrained(folder / "unet")
@@ -162,7 +166,7 @@ def test_a_mask_is_cut_as_its_picture_is(source, tmp_path):
     files = {"png": images.encode(wide), "mask.png": images.encode(mask)}
     storage.write(str(tmp_path / "s.tar"), shards.pack([("a", files)]))
     config = augment_config.Config(
-        input=str(tmp_path), output="o", fusion=FusionRecipe(region=RegionRecipe(source="file"))
+        model=MODEL, input=str(tmp_path), output="o", fusion=FusionRecipe(region=RegionRecipe(source="file"))
     )
     task = augment._task(config, "o", shards.find(config.input))
     where, _ = shards.locate(str(tmp_path / "s.tar"))
@@ -174,7 +178,9 @@ def test_a_mask_is_cut_as_its_picture_is(source, tmp_path):
 
 def test_another_region_makes_another_run(source, tmp_path):
     def same(**more):
-        config = augment_config.Config(input=str(source), output="o", fusion=FusionRecipe(**more))
+        config = augment_config.Config(
+            model=MODEL, input=str(source), output="o", fusion=FusionRecipe(**more)
+        )
         found = shards.find(config.input)
         return augment.identity(augment._task(config, "o", found), found)
 

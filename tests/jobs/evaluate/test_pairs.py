@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from evaluating import noise, quarantine, refused, shard
+from flows import DIGITS
 from inpaints import block, mask, saved
 from shared_data import ALEXNET
 
@@ -159,7 +160,17 @@ def test_reconstruction_of_digits_is_exact_for_each_recipe(evaluate, tmp_path):
 
     digits = (load_digits().images[:3] * 255 / 16).round().astype(np.uint8)[..., None]
     tar = shard(tmp_path / "d.tar", {f"d{i}": d for i, d in enumerate(digits)} | {"broken": b"no"})
-    options = ("--mode", "reconstruction", "--input", tar, "--inversion.num_steps", 6, "--inversion.skip", 1)
+    options = (
+        *DIGITS,
+        "--mode",
+        "reconstruction",
+        "--input",
+        tar,
+        "--inversion.num_steps",
+        6,
+        "--inversion.skip",
+        1,
+    )
     report = evaluate(*options, "--compare_steps", "[4,6]", "--compare_samplers", "[ddim,sde-dpm-solver++]")
     names = [f"{s} {n} steps, skip 1" for s in ("ddim", "sde-dpm-solver++") for n in (4, 6)]
     assert {n.partition(":")[0] for n in report["figures"]} == set(names)
@@ -172,9 +183,22 @@ def test_reconstruction_of_digits_is_exact_for_each_recipe(evaluate, tmp_path):
     assert len(rows(tmp_path / "out")) == 12
 
 
+def test_reconstruction_warns_of_pictures_that_the_model_does_not_draw(evaluate, tmp_path):
+    shard(tmp_path / "a.tar", noise(3, 40))
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/a.png").write_bytes(images.encode(noise(1, 40)["p000"]))
+    options = (*DIGITS, "--mode", "reconstruction", "--inversion.num_steps", 2, "--inversion.skip", 1)
+    for given, several in ((tmp_path / "a.tar", " (the middle one of 3 looked at)"), (tmp_path / "p", "")):
+        report = evaluate(*options, "--input", given, output=tmp_path / f"out{len(several)}")
+        assert report["warnings"][0] == (
+            f"the pictures are 40x40 in colour{several}, model digits-ddpm draws 16x16 in grey: they are made smaller "
+            "and they lose their colour"
+        )
+
+
 def test_reconstruction_refuses_what_no_model_can_do(evaluate, tmp_path, capsys):
     tar = shard(tmp_path / "d.tar", noise(2))
-    options = ("--mode", "reconstruction", "--input", tar)
+    options = (*DIGITS, "--mode", "reconstruction", "--input", tar)
     assert "compare_steps=(0" in refused(capsys, evaluate, *options, "--compare_steps", "[0]")
     assert "reference=" in refused(capsys, evaluate, *options, "--reference", tar)
     assert "model 'none'" in refused(capsys, evaluate, *options, "--model.name", "none")

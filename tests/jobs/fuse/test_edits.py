@@ -23,12 +23,15 @@ def test_an_edit_of_one_picture(digits, name):
     lineage = json.loads((digits / "out/fuse.json").read_text())
     assert lineage["edit"] == {"name": name, "strength": 0.8}
     assert [i["weight"] for i in lineage["inputs"]] == [1.0]
-    model, key = loading.load(ModelConfig()), hashlib.sha256((digits / "a.png").read_bytes()).hexdigest()
+    model, key = (
+        loading.load(ModelConfig(name="digits-ddpm")),
+        hashlib.sha256((digits / "a.png").read_bytes()).hexdigest(),
+    )
     image = picture("out/input-0.png")
     recipe = InversionRecipe(num_steps=8, skip=1)
     s, (maps,) = groups.invert_pictures(model, image[None, ..., None], [key], recipe, 0)
     wanted = edits.edit(maps, s, name, 0.8, edits.fresh_noise(maps, 0, key))
-    x_BCHW = inversion.replay(model.epsilon, s, [wanted])
+    x_BCHW = inversion.replay(model.denoise, s, [wanted])
     apart = picture("out/fused.png").astype(int) - model.decode(x_BCHW)[0, ..., 0]
     assert np.abs(apart).max() <= 1
     assert np.abs(picture("out/fused.png").astype(int) - image).max() > 1
@@ -77,7 +80,7 @@ def test_regions_are_the_engines(digits):
         "mask.png",
     )
     fused("a.png", "b.png", "--output", "own", "--fusion.region.source", "saliency", "--ratio", "0.7")
-    model = loading.load(ModelConfig())
+    model = loading.load(ModelConfig(name="digits-ddpm"))
     image_NHWC = np.stack([picture(f"own/input-{i}.png")[..., None] for i in range(2)])
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "ab"]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 0)
@@ -86,6 +89,6 @@ def test_regions_are_the_engines(digits):
         regions.fuse_region(maps, [0.3, 0.7], "cross_fade", regions.saliency(maps[1])),
     ]
     for name, image in zip(
-        ["file", "own"], model.decode(inversion.replay(model.epsilon, s, wanted)), strict=True
+        ["file", "own"], model.decode(inversion.replay(model.denoise, s, wanted)), strict=True
     ):
         assert np.abs(picture(f"{name}/fused.png").astype(int) - image[..., 0]).max() <= 1

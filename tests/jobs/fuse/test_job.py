@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from fusing import QUICK, failed, fused, picture
+from flows import DIGITS
+from fusing import QUICK, failed, fused, picture, png
+from PIL import Image
 
 from noiseweave.cluster import storage
 from noiseweave.engine.diffusion.recipes import InversionRecipe
@@ -17,6 +19,8 @@ from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs import cli
 from noiseweave.jobs.fuse import config as fuse_config
 from noiseweave.jobs.fuse import job as fuse
+
+MODEL = ModelConfig(name="digits-ddpm")
 
 
 def test_what_it_writes(digits, capsys):
@@ -35,14 +39,25 @@ def test_what_it_writes(digits, capsys):
     assert lineage["model_hash"] == loading.fingerprint(loading.describe("digits-ddpm"))
 
 
+def test_colour_photos_and_a_model_of_small_grey_ones_are_warned_of(photos, capsys):
+    fused("a.png", "b.png", "--output", "out")
+    assert "warning" in capsys.readouterr().err
+    Image.fromarray(np.full((99, 120, 3), (200, 30, 30), np.uint8)).save("a.png")
+    fused("a.png", "--output", "out", "--edit.name", "smooth")
+    assert capsys.readouterr().err == (
+        "warning: the pictures are 120x99 in colour, model digits-ddpm draws 16x16 in grey: they are made smaller and "
+        "they lose their colour\n"
+    )
+
+
 def test_the_picture_is_the_engines(digits):
     fused("a.png", "b.png", "c.png", "--output", "out", "--weights", "[2, 3, 5]", "--seed", "4")
-    model = loading.load(ModelConfig())
+    model = loading.load(ModelConfig(name="digits-ddpm"))
     image_NHWC = np.stack([picture(f"out/input-{i}.png")[..., None] for i in range(3)])
     keys = [hashlib.sha256((digits / f"{n}.png").read_bytes()).hexdigest() for n in "abc"]
     s, maps = groups.invert_pictures(model, image_NHWC, keys, InversionRecipe(num_steps=8, skip=1), 4)
     x_BCHW = groups.fuse_pictures(
-        model, groups.Inverted(schedule=s, maps=maps), [("cross_fade", [0.2, 0.3, 0.5])]
+        model, groups.Inverted(path=s, maps=maps), [("cross_fade", [0.2, 0.3, 0.5])]
     )
     apart = picture("out/fused.png").astype(int) - model.decode(x_BCHW)[0, ..., 0].astype(int)
     assert np.abs(apart).max() <= 1
@@ -91,7 +106,7 @@ def test_sweep_is_the_grid_of_one_inversion_each(digits, monkeypatch):
 
 
 def test_grid():
-    config = fuse_config.Config(images=("a", "b", "c"), output="o", ratios=(0.0, 0.5))
+    config = fuse_config.Config(model=MODEL, images=("a", "b", "c"), output="o", ratios=(0.0, 0.5))
     cells = fuse.grid(config)
     assert [m for m, _ in cells] == [m for m in MODES for _ in range(2)]
     assert cells[0][1] == [1, 0, 0]
@@ -99,7 +114,9 @@ def test_grid():
 
 
 def test_shares():
-    make = lambda n, **more: fuse_config.Config(images=tuple("abcd"[:n]), output="o", **more).shares  # noqa: E731
+    def make(n, **more):
+        return fuse_config.Config(model=MODEL, images=tuple("abcd"[:n]), output="o", **more).shares
+
     assert make(2) == [0.5, 0.5]
     assert make(2, fusion=fuse_config.FuseRecipe(ratio=0.25)) == [0.75, 0.25]
     assert make(4) == [0.25] * 4
@@ -108,7 +125,10 @@ def test_shares():
 
 def test_the_pictures_and_the_seed_draw_one_of_several_modes(digits):
     config = fuse_config.Config(
-        images=("a", "b"), output="o", fusion=fuse_config.FuseRecipe(modes=("linear", "layer_selective"))
+        model=MODEL,
+        images=("a", "b"),
+        output="o",
+        fusion=fuse_config.FuseRecipe(modes=("linear", "layer_selective")),
     )
     seen = [fuse_config.drawn(config, [str(i), "b"]).mode for i in range(40)]
     assert set(seen) == {"linear", "layer_selective"}
@@ -129,7 +149,19 @@ def test_pictures_from_yaml(digits):
 
 def test_pictures_anywhere_on_the_line_go_before_yaml(digits, capsys):
     (digits / "list.yaml").write_text("images: [a.png, b.png, c.png]\noutput: out\n")
-    line = ["c.png", "--config", "list.yaml", "--mode=linear", "--seed", "-1", "a.png", *QUICK, "--", "b.png"]
+    line = [
+        *DIGITS,
+        "c.png",
+        "--config",
+        "list.yaml",
+        "--mode=linear",
+        "--seed",
+        "-1",
+        "a.png",
+        *QUICK,
+        "--",
+        "b.png",
+    ]
     assert cli.main(["fuse", *line]) == 0
     lineage = json.loads((digits / "out/fuse.json").read_text())
     assert [i["path"] for i in lineage["inputs"]] == ["c.png", "a.png", "b.png"]
@@ -138,11 +170,11 @@ def test_pictures_anywhere_on_the_line_go_before_yaml(digits, capsys):
 
 def test_print_config_has_the_pictures(digits, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["fuse", "a.png", "b.png", "--output", "out", "--print_config"])
+        cli.main(["fuse", *DIGITS, "a.png", "b.png", "--output", "out", "--print_config"])
     assert stop.value.code == 0
     (digits / "list.yaml").write_text(capsys.readouterr().out)
     config = jobs_arguments.parse("fuse", ["--config", "list.yaml"])
-    assert config == fuse_config.Config(images=("a.png", "b.png"), output="out")
+    assert config == fuse_config.Config(model=MODEL, images=("a.png", "b.png"), output="out")
 
 
 def test_urls(digits):
@@ -211,6 +243,14 @@ def test_an_existing_folder_keeps_its_other_files(digits):
             "picture 'gone.png'",
         ),
         (
+            ["a.png", "b.png", "--fusion.region.source", "file", "--fusion.region.mask", "dim.png"],
+            "fusion.region.mask 'dim.png': bad_mask: its two values are 0 and 100 of 255, both dark",
+        ),
+        (
+            ["a.png", "b.png", "--fusion.region.source", "file", "--fusion.region.mask", "wide.png"],
+            "fusion.region.mask 'wide.png': mask_does_not_fit: it is 32x16",
+        ),
+        (
             ["a.png", "b.png", "--inversion.sampler", "sde-dpm-solver++", "--inversion.num_steps", "1000"],
             "inversion.num_steps=1000: too many for sde-dpm-solver++",
         ),
@@ -220,6 +260,10 @@ def test_a_mistake_is_one_line(digits, capsys, monkeypatch, arguments, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (digits / "broken.png").write_bytes((digits / "a.png").read_bytes()[:70])
     (digits / "note.txt").write_text("no picture")
+    for name, shape in (("dim", (16, 16)), ("wide", (16, 32))):
+        mask = np.zeros(shape, np.uint8)
+        mask[:, 8:] = 100 if name == "dim" else 255
+        (digits / f"{name}.png").write_bytes(png(mask))
     (digits / "folder").mkdir()
     assert words in failed(capsys, *arguments, "--output", "out")
     assert not (digits / "out").exists()

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fusing import failed, fused, picture, png
+from fusing import QUICK, failed, fused, picture, png
+from small_pipeline import flag_above, flag_everything, unsafety
 
 from noiseweave.cluster import storage
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion import groups
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
+from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs import cli
 
 
@@ -24,7 +27,7 @@ def engines(model, photos, names, prompts, weights):
     s, maps = groups.invert_pictures(model, image_NHWC, keys, recipe, 0, prompts)
     return model.decode(
         groups.fuse_pictures(
-            model, groups.Inverted(schedule=s, maps=maps, prompts=prompts), [("cross_fade", weights)]
+            model, groups.Inverted(path=s, maps=maps, prompts=prompts), [("cross_fade", weights)]
         )
     )[0]
 
@@ -158,3 +161,26 @@ def test_the_config_of_an_edit_holds(photos, sd_folder):
     assert (line["num_steps"], line["skip"]) == (100, 36)
     assert (line["prompt"]["guidance_source"], line["prompt"]["guidance_target"]) == (3.5, 15)
     assert line["inputs"][0]["psnr"] > 100
+
+
+def test_a_flagged_fusion_is_drawn_once_more_and_never_written_black(photos, sd_folder, capsys):
+    sd_copy = shutil.copytree(sd_folder, photos / "model")
+    two = ("a.png", "b.png", "--mode", "linear", "--model.name", str(sd_copy))
+    fused(*two, "--output", "calm")
+    flag_everything(sd_copy)
+    code = cli.main(["fuse", *two, *QUICK, "--output", "none"])
+    assert (code, "flagged: the model's safety checker" in capsys.readouterr().err) == (1, True)
+    assert not (photos / "none/fused.png").exists()
+    fused(*two, "--output", "told", "--model.safety_checker", "false")
+    assert np.abs(picture("told/fused.png").astype(int) - picture("calm/fused.png")).max() <= 1
+    keys = [hashlib.sha256((photos / f"{n}.png").read_bytes()).hexdigest() for n in "ab"]
+    again = seed_of(0, "flagged", *keys)
+    fused(*two, "--output", "again", "--seed", str(again), "--model.safety_checker", "false")
+    both = [picture("calm/fused.png"), picture("again/fused.png")]
+    scores = unsafety(sd_copy, np.stack(both))
+    assert scores[0] > scores[1] + 1e-4
+    flag_above(sd_copy, float(scores.mean()))
+    fused(*two, "--output", "second")
+    lineage = json.loads((photos / "second/fuse.json").read_text())
+    assert (lineage["seed"], lineage["flagged"]) == (again, 0)
+    assert np.abs(picture("second/fused.png").astype(int) - both[1]).max() <= 1

@@ -60,10 +60,22 @@ def test_no_pixel_that_the_model_is_shown_holds_any_of_the_damage(tmp_path, size
     assert (shown[0] == shown[1]).all()
 
 
+def test_pictures_that_the_model_does_not_paint_are_warned_of(tmp_path, capsys):
+    pair(tmp_path, "a.png", noise("RGB", (60, 30)), block((60, 30), 2, 2, 5, 5))
+    assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD) == 0
+    text = "the pictures are 60x30 in colour, model digits-ddpm draws 16x16 in grey: they are made smaller and they"
+    assert f"warning: {text} lose their colour\n" in capsys.readouterr().err
+    assert drawn(tmp_path / "crops", *folders_of(tmp_path), *HARD, "--crop_to_mask") == 0
+    assert "draws 16x16 in grey: they lose their colour\n" in capsys.readouterr().err
+    pair(tmp_path / "grey", "a.png", noise("L", (30, 30)), block((30, 30), 2, 2, 5, 5))
+    assert drawn(tmp_path / "fits", *folders_of(tmp_path / "grey"), *HARD) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 # bad input
 
 
-def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path):
+def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path, capsys):
     full = np.ones((20, 20), bool)
     png = saved(noise("RGB", (20, 20)), "PNG")
     good = saved(mask(block((20, 20), 2, 2, 5, 5)), "PNG")
@@ -76,6 +88,12 @@ def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path):
         "aspect": (png, saved(mask(np.ones((20, 30), bool)), "PNG"), "mask_does_not_fit"),
         "colours": (png, saved(noise("RGB", (20, 20)), "PNG"), "mask_has_colours"),
         "badmask": (png, good[:60], "bad_mask"),
+        "dark": (
+            png,
+            saved(Image.fromarray(np.uint8(100) * ~block((20, 20), 2, 2, 5, 5)), "PNG"),
+            "bad_mask",
+        ),
+        "grey": (png, saved(Image.linear_gradient("L").crop((0, 0, 100, 100)), "PNG"), "bad_mask"),
         "text": (png, good, "bad_txt"),
         "film": (
             saved(noise("L", (9, 9)), "PNG", save_all=True, append_images=[noise("L", (9, 9), 1)]),
@@ -91,6 +109,9 @@ def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path):
     storage.write(str(tmp_path / "masks/lost.png"), good)
     pair(tmp_path, "good.png", noise("RGB", (20, 20)), block((20, 20), 2, 2, 5, 5))
     assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD, "--max_pixels", 40_000) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("left out: {")
+    assert "'bad_mask': 3" in last
     wanted = {f"{name}.png": reason for name, (_, _, reason) in cases.items()}
     assert quarantine(tmp_path / "o") == wanted | {"alone.png": "no_mask", "lost.png": "no_picture"}
     found = report(tmp_path / "o")
@@ -114,7 +135,7 @@ def test_what_is_not_finite_is_tried_in_float32_and_then_left_out(damaged, tmp_p
     assert drawn(tmp_path / "o", *some, "--model", broken(tmp_path / "large", 1e8)) == 0
     assert json.loads((tmp_path / "o/lineage/d0.json").read_text())["precision"] == "fp32"
     assert report(tmp_path / "o")["restored"] == 10
-    assert drawn(tmp_path / "p", *some, "--model", broken(tmp_path / "nan", float("nan"))) == 0
+    assert drawn(tmp_path / "p", *some, "--model", broken(tmp_path / "nan", float("nan"))) == 1
     names = ["d0.png", "d1.png", "d2.png", "sub/d3.png", "sub/d4.png"]
     assert quarantine(tmp_path / "p") == dict.fromkeys(names, "not_finite")
     assert report(tmp_path / "p")["restored"] == 0

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from flows import DIGITS
 from inpaints import hole, mask, noise, refused, saved
 
 from noiseweave.cluster import shards, storage
@@ -22,6 +23,7 @@ def laid(folder, imgs: list[str], masks: list[str]):
 
 def gathered(folder, *arguments: str):
     where = [
+        *DIGITS,
         "--images",
         str(folder / "imgs"),
         "--masks",
@@ -42,9 +44,23 @@ def left_out(work) -> dict[str, str]:
 
 
 def test_every_extension_in_any_case_and_depth(tmp_path):
-    names = ["a.png", "b.JPG", "c/d.jpeg", "c/e/f.webp", "g.bmp", "h.tif", "i.tiff", "文物.PNG", "x.y.png"]
+    names = [
+        "a.png",
+        "b.JPG",
+        "c/d.jpeg",
+        "c/e/f.webp",
+        "g.bmp",
+        "h.tif",
+        "i.tiff",
+        "j.GIF",
+        "k.avif",
+        "l.heic",
+        "m.heif",
+        "文物.PNG",
+        "x.y.png",
+    ]
     laid(tmp_path, names, [os.path.splitext(n)[0] + ".png" for n in names])
-    laid(tmp_path, ["z.gif", "notes.md", ".hidden.png", "__MACOSX/a.png"], ["z.gif"])
+    laid(tmp_path, ["z.psd", "notes.md", ".hidden.png", "__MACOSX/a.png"], ["z.psd"])
     work = gathered(tmp_path)
     assert pairs(work) == {n: os.path.splitext(n)[0] + ".png" for n in names}
     assert left_out(work) == {}
@@ -113,7 +129,7 @@ def test_words_of_a_picture(tmp_path):
     items = gathered(tmp_path).plan.unit(0).payload
     assert inpaint_input.words(items[0]) == "a face of clay"
     assert inpaint_input.words(items[1]) is None
-    with pytest.raises(ValueError, match=r"^bad_txt: not UTF-8"):
+    with pytest.raises(ValueError, match=r"^bad_txt: neither UTF-8"):
         inpaint_input.words(items[2])
 
 
@@ -129,7 +145,7 @@ def test_shards(tmp_path):
     ]
     for name in ("x", "y"):
         storage.write(str(tmp_path / f"{name}.tar"), shards.pack(rows))
-    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
+    arguments = [*DIGITS, "--input", str(tmp_path), "--output", str(tmp_path / "o"), "--unit_pictures", "2"]
     work = inpaint_input.gather(jobs_arguments.parse("inpaint", arguments))
     assert work.pictures == 6
     units = [inpaint_input.items_of(work.plan.unit(i).payload) for i in range(work.plan.length)]
@@ -153,7 +169,9 @@ def test_a_damaged_shard_is_told_and_the_rest_used(tmp_path):
     whole = shards.pack([(k, {"png": PNG, "mask.png": m}) for k in "abc"])
     storage.write(str(tmp_path / "x.tar"), whole[: 2 * 2048 + 700])
     storage.write(str(tmp_path / "y.tar"), b"no tar")
-    work = inpaint_input.gather(jobs_arguments.parse("inpaint", ["--input", str(tmp_path), "--output", "o"]))
+    work = inpaint_input.gather(
+        jobs_arguments.parse("inpaint", [*DIGITS, "--input", str(tmp_path), "--output", "o"])
+    )
     assert work.pictures == 2
     assert {b.reason for b in work.left_out} == {"truncated_tar", "unreadable_tar"}
 
@@ -168,9 +186,22 @@ def test_variants_may_not_take_another_pictures_name(tmp_path, capsys):
 def test_masks_below_their_pictures_are_no_pictures(tmp_path):
     for name in ("a.png", "b/c.png", "masks/a.png", "masks/b/c.png"):
         storage.write(str(tmp_path / name), PNG)
-    where = ["--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
+    where = [*DIGITS, "--images", str(tmp_path), "--masks", str(tmp_path / "masks"), "--output", "out"]
     work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
     assert (pairs(work), left_out(work)) == ({"a.png": "a.png", "b/c.png": "b/c.png"}, {})
+
+
+@pytest.mark.parametrize(("suffix", "more"), [(".mask", []), ("_mask", ["--mask_suffix", "_mask"])])
+def test_masks_beside_their_pictures(tmp_path, suffix, more):
+    names = ["a.jpg", f"a{suffix}.png", "b/c.png", f"b/c{suffix}.png", "bare.png", f"b/bare{suffix}.png"]
+    names += ["two.png", "two.jpg", f"two{suffix}.png"]
+    for name in names:
+        storage.write(str(tmp_path / name), PNG)
+    where = ["--images", str(tmp_path), "--output", "out", *more]
+    work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
+    assert pairs(work) == {"a.jpg": f"a{suffix}.png", "b/c.png": f"b/c{suffix}.png"}
+    alone = {"bare.png": "no_mask", f"b/bare{suffix}.png": "no_picture"}
+    assert left_out(work) == alone | dict.fromkeys(["two.png", "two.jpg", f"two{suffix}.png"], "ambiguous")
 
 
 def test_links(tmp_path):
@@ -190,11 +221,16 @@ def test_links(tmp_path):
     [
         ([], "one of --image with --mask"),
         (["--image", "a.png"], "--image and --mask go together"),
-        (["--masks", "m"], "--images and --masks go together"),
+        (["--masks", "m"], "images=None: a folder, with --masks"),
+        (
+            ["--images", "{d}/imgs"],
+            "no picture NAME has a mask NAME.mask beside it; give --masks or --mask_suffix",
+        ),
+        (["--images", "{d}/imgs", "--mask_suffix", ""], "mask_suffix=''"),
         (["--image", "a.png", "--mask", "b.png", "--input", "x"], "given: image, input"),
         (["--image", "none.png", "--mask", "none.png"], "image 'none.png': no such file"),
         (["--images", "none", "--masks", "none"], "images='none': no such local folder"),
-        (["--images", "{d}/imgs", "--masks", "{d}/empty"], "no .png, .jpg"),
+        (["--images", "{d}/imgs", "--masks", "{d}/empty"], "no .jpg, .jpeg, .png"),
         (["--images", "{d}/imgs", "--masks", "{d}/other"], "no picture has a mask of the same name"),
         (["--images", "{d}/imgs", "--masks", "{d}/m/../imgs"], "another folder than images"),
         (["--input", "{d}/imgs"], "no .tar shards there"),
@@ -218,7 +254,6 @@ def test_links(tmp_path):
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--prompt", "a face"], "the model reads no prompts"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--model", "{d}/none"], "no such folder, not shipped"),
         (["--images", "{d}/imgs", "--masks", "{d}/m", "--lora", "a.safetensors"], "lora"),
-        (["--input", "{d}/shards", "--output_format", "tif"], "output_format='tif'"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, arguments, words):
@@ -266,7 +301,7 @@ def test_the_original_projects_spellings():
     assert (config.inpaint.strength, config.seed, config.size, config.mask_mode) == (0.5, 1234, 768, "white")
     assert (config.rows, config.collage_spacing_h, config.collage_spacing_v) == (4, 3, 5)
     assert (config.prompt, config.loras, config.weights) == ("p", ("w.safetensors",), (1.0,))
-    several = ["--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
+    several = [*DIGITS, "--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
     config = jobs_arguments.parse("inpaint", several)
     assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
 

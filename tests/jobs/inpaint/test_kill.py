@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from flows import DIGITS
 from inpaints import block_pairs, folders_of, report
 
 PATIENCE = 600
@@ -18,6 +19,7 @@ def start(folder, output, *more):
         "-m",
         "noiseweave",
         "inpaint",
+        *DIGITS,
         *folders_of(folder),
         "--steps",
         "10",

@@ -149,7 +149,19 @@ def test_a_mistake_is_one_line(kl_folder, picture, tmp_path, capsys, arguments, 
 
 
 def test_a_negative_weight_is_no_option():
-    words = ["--images", "i", "--masks", "m", "--output", "o", "--lora", "a", "--lora_weight=-0.5"]
+    words = [
+        "--model",
+        "a",
+        "--images",
+        "i",
+        "--masks",
+        "m",
+        "--output",
+        "o",
+        "--lora",
+        "a",
+        "--lora_weight=-0.5",
+    ]
     assert jobs_arguments.parse("inpaint", words).weights == (-0.5,)
     assert np.isclose(
         jobs_arguments.parse("inpaint", [*words[:-1], "--lora_weight", "-0.5"]).weights[0], -0.5

@@ -53,7 +53,7 @@ def test_outside_the_mask_every_mode_and_format_comes_back_bit_for_bit(tmp_path,
         assert (after != before)[where].any(), name
 
 
-def test_an_empty_mask_copies_the_file_and_a_full_one_is_painted(tmp_path):
+def test_an_empty_mask_copies_the_file_and_a_full_one_is_painted(tmp_path, capsys):
     for name in ("a.png", "b.jpg", "c.webp", "d.tif"):
         pair(tmp_path, name, noise("RGB", (20, 14)), np.zeros((14, 20), bool))
     pair(tmp_path, "full.png", noise("RGB", (20, 14)), np.ones((14, 20), bool))
@@ -61,7 +61,11 @@ def test_an_empty_mask_copies_the_file_and_a_full_one_is_painted(tmp_path):
     for name in ("a.png", "b.jpg", "c.webp", "d.tif"):
         assert (tmp_path / "o/restored" / name).read_bytes() == (tmp_path / "imgs" / name).read_bytes()
     assert json.loads((tmp_path / "o/lineage/a.json").read_text())["copied"]
-    assert report(tmp_path / "o")["copied"] == 4
+    found, said = report(tmp_path / "o"), capsys.readouterr().out
+    assert (found["copied"], found["restored"]) == (4, 1)
+    assert found["copied_pictures"] == ["a.png", "b.jpg", "c.webp", "d.tif"]
+    assert "1 restored pictures" in said
+    assert "4 pictures copied, as their masks are empty: a.png, b.jpg, c.webp, d.tif" in said
     assert (stored(tmp_path / "o/restored/full.png") != stored(tmp_path / "imgs/full.png")).mean() > 0.9
 
 

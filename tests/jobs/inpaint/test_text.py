@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import small_pipeline
+from flows import DIGITS
 from inpaints import drawn, folders_of, hole, noise, pair, report, stored
 
 from noiseweave.cluster import storage
+from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs.inpaint import draw
 from noiseweave.jobs.inpaint import input as inpaint_input
@@ -30,7 +32,7 @@ def lineage(output, key):
 
 def loaded(folder, output, *arguments):
     """The pictures of the first unit as the model is shown them."""
-    words = [*folders_of(folder), "--output", str(output), *map(str, arguments)]
+    words = [*DIGITS, *folders_of(folder), "--output", str(output), *map(str, arguments)]
     config = jobs_arguments.parse("inpaint", words)
     task = draw.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
     items = inpaint_input.gather(config).plan.unit(0).payload
@@ -121,3 +123,59 @@ def test_boxes_of_a_large_picture_keep_its_resolution(kl_folder, tmp_path):
     same = (stored(tmp_path / "o/restored/a.png") == stored(tmp_path / "imgs/a.png")).all(-1)
     assert same[~where].all()
     assert same[where].mean() < 0.1
+
+
+@pytest.fixture
+def flags_all(kl_folder, tmp_path):
+    """The same pipeline with a safety checker that flags every picture."""
+    copy = shutil.copytree(kl_folder, tmp_path / "flags")
+    small_pipeline.flag_everything(copy)
+    return copy
+
+
+def test_what_is_flagged_is_named_and_never_written_black(flags_all, tmp_path, capsys):
+    for name in ("a.png", "b.png", "empty.png"):
+        where = hole((32, 32)) if name != "empty.png" else np.zeros((32, 32), bool)
+        pair(tmp_path, name, noise("RGB", (32, 32)), where)
+    arguments = [*folders_of(tmp_path), "--model", flags_all, *FAST, "--rows", 2]
+    assert drawn(tmp_path / "o", *arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("left out: {'flagged': 4}")
+    found = report(tmp_path / "o")
+    assert (found["restored"], found["copied"], found["quarantined"]) == (0, 1, {"flagged": 4})
+    names = sorted(p.name for p in (tmp_path / "o/restored").rglob("*.*"))
+    assert names == ["empty.png", "empty_2.png"]
+    lines = [json.loads(line) for line in (tmp_path / "o/quarantine.jsonl").read_text().splitlines()]
+    assert [(b["key"], b["detail"][-17:]) for b in lines] == [
+        (name, f"variant {row}, seed {seed}") for name in ("a.png", "b.png") for row, seed in ((1, 3), (2, 4))
+    ]
+    assert drawn(tmp_path / "p", *arguments, "--model.safety_checker", "false") == 0
+    assert report(tmp_path / "p")["restored"] == 4
+
+
+def test_one_picture_that_is_flagged_is_code_1(flags_all, tmp_path, capsys):
+    pair(tmp_path, "a.png", noise("RGB", (32, 32)), hole((32, 32)))
+    one = ["--image", tmp_path / "imgs/a.png", "--mask", tmp_path / "masks/a.png"]
+    assert drawn(tmp_path / "o.png", *one, "--model", flags_all, *FAST) == 1
+    assert "'flagged': 1" in capsys.readouterr().out
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_a_flagged_variant_is_painted_once_more_and_the_others_stay(kl_folder, flags_all, tmp_path):
+    pair(tmp_path, "a.png", noise("RGB", (32, 32)), np.ones((32, 32), bool))
+    arguments = [*folders_of(tmp_path), *FAST, "--feather", 0, "--rows", 5]
+    assert drawn(tmp_path / "calm", *arguments, "--model", kl_folder) == 0
+    names = ["a", "a_2", "a_3", "a_4", "a_5"]
+    calm = [stored(tmp_path / f"calm/restored/{name}.png") for name in names]
+    scores = small_pipeline.unsafety(flags_all, np.stack(calm).astype(np.uint8))
+    worst, second = np.argsort(scores)[::-1][:2]
+    small_pipeline.flag_above(flags_all, float(scores[[worst, second]].mean()))
+    assert drawn(tmp_path / "o", *arguments, "--model", flags_all) == 0
+    line, again = lineage(tmp_path / "o", "a"), seed_of(3 + int(worst), "flagged", "a#0")
+    assert report(tmp_path / "o")["quarantined"] == {}, "the second try has other noise"
+    assert line["drawn_again"] == [{"variant": int(worst) + 1, "box": 0, "seed": again}]
+    for i, name in enumerate(names):
+        apart = np.abs(stored(tmp_path / f"o/restored/{name}.png") - calm[i]).max()
+        assert apart > 1 if i == worst else apart <= 1
+    assert drawn(tmp_path / "s", *arguments[:-2], "--seed", again, "--model", kl_folder) == 0
+    path = tmp_path / f"o/restored/{names[worst]}.png"
+    assert np.abs(stored(tmp_path / "s/restored/a.png") - stored(path)).max() <= 1

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from fusing import png
-from loras import config_of, make, picture, write
+from loras import HERE, config_of, make, picture, write
 
 from noiseweave.cluster import shards, storage
+from noiseweave.jobs.lora import cache
 from noiseweave.jobs.lora import input as lora_input
 from noiseweave.jobs.lora.batches import pixels
 
@@ -47,6 +48,35 @@ def test_a_picture_without_a_mask_is_left_out_and_a_folder_without_any_has_rando
     _, source = gather(data, "--data.masks", "false")
     assert not source.masked
     assert len(source.items) == 7
+
+
+def test_masks_may_lie_beside_their_pictures(gather, tmp_path):
+    data = make(tmp_path / "a")
+    for i in range(6):
+        (data / f"masks/p{i}.png").rename(data / f"imgs/p{i}_mask.png")
+    (data / "masks").rmdir()
+    write(data / "imgs" / "bare.png", picture(9))
+    config, source = gather(data, "--mask_suffix", "_mask")
+    assert source.masked
+    assert [(b.key, b.reason) for b in source.bad] == [("bare.png", "no_mask")]
+    ours, theirs = holes(config, source), holes(*gather(make(tmp_path / "b")))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    _, source = gather(data, "--mask_suffix", "_mask", "--data.masks", "false")
+    assert {item.key for item in source.items} == {"bare", *(f"p{i}" for i in range(6))}
+
+
+def test_a_mask_that_divides_nothing_is_left_out(gather, tmp_path):
+    data = make(tmp_path / "a")
+    hole = np.zeros((40, 40), np.uint8)
+    hole[4:20, 4:20] = 100
+    write(data / "masks" / "p0.png", hole)
+    write(data / "masks" / "p1.png", hole // 100)
+    config, source = gather(data, "--cache", "off", "--mask_mode", "white")
+    source = cache.filled(config, source, HERE)
+    assert [(b.key, b.reason) for b in source.bad] == [("p0", "bad_mask")]
+    item = next(item for item in source.items if item.key == "p1")
+    assert 0.1 < pixels(config, item, [0])[1].mean() < 0.3
 
 
 def test_shards_are_as_folders(gather, tmp_path):

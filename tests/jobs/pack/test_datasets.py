@@ -1,11 +1,13 @@
 """Image folders, read as Hugging Face datasets reads them, without a hub."""
 
+import io
 import json
 import socket
 import sys
 
 import pytest
 from packing import by_key, fill, packed, picture, quarantine, run
+from PIL import Image
 
 from noiseweave.jobs import cli
 
@@ -26,7 +28,7 @@ def test_metadata_give_captions_labels_and_the_rest(captioned, tmp_path, capsys)
     samples, bad, report = packed(captioned, tmp_path / "out")
     assert "as a Hugging Face image folder, split train" in capsys.readouterr().out
     assert list(samples) == ["train/2.png", "train/0.png", "train/1.png"]  # 3.png is in no row
-    assert (bad, report["classes"]) == ({}, {"0": 1, "1": 1, "2": 1})
+    assert (bad, report["classes"]) == ({"train/3.png": "no_row"}, {"0": 1, "1": 1, "2": 1})
     sample = samples["train/2.png"]
     assert (sample["__key__"], sample["txt"], sample["cls"]) == ("train-2", b"picture 2", b"2")
     assert json.loads(sample["json"]) == {"tags": [7, 2], "source": "train/2.png"}
@@ -75,7 +77,11 @@ def test_broken_pictures_do_not_end_the_stream(captioned, tmp_path):
     fill(tmp_path, {"secret.png": picture(9)})
     assert run(captioned, tmp_path / "out") == 0
     assert list(by_key(tmp_path / "out/shards")) == ["train-2"]
-    assert quarantine(tmp_path / "out") == {"train/0.png": "truncated_image", "train/1.png": "outside_link"}
+    assert quarantine(tmp_path / "out") == {
+        "train/0.png": "truncated_image",
+        "train/1.png": "outside_link",
+        "train/3.png": "no_row",
+    }
     (captioned / "train/0.png").unlink()
     run(captioned, tmp_path / "out")
     assert quarantine(tmp_path / "out")["train/0.png"] == "unreadable"
@@ -85,6 +91,37 @@ def test_bad_labels_are_quarantined(tmp_path):
     table = b"file_name,label\n0.png,-1\n1.png,1\n"
     root = fill(tmp_path / "in", {"0.png": picture(0), "1.png": picture(1), "metadata.csv": table})
     assert packed(root, tmp_path / "out")[1] == {"0.png": "bad_label"}
+
+
+def test_files_without_a_row_are_named_and_counted(tmp_path):
+    rows = {"train": "0.png,m/0.png,2.0\n1.png,m/1.png,\n", "test": "0.png,m/0.png,1.0\n"}
+    files = {
+        f"{split}/metadata.csv": f"file_name,mask_file_name,label\n{r}".encode() for split, r in rows.items()
+    }
+    files |= {f"{split}/{n}.png": picture(n) for split in rows for n in range(3)}
+    files |= {f"{split}/m/{n}.png": picture(n) for split in rows for n in range(2)}
+    files |= {"train/2.txt": b"x", "train/notes.md": b"x", "extra.gif": picture(1, "GIF")}
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert {k: s.get("cls") for k, s in samples.items()} == {"train/0.png": b"2", "train/1.png": None}
+    lost = ["extra.gif", "test/1.png", "test/2.png", "test/m/1.png", "train/2.png"]
+    assert bad == dict.fromkeys(lost, "no_row")
+    assert report["quarantined"] == {"no_row": 5}
+    assert report["ignored"] == {"picture column mask": 1, ".md": 1, ".txt beside a picture": 1}
+
+
+def test_text_that_is_numbers_is_no_name(tmp_path):
+    table = b'{"file_name": "0.png", "label": "10"}\n{"file_name": "1.png", "label": "9"}\n'
+    root = fill(tmp_path / "in", {"0.png": picture(0), "1.png": picture(1), "metadata.jsonl": table})
+    samples, _, report = packed(root, tmp_path / "out")
+    assert [s["cls"] for s in samples.values()] == [b"10", b"9"]
+    assert report["classes"] == {"9": 1, "10": 1}
+
+
+def test_labels_none_does_not_look_at_the_column(tmp_path):
+    table = b"file_name,label\n0.png,-1\n1.png,2.5\n"
+    root = fill(tmp_path / "in", {"0.png": picture(0), "1.png": picture(1), "metadata.csv": table})
+    samples, bad, _ = packed(root, tmp_path / "out", labels="none")
+    assert (len(samples), bad) == (2, {})
 
 
 def test_no_hub_is_asked(captioned, tmp_path, monkeypatch):
@@ -115,3 +152,16 @@ def test_refusals(captioned, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"datasets package is missing; pip install 'noiseweave\[sources\]'"):
         run(captioned, tmp_path / "out")
+
+
+def test_a_mask_beside_its_picture_is_no_picture_here_either(tmp_path):
+    files = {f"{c}/{n}.png": picture(n) for c in "ab" for n in range(2)}
+    hole = Image.new("L", (12, 9), 255)
+    hole.paste(0, (0, 0, 4, 4))
+    buffer = io.BytesIO()
+    hole.save(buffer, "PNG")
+    root = fill(tmp_path / "in", files | {"a/1.mask.png": buffer.getvalue()})
+    samples, bad, report = packed(root, tmp_path / "out", format="imagefolder")
+    assert (bad, report["classes"]) == ({}, {"a": 2, "b": 2})
+    assert samples["a/1.png"]["mask.png"] == buffer.getvalue()
+    assert "mask.png" not in samples["a/0.png"]

@@ -1,12 +1,15 @@
 """Folders become shards: every picture is in them byte by byte, or named with its reason."""
 
+import io
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
 from packing import contents, fill, packed, picture
+from PIL import Image
 
 from noiseweave.cluster import folders
 from noiseweave.engine.pictures import images
@@ -65,6 +68,46 @@ def test_bad_pictures_are_named_and_the_rest_is_packed(tmp_path):
     assert report["quarantined"]["truncated_image"] == 2
 
 
+EVERY = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "gif": "GIF",
+    "tif": "TIFF",
+    "avif": "AVIF",
+}
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_every_format_is_read_and_kept_under_its_own_extension(size, tmp_path):
+    files = {f"{e}/0.{e}": picture(30, kind) for e, kind in EVERY.items()}
+    files["tif/1.TIFF"] = picture(30, "TIFF")
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out", size=size)
+    assert bad == {}
+    assert report["classes"] == dict.fromkeys(sorted(EVERY), 1) | {"tif": 2}
+    for source, data in files.items():
+        kept = samples[source][
+            source.lower().rpartition(".")[2][:4].replace("tiff", "tif") if size is None else "png"
+        ]
+        assert (kept == data) == (size is None)
+        assert abs(images.decode(kept).astype(int) - (210, 30, 90)).max() <= 6
+
+
+def test_a_heic_without_its_decoder_is_named_with_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images.readable.cache_clear()
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    try:
+        root = fill(tmp_path / "in", {"a/0.heic": heic, "a/1.HEIC": heic, "b/0.png": picture()})
+        _, bad, report = packed(root, tmp_path / "out")
+    finally:
+        images.readable.cache_clear()
+    assert bad == {"a/0.heic": "no_decoder", "a/1.HEIC": "no_decoder"}
+    assert report["classes"] == {"a": 0, "b": 1}
+    assert "2 pictures: HEIF is not read here; pip install 'noiseweave[heif]'" in capsys.readouterr().out
+
+
 def test_nothing_but_bad_pictures_is_code_1_with_a_report(tmp_path):
     samples, bad, report = packed(fill(tmp_path / "in", {"zero.jpg": b""}), tmp_path / "out")
     assert (samples, bad, report["shards"]) == ({}, {"zero.jpg": "empty_picture"}, 0)
@@ -74,6 +117,7 @@ def test_nothing_but_bad_pictures_is_code_1_with_a_report(tmp_path):
     ("name", "data", "reason"),
     [
         ("a.txt", "Straße".encode("latin-1"), "bad_txt"),
+        ("a.txt", "a cat".encode("utf-16-le"), "bad_txt"),
         ("a.txt", b"x" * (1 << 21), "too_large"),
         ("a.json", b"{", "bad_json"),
         ("a.json", b"[1]", "bad_json"),
@@ -99,6 +143,28 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     assert report["classes"] == {}
 
 
+def test_captions_of_windows_are_read(tmp_path):
+    root = fill(tmp_path / "in", {"a.png": picture(), "a.txt": "Straße 花".encode("utf-16")})
+    samples, _, _ = packed(root, tmp_path / "out")
+    assert samples["a.png"]["txt"] == "Straße 花".encode()
+
+
+def test_a_flat_folder_has_the_labels_of_its_json_files(tmp_path):
+    label = {"a": b'{"label": "dog"}', "b": b'{"label": "cat"}', "c": b'{"label": 7}', "d": b'{"id": 1}'}
+    files = {f"{k}.png": picture() for k in label} | {f"{k}.json": data for k, data in label.items()}
+    root = fill(tmp_path / "in", files)
+    samples, bad, report = packed(root, tmp_path / "out")
+    assert {k: s.get("cls") for k, s in samples.items()} == {"a.png": b"1", "b.png": b"0", "d.png": None}
+    assert bad == {"c.png": "bad_label"}
+    assert report["classes"] == {"cat": 1, "dog": 1}
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == ["cat", "dog"]
+    samples, _, report = packed(root, tmp_path / "kept", keep_labels=(1,))
+    assert ([*samples], report["left_out"]) == (["a.png"], 2)
+    samples, bad, _ = packed(root, tmp_path / "none", labels="none")
+    assert (len(samples), bad) == (4, {})
+    assert all("cls" not in s for s in samples.values())
+
+
 def test_labels_none_packs_folders_without_labels(flowers, tmp_path):
     samples, _, report = packed(flowers, tmp_path / "out", labels="none")
     assert len(samples) == 9
@@ -109,13 +175,13 @@ def test_labels_none_packs_folders_without_labels(flowers, tmp_path):
 def test_folders_without_pictures_are_no_class_and_loose_pictures_have_none(flowers, tmp_path):
     fill(
         flowers,
-        {"about/readme.md": b"x", "cover.png": picture(), "daisy/x.gif": b"GIF", "daisy/lone.txt": b""},
+        {"about/readme.md": b"x", "cover.png": picture(), "daisy/x.psd": b"8BPS", "daisy/lone.txt": b""},
     )
     (flowers / "empty").mkdir()
     samples, bad, report = packed(flowers, tmp_path / "out")
     assert report["classes"] == {"daisy": 4, "rose": 5}
     assert bad == {"cover.png": "no_class"}
-    assert report["ignored"] == {".gif": 1, ".txt without a picture": 1, ".md": 1}
+    assert report["ignored"] == {".psd": 1, ".txt without a picture": 1, ".md": 1}
     assert "cover.png" not in samples
 
 
@@ -241,9 +307,9 @@ def test_size_fits_every_picture(image_format, tmp_path):
 def test_a_class_of_other_formats_keeps_its_number_and_is_named(tmp_path, capsys):
     files = {
         "a/0.png": picture(0),
-        "b/0.gif": b"GIF89a",
-        "b/1.tif": b"II*\0",
-        "b/2.gif": b"GIF89a",
+        "b/0.ppm": b"P6",
+        "b/1.psd": b"8BPS",
+        "b/2.ppm": b"P6",
         "c/0.png": picture(1),
         "notes/read.me": b"x",
         "notes/table.csv": b"x",
@@ -252,12 +318,93 @@ def test_a_class_of_other_formats_keeps_its_number_and_is_named(tmp_path, capsys
     assert {source: sample["cls"] for source, sample in samples.items()} == {"a/0.png": b"0", "c/0.png": b"2"}
     assert json.loads((tmp_path / "out/classes.json").read_text()) == ["a", "b", "c"]
     assert bad == {"b": "no_pictures"}
-    assert report["ignored"] == {".gif": 2, ".tif": 1, ".me": 1, ".csv": 1}
+    assert report["ignored"] == {".ppm": 2, ".psd": 1, ".me": 1, ".csv": 1}
     line = json.loads((tmp_path / "out/quarantine.jsonl").read_text())
-    assert line["detail"] == "a class folder with none that is read: 2 .gif, 1 .tif"
+    assert line["detail"] == "a class folder with none that is read: 2 .ppm, 1 .psd"
     assert "5 other files ignored" in capsys.readouterr().out
 
 
 def test_without_any_picture_other_formats_make_no_classes(tmp_path):
     with pytest.raises(ValueError, match=r"no \.jpg, \.jpeg, \.png"):
-        packed(fill(tmp_path / "in", {"a/0.gif": b"GIF89a", "b/0.tif": b"x"}), tmp_path / "out")
+        packed(fill(tmp_path / "in", {"a/0.ppm": b"P6", "b/0.psd": b"x"}), tmp_path / "out")
+
+
+def mask(size=(12, 9), turn=0, light=255, top=3):
+    """The mask of ``picture``: its left third, down to row ``top``, is dark."""
+    image = Image.new("L", size, light)
+    image.paste(0, (0, 0, size[0] // 3, top))
+    exif, buffer = Image.Exif(), io.BytesIO()
+    if turn:
+        exif[0x0112] = turn
+    image.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_a_mask_beside_its_picture_is_its_mask_and_no_picture(tmp_path):
+    files = {
+        "a/x.png": picture(1),
+        "a/x.mask.png": mask(),
+        "a/y.jpg": picture(2, "JPEG"),
+        "a/y.mask.jpg": picture(2, "JPEG"),
+        "b/z.png": picture(3),
+        "b/gone.mask.png": mask(),
+        "b/twice.png": picture(4),
+        "b/twice.mask.png": mask(),
+        "b/twice.mask.jpg": mask(),
+        "b/dim.png": picture(5),
+        "b/dim.mask.png": mask(light=100),
+    }
+    samples, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out")
+    assert set(samples) == {"a/x.png", "b/z.png"}
+    assert samples["a/x.png"]["mask.png"] == mask()
+    assert not [name for name in samples["b/z.png"] if "mask" in name]
+    wanted = {"a/y.jpg": "bad_mask", "b/gone.mask.png": "no_picture", "b/twice.png": "ambiguous"}
+    assert bad == wanted | {"b/dim.png": "bad_mask"}
+    assert report["classes"] == {"a": 1, "b": 1}
+
+
+def test_masks_may_be_called_otherwise(tmp_path):
+    files = {"x.png": picture(1), "x_mask.png": mask(), "x.mask.png": mask()}
+    samples, bad, _ = packed(fill(tmp_path / "in", files), tmp_path / "out", mask_suffix="_mask")
+    assert set(samples) == {"x.png", "x.mask.png"}
+    assert samples["x.png"]["mask.png"] == mask()
+    assert bad == {}
+
+
+def turned(data, turn):
+    """The same stored pixels, which EXIF has shown otherwise."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turn
+    Image.open(io.BytesIO(data)).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_a_mask_is_cut_as_its_picture_is_or_refused(tmp_path):
+    upright = mask((9, 12), top=12)
+    files = {
+        "fits.png": picture(1),
+        "fits.mask.png": mask(),
+        "half.png": picture(1, size=(24, 18)),
+        "half.mask.png": mask(),
+        "square.png": picture(2),
+        "square.mask.png": mask((12, 12)),
+        "turned.png": turned(picture(3), 6),
+        "turned.mask.png": upright,
+        "both.png": turned(picture(3), 6),
+        "both.mask.png": mask(turn=6, top=9),
+        "stored.png": turned(picture(3), 6),
+        "stored.mask.png": mask(top=9),
+        "outside.png": picture(4, size=(90, 9)),
+        "outside.mask.png": mask((90, 9)),
+    }
+    samples, bad, _ = packed(fill(tmp_path / "in", files), tmp_path / "out", size=6)
+    names = ("square", "stored", "outside")
+    assert bad == {f"{name}.png": "bad_mask" for name in names}
+    assert set(samples) == {"fits.png", "half.png", "turned.png", "both.png"}
+    cut = {name: images.decode(sample["mask.png"], 1)[..., 0] for name, sample in samples.items()}
+    assert {c.shape for c in cut.values()} == {(6, 6)}
+    assert (cut["fits.png"] == cut["half.png"]).all()
+    assert (cut["turned.png"][:, 0] == 0).all()
+    assert (cut["turned.png"][:, 4] == 255).all()
+    assert (cut["both.png"][0] == 0).all(), "what was left of it is on top"
+    assert (cut["both.png"][4] == 255).all()

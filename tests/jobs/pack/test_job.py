@@ -59,7 +59,9 @@ def test_the_same_command_again_gives_the_same_files(flowers, tmp_path):
     packed(flowers, out, shard_samples=2)
     before = contents(out)
     (out / "shards" / "shard-000001.tar").unlink()  # killed before it was written ...
-    (out / "shards" / f".shard-000001.tar.{'0' * 32}.tmp").write_bytes(b"half")  # ... or while it was
+    half = out / "shards" / f".shard-000001.tar.{'0' * 32}.tmp"  # ... or while it was, a while ago
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
     (out / "report.json").unlink()
     packed(flowers, out, shard_samples=2)
     assert contents(out) == before
@@ -121,6 +123,25 @@ def test_a_url_as_output(flowers):
     assert sum(len(shards.locate(s)[0]) for s in found) == 9
     assert storage.read_json(f"{url}/report.json")["shards"] == len(found) == 3
     storage.remove("memory://packing")
+
+
+def test_a_tar_beside_class_folders_is_not_guessed(flowers, tmp_path, capsys):
+    storage.write(str(flowers / "old.tar"), shards.pack([("a", {"png": picture()})]))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["pack", "--input", str(flowers), "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.count("\n")) == (2, 1)
+    assert (
+        "1 .tar beside 9 pictures (folders daisy, rose); choose with --format shards or --format folder"
+        in error
+    )
+    assert not (tmp_path / "out").exists()
+    samples, _, report = packed(flowers, tmp_path / "folder", format="folder")
+    assert (len(samples), report["ignored"][".tar"]) == (9, 1)
+    assert pack.run(config.Config(input=str(flowers), output=str(tmp_path / "shards"), format="shards")) == 0
+    (flowers / "data.mdb").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"1 \.tar beside an LMDB; choose with --format lmdb or shards"):
+        packed(flowers, tmp_path / "lmdb")
 
 
 USAGE = {

@@ -83,6 +83,86 @@ def test_labels_are_filtered_and_numbered_anew_on_request(twelve, tmp_path):
         run(twelve, tmp_path / "beyond", keep_labels=(5,))
 
 
+def labelled(*rows) -> list:
+    """Samples of (key, .cls, label in the .json), either of which may be None."""
+    return [
+        (
+            key,
+            {"png": picture(n)}
+            | ({} if cls is None else {"cls": cls})
+            | ({} if label is None else {"json": json.dumps({"label": label}).encode()}),
+        )
+        for n, (key, cls, label) in enumerate(rows)
+    ]
+
+
+def test_names_are_numbered_by_the_alphabet_whatever_shard_they_are_in(tmp_path):
+    first = labelled(("a", b"dog", None), ("b", None, "cat"), ("c", b" ant\n", "dog"))
+    second = labelled(("d", "Äpfel".encode(), None), ("e", b"cat", None), ("f", None, None))
+    for n, order in enumerate(([first, second], [second, first])):
+        assert run(write(tmp_path / f"in{n}", *order), tmp_path / f"out{n}") == 0
+        found = by_key(tmp_path / f"out{n}/shards")
+        assert {k: s.get("cls") for k, s in found.items()} == dict(
+            zip("abcdef", [b"2", b"1", b"0", b"3", b"1", None], strict=True)
+        )
+        assert json.loads((tmp_path / f"out{n}/classes.json").read_text()) == ["ant", "cat", "dog", "Äpfel"]
+        report = json.loads((tmp_path / f"out{n}/report.json").read_text())
+        assert report["classes"] == {"ant": 1, "cat": 2, "dog": 1, "Äpfel": 1}
+    assert json.loads(found["b"]["json"]) == {"label": "cat"}
+    assert run(tmp_path / "in0", tmp_path / "kept", keep_labels=(2, 1), renumber=True) == 0
+    kept = by_key(tmp_path / "kept/shards")
+    assert {k: s["cls"] for k, s in kept.items()} == {"a": b"0", "b": b"1", "e": b"1"}
+
+
+def test_whole_floats_are_numbers(tmp_path):
+    rows = labelled(("a", b"2.0", None), ("b", None, 1.0), ("c", b"0\n", None), ("d", None, 3))
+    assert run(write(tmp_path / "in", rows), tmp_path / "out") == 0
+    found = by_key(tmp_path / "out/shards")
+    assert [found[k].get("cls") for k in "abcd"] == [b"2", None, b"0\n", None]
+    located, _ = shards.locate(str(tmp_path / "out/shards/shard-000000.tar"))
+    assert [x.label for x in located] == [2, 1, 0, 3]
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == []
+
+
+def test_in_a_mix_the_rarer_kind_is_named(tmp_path):
+    names = labelled(("a", b"cat", None), ("b", b"3", None), ("c", b"dog", None), ("d", b"-1", None))
+    assert run(write(tmp_path / "in", names), tmp_path / "out") == 0
+    assert quarantine(tmp_path / "out") == {"b": "bad_label", "d": "bad_label"}
+    numbers = labelled(("a", b"cat", None), ("b", b"3", None), ("c", b"2", None))
+    assert run(write(tmp_path / "in2", numbers), tmp_path / "out2") == 0
+    assert quarantine(tmp_path / "out2") == {"a": "bad_label"}
+    assert "the labels here are numbers" in (tmp_path / "out2/quarantine.jsonl").read_text()
+
+
+def test_names_are_looked_up_in_the_classes_that_come_along(tmp_path):
+    storage.write_json(str(tmp_path / "in/classes.json"), ["zebra", "ant"])
+    rows = labelled(("a", b"ant", None), ("b", b"0", None), ("c", b"cat", None))
+    assert run(write(tmp_path / "in/shards", rows), tmp_path / "out") == 0
+    assert {k: s["cls"] for k, s in by_key(tmp_path / "out/shards").items()} == {"a": b"1", "b": b"0"}
+    assert quarantine(tmp_path / "out") == {"c": "bad_label"}
+
+
+def test_labels_none_never_looks_at_labels(tmp_path):
+    rows = labelled(("a", b"-1", None), ("b", b"cat", None), ("c", b"\xff", None), ("d", b"x" * 500, None))
+    assert run(write(tmp_path / "in", rows), tmp_path / "out", labels="none") == 0
+    assert {k: [*s] for k, s in by_key(tmp_path / "out/shards").items()} == {k: ["png"] for k in "abcd"}
+    assert quarantine(tmp_path / "out") == {}
+
+
+def test_captions_become_utf_8_and_others_are_named(tmp_path):
+    texts = {
+        "a": "Straße".encode("utf-16"),
+        "b": b"\xef\xbb\xbfx",
+        "c": "Straße".encode("latin-1"),
+        "d": b"y \n",
+    }
+    rows = [(key, {"png": picture(), "txt": text}) for key, text in texts.items()]
+    assert run(write(tmp_path / "in", rows), tmp_path / "out") == 0
+    found = by_key(tmp_path / "out/shards")
+    assert {k: s["txt"] for k, s in found.items()} == {"a": "Straße".encode(), "b": b"x", "d": b"y \n"}
+    assert quarantine(tmp_path / "out") == {"c": "bad_txt"}
+
+
 def test_size_fits_the_picture_and_cuts_its_mask_alike(tmp_path):
     numbers_HW = np.zeros((20, 40), np.uint8)
     numbers_HW[:, 20:] = 7
@@ -168,7 +248,10 @@ def test_what_an_input_is_taken_for(twelve, tmp_path, capsys):
     shutil.copy(tmp_path / "in/shards/000.tar", tmp_path / "one.tar")
     fill(tmp_path / "mixed", {"a.png": picture()})
     shutil.copy(tmp_path / "one.tar", tmp_path / "mixed")
-    assert run(tmp_path / "one.tar", tmp_path / "a") == run(tmp_path / "mixed", tmp_path / "b") == 0
+    assert run(tmp_path / "one.tar", tmp_path / "a") == 0
+    with pytest.raises(ValueError, match=r"1 \.tar beside 1 pictures; choose with"):
+        run(tmp_path / "mixed", tmp_path / "b")
+    assert run(tmp_path / "mixed", tmp_path / "b", format="shards") == 0
     assert by_key(tmp_path / "a/shards") == by_key(tmp_path / "b/shards")
     assert run(tmp_path / "mixed", tmp_path / "c", format="folder") == 0
     assert list(by_key(tmp_path / "c/shards")) == ["a"]
@@ -192,3 +275,24 @@ def test_shards_of_an_object_store(tmp_path):
     with pytest.raises(ValueError, match="the input's shards lie in it"):
         pack.run(config.Config(input="memory://resharding/shards", output="memory://resharding"))
     storage.remove("memory://resharding")
+
+
+def test_a_mask_that_does_not_fit_its_picture_is_refused_before_it_is_cut(tmp_path):
+    hole = np.full((9, 12), 255, np.uint8)
+    hole[:, 4:8] = 0
+    square = np.full((12, 12), 255, np.uint8)
+    square[:, 4:8] = 0
+    cases = {
+        "fits": ("mask.png", hole),
+        "square": ("mask.png", square),
+        "map": ("seg.png", square),
+        "dim": ("mask.png", hole // 255 * 100),
+    }
+    rows = [
+        (k, {"png": picture(n), m: images.encode(x[..., None])})
+        for n, (k, (m, x)) in enumerate(cases.items())
+    ]
+    assert run(write(tmp_path / "in", rows), tmp_path / "out", size=6) == 0
+    assert list(by_key(tmp_path / "out/shards")) == ["fits"]
+    lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert [(x["source"], x["reason"]) for x in lines] == [(k, "bad_mask") for k in ("square", "map", "dim")]

@@ -43,7 +43,7 @@ def calm(tmp_path_factory):
 def test_count_pictures_in_shards_with_their_lineage(calm):
     assert sorted(p.name for p in (calm / "shards").iterdir()) == [f"sample-{i:06d}.tar" for i in range(3)]
     assert list(read(calm)) == [f"sample-{i:08d}" for i in range(9)]
-    model = base_models.load(ModelConfig())
+    model = base_models.load(ModelConfig(name="digits-ddpm"))
     recipe = SamplerRecipe(name="ddpm", steps=3)
     for i, (files, line) in enumerate(zip(read(calm).values(), lines(calm), strict=True)):
         assert set(files) == {"png", "json"}

@@ -1,11 +1,19 @@
 """The sample job with a small text-to-image pipeline: whose words, which noise, where they are written down."""
 
+import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
+import small_pipeline
 from PIL import Image
 from sampling import drawn, lines, pixels, read, refused, report, shard
+
+from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.seeding import seed_of
 
 FAST = ["--text.steps", "2"]
 
@@ -149,3 +157,70 @@ def test_a_prompt_file_that_changed_is_another_run(base, tmp_path, capsys):
 def test_wrong_usage_is_one_clear_line(base, change, message, tmp_path, capsys):
     assert message in refused(capsys, tmp_path / "o", *base, *change)
     assert not (tmp_path / "o/shards").exists()
+
+
+# a safety checker
+
+
+def careful(kl_folder, folder, first, second):
+    """A copy of the pipeline whose checker flags some pictures: (folder, flagged at first, flagged both times)."""
+    copy = shutil.copytree(kl_folder, folder)
+    small_pipeline.flag_everything(copy)
+    scores = [small_pipeline.unsafety(copy, x.astype(np.uint8)) for x in (first, second)]
+    values = sorted(np.concatenate(scores))
+    for low, high in itertools.pairwise(values):
+        above = [s > (low + high) / 2 for s in scores]
+        both = above[0] & above[1]
+        if high - low > 1e-3 and both.any() and (above[0] & ~both).any() and not above[0].all():
+            small_pipeline.flag_above(copy, float(low + high) / 2)
+            return copy, above[0], both
+    raise AssertionError(scores)
+
+
+@pytest.mark.parametrize("files", ["shards", "folder"])
+def test_what_is_flagged_is_drawn_once_more_and_then_left_out(kl_folder, tmp_path, capsys, files):
+    how = ["a cat", "a dog", "a bird", "--count", 3, *FAST, "--shard_samples", 4]
+    assert drawn(tmp_path / "calm", *how, "--model.name", kl_folder) == 0
+    calm = pixels(tmp_path / "calm", 3)
+    model = text_pipeline.load(ModelConfig(name=str(kl_folder)), TextRecipe(steps=2))
+    prompts = [Prompt(text=line["text"], key=line["key"]) for line in lines(tmp_path / "calm")]
+    seeds = [seed_of(0, "flagged", p.key) for p in prompts]
+    second = np.stack(
+        [
+            text_pipeline.draw_prompts(model, [p], TextRecipe(steps=2), seed)[0]
+            for p, seed in zip(prompts, seeds, strict=True)
+        ]
+    )
+    copy, once, twice = careful(kl_folder, tmp_path / "m", calm, second)
+    capsys.readouterr()
+    assert drawn(tmp_path / "o", *how, "--model.name", copy, "--files", files) == 0
+    names = [f"sample-{i:08d}" for i in np.flatnonzero(twice)]
+    found, bad = report(tmp_path / "o"), (tmp_path / "o/quarantine.jsonl").read_text().splitlines()
+    assert (found["samples"], found["quarantined"]) == (9 - len(names), {"flagged": len(names)})
+    assert found["drawn_again"] == once.sum() - twice.sum()
+    assert [(b["key"], b["reason"]) for b in map(json.loads, bad)] == [(n, "flagged") for n in names]
+    assert f"{len(names)} flagged by the model's safety checker and not written: {', '.join(names)}" in (
+        capsys.readouterr().out
+    )
+    assert (tmp_path / "o/grid.png").exists()
+    if files == "folder":
+        there = sorted(p.stem for p in (tmp_path / "o/images").glob("*.png"))
+        assert there == [f"sample-{i:08d}" for i in np.flatnonzero(~twice)]
+        return
+    kept = np.flatnonzero(~twice)
+    made, known = pixels(tmp_path / "o", 3), lines(tmp_path / "o")
+    assert [line["number"] for line in known] == kept.tolist()
+    for image, line, i in zip(made, known, kept, strict=True):
+        assert same(image, second[i].astype(int) if once[i] else calm[i])
+        assert line["seed"] == (seeds[i] if once[i] else 0)
+
+
+def test_a_model_that_flags_all_gives_code_1_and_may_be_told_not_to_look(kl_folder, tmp_path):
+    copy = shutil.copytree(kl_folder, tmp_path / "m")
+    small_pipeline.flag_everything(copy)
+    how = ["a cat", "--model.name", copy, *FAST]
+    assert drawn(tmp_path / "o", *how) == 1
+    assert report(tmp_path / "o")["quarantined"] == {"flagged": 1}
+    assert not list((tmp_path / "o").rglob("*.tar"))
+    assert drawn(tmp_path / "p", *how, "--model.safety_checker", "false") == 0
+    assert report(tmp_path / "p")["samples"] == 1

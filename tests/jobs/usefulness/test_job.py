@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluating import noise, shard
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -17,6 +18,7 @@ from noiseweave.engine.usefulness.recipes import GeneratorRecipe, GuessRecipe
 from noiseweave.jobs import cli
 from noiseweave.jobs.usefulness import config as usefulness_config
 from noiseweave.jobs.usefulness import flows as usefulness_flows
+from noiseweave.jobs.usefulness import job as usefulness
 from noiseweave.jobs.usefulness import task as usefulness_task
 
 SMALL = """
@@ -102,6 +104,27 @@ def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
     assert (output / "usefulness.md").read_text() == before
 
 
+def test_size_and_channels_come_from_the_pictures(tmp_path):
+    """Of the input's, brought down to what the generator takes, and to 32; what is given stays."""
+    tar = str(shard(tmp_path / "a.tar", noise(3, 45)))
+    given = {"input": "", "test": "", "output": ""}
+
+    def settled(**more):
+        config, unlike = usefulness.settled(usefulness_config.Config(**given, **more), [tar])
+        return config.size, config.channels, unlike
+
+    assert settled() == (32, 3, None)
+    assert settled(generator=GeneratorRecipe(unet=UnetRecipe(channels=(8,) * 7, attention=()))) == (
+        64,
+        3,
+        None,
+    )
+    assert settled(size=8) == (8, 3, None)
+    seen = "the pictures are 45x45 in colour (the middle one of 3 looked at)"
+    text = "the generator draws 16x16 in grey: they are made smaller and they lose their colour"
+    assert settled(size=16, channels=1) == (16, 1, f"{seen}, {text}")
+
+
 @pytest.fixture
 def done(monkeypatch):
     """(phase, units) of each flow that runs."""
@@ -165,6 +188,7 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         output=str(tmp_path),
         per_class=(3,),
         size=8,
+        channels=1,
         guess=GuessRecipe(sure=0.3),
         classifier=ClassifierRecipe(steps=15, batch=16, width=4),
         generator=GeneratorRecipe(
