@@ -47,6 +47,8 @@ def picture(path: str, channels: int, size: int) -> tuple[str, np.ndarray]:
         image_HWC = images.fit(images.decode(data, channels), size)
     except ValueError as e:
         raise ValueError(f"picture {path!r}: {e}") from None
+    if images.has_broken_profile(data):
+        print(f"picture {path!r}: its broken colour profile is ignored", file=sys.stderr)
     return hashlib.sha256(data).hexdigest(), image_HWC
 
 
