@@ -45,6 +45,12 @@ def some(names: Iterable[str], most: int = 10) -> str:
     return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
+def say_broken_profiles(count: int) -> None:
+    """A line on the screen where colour profiles were of no use."""
+    if count:
+        print(f"{count} broken colour profiles ignored")
+
+
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
 SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
 

@@ -104,7 +104,8 @@ def _commit_embed(book: Ledger, unit: Unit, result: ShardPictures) -> Committed:
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
     storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
     storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
-    return UnitReport(id=unit.id, produced=len(locations)), bad
+    extra = {"broken_profiles": float(sum(p.broken_profile for p in locations))}
+    return UnitReport(id=unit.id, produced=len(locations), extra=extra), bad
 
 
 def _parquet(locations: list[Location]) -> bytes:

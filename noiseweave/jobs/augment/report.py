@@ -79,6 +79,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
         "images": embedded,
+        "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
         **figures(last),
         **_truncated(last),
         **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
@@ -192,6 +193,8 @@ def _why_none(report: Json) -> str:
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
+    if report["broken_profiles"]:
+        table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     table.add_row("samples written", str(report["samples"]))
     if report.get("forgotten"):

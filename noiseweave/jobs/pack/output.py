@@ -102,6 +102,7 @@ def write_shards(output: str, config: Config, results: Iterable[Packed | Quarant
         if isinstance(result, Quarantined):
             tally.bad.append(result)
             continue
+        tally.broken_profiles += result.broken_profile
         side = tally.sides[result.held_out]
         side.batch.append(result)
         side.held += sum(map(len, result.files.values()))
@@ -143,8 +144,10 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
         "quarantined": dict(Counter(b.reason for b in tally.bad)),
         "ignored": dict(tally.ignored),
         "left_out": tally.left_out,
+        "broken_profiles": tally.broken_profiles,
     }
     storage.write_json(storage.join(output, "report.json"), report)
+    outputs.say_broken_profiles(tally.broken_profiles)
     print(summary(output, classes, tally))
     missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
     for detail, number in sorted(missing.items()):

@@ -28,12 +28,18 @@ PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A sample as it goes into a shard: extension -> bytes; ``held_out`` says that it is for validation."""
+    """A sample as it goes into a shard: extension -> bytes.
+
+    Attributes:
+        held_out: it is for validation.
+        broken_profile: its picture's colour profile is ignored.
+    """
 
     key: str
     label: int | None
     files: Mapping[str, bytes]
     held_out: bool = False
+    broken_profile: bool = False
 
 
 @dataclass(kw_only=True)
@@ -55,6 +61,7 @@ class Tally:
 
     sides: list[Side]
     left_out: int = 0
+    broken_profiles: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     bad: list[Quarantined] = field(default_factory=list)
 
@@ -89,7 +96,22 @@ def packed(
     if number is not None:
         files["cls"] = str(number).encode()
     files["json"] = json.dumps(meta).encode()
-    return Packed(key=key, label=number, files=files, held_out=held_out(config, key, content))
+    return finished(config, key, number, files, content)
+
+
+def finished(
+    config: Config, key: str, label: int | None, files: Mapping[str, bytes], content: bytes
+) -> Packed:
+    """A sample with what its picture, as the input holds it, decides."""
+    from noiseweave.engine.pictures import images
+
+    return Packed(
+        key=key,
+        label=label,
+        files=files,
+        held_out=held_out(config, key, content),
+        broken_profile=images.has_broken_profile(content),
+    )
 
 
 def held_out(config: Config, key: str, content: bytes) -> bool:

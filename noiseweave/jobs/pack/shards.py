@@ -20,7 +20,7 @@ from noiseweave.jobs.pack.samples import (
     Packed,
     Source,
     Tally,
-    held_out,
+    finished,
     in_order,
     picture,
     renumbered,
@@ -73,7 +73,7 @@ def load(config: Config, url: str, key: str, label: int | None, entry: shards.En
         if "txt" in files:
             files["txt"] = text_of(files["txt"]).encode()
         kept = fitted(config, files, main)
-        return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
+        return finished(config, key, number, kept, content)
     except ValueError as e:
         return Quarantined.of(e, shard=url, key=entry.key)
 

@@ -74,5 +74,8 @@ def read_shard(url: str, side: int, channels: int, max_pixels: int = images.MAX_
     places, bad = shards.locate(url)
     data = encoded(places)
     found, worse = decoded(places, data, side, channels, max_pixels)
-    kept = [replace(places[i], digest=digest_of(data[i])) for i in sorted(found)]
+    kept = [
+        replace(places[i], digest=digest_of(data[i]), broken_profile=images.has_broken_profile(data[i]))
+        for i in sorted(found)
+    ]
     return kept, stacked(found, side, channels), bad + worse
