@@ -11,12 +11,14 @@ something is there, asks the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import posixpath
 import re
+import stat
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,11 +30,17 @@ from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
+from noiseweave.engine.records import Json
+
 IMAGE_LIMIT = 100_000_000
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
 PATIENCE = 15.0
 """Seconds until an object store counts as out of reach; its client would try for minutes."""
 TEMPORARY = re.compile(r"\..*[.-][0-9a-f]{32}\.tmp")
+
+
+class Damaged(ValueError):
+    """A file is not what it should be: which one, and why."""
 
 
 def join(folder: str, *names: str) -> str:
@@ -91,13 +99,24 @@ def is_folder(path: str) -> bool:
 def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """The bytes [offset, offset + size) of a file; the whole file by default."""
     fs, name = system(path)
+    if isinstance(fs, LocalFileSystem):
+        with _opened(name) as f:
+            f.seek(offset)
+            return f.read(-1 if size is None else size)
     if size is None:
         return bytes(fs.cat_file(name))[offset:]
-    if isinstance(fs, LocalFileSystem):
-        with open(name, "rb") as f:
-            f.seek(offset)
-            return f.read(size)
     return bytes(fs.cat_file(name, start=offset, end=offset + size))
+
+
+def _opened(name: str) -> BinaryIO:
+    """A local file; a named pipe that lies in a folder is none, for reading it would wait for ever."""
+    if (
+        not name.startswith("/dev/")
+        and not stat.S_ISREG(mode := os.stat(name).st_mode)
+        and not stat.S_ISDIR(mode)
+    ):
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return open(name, "rb")
 
 
 def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -109,7 +128,7 @@ def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
         ends = [offset + size for offset, size in ranges]
         return [bytes(b) for b in fs.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")]
     out = []
-    with open(name, "rb") as f:
+    with _opened(name) as f:
         for offset, size in ranges:
             f.seek(offset)
             out.append(f.read(size))
@@ -150,8 +169,36 @@ def write(path: str, data: bytes) -> None:
 
 
 def read_json(path: str) -> Any:
-    """A file's JSON value."""
-    return json.loads(read(path))
+    """A file's JSON value.
+
+    Raises:
+        Damaged: it has none.
+    """
+    return json_of(path, read(path))
+
+
+def read_object(path: str) -> Json:
+    """A file's JSON object.
+
+    Raises:
+        Damaged: it has none.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise Damaged(f"{path}: a JSON {type(value).__name__} where an object is expected")
+    return value
+
+
+def json_of(path: str, data: bytes) -> Any:
+    """The JSON value of a file that was read.
+
+    Raises:
+        Damaged: there is none, or it is nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise Damaged(f"{path}: no JSON ({e})") from None
 
 
 def write_json(path: str, value: object) -> None:
@@ -196,7 +243,7 @@ def content_of(path: str) -> str:
     if tag is not None:
         return f"{info['size']} {tag}"
     digest = hashlib.blake2b(digest_size=16)
-    with fs.open(name, "rb") as f:
+    with open_read(path) as f:
         while chunk := f.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -229,6 +276,6 @@ def check_writable(folder: str) -> None:
 
 
 def open_read(path: str) -> BinaryIO:
-    """A seekable binary file, buffered by fsspec."""
+    """A seekable binary file, buffered."""
     fs, name = system(path)
-    return fs.open(name, "rb")
+    return _opened(name) if isinstance(fs, LocalFileSystem) else fs.open(name, "rb")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 
-import pyarrow.parquet as pq
-
 from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Location
-from noiseweave.jobs.augment.dataset import rows_of
+from noiseweave.jobs.augment.dataset import INDEX, rows_of
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading import shard_pictures
@@ -33,7 +31,7 @@ def copy_original(task: Task, book: Ledger, s: Session) -> Outcome:
 
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
-    index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
+    index = table(book.path("index", f"{unit.payload}.parquet"), INDEX)
     places = {row["key"]: Location(**row) for row in index.to_pylist()}
     url = index["shard"][0].as_py()
     out = []

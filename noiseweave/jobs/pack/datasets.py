@@ -94,7 +94,8 @@ def offline() -> Iterator[Any]:
 
 def opened(config: Config, root: str, datasets: Any) -> tuple[Any, str]:
     """The stream of one split, and the split's name."""
-    splits = datasets.load_dataset("imagefolder", data_dir=root, streaming=True)
+    with one_line(config):
+        splits = datasets.load_dataset("imagefolder", data_dir=root, streaming=True)
     name = config.split or ("train" if "train" in splits else min(splits))
     check(name in splits, "split", name, f"the image folder has {', '.join(map(str, splits))}")
     check(
@@ -114,7 +115,7 @@ def classes_of(config: Config, rows: Any, datasets: Any) -> tuple[list[str], dic
     if isinstance(kind, datasets.ClassLabel):
         return list(kind.names), {}
     if kind.dtype in ("string", "large_string"):
-        seen = {row["label"] for row in rows.select_columns(["label"])}
+        seen = {row["label"] for row in _rows(config, rows.select_columns(["label"]))}
         names = sorted(n for n in seen if n is not None)
         return names, {name: n for n, name in enumerate(names)}
     return [], {}
@@ -128,11 +129,29 @@ def samples(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[P
 def jobs(config: Config, table: Table, rows: Any, tally: Tally) -> Iterator[tuple[Table, str, JsonMapping]]:
     """(table, key, row) of the rows that are wanted."""
     keys = Keys()
-    for row in rows:
+    for row in _rows(config, rows):
         if wanted(config, number_of(table, row)):
             yield table, keys.distinct(key_of(table, row)), row
         else:
             tally.left_out += 1
+
+
+def _rows(config: Config, rows: Any) -> Iterator[JsonMapping]:
+    """The rows of the stream; metadata that break off further down are one line too."""
+    with one_line(config):
+        yield from rows
+
+
+@contextmanager
+def one_line(config: Config) -> Iterator[None]:
+    """What the library raises of metadata that it cannot read -> ValueError, one line."""
+    try:
+        yield
+    except Exception as e:
+        why = " ".join(str(e).split())[:300]
+        raise ValueError(
+            f"input={config.input!r}: its metadata cannot be read ({type(e).__name__}: {why})"
+        ) from None
 
 
 def key_of(table: Table, row: JsonMapping) -> str:
