@@ -169,7 +169,8 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
         return ModelFacts(
             name=name, folder=folder, pipeline=pipeline, family=kind, channels=channels, side=side, multiple=0
         )
-    unet_class = (index.get("unet") or [None, None])[1]
+    named = index.get("unet")
+    unet_class = named[1] if isinstance(named, list) and len(named) == 2 else None
     if unet_class != "UNet2DModel":
         known = f"pixel models (UNet2DModel) and {', '.join((*TEXT_TO_IMAGE, 'LDMPipeline'))}"
         raise ValueError(f"model {name!r}: a {pipeline}, its unet is {unet_class}; supported are {known}")

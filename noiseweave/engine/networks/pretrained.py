@@ -76,10 +76,12 @@ def read(name: str, folder: Path, file: str) -> Json:
         ValueError: it is missing or broken.
     """
     try:
+        if (folder / file).exists() and not (folder / file).is_file():
+            raise ValueError("not a regular file")
         value = json.loads((folder / file).read_text())
     except FileNotFoundError:
         raise ValueError(f"model {name!r}: {file} is missing in {folder}") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"model {name!r}: {folder / file} is no JSON ({e})") from None
     if not isinstance(value, dict):
         raise ValueError(f"model {name!r}: {folder / file} holds no JSON object")

@@ -203,7 +203,7 @@ def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
         raise BrokenProfile from None
 
 
-def has_broken_profile(data: bytes, formats: tuple[str, ...] = READ_FORMATS) -> bool:
+def has_broken_profile(data: bytes) -> bool:
     """Whether ``decode`` ignores a picture's colour profile, as it is broken or of another kind of picture.
 
     The head is read alone. Of what is no picture it is False.
@@ -211,7 +211,7 @@ def has_broken_profile(data: bytes, formats: tuple[str, ...] = READ_FORMATS) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _to_srgb(Image.open(io.BytesIO(data), formats=formats))
+            _to_srgb(Image.open(io.BytesIO(data), formats=readable()))
     except BrokenProfile:
         return True
     except Exception:  # whoever decodes it says what is wrong

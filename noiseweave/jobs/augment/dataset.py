@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noiseweave.cluster import pipeline, stages, storage
-from noiseweave.cluster.arrays import load_npy, npy
+from noiseweave.cluster.arrays import load_npy, npy, table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -241,10 +241,7 @@ def plan_groups(task: Task, book: Ledger) -> None:
 
 
 def _index(book: Ledger) -> pa.Table:
-    tables = [
-        pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet"))))
-        for unit, _ in rows_of(book)
-    ]
+    tables = [table(book.path("index", f"{unit}.parquet"), INDEX) for unit, _ in rows_of(book)]
     return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from functools import partial
 
-import pyarrow.parquet as pq
-
 from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Location
-from noiseweave.jobs.augment.dataset import rows_of
+from noiseweave.jobs.augment.dataset import INDEX, rows_of
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ShardName
@@ -37,7 +35,7 @@ def copy_original(task: Task, found: Sequence[str], book: Ledger, s: Session) ->
 
 
 def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
-    index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
+    index = table(book.path("index", f"{unit.payload}.parquet"), INDEX)
     places = {row["key"]: Location(**row) for row in index.to_pylist()}
     url = index["shard"][0].as_py()
     out = []

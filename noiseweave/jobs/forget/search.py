@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -122,21 +122,17 @@ def _fetch(key: str, unit: Unit) -> tuple[Json, list[Quarantined]]:
 
 def rows_of(url: str, key: str) -> list[str]:
     """The shards of an index's pictures that have a key."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(storage.read(url)), columns=["shard", "key"])
-    return [row["shard"] for row in table.to_pylist() if row["key"] == key]
+    rows = table(url, ["shard", "key"]).to_pylist()
+    return [row["shard"] for row in rows if row["key"] == key and isinstance(row["shard"], str)]
 
 
 def _source(piece: Piece) -> str | None:
     """The shard whose samples an original-*.tar holds, by augment's index of it."""
-    import pyarrow.parquet as pq
-
     found = ORIGINAL.fullmatch(piece.url.rpartition("/")[2])
     path = storage.join(piece.output, "_run", "index", f"{found[1]}.parquet") if found else ""
     if not found or not storage.exists(path):
         return None
-    column = pq.read_table(io.BytesIO(storage.read(path)), columns=["shard"])["shard"]
+    column = table(path, ["shard"])["shard"]
     return column[0].as_py() if len(column) else None
 
 

@@ -55,9 +55,7 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
         produced=sum(len(one.rows) for one in done),
         extra={
             "drawn_again": float(sum(len(_again(one)) for one in done)),
-            "broken_profiles": float(
-                sum(images.has_broken_profile(one.loaded.data, pictures.WRITTEN_FORMATS) for one in done)
-            ),
+            "broken_profiles": float(sum(images.has_broken_profile(one.loaded.data) for one in done)),
         },
         tallies={
             "truncated": Counter(end for one in painted for end in one.truncated),

@@ -38,7 +38,7 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
     """
     ours, manifest = identity(config, kind), storage.join(output, MANIFEST)
     refuse_input(output, read_from)
-    theirs = storage.read_json(manifest) if storage.exists(manifest) else None
+    theirs = storage.read_object(manifest) if storage.exists(manifest) else None
     refuse_other(output, ours, theirs, config.overwrite)
     storage.sweep_temporaries(output)
     storage.remove(storage.join(output, "report.json"))
