@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -135,7 +135,11 @@ def classes_of(config: Config, rows: Any, datasets: Any) -> tuple[list[str], Nam
 
 
 def samples(
-    config: Config, table: Table, rows: Any, others: Sequence[Any], tally: Tally
+    config: Config,
+    table: Table,
+    rows: Iterable[JsonMapping],
+    others: Iterable[Iterable[JsonMapping]],
+    tally: Tally,
 ) -> Iterator[Packed | Quarantined]:
     """Every row in the order of the metadata, or of the file names where there are none; then the files without a row.
 
@@ -165,7 +169,7 @@ def without_row(config: Config, root: str, named: Set[str], tally: Tally) -> Ite
 
 
 def jobs(
-    config: Config, table: Table, rows: Any, seen: set[str], tally: Tally
+    config: Config, table: Table, rows: Iterable[JsonMapping], seen: set[str], tally: Tally
 ) -> Iterator[tuple[Table, str, JsonMapping]]:
     """(table, key, row) of the rows that are wanted; ``seen`` gets the files that any row names."""
     keys = Keys()

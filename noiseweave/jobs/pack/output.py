@@ -151,7 +151,7 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     print(summary(output, classes, tally))
     missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
     for detail, number in sorted(missing.items()):
-        print(f"{number} pictures: {detail}")
+        print(f"{number} picture{'s' * (number > 1)}: {detail}")
 
 
 def line(b: Quarantined) -> dict[str, str]:
