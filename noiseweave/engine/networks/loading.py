@@ -107,7 +107,12 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
         return latent_backbone.load(model, config, device)
     pretrained.quiet()
     with pretrained.one_line(config.name, model.folder):
-        unet = UNet2DModel.from_pretrained(model.folder, subfolder="unet", use_safetensors=True)
+        unet = UNet2DModel.from_pretrained(
+            model.folder,
+            subfolder="unet",
+            use_safetensors=True,
+            variant=pretrained.variant(model.folder / "unet"),
+        )
         scheduler = DDIMScheduler.from_pretrained(model.folder, subfolder="scheduler")
     tuning.tune(unet, config, device)
     return Backbone(unet, scheduler, device, config.precision, config.micro_batch)
