@@ -88,6 +88,21 @@ def read(name: str, folder: Path, file: str) -> Json:
     return value
 
 
+def variant(folder: Path) -> str | None:
+    """diffusers' and transformers' ``variant`` for a model's folder: fp16 where it holds no other safetensors.
+
+    A pipeline's folder is asked part by part: one such part is enough, the others are read as they are.
+    """
+    parts = [folder, *(f for f in folder.iterdir() if f.is_dir())] if folder.is_dir() else []
+    return "fp16" if any(map(_half_alone, parts)) else None
+
+
+def _half_alone(folder: Path) -> bool:
+    names = [f.name.split(".") for f in folder.glob("*.safetensors")]
+    half = [name for name in names if len(name) == 3 and name[1].startswith("fp16")]
+    return bool(half) and not any(len(name) == 2 for name in names)
+
+
 @contextmanager
 def one_line(name: str, folder: Path) -> Iterator[None]:
     """Whatever a library raises while it opens a model -> ValueError, one line."""
