@@ -135,6 +135,7 @@ def map_keys(
             size=len(image_HWC),
             source=prompts.source[i] if prompts else None,
             guidance=prompts.guidance_source if prompts else None,
+            guidance_interval=prompts.guidance_interval if prompts else None,
         )
         for i, (image_HWC, key) in enumerate(zip(image_NHWC, keys, strict=True))
     ]

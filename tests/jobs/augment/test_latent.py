@@ -121,6 +121,7 @@ def test_a_template_names_the_classes_and_a_target_is_the_new_caption(source, tm
         "target": ["a red rose, in oil", ""],
         "guidance_source": 3.5,
         "guidance_target": 2.0,
+        "guidance_interval": [0.0, 1.0],
     }
     assert files[0]["txt"] == b"a red rose, in oil"
     assert made.image_PHWC.shape == (1, 40, 40, 3)
