@@ -39,6 +39,10 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
         yield from record["bad"]
 
 
+ORIGINALS = "originals"
+"""The folder of an augment run's output with copies of its input's samples."""
+COPIED_FROM = "copied_from"
+"""In the .json of such a copy: shard, key and sha256 of the sample that it was made from."""
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
 SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
 

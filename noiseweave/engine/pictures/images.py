@@ -20,6 +20,7 @@ OF_SPACE = {
     "CMYK": ("CMYK",),
 }
 """The modes of pictures that a profile of a colour space may be of."""
+PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 T = TypeVar("T")
 
 
@@ -215,4 +216,20 @@ def encode(
         image.save(buffer, "JPEG", quality=quality, subsampling=0, **options(mark, "JPEG"))
     else:
         raise ValueError(f"image format {extension!r}: png, jpg or webp")
+    return buffer.getvalue()
+
+
+def side_picture(data: bytes, size: int) -> bytes:
+    """A mask or another map that lies beside a picture -> PNG of the same square, by nearest neighbour.
+
+    Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
+
+    Raises:
+        ValueError: as of ``decode``.
+    """
+    decode(data)  # its checks: cut short, too many pixels, no picture
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
     return buffer.getvalue()

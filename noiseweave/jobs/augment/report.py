@@ -22,9 +22,18 @@ from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.outputs import ORIGINALS
 from noiseweave.jobs.report.job import finish_page
 
-OWNED = ("shards", "rejected", "report.html", "report.json", "quarantine.jsonl", "contact_sheet.png")
+OWNED = (
+    "shards",
+    ORIGINALS,
+    "rejected",
+    "report.html",
+    "report.json",
+    "quarantine.jsonl",
+    "contact_sheet.png",
+)
 ROWS = 12  # of the contact sheet
 SHOWN = 10  # ends of prompts that were truncated
 
@@ -202,6 +211,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     table.add_row("shards", storage.join(task.output, "shards"))
+    if task.config.samples.copy_original:
+        table.add_row("originals", storage.join(task.output, ORIGINALS))
     table.add_row("report", storage.join(task.output, "report.json"))
     table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()

@@ -7,6 +7,7 @@ before: ``in/a.tar`` and ``a.tar`` may be one, ``x/a.tar`` and ``y/a.tar`` are t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
@@ -32,7 +33,7 @@ def asked(config: Config, shard: str) -> bool:
 
 def places(record: Record) -> list[str]:
     """The shards that a lineage may name as this sample's."""
-    return [record.url, *([record.source] if record.source else [])]
+    return [record.url, *record.sources]
 
 
 def names(
@@ -59,8 +60,13 @@ def names(
     wanted = [group for group in groups if any(asked(config, name) for name in group)]
     check_one(config, wanted)
     known = {n for group in wanted for n in group}
-    hashes = sorted({p.sha256[:12] for p in named if p.sha256 and p.shard in known})
-    if len(hashes) > 1:
+    # a copy is made at another size, and so has a hash of its own
+    of: dict[str, set[str]] = defaultdict(set)
+    for p in named:
+        if p.sha256 and p.shard in known:
+            of[p.shard if is_copy(p.shard) else ""].add(p.sha256[:12])
+    hashes = next((sorted(some) for some in of.values() if len(some) > 1), [])
+    if hashes:
         raise ValueError(
             f"key {config.key!r}: {len(hashes)} different pictures have it in shards of one name (SHA-256 "
             f"{', '.join(hashes)}); give the inputs one at a time"
@@ -124,7 +130,7 @@ def check_found(
     """Raise ValueError where nothing has the key, or nothing in the shard that was asked for."""
     if found:
         return
-    others = sorted({p.shard for p in named} | {r.source or r.url for r in mine})
+    others = sorted({p.shard for p in named} | {[*r.sources, r.url][0] for r in mine})
     if others:
         raise ValueError(f"shard={config.shard!r}: key {config.key!r} is in {', '.join(others[:LISTED])}")
     raise NotFound(f"key {config.key!r}: no picture, sample or lineage in the {shards} shards has it")

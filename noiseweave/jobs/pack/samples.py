@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"), (b"BM", "bmp"))
 DOUBLE = re.compile(r"(--[0-9]+)+$")
-PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,23 +129,6 @@ def picture(config: Config, data: bytes) -> tuple[str, bytes]:
         return next(e for start, e in SIGNATURES if data.startswith(start)), data
     extension = config.image_format or "png"
     return extension, images.encode(images.fit(image_HWC, config.size), extension)
-
-
-def side_picture(data: bytes, size: int) -> bytes:
-    """A mask or another map that lies beside a picture -> PNG of the same square, by nearest neighbour.
-
-    Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
-    """
-    from PIL import Image, ImageOps
-
-    from noiseweave.engine.pictures import images
-
-    images.decode(data)  # its checks: cut short, too many pixels, no picture
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    image = ImageOps.fit(image, (size, size), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def in_order(
