@@ -51,7 +51,8 @@ class Config:
     """Shards -> similar pairs -> fused, labelled shards with their lineage.
 
     Args:
-        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
+        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards; or a local folder of pictures, one
+            sub-folder a class or all directly in it, which is packed into output/_run/packed first.
         output: folder or URL for shards/augmented-*.tar, originals/, report.json, quarantine.jsonl, contact_sheet.png.
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.

@@ -1,5 +1,7 @@
 """The ``augment`` job: shards -> features -> similar pairs -> groups -> fused, labelled shards.
 
+A folder of pictures becomes shards first (packing.py).
+
 Three flows with a barrier between them: embed (a shard), pair (a block of rows), generate (a group). With
 ``pairing.scope: window`` one flow does all three for a run of consecutive shards (window.py).
 """
@@ -11,8 +13,9 @@ from dataclasses import replace
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
-from noiseweave.jobs.augment import originals
+from noiseweave.jobs.augment import originals, packing
 from noiseweave.jobs.augment.config import Config
+from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import class_names, looks
@@ -29,9 +32,13 @@ def run(config: Config) -> int:
     from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
-    found = [] if config.follow else _find(config)
+    source = None if config.follow else packing.look(config)
+    found = [] if config.follow or source else _find(config)
     task = _task(config, output, found)
-    book = ledger.open_run(output, identity(task, found), config.overwrite, report.OWNED)
+    book = ledger.open_run(output, identity(task, found, source), config.overwrite, report.OWNED)
+    if source:
+        found = packing.packed(source, book)
+        task = replace(task, root=common_root(found), classes=_class_names(task, found))
     if found:
         seen = looks.look_at_shards(found, config.max_pixels)
         looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
@@ -60,7 +67,7 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     loading.check_prompt(model, config.prompt)
     config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
-    return Task(
+    task = Task(
         config=config,
         output=output,
         channels=model.channels,
@@ -69,23 +76,26 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
         feature_side=features.side(config.features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
-        classes=_class_names(config, found or [root]) if model.conditioning == "text" else (),
     )
+    return replace(task, classes=_class_names(task, found or [root]))
 
 
-def _class_names(config: Config, found: list[str]) -> tuple[str, ...]:
+def _class_names(task: Task, found: list[str]) -> tuple[str, ...]:
     """What classes.json beside the shards says, as pack writes it; () where no prompt asks for a class."""
+    prompt = task.config.prompt
+    asks = any("{label}" in (text or "") for text in (prompt.template, prompt.target))
+    asks = asks and task.conditioning == "text"
+    return tuple(class_names.carried_classes(task.config.input, found)) if asks else ()
 
-    asks = any("{label}" in (text or "") for text in (config.prompt.template, config.prompt.target))
-    return tuple(class_names.carried_classes(config.input, found)) if asks else ()
 
-
-def identity(task: Task, found: list[str]) -> Json:
+def identity(task: Task, found: list[str], source: Folder | None = None) -> Json:
     """What the output depends on: the config, the model's weights, class names in prompts, the input."""
     from noiseweave.cluster import shards
 
-    if found:
-        read: Json = {"shards": len(found), "content": shards.digest(found, task.root)}
+    if source:
+        read: Json = {"pictures": source.pictures, "content": source.content}
+    elif found:
+        read = {"shards": len(found), "content": shards.digest(found, task.root)}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

@@ -21,6 +21,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
+from noiseweave.jobs.augment import packing
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ORIGINALS
 from noiseweave.jobs.report.job import finish_page
@@ -61,9 +62,8 @@ def _write_quarantine(task: Task, book: Ledger, outcomes: dict[str, Outcome]) ->
         return task.name_of(shard) if shard.startswith(task.root) else shard
 
     rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
-    return outputs.write_quarantine(
-        task.output, ({"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows)
-    )
+    named_rows = ({"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows)
+    return outputs.write_quarantine(task.output, [*packing.quarantined(book), *named_rows])
 
 
 def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:

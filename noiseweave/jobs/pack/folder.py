@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ OTHERS = frozenset(
 )
 """Extensions of pictures that are not read."""
 
+SPLITS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])
+"""Names of folders that are more often parts of a data set than classes."""
+
 if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
 
@@ -45,9 +49,28 @@ def source(config: Config, root: str, tally: Tally) -> Source:
         config.input,
         "no .jpg, .jpeg, .png, .webp or .bmp in it or below it (linked folders do not count)",
     )
+    if text := doubt(root, classes):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     results = samples(root, classes, config, tally)
     names = [folders.printable(name) for name in classes]
     return Source(what="a folder of pictures", classes=names, total=total, results=results)
+
+
+def doubt(root: str, classes: Sequence[str]) -> str | None:
+    """A question, where the class folders look like something else: splits, or a folder around the class folders."""
+    names = [folders.printable(name) for name in classes]
+    if len(names) > 1 and {name.lower() for name in names} <= SPLITS:
+        return f"the classes are {', '.join(names)}: is this a data set in splits? Then give one of them as the input"
+    if len(names) != 1:
+        return None
+    (only,) = names
+    below = folders.inside(f"{root}/{classes[0]}")
+    below = [name for name in below if folders.listing(root, f"{classes[0]}/{name}").items]
+    if below and not folders.listing(root, classes[0], deep=False).items:
+        some = ", ".join(map(folders.printable, below[:3])) + (", ..." if len(below) > 3 else "")
+        question = f"is this a folder around the class folders? Then give {only} as the input"
+        return f"all pictures are of one class, {only}, and lie in folders below it ({some}): {question}"
+    return f"all pictures are of one class, {only}: is this meant? A folder of pictures alone has no classes"
 
 
 def survey(root: str, labelled: bool) -> tuple[list[str], int]:
