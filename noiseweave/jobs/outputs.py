@@ -46,6 +46,8 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
 
 ORIGINALS = "originals"
 """The folder of an augment run's output with copies of its input's samples."""
+PACKED = "_run/packed/shards"
+"""Shards of an augment run whose input was a folder of pictures."""
 COPIED_FROM = "copied_from"
 """In the .json of such a copy: shard, key and sha256 of the sample that it was made from."""
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]

@@ -18,7 +18,7 @@ from noiseweave.jobs.pack import config as pack_config
 from noiseweave.jobs.pack import folder as pack_folder
 from noiseweave.jobs.pack import job as pack
 
-PACKED = "packed"  # in _run
+PACKED = "packed"  # in _run; outputs.PACKED are its shards
 EACH = 256  # pictures in a shard, which is a unit of work
 
 

@@ -18,12 +18,12 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS
+from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, PACKED
 
 Tally = tuple[str, str]
 """A tally of a done-marker, and the key that counts a sample in it."""
 
-PLACES = ("shards", ORIGINALS, "rejected", "")  # below an input
+PLACES = ("shards", ORIGINALS, "rejected", PACKED, "")  # below an input
 ORIGINAL = re.compile(r"original-(\d+)\.tar")
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
 """What hides samples, or their lineage."""

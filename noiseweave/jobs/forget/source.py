@@ -2,7 +2,8 @@
 
 A lineage names a picture's shard below the folder of that run's input, so names of one shard differ in what comes
 before: ``in/a.tar`` and ``a.tar`` may be one, ``x/a.tar`` and ``y/a.tar`` are two. augment's copy of a picture, in
-``original-*.tar``, is that picture under another name; so is what has the same key and the same bytes.
+``original-*.tar`` or packed of a folder of pictures, is that picture under another name; so is what has the same key
+and the same bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import combinations
 
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import ORIGINAL, Parent, Record
+from noiseweave.jobs.outputs import PACKED
 
 LISTED = 10  # shards that an error names
 
@@ -102,8 +104,13 @@ def check_one(config: Config, groups: Sequence[set[str]]) -> None:
 
 
 def is_copy(name: str) -> bool:
-    """Whether a shard is augment's copy of one of its input's."""
-    return ORIGINAL.fullmatch(name.rpartition("/")[2]) is not None
+    """Whether a shard is augment's copy of one of its input's, or of a folder of pictures."""
+    return ORIGINAL.fullmatch(name.rpartition("/")[2]) is not None or is_packed(name)
+
+
+def is_packed(name: str) -> bool:
+    """Whether a shard is what augment packed of a folder of pictures, whose samples its index knows by their place."""
+    return name.rpartition("/")[0].endswith(f"/{PACKED}")
 
 
 def copy_of(record: Record, known: Sequence[str]) -> bool:

@@ -228,6 +228,31 @@ def test_a_dry_run_says_it_all_and_changes_nothing(here, capsys):
     assert files(here) == before
 
 
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_picture_of_a_folder_leaves_what_was_packed_of_it(tmp_path, unfinished):
+    """The packed shards keep their byte ranges: what is left to do of the run is done from them."""
+    for i, image in enumerate(load_digits().images[:20]):
+        picture = images.encode(np.rint(image / 16 * 255).astype(np.uint8)[..., None])
+        storage.write(str(tmp_path / f"in/n1/p{i:02d}.png"), picture)
+        storage.write(str(tmp_path / f"in/n1/p{i:02d}.txt"), f"words{i:02d}".encode())
+    words = ["--input", tmp_path / "in", "--output", tmp_path / "o", *FAST]
+    assert job("augment", *words) == 0
+    below = [key for one in samples(tmp_path / "o").values() for key in parents(one)]
+    key = max(sorted(set(below)), key=below.count)
+    size = (tmp_path / "o/_run/packed/shards/shard-000000.tar").stat().st_size
+    assert job("forget", "--input", tmp_path / "o", "--key", key) == 0
+    left = samples(tmp_path / "o")
+    assert left
+    assert (tmp_path / "o/_run/packed/shards/shard-000000.tar").stat().st_size == size
+    if unfinished:
+        for name in ("_run/done/generate", "_run/done/copy", "shards", "originals"):
+            shutil.rmtree(tmp_path / "o" / name)
+    assert job("augment", *words) == 0
+    assert samples(tmp_path / "o") == left
+    for text in (key, key.removeprefix("n1__"), f"words{key[-2:]}"):
+        assert holding(tmp_path / "o", text) == set(), "a trace of it"
+
+
 def test_again_and_an_unknown_key(here, capsys):
     key = popular(here / "one")
     assert job("forget", "--input", here / "one", "--key", key) == 0
