@@ -21,12 +21,14 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import skipping
+from noiseweave.jobs.augment import packing, skipping
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.outputs import ORIGINALS
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
     "shards",
+    ORIGINALS,
     "rejected",
     "report.html",
     "report.json",
@@ -65,7 +67,8 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
         return task.name_of(shard) if shard.startswith(task.root) else shard
 
     rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
-    return [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
+    named_rows = [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
+    return [*packing.quarantined(book), *named_rows]
 
 
 def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
@@ -218,6 +221,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     table.add_row("shards", storage.join(task.output, "shards"))
+    if task.config.samples.copy_original:
+        table.add_row("originals", storage.join(task.output, ORIGINALS))
     table.add_row("report", storage.join(task.output, "report.json"))
     table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()

@@ -18,6 +18,7 @@ from typing import Literal
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, stages, storage
 from noiseweave.cluster.arrays import array, npy, table
+from noiseweave.cluster.blanking import blanked
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -29,6 +30,7 @@ from noiseweave.jobs.augment.dataset import INDEX
 from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
+from noiseweave.jobs.forget.source import is_packed
 from noiseweave.jobs.forget.trace import Hits, Targets
 from noiseweave.jobs.report.job import PAGE, finish_page
 
@@ -75,7 +77,8 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
         return 0, _groups(part.url, targets)
     if part.kind == "index":
         return 0, _index(part.url, targets)
-    content, gone = shards.without(storage.read(part.url), part.keys)
+    data = storage.read(part.url)
+    content, gone = (blanked if is_packed(part.url) else shards.without)(data, part.keys)
     return gone, [(part.url, content)] if gone else []
 
 

@@ -24,10 +24,9 @@ from noiseweave.jobs.pack.samples import (
     in_order,
     picture,
     renumbered,
-    side_mask,
-    side_picture,
     wanted,
 )
+from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.class_names import carried_classes
 
 if TYPE_CHECKING:
@@ -92,15 +91,4 @@ def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, b
     extension, data = picture(config, files[main])
     if config.size is None:
         return dict(files)
-    out: dict[str, bytes] = {}
-    for name, old in files.items():
-        stem, _, last = name.rpartition(".")
-        if name == main:
-            name, old = extension, data
-        elif last in shards.PICTURES:
-            cut = side_mask if name in shards.MASKS else side_picture
-            name, old = f"{stem}.png".lstrip("."), cut(files[main], old, config.size)
-        if name in out:
-            raise ValueError(f"two_pictures: two members would be .{name}")
-        out[name] = old
-    return out
+    return shard_pictures.cut_alike(files, main, (extension, data), config.size)

@@ -427,3 +427,37 @@ def test_broken_colour_profiles_are_counted(tmp_path, capsys, size):
     pack.run(config.Config(**packed_again))
     again = json.loads((tmp_path / "again/report.json").read_text())
     assert again["broken_profiles"] == (2 if size is None else 0), "what is encoded anew has none"
+
+
+@pytest.mark.parametrize(
+    ("files", "question"),
+    [
+        (
+            ["train/a.png", "val/b.png"],
+            "the classes are train, val: is this a data set in splits? Then give one of them",
+        ),
+        (["Test/n/a.png", "train/n/b.png"], "the classes are Test, train: is this a data set in splits?"),
+        (
+            [f"photos/{name}/a.png" for name in ("ant", "bee", "cat", "dog")],
+            "all pictures are of one class, photos, and lie in folders below it (ant, bee, cat, ...): is this a folder "
+            "around the class folders? Then give photos as the input",
+        ),
+        (
+            ["train/ant/a.png"],
+            "of one class, train, and lie in folders below it (ant): is this a folder around",
+        ),
+        (["roses/a.png", "roses/b.png"], "all pictures are of one class, roses: is this meant?"),
+        (["ant/a.png", "bee/a.png"], None),
+        (["train/a.png", "ant/a.png"], None),
+        (["a.png", "b.png"], None),
+    ],
+)
+def test_folders_that_may_not_be_classes_are_asked_about(files, question, tmp_path, capsys):
+    root = fill(tmp_path / "in", {name: picture(i) for i, name in enumerate(files)})
+    samples, _, _ = packed(root, tmp_path / "out")
+    assert set(samples) == set(files)
+    error = capsys.readouterr().err
+    assert (error.count("warning: "), error.count("\n")) == ((1, 1) if question else (0, 0))
+    assert (question or "") in error
+    packed(root, tmp_path / "none", labels="none")
+    assert capsys.readouterr().err == ""
