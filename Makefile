@@ -2,18 +2,20 @@
 # make demo-inpaint   holes in digits, repaired by the same model
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
-# make lint   ruff, sizes, mypy, import-linter; make bench: the quick measurements; make docs: the manuals as a site
+# make lint   ruff, sizes, mypy, import-linter; make fuzz: damaged input for every reader; make bench: the quick measurements; make docs: the manuals as a site
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 PYTEST_ARGS ?=
+SEED ?= 0
+COUNT ?= 5000
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint bench docs demo-model base-models wheel clean
+.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -67,6 +69,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python scripts/check_sizes.py noiseweave
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+
+# mutations of all that is read, a function of SEED and their numbers; minutes
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=.:tests:tests/jobs $(BIN)/python -m fuzz --seed $(SEED) --count $(COUNT)
 
 bench: $(VENV)/.installed-dev
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done

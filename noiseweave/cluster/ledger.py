@@ -9,15 +9,16 @@ What is left of a run is its planned units minus its done-markers, after any cra
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from noiseweave.cluster import lock, storage
 from noiseweave.cluster.units import UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 
 READ = 1000  # markers asked for at a time
+MOST = 2**63  # that a count may be
+NAMES = {field.name for field in fields(Quarantined)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,55 @@ class Ledger:
         storage.write_json(self.path("done", phase, f"{report.id}.json"), record)
 
     def records(self, phase: str) -> Iterator[Json]:
-        """The markers of a phase, sorted by id."""
+        """The markers of a phase, sorted by id.
+
+        Raises:
+            Damaged: one is none.
+        """
+        for path, record in self.found(phase):
+            if record is None:
+                raise storage.Damaged(
+                    f"{path}: a damaged done-marker; delete it and run the same command again"
+                )
+            yield record
+
+    def found(self, phase: str) -> Iterator[tuple[str, Json | None]]:
+        """(path, marker) of a phase, sorted by id; None for a damaged one."""
         paths = [self.path("done", phase, f"{unit}.json") for unit in sorted(self.done(phase))]
         for start in range(0, len(paths), READ):
-            yield from map(json.loads, storage.read_all(paths[start : start + READ]))
+            part = paths[start : start + READ]
+            for path, data in zip(part, storage.read_all(part), strict=True):
+                try:
+                    record = storage.json_of(path, data)
+                except storage.Damaged:
+                    record = None
+                yield path, record if _whole(record) else None
+
+
+def _whole(record: object) -> bool:
+    """Whether a marker holds what ``mark`` writes, each of its kind."""
+    if not isinstance(record, dict) or not isinstance(record.get("tallies"), dict):
+        return False
+    counts = [record.get("quarantined"), record.get("extra"), record.get("spent", {})]
+    counts += record["tallies"].values()
+    bad = record.get("bad")
+    return (
+        isinstance(record.get("id"), str)
+        and isinstance(record.get("worker", ""), str)
+        and type(record.get("produced")) is int
+        and finite(record["produced"])
+        and finite(record.get("seconds"))
+        and all(isinstance(one, dict) and all(map(finite, one.values())) for one in counts)
+        and isinstance(bad, list)
+        and all(
+            isinstance(b, dict) and set(map(type, b.values())) == {str} and b.keys() == NAMES for b in bad
+        )
+    )
+
+
+def finite(value: object) -> bool:
+    """Whether a JSON value is a number that sums can take."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MOST < value < MOST
 
 
 def flatten(value: JsonMapping, prefix: str = "") -> Json:
@@ -93,7 +139,7 @@ def check_run(output: str, config: JsonMapping, overwrite: bool = False, owned: 
     """
     storage.check_writable(output)
     wanted, path = flatten(config), Ledger(output=output).path("config.json")
-    found = storage.read_json(path) if storage.exists(path) else None
+    found = storage.read_object(path) if storage.exists(path) else None
     refuse_foreign(output, found, wanted, owned)
     if overwrite or found is None:
         return False

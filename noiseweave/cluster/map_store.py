@@ -14,7 +14,7 @@ import warnings
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import storage, temporaries
 from noiseweave.engine.records import Json
 
 NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -88,7 +88,7 @@ class MapStore:
             name, used = os.path.basename(str(f["name"])), _seconds(f)
             if NAME.fullmatch(name):
                 found.append((used, name, int(f["size"])))
-            elif storage.TEMPORARY.fullmatch(name) and time.time() - used > ABANDONED:
+            elif temporaries.TEMPORARY.fullmatch(name) and time.time() - used > ABANDONED:
                 storage.remove(storage.join(self.folder, name))
         return found
 

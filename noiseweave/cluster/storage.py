@@ -17,11 +17,8 @@ import hashlib
 import json
 import os
 import posixpath
-import re
-import secrets
-import time
+import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
@@ -30,16 +27,13 @@ from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
 from fsspec.implementations.local import LocalFileSystem
 
-from noiseweave.cluster import processes
+from noiseweave.cluster import temporaries
+from noiseweave.engine.records import Json
 
 IMAGE_LIMIT = 100_000_000
 TAGS = ("ETag", "etag", "md5Hash", "content_md5", "crc32c")
 PATIENCE = 15.0
 """Seconds until an object store counts as out of reach; its client would try for minutes."""
-TEMPORARY = re.compile(r"\..*[.-]([0-9a-f]{8})([0-9a-f]{8})[0-9a-f]{16}\.tmp")
-"""A temporary name: the writer's machine, its number there, chance."""
-OLD = 60.0
-"""Seconds after which a temporary file of another machine's writer is no longer being written."""
 LASTING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -70,6 +64,10 @@ class StorageError(OSError):
             or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
         return cls(f"{path} cannot be written: {what}", getattr(error, "errno", None) in LASTING)
+
+
+class Damaged(ValueError):
+    """A file is not what it should be: which one, and why."""
 
 
 def join(folder: str, *names: str) -> str:
@@ -128,13 +126,24 @@ def is_folder(path: str) -> bool:
 def read(path: str, offset: int = 0, size: int | None = None) -> bytes:
     """The bytes [offset, offset + size) of a file; the whole file by default."""
     fs, name = system(path)
+    if isinstance(fs, LocalFileSystem):
+        with _opened(name) as f:
+            f.seek(offset)
+            return f.read(-1 if size is None else size)
     if size is None:
         return bytes(fs.cat_file(name))[offset:]
-    if isinstance(fs, LocalFileSystem):
-        with open(name, "rb") as f:
-            f.seek(offset)
-            return f.read(size)
     return bytes(fs.cat_file(name, start=offset, end=offset + size))
+
+
+def _opened(name: str) -> BinaryIO:
+    """A local file; a named pipe that lies in a folder is none, for reading it would wait for ever."""
+    if (
+        not name.startswith("/dev/")
+        and not stat.S_ISREG(mode := os.stat(name).st_mode)
+        and not stat.S_ISDIR(mode)
+    ):
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return open(name, "rb")
 
 
 def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -146,7 +155,7 @@ def read_ranges(path: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
         ends = [offset + size for offset, size in ranges]
         return [bytes(b) for b in fs.cat_ranges([name] * len(ranges), starts, ends, on_error="raise")]
     out = []
-    with open(name, "rb") as f:
+    with _opened(name) as f:
         for offset, size in ranges:
             f.seek(offset)
             out.append(f.read(size))
@@ -184,7 +193,7 @@ def write(path: str, data: bytes) -> None:
 def _write_local(name: str, data: bytes) -> None:
     folder = os.path.dirname(name)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.path.basename(name)}.{_writer()}.tmp")
+    temporary = os.path.join(folder, f".{os.path.basename(name)}.{temporaries.writer()}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -195,11 +204,6 @@ def _write_local(name: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def _writer() -> str:
-    """A temporary name's end, as TEMPORARY reads it."""
-    return f"{processes.machine()}{os.getpid():08x}{secrets.token_hex(8)}"
 
 
 def create(path: str, data: bytes) -> bool:
@@ -227,8 +231,36 @@ def create(path: str, data: bytes) -> bool:
 
 
 def read_json(path: str) -> Any:
-    """A file's JSON value."""
-    return json.loads(read(path))
+    """A file's JSON value.
+
+    Raises:
+        Damaged: it has none.
+    """
+    return json_of(path, read(path))
+
+
+def read_object(path: str) -> Json:
+    """A file's JSON object.
+
+    Raises:
+        Damaged: it has none.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise Damaged(f"{path}: a JSON {type(value).__name__} where an object is expected")
+    return value
+
+
+def json_of(path: str, data: bytes) -> Any:
+    """The JSON value of a file that was read.
+
+    Raises:
+        Damaged: there is none, or it is nested too deep.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise Damaged(f"{path}: no JSON ({e})") from None
 
 
 def write_json(path: str, value: object) -> None:
@@ -273,7 +305,7 @@ def content_of(path: str) -> str:
     if tag is not None:
         return f"{info['size']} {tag}"
     digest = hashlib.blake2b(digest_size=16)
-    with fs.open(name, "rb") as f:
+    with open_read(path) as f:
         while chunk := f.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -290,26 +322,13 @@ def sweep_temporaries(folder: str) -> None:
     """Delete what a killed writer left under temporary names in a local folder; a live one's stay."""
     fs, name = system(folder)
     if isinstance(fs, LocalFileSystem):
-        for path in Path(name).rglob(".*.tmp"):
-            found = TEMPORARY.fullmatch(path.name)  # a user's own .tmp files stay
-            if found and _left_behind(path, found[1], int(found[2], 16)):
-                path.unlink(missing_ok=True)
-
-
-def _left_behind(path: Path, machine: str, pid: int) -> bool:
-    """Whether the writer of a temporary file is dead, or has not written for so long that it must be."""
-    if machine == processes.machine() and processes.started(pid) is None:
-        return True
-    try:
-        return time.time() - path.stat().st_mtime > OLD
-    except FileNotFoundError:
-        return False
+        temporaries.sweep(name)
 
 
 def check_writable(folder: str) -> None:
     """Raise ValueError in one line when nothing can be written to ``folder``."""
     try:
-        probe = join(folder, f".probe-{_writer()}.tmp")
+        probe = join(folder, f".probe-{temporaries.writer()}.tmp")
         write(probe, b"ok")
         remove(probe)
     except StorageError as e:
@@ -319,6 +338,6 @@ def check_writable(folder: str) -> None:
 
 
 def open_read(path: str) -> BinaryIO:
-    """A seekable binary file, buffered by fsspec."""
+    """A seekable binary file, buffered."""
     fs, name = system(path)
-    return fs.open(name, "rb")
+    return _opened(name) if isinstance(fs, LocalFileSystem) else fs.open(name, "rb")

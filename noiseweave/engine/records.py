@@ -33,6 +33,7 @@ class Location:
         caption: text or None.
         mask_offset, mask_size: of the sample's mask, as offset and size; None where it has none.
         digest: first 16 hex digits of the picture's SHA-256; None where nobody has read it yet.
+        broken_profile: once it was read: its colour profile is ignored.
     """
 
     shard: str
@@ -44,6 +45,7 @@ class Location:
     mask_offset: int | None = None
     mask_size: int | None = None
     digest: str | None = None
+    broken_profile: bool = False
 
     @property
     def mask(self) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
-from noiseweave.engine.records import JsonMapping
+from noiseweave.engine.records import Json, JsonMapping
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -20,6 +20,11 @@ def json_lines(rows: Iterable[JsonMapping]) -> bytes:
     """A line of JSON for each row, UTF-8; what of a file's name is no text is written as its escape."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return text.encode("utf-8", "backslashreplace")
+
+
+def read_json_lines(path: str) -> list[Json]:
+    """The rows of a file that ``json_lines`` made."""
+    return [json.loads(line) for line in storage.read(path).splitlines()]
 
 
 def write_quarantine(output: str, rows: Iterable[JsonMapping]) -> Counter[str]:
@@ -39,10 +44,24 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
         yield from record["bad"]
 
 
+ORIGINALS = "originals"
+"""The folder of an augment run's output with copies of its input's samples."""
+PACKED = "_run/packed/shards"
+"""Shards of an augment run whose input was a folder of pictures."""
+COPIED_FROM = "copied_from"
+"""In the .json of such a copy: shard, key and sha256 of the sample that it was made from."""
+
+
 def some(names: Iterable[str], most: int = 10) -> str:
     """The first names of several, for the screen."""
     known = list(names)
     return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+
+
+def say_broken_profiles(count: int) -> None:
+    """A line on the screen where colour profiles were of no use."""
+    if count:
+        print(f"{count} broken colour profiles ignored")
 
 
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]

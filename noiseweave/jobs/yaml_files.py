@@ -21,6 +21,8 @@ def check_size(path: str) -> None:
     import yaml
 
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read once, and may never end
+            raise ValueError(f"{path}: not a regular file")
         if os.path.getsize(path) > BYTES:
             raise ValueError(f"{path}: {os.path.getsize(path)} bytes, at most {BYTES}")
         with open(path, encoding="utf-8") as stream:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from noiseweave.cluster import processes, storage
+from noiseweave.cluster import processes, storage, temporaries
 from noiseweave.cluster.storage import StorageError
 
 
@@ -131,7 +131,7 @@ def test_another_machines_temporaries_stay_while_they_may_grow(tmp_path):
     young, old = (tmp_path / f".{n}.tar.ffffffff0000000700000000{n}.tmp" for n in ("00000001", "00000002"))
     for path in (young, old):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - storage.OLD - 5,) * 2)
+    os.utime(old, (time.time() - temporaries.OLD - 5,) * 2)
     storage.sweep_temporaries(str(tmp_path))
     assert os.listdir(tmp_path) == [young.name]
 

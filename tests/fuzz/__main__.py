@@ -36,7 +36,9 @@ def main() -> int:
     for fault in runner.run(given.seed, range(given.first, given.first + given.count), names):
         faults.append(fault)
         print(fault, flush=True)
-    print(f"seed {given.seed}: {given.count} mutations, {len(faults)} faults, {time.monotonic() - began:.0f} s")
+    print(
+        f"seed {given.seed}: {given.count} mutations, {len(faults)} faults, {time.monotonic() - began:.0f} s"
+    )
     for kind, count in runner.summary(faults).most_common():
         print(f"{count:6d}  {kind}")
     again = "".join(f" --target '{n}'" for n in given.target or ())

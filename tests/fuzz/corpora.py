@@ -148,10 +148,19 @@ def inpainted(folder: Path) -> None:
         about |= {"method": "repaint", "prompt": "clay", "mask_mode": "black", "copied": False}
         storage.write(f"{output}/restored/p{i}.png", encoded(picture(i), "PNG"))
         storage.write_json(f"{output}/lineage/p{i}.json", about)
-    storage.write(f"{output}/quarantine.jsonl", b'{"shard": "", "key": "p4", "reason": "no_mask", "detail": ""}\n')
+    storage.write(
+        f"{output}/quarantine.jsonl", b'{"shard": "", "key": "p4", "reason": "no_mask", "detail": ""}\n'
+    )
     config = {"images": str(folder / "imgs"), "masks": str(folder / "masks"), "seed": 3}
     read_from = {"images": str(folder / "imgs"), "masks": str(folder / "masks")}
-    report = {"config": config, "read_from": read_from, "pictures": 5, "copied": 1, "seconds": 1.5, "failed": {}}
+    report = {
+        "config": config,
+        "read_from": read_from,
+        "pictures": 5,
+        "copied": 1,
+        "seconds": 1.5,
+        "failed": {},
+    }
     storage.write_json(f"{output}/report.json", report | {"quarantined": {"no_mask": 1}})
 
 
@@ -170,7 +179,14 @@ def fused(folder: Path) -> None:
     for name in ("fused.png", "input-0.png", "input-1.png", "sheet.png", "sweep.png"):
         storage.write(f"{output}/{name}", encoded(picture(0), "PNG"))
     inputs = [{"path": f"p{i}.png", "sha256": "0" * 64, "weight": 0.5, "psnr": 100.5} for i in range(2)]
-    about = {"inputs": inputs, "mode": "linear", "seed": 0, "edit": None, "files": ["fused.png"], "sweep": None}
+    about = {
+        "inputs": inputs,
+        "mode": "linear",
+        "seed": 0,
+        "edit": None,
+        "files": ["fused.png"],
+        "sweep": None,
+    }
     storage.write_json(f"{output}/fuse.json", about | {"prompt": {"source": ["a"], "target": ["b"]}})
 
 
@@ -183,15 +199,17 @@ def weights(folder: Path) -> None:
     tensors = dict(zip(names, (a, b, np.float32([2.0])), strict=True))
     storage.write(str(folder / "lora.safetensors"), safetensors.numpy.save(tensors, about))
     statistics = io.BytesIO()
-    np.savez_compressed(statistics, mu=a[0], sigma=np.eye(8), n=np.array(4), space=np.array('{"name": "pixels"}'))
+    np.savez_compressed(
+        statistics, mu=a[0], sigma=np.eye(8), n=np.array(4), space=np.array('{"name": "pixels"}')
+    )
     storage.write(str(folder / "set.npz"), statistics.getvalue())
     storage.write(str(folder / "array.npy"), arrays.npy(a))
 
 
 def configs(folder: Path) -> None:
     texts = {
-        "augment": "input: in\noutput: out\nseed: 3\nmodel: {name: digits-ddpm}\ninversion:\n  num_steps: 6\n  skip: 1\n"
-        "pairing:\n  threshold: 0.7\n  classes: same_class\nfusion:\n  mode: [linear, cross_fade]\n  ratio: 0.3\n",
+        "augment": "input: in\noutput: out\nseed: 3\nmodel: {name: digits-ddpm}\ninversion:\n"
+        "  num_steps: 6\n  skip: 1\npairing:\n  threshold: 0.7\nfusion:\n  mode: [linear, cross_fade]\n  ratio: 0.3\n",
         "inpaint": "images: imgs\nmasks: masks\noutput: out\nmodel: {name: digits-ddpm}\nseed: 1\nlora: [a, b]\n"
         "lora_weight: [1, 0.5]\ninpaint: {steps: 3}\nprompt: 'clay'\n",
         "lora": "input: in\noutput: out\nmodel: {name: sd}\ndata:\n  size: 64\n  template: 'a {caption}'\nsteps: 3\n",

@@ -14,7 +14,21 @@ from pathlib import PurePath
 from random import Random
 
 NUMBERS = (0, 1, -1, 127, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**53 + 1, 2**63, 2**64, 10**400)
-TEXTS = ("", "\0", "..", "../../x", "/etc/passwd", "\ud800", "a" * 70_000, "é", "nan", "<b>", "#", "[", "%s{0}")
+TEXTS = (
+    "",
+    "\0",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "\ud800",
+    "a" * 70_000,
+    "é",
+    "nan",
+    "<b>",
+    "#",
+    "[",
+    "%s{0}",
+)
 LIMIT = 1 << 20  # bytes of a mutated file: hostile ones need no more
 
 Mutation = Callable[[bytes, Random], bytes]
@@ -88,7 +102,20 @@ def empty(data: bytes, draw: Random) -> bytes:
     return draw.choice((b"", b"\0" * 4096, draw.randbytes(draw.choice((1, 600, 5000)))))
 
 
-PLAIN: tuple[Mutation, ...] = (flip, flip, overwrite, integer, integer, delete, insert, repeat, cut, cut, swap, empty)
+PLAIN: tuple[Mutation, ...] = (
+    flip,
+    flip,
+    overwrite,
+    integer,
+    integer,
+    delete,
+    insert,
+    repeat,
+    cut,
+    cut,
+    swap,
+    empty,
+)
 
 
 # JSON, and lines of it
@@ -161,13 +188,17 @@ def tar_field(data: bytes, draw: Random) -> bytes:
         return flip(data, draw)
     at = draw.choice(places)
     header = bytearray(data[at : at + 512])
-    start, size = draw.choice(((0, 100), (124, 12), (124, 12), (136, 12), (156, 1), (156, 1), (157, 100), (345, 155)))
+    start, size = draw.choice(
+        ((0, 100), (124, 12), (124, 12), (136, 12), (156, 1), (156, 1), (157, 100), (345, 155))
+    )
     if size == 1:
         value = draw.choice(b"0123456789gxLKSVNDMXA\0").to_bytes()
     elif start == 124:
         signed = draw.choice((-1, -512, -(2**40), 0, 1, 511, 513, 2**33, 2**62))
         wide = b"\x80" if signed >= 0 else b"\xff"
-        value = draw.choice((wide + (signed % (1 << 88)).to_bytes(11), b"%011o\0" % (signed % 8**11), b"9" * 12))
+        value = draw.choice(
+            (wide + (signed % (1 << 88)).to_bytes(11), b"%011o\0" % (signed % 8**11), b"9" * 12)
+        )
     else:
         value = draw.choice((*(t.encode(errors="replace")[:size] for t in TEXTS), draw.randbytes(size)))
     header[start : start + size] = value.ljust(size, b"\0")
@@ -198,7 +229,9 @@ def tar_sparse(data: bytes, draw: Random) -> bytes:
 
 def tar_pax(data: bytes, draw: Random) -> bytes:
     """Extended headers that contradict the plain ones, or themselves."""
-    name = draw.choice(("path", "size", "mtime", "GNU.sparse.map", "GNU.sparse.size", "hdrcharset", "linkpath"))
+    name = draw.choice(
+        ("path", "size", "mtime", "GNU.sparse.map", "GNU.sparse.size", "hdrcharset", "linkpath")
+    )
     value = draw.choice((*(str(n)[:50] for n in NUMBERS), *(t[:2000] for t in TEXTS), "0,1,2", "BINARY"))
     text = f" {name}={value}\n".encode(errors="replace")
     length = draw.choice((len(text) + len(str(len(text) + 3)), 0, 5, 10**9))
@@ -223,7 +256,9 @@ def tar_inner(data: bytes, draw: Random) -> bytes:
         return flip(data, draw)
     at = draw.choice(places)
     name = data[at : at + 100].rstrip(b"\0").decode(errors="replace")
-    size = int(data[at + 124 : at + 135].strip(b"\0 ") or b"0", 8) if data[at + 124 : at + 135].isalnum() else 0
+    size = (
+        int(data[at + 124 : at + 135].strip(b"\0 ") or b"0", 8) if data[at + 124 : at + 135].isalnum() else 0
+    )
     body = mutated(name, data[at + 512 : at + 512 + size], draw)
     header = bytearray(data[at : at + 512])
     header[124:136] = b"%011o\0" % len(body)
@@ -248,7 +283,9 @@ def png_chunk(data: bytes, draw: Random) -> bytes:
     at, size = draw.choice((spots[0], draw.choice(spots)))
     kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
     if draw.random() < 0.3:
-        kind = draw.choice((b"iCCP", b"eXIf", b"zTXt", b"acTL", b"fcTL", b"tRNS", b"PLTE", b"iTXt", b"pHYs", b"gAMA"))
+        kind = draw.choice(
+            (b"iCCP", b"eXIf", b"zTXt", b"acTL", b"fcTL", b"tRNS", b"PLTE", b"iTXt", b"pHYs", b"gAMA")
+        )
         bomb = zlib.compress(bytes(LIMIT * draw.choice((1, 40))), 9)
         body = draw.choice((draw.randbytes(40), b"x\0\0" + bomb, b"\0" * 26, b"II*\0\x08\0\0\0\xff\xff"))
         chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -263,7 +300,16 @@ def picture_head(data: bytes, draw: Random) -> bytes:
 
 
 def picture_of_another_kind(data: bytes, draw: Random) -> bytes:
-    heads = (b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"RIFF\0\0\0\0WEBPVP8X", b"BM", b"II*\0", b"MM\0*", b"%!PS")
+    heads = (
+        b"GIF89a",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe1",
+        b"RIFF\0\0\0\0WEBPVP8X",
+        b"BM",
+        b"II*\0",
+        b"MM\0*",
+        b"%!PS",
+    )
     return draw.choice(heads) + data[draw.choice((0, 4, 8)) :]
 
 
@@ -271,7 +317,9 @@ def picture_of_another_kind(data: bytes, draw: Random) -> bytes:
 
 
 def npy_head(data: bytes, draw: Random) -> bytes:
-    shape = draw.choice(("(99999999999,)", "(2, 2)", "()", "(-1,)", "(" * 200 + ")" * 200, "(1,) * 9**9**9", "'x'"))
+    shape = draw.choice(
+        ("(99999999999,)", "(2, 2)", "()", "(-1,)", "(" * 200 + ")" * 200, "(1,) * 9**9**9", "'x'")
+    )
     kind = draw.choice(("<f4", "|O", "<f8", "V99999999", ">f2", "<U9", "|b1"))
     head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\0" + struct.pack("<H", len(head)) + head + data[-64:]
@@ -317,20 +365,50 @@ def yaml_value(data: bytes, draw: Random) -> bytes:
     i = draw.randrange(len(lines))
     name, colon, _ = lines[i].partition(b":")
     value = json.dumps(odd(draw), ensure_ascii=False).encode(errors="replace")
-    words = (b"~", b".nan", b".inf", b"0x7fffffffffffffffff", b"!!binary x", b"2001-13-45", b"1_0", b"1e400", b"|", b"- x")
+    words = (
+        b"~",
+        b".nan",
+        b".inf",
+        b"0x7fffffffffffffffff",
+        b"!!binary x",
+        b"2001-13-45",
+        b"1_0",
+        b"1e400",
+        b"|",
+        b"- x",
+    )
     lines[i] = name + colon + b" " + draw.choice((value, value, draw.choice(words)))
     return b"\n".join(lines)
 
 
 def text(data: bytes, draw: Random) -> bytes:
     """A caption, a label, a line of a table."""
-    whole = (b"\xff\xfe" * 9, b"-1", b"1" * 5000, b"3.5", "٣".encode(), b"\xef\xbb\xbfx", b"{caption}", b"a,b\n" * 99)
+    whole = (
+        b"\xff\xfe" * 9,
+        b"-1",
+        b"1" * 5000,
+        b"3.5",
+        "٣".encode(),
+        b"\xef\xbb\xbfx",
+        b"{caption}",
+        b"a,b\n" * 99,
+    )
     return draw.choice((*whole, *(t.encode(errors="replace") for t in TEXTS)))
 
 
 PICTURE: tuple[Mutation, ...] = (png_chunk, png_chunk, picture_head, picture_of_another_kind)
 JSON: tuple[Mutation, ...] = (json_value, json_value, json_value, json_value, json_nested, json_long_number)
-TAR: tuple[Mutation, ...] = (tar_field, tar_field, tar_long_names, tar_sparse, tar_pax, tar_member, tar_inner, tar_inner, tar_inner)
+TAR: tuple[Mutation, ...] = (
+    tar_field,
+    tar_field,
+    tar_long_names,
+    tar_sparse,
+    tar_pax,
+    tar_member,
+    tar_inner,
+    tar_inner,
+    tar_inner,
+)
 BY_KIND: dict[str, tuple[Mutation, ...]] = {
     ".tar": TAR,
     **dict.fromkeys((".json", ".jsonl"), JSON),

@@ -45,7 +45,9 @@ class Fault:
     where: str = ""
 
     def __str__(self) -> str:
-        return f"mutation {self.number} ({self.target}): {self.what}{f' at {self.where}' if self.where else ''}"
+        return (
+            f"mutation {self.number} ({self.target}): {self.what}{f' at {self.where}' if self.where else ''}"
+        )
 
 
 def wrong(e: BaseException) -> str:
@@ -55,7 +57,12 @@ def wrong(e: BaseException) -> str:
     last = traceback.extract_tb(e.__traceback__)[-1].filename
     ours = "noiseweave" in Path(last).parts and "site-packages" not in last
     # json's and codecs' own errors, of which str() names no file
-    if isinstance(e, ValueError) and ours and not isinstance(e, UnicodeError) and type(e).__name__ != "JSONDecodeError":
+    if (
+        isinstance(e, ValueError)
+        and ours
+        and not isinstance(e, UnicodeError)
+        and type(e).__name__ != "JSONDecodeError"
+    ):
         return ""
     if isinstance(e, OSError) and e.filename is not None:
         return ""
@@ -106,8 +113,12 @@ def _displaced(path: Path, draw: Random) -> str:
     elif what == "a pipe":
         os.mkfifo(path)
     elif what == "renamed":
-        stem = draw.choice((b"\xff\xfe", b"x" * 200, b"a b", b"..x", b"-", b"\xc3\xa9", b"%d", b"#", b"[x]", b"{a,b}"))
-        Path(os.fsdecode(os.path.join(os.fsencode(path.parent), stem + os.fsencode(path.suffix)))).write_bytes(data)
+        stem = draw.choice(
+            (b"\xff\xfe", b"x" * 200, b"a b", b"..x", b"-", b"\xc3\xa9", b"%d", b"#", b"[x]", b"{a,b}")
+        )
+        Path(
+            os.fsdecode(os.path.join(os.fsencode(path.parent), stem + os.fsencode(path.suffix)))
+        ).write_bytes(data)
     elif what == "unreadable":
         path.write_bytes(data)
         path.chmod(0)
@@ -178,6 +189,8 @@ def batch(seed: int, start: int, stop: int, names: tuple[str, ...]) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     for number in range(start, stop):
         print(json.dumps({"begin": number}), file=out)
+        if os.environ.get("FUZZ_ABORT_AT") == str(number):  # a test's
+            os.abort()
         fault = one(seed, number, names)
         print(json.dumps({"end": number, "fault": fault and vars(fault)}), file=out)
 
@@ -222,9 +235,13 @@ def _watched(seed: int, start: int, stop: int, names: tuple[str, ...]) -> Iterat
             return stop
         errors.seek(0)
         last = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-        ours = next((line.strip() for line in last if "/noiseweave/" in line and "site-packages" not in line), "")
+        ours = next(
+            (line.strip() for line in last if "/noiseweave/" in line and "site-packages" not in line), ""
+        )
         what = "hung, and was killed" if dog.bit else f"the process ended with {process.returncode}"
-        yield Fault(number=begun, target=target_of(begun, names), what=what, where=ours or " ".join(last[-1:]))
+        yield Fault(
+            number=begun, target=target_of(begun, names), what=what, where=ours or " ".join(last[-1:])
+        )
         return begun + 1
 
 
@@ -234,7 +251,12 @@ class _Watchdog:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         import threading
 
-        self.process, self.bit, self.seen, self.over = process, False, time.monotonic() + STARTUP, threading.Event()
+        self.process, self.bit, self.seen, self.over = (
+            process,
+            False,
+            time.monotonic() + STARTUP,
+            threading.Event(),
+        )
         threading.Thread(target=self._look, daemon=True).start()
 
     def pat(self) -> None:

@@ -58,7 +58,14 @@ def model(request, source, tmp_path_factory):
 @pytest.mark.parametrize(
     "more",
     [
-        ("--fusion.variation", "0", "--prompt.guidance_target", "2"),
+        (
+            "--fusion.variation",
+            "0",
+            "--prompt.guidance_target",
+            "2",
+            "--prompt.guidance_interval",
+            "[0.2,0.8]",
+        ),
         ("--inversion.sampler", "sde-dpm-solver++", "--features.name", "unet"),
         ("--inversion.eta", "0.5", "--pairing.scope", "window"),
     ],
@@ -150,6 +157,7 @@ REFUSED = [
         ("--inversion.sampler", "sde-dpm-solver++", "--inversion.eta", 0.5),
         "inversion.eta=0.5: 1, for sde-dpm",
     ),
+    (("--prompt.guidance_interval", "[0.8,0.2]"), "prompt.guidance_interval=(0.8, 0.2): 0 to 1"),
     (("--prompt.target", "a rose"), "prompt.target='a rose': model"),
 ]
 

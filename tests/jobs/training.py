@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from sklearn.datasets import load_digits
 
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import shards, storage, training
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs.arguments import parse
 from noiseweave.jobs.train import config as train_config
@@ -73,6 +77,22 @@ def arguments(source: str | Path, output: str | Path, *more: str) -> list[str]:
 
 def config_of(source: str | Path, output: str | Path, *more: str) -> train_config.Config:
     return parse("train", arguments(source, output, *more))
+
+
+def interrupted(command: list[str], output: Path) -> tuple[int, float, str]:
+    """Ctrl-C after the first checkpoint of a job in a process: exit code, seconds that it took, standard error."""
+    job = subprocess.Popen(
+        [sys.executable, "-m", "noiseweave", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 300
+    while not training.checkpoints(str(output / "_run" / "checkpoints")):
+        assert job.poll() is None, job.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, said = job.communicate(timeout=120)
+    return job.returncode, time.monotonic() - start, said.decode()
 
 
 class Alone:

@@ -77,7 +77,7 @@ def about(folder: Path) -> dict[str, int]:
     try:
         value: Any = json.loads((folder / FILE).read_text())
         found = {name: int(value[name]) for name in ("channels", "size", "classes", "width")}
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as e:
         raise ValueError(f"classifier {str(folder)!r}: {FILE} is damaged ({type(e).__name__}: {e})") from None
     if found["channels"] not in (1, 3) or min(found.values()) < 1 or found["size"] % 4:
         raise ValueError(f"classifier {str(folder)!r}: {found}: channels 1 or 3, size a multiple of 4")

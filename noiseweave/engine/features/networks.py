@@ -188,7 +188,11 @@ def transformer(name: str, device: str) -> FeatureNetwork:
     logging.set_verbosity_error()
     folder = _transformer_folder(name)
     with _one_line(name, folder):
-        network = AutoModel.from_pretrained(folder, trust_remote_code=False).to(device).eval()
+        half = pretrained.variant(folder)
+        network = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, variant=half, dtype=torch.float32
+        )
+        network = network.to(device).eval()
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     tower = getattr(network, "vision_model", network)
     # what the model was used at: a DINOv2's own config says 518, its processor crops to 224

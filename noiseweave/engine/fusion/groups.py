@@ -93,7 +93,8 @@ def source_denoiser(backbone: Backbone, prompts: Prompts | None) -> Denoiser:
     """The denoiser of an inversion of the B pictures: conditioned on each one's source text, or its class."""
     if prompts is None:
         return backbone.denoise
-    return backbone.conditioned(_conditions_of(backbone, prompts.source), prompts.guidance_source)
+    words = _conditions_of(backbone, prompts.source)
+    return backbone.conditioned(words, prompts.guidance_source, prompts.guidance_interval)
 
 
 def _conditions_of(backbone: Backbone, given: Sequence[Any]) -> Words | Classes:
@@ -109,7 +110,7 @@ def target_denoisers(
     if prompts is None:
         return lambda shares: backbone.denoise
     guidance, words = prompts.guidance_target, _conditions_of(backbone, prompts.target)
-    return lambda shares: backbone.conditioned(words.mixed(shares), guidance)
+    return lambda shares: backbone.conditioned(words.mixed(shares), guidance, prompts.guidance_interval)
 
 
 def truncated_prompts(backbone: Backbone, prompts: Prompts | None) -> dict[str, str]:

@@ -106,12 +106,18 @@ class Backbone:
         """P labels, for ``conditioned``; None, and a class that the model does not know, is no class."""
         return classes_of(labels, self.classes, self.device)
 
-    def conditioned(self, words: Words | Classes, guidance: float = 1.0) -> Denoiser:
+    def conditioned(
+        self, words: Words | Classes, guidance: float = 1.0, interval: tuple[float, float] = (0.0, 1.0)
+    ) -> Denoiser:
         """The network conditioned on prompts or labels: row i of a call on words[i mod P].
 
         So B rows, or T times B with the time steps outermost, as an inversion has them, take B prompts.
         Classifier-free guidance (``conditioning.guide``) has both halves in one call; there is none where guidance
         is 1, or where the prompts are the empty ones.
+
+        Args:
+            interval: lowest and highest sigma that is guided (Kynkäänniemi et al., arXiv 2404.07724); a row outside
+                costs one row of the network in place of two.
         """
         scale = 1.0 if words.silent else guidance
 
@@ -119,7 +125,11 @@ class Backbone:
         def denoise(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
             assert len(x_BCHW) % len(words) == 0, (len(x_BCHW), len(words))
             which_B = torch.arange(len(x_BCHW), device=self.device) % len(words)
-            condition = Condition(words=words, guidance=scale, which_B=which_B)
+            guided_B = None
+            if interval != (0.0, 1.0):
+                sigma_B = paths.sigma_of(self.scheduler, t_B.to(self.device))
+                guided_B = (interval[0] <= sigma_B) & (sigma_B <= interval[1])
+            condition = Condition(words=words, guidance=scale, which_B=which_B, guided_B=guided_B)
             return self.parts(x_BCHW, t_B, condition)
 
         return denoise

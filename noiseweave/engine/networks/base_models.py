@@ -18,7 +18,7 @@ from torch import Tensor
 from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.networks import dcgan, latents, paths, pretrained, tuning, vae
 from noiseweave.engine.networks.backbone import DTYPES
-from noiseweave.engine.networks.facts import BASE_FILES, ModelFacts, read_facts
+from noiseweave.engine.networks.facts import BASE_FILES, OWN, ModelFacts, read_facts
 from noiseweave.engine.networks.protocols import Autoencoder
 from noiseweave.engine.networks.recipes import BASELINES, Kind, ModelConfig
 from noiseweave.engine.records import Json
@@ -117,7 +117,8 @@ def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
 
 def _from_pretrained(kind: Any, name: str, folder: Path) -> Any:
     with pretrained.one_line(name, folder):
-        return kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+        half = pretrained.variant(folder)
+        return kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False, variant=half)
 
 
 def save(model: BaseModel, folder: Path, dtype: torch.dtype) -> None:
@@ -149,7 +150,7 @@ def _forget_origin(config: Path) -> None:
 def _pipeline(model: BaseModel) -> str:
     """diffusers' pipeline that draws from such a folder, or a name that it will refuse."""
     if model.kind not in ("ddpm", "flow"):
-        return "NoiseweaveModel"
+        return OWN
     return "DDPMPipeline" if model.encoder is None else "LDMPipeline"
 
 

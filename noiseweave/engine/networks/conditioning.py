@@ -59,18 +59,18 @@ class Words:
         }
         return replace(self, conditional=mixed)
 
-    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> Json:
-        """The network's arguments for rows that are conditioned on prompts ``which_B``.
+    def arguments(self, which_B: Tensor, guided_G: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Json:
+        """The network's arguments for G unconditional rows, then B that are conditioned on prompts ``which_B``.
 
         Args:
-            both: with guidance: 2 B rows, the unconditional first.
+            guided_G: int64, the prompts whose negative ones the unconditional rows have.
             size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
         rows = {name: x_P[which_B].to(dtype) for name, x_P in self.conditional.items()}
-        if both:
+        if len(guided_G):
             for name, x_P in self.unconditional.items():
-                unconditional = x_P[which_B] if len(x_P) > 1 else x_P.expand_as(rows[name])
-                rows[name] = torch.cat([unconditional.to(dtype), rows[name]])
+                null_G = x_P[guided_G if len(x_P) > 1 else torch.zeros_like(guided_G)]
+                rows[name] = torch.cat([null_G.to(dtype), rows[name]])
         named: Json = {"encoder_hidden_states": rows["prompt_embeds"]}
         if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
             sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
@@ -108,12 +108,11 @@ class Classes:
         ]
         return Classes(weight_PK=torch.stack(rows))
 
-    def arguments(self, which_B: Tensor, both: bool, size: tuple[int, int], dtype: torch.dtype) -> Json:
+    def arguments(self, which_B: Tensor, guided_G: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Json:
         """As of ``Words``; ``mixable`` must have been done to the network."""
-        conditional = self.weight_PK[which_B]
-        null = torch.zeros_like(conditional)
-        null[:, -1] = 1
-        return {"class_labels": (torch.cat([null, conditional]) if both else conditional).to(dtype)}
+        null_GK = torch.zeros_like(self.weight_PK[guided_G])
+        null_GK[:, -1] = 1
+        return {"class_labels": torch.cat([null_GK, self.weight_PK[which_B]]).to(dtype)}
 
 
 def classes_of(labels: Sequence[int | None], classes: int, device: torch.device | str) -> Classes:
@@ -168,31 +167,42 @@ class Condition:
         words: of P prompts, or P labels.
         guidance: scale, 1 is off.
         which_B: int64 [B], the prompt of each row.
+        guided_B: bool [B], the rows that are guided at all; None is every row.
     """
 
     words: Words | Classes
     guidance: float
     which_B: Tensor
+    guided_B: Tensor | None = None
 
     def __getitem__(self, part: slice | Tensor) -> Condition:
-        return replace(self, which_B=self.which_B[part])
+        guided_B = None if self.guided_B is None else self.guided_B[part]
+        return replace(self, which_B=self.which_B[part], guided_B=guided_B)
+
+    @property
+    def _guided_rows(self) -> Tensor:
+        """int64 [G], their places."""
+        rows_B = torch.arange(len(self.which_B), device=self.which_B.device)
+        if self.guidance == 1:
+            return rows_B[:0]
+        return rows_B if self.guided_B is None else rows_B[self.guided_B]
 
     def predict(
         self, unet: Callable[..., tuple[Tensor, ...]], x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """The network's output, guided, float32 [B, ...]: both halves in one call, one where guidance is 1.
+        """The network's output, guided, float32 [B, ...]: both halves in one call; a row that is not guided has one.
 
         Args:
             x_BCHW: what the network sees, in its precision.
             t_B: [B], or a number's tensor for all.
             size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
-        halves = 1 if self.guidance == 1 else 2
-        x = x_BCHW.repeat(halves, 1, 1, 1)
-        t = t_B.to(x.device).expand(len(x_BCHW)).repeat(halves)
-        arguments = self.words.arguments(self.which_B, halves == 2, size, x.dtype)
+        guided_G, t_B = self._guided_rows, t_B.to(x_BCHW.device).expand(len(x_BCHW))
+        x, t = torch.cat([x_BCHW[guided_G], x_BCHW]), torch.cat([t_B[guided_G], t_B])
+        arguments = self.words.arguments(self.which_B, self.which_B[guided_G], size, x.dtype)
         out = unet(x, t, **arguments, return_dict=False)[0].float()
-        if halves == 1:
-            return out
-        unconditional, conditional = out.chunk(2)
-        return guide(unconditional, conditional, self.guidance)
+        unconditional, conditional = out[: len(guided_G)], out[len(guided_G) :]
+        if not len(guided_G):
+            return conditional
+        guided = guide(unconditional, conditional[guided_G], self.guidance)
+        return conditional.index_copy(0, guided_G, guided)

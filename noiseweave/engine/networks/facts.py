@@ -12,6 +12,8 @@ from noiseweave.engine.records import Json
 
 TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PIPELINES = (*TEXT_TO_IMAGE, "StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
+OWN = "NoiseweaveModel"
+"""The pipeline of our models that diffusers has none for."""
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "generator")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -26,6 +28,8 @@ PIPELINE_FILES = (
     "*/diffusion_pytorch_model.safetensors",
     "*/diffusion_pytorch_model-0*.safetensors",
 )
+FP16_FILES = ("*/model.fp16*.safetensors", "*/diffusion_pytorch_model.fp16*.safetensors")
+"""Asked for where a hub has a part's weights as no others."""
 PIXEL_FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 PIXEL_WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
 
@@ -136,6 +140,8 @@ def fingerprint(facts: ModelFacts) -> str:
 def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:
     """A pipeline of the Stable Diffusion family."""
     folder = pretrained.find(name, PIPELINE_FILES)
+    if not all(any((folder / part).glob("*.safetensors")) for part in NETWORKS if part in index):
+        pretrained.find(name, FP16_FILES)
     _check_parts(name, folder, index)
     unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
     side = unet.get("sample_size")
@@ -160,19 +166,16 @@ def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:
 
 def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
     """What ``noiseweave train`` wrote, or a diffusers DDPMPipeline or LDMPipeline from elsewhere."""
+    pipeline = str(index.get("_class_name"))
+    _check_family(name, index)  # before its weights are brought from a hub
     folder = pretrained.find(name, BASE_FILES)
     own = _read_own(name, folder)
-    pipeline = str(index.get("_class_name"))
     if own and own["kind"] in BASELINES:
         _check_weights(name, folder, index)
         kind, channels, side = own["kind"], own["channels"], _side(name, size, own["size"], 0)
         return ModelFacts(
             name=name, folder=folder, pipeline=pipeline, family=kind, channels=channels, side=side, multiple=0
         )
-    unet_class = (index.get("unet") or [None, None])[1]
-    if unet_class != "UNet2DModel":
-        known = f"pixel models (UNet2DModel) and {', '.join((*TEXT_TO_IMAGE, 'LDMPipeline'))}"
-        raise ValueError(f"model {name!r}: a {pipeline}, its unet is {unet_class}; supported are {known}")
     unet = pretrained.read(name, folder, "unet/config.json")
     vae = pretrained.read(name, folder, "vqvae/config.json") if "vqvae" in index else {}
     scheduler = pretrained.read(name, folder, "scheduler/scheduler_config.json")
@@ -197,6 +200,17 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
         vae=vae,
         scheduler=scheduler,
     )
+
+
+def _check_family(name: str, index: Config) -> None:
+    """Raise ValueError, one line, for a pipeline of another family than ours."""
+    pipeline, unet_class = index.get("_class_name"), (index.get("unet") or [None, None])[1]
+    if unet_class == "UNet2DModel" or pipeline == OWN:
+        return
+    what = f"a {pipeline}" if pipeline else "its model_index.json names no pipeline"
+    unet = f", its unet is {unet_class}" if unet_class else ""
+    known = f"pixel models (UNet2DModel: DDPMPipeline), LDMPipeline, {', '.join(PIPELINES)}"
+    raise ValueError(f"model {name!r}: {what}{unet}; supported are {known}")
 
 
 def _read_own(name: str, folder: Path) -> Json:

@@ -115,7 +115,12 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
     pretrained.quiet()
     kind = FlowMatchEulerDiscreteScheduler if model.path == "straight" else DDIMScheduler
     with pretrained.one_line(config.name, model.folder):
-        unet = UNet2DModel.from_pretrained(model.folder, subfolder="unet", use_safetensors=True)
+        unet = UNet2DModel.from_pretrained(
+            model.folder,
+            subfolder="unet",
+            use_safetensors=True,
+            variant=pretrained.variant(model.folder / "unet"),
+        )
         scheduler = kind.from_pretrained(model.folder, subfolder="scheduler")
     tuning.tune(unet, config, device)
     prediction = cast(Prediction, model.prediction)  # describe has looked

@@ -63,6 +63,13 @@ def path_of(
     return preserving_path(t_S - beyond, scheduler.alphas_cumprod, skip, prediction, eta)
 
 
+def sigma_of(scheduler: Scheduler, t_B: Tensor) -> Tensor:
+    """sigma of x where the network is conditioned on these times, float64, on their device."""
+    if is_straight(scheduler):
+        return t_B.double() / int(scheduler.config.num_train_timesteps)
+    return (1 - scheduler.alphas_cumprod.to(t_B.device)[t_B].double()).sqrt()
+
+
 def noise_level(scheduler: Scheduler, level: float) -> tuple[float, Tensor, Tensor]:
     """A share of the way from picture to noise, 0 to 1 -> what the network is conditioned on there, alpha and sigma.
 

@@ -76,14 +76,31 @@ def read(name: str, folder: Path, file: str) -> Json:
         ValueError: it is missing or broken.
     """
     try:
+        if (folder / file).exists() and not (folder / file).is_file():
+            raise ValueError("not a regular file")
         value = json.loads((folder / file).read_text())
     except FileNotFoundError:
         raise ValueError(f"model {name!r}: {file} is missing in {folder}") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"model {name!r}: {folder / file} is no JSON ({e})") from None
     if not isinstance(value, dict):
         raise ValueError(f"model {name!r}: {folder / file} holds no JSON object")
     return value
+
+
+def variant(folder: Path) -> str | None:
+    """diffusers' and transformers' ``variant`` for a model's folder: fp16 where it holds no other safetensors.
+
+    A pipeline's folder is asked part by part: one such part is enough, the others are read as they are.
+    """
+    parts = [folder, *(f for f in folder.iterdir() if f.is_dir())] if folder.is_dir() else []
+    return "fp16" if any(map(_half_alone, parts)) else None
+
+
+def _half_alone(folder: Path) -> bool:
+    names = [f.name.split(".") for f in folder.glob("*.safetensors")]
+    half = [name for name in names if len(name) == 3 and name[1].startswith("fp16")]
+    return bool(half) and not any(len(name) == 2 for name in names)
 
 
 @contextmanager

@@ -66,12 +66,14 @@ class Prompts:
         source, target: one text for each picture, or its class (None for none) where the model is class-
             conditional, for the inversion and the replay. A fused picture has its parents' targets, mixed by weight.
         guidance_source, guidance_target: classifier-free guidance scales, 1 is off.
+        guidance_interval: lowest and highest sigma that is guided, of both.
     """
 
     source: tuple[Any, ...]
     target: tuple[Any, ...]
     guidance_source: float
     guidance_target: float
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,9 @@ class PromptRecipe:
         guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
             takes 1, or 3.5 with a target (arXiv 2304.06140).
         guidance_target: that of the replay. null takes guidance_source, or 15 with a target.
+        guidance_interval: lowest and highest noise at which there is guidance, of both (arXiv 2404.07724): sigma of
+            alpha picture + sigma noise, 0 to 1. A step outside costs one row of the network in place of two. null
+            is everywhere.
     """
 
     source: str | tuple[str, ...] | None = None
@@ -99,13 +104,22 @@ class PromptRecipe:
     target: str | None = None
     guidance_source: float | None = None
     guidance_target: float | None = None
+    guidance_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("guidance_source", "guidance_target"):
             value = getattr(self, name)
             check(value is None or 1 <= value <= 100, f"prompt.{name}", value, "1 (off) to 100, or null")
+        low, high = self.interval
+        within = "0 to 1, the lower end first, or null"
+        check(0 <= low <= high <= 1, "prompt.guidance_interval", self.guidance_interval, within)
         one = self.source is None or self.template is None
         check(one, "prompt.template", self.template, "either source or template, not both")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The sigmas that are guided."""
+        return self.guidance_interval or (0.0, 1.0)
 
     def given(self, guidance: bool = True) -> str | None:
         """The first field that is not as it is by default, with its value; None where all are.
@@ -125,6 +139,7 @@ class PromptRecipe:
             target=tuple(labels),
             guidance_source=guidance,
             guidance_target=self.guidance_target or guidance,
+            guidance_interval=self.interval,
         )
 
     def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
@@ -150,6 +165,7 @@ class PromptRecipe:
             guidance_source=guidance,
             target=tuple(text if aim is None else aim for aim, text in zip(aims, texts, strict=True)),
             guidance_target=self.guidance_target or (guidance if self.target is None else 15.0),
+            guidance_interval=self.interval,
         )
 
 

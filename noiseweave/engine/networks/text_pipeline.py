@@ -111,6 +111,7 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pip
             folder,
             dtype=DTYPES[config.precision],
             use_safetensors=True,
+            variant=pretrained.variant(folder),
             local_files_only=True,
             trust_remote_code=False,
             **parts,

@@ -167,31 +167,70 @@ def to_srgb(image: Image.Image) -> Image.Image:
     It stays as it is where it has no profile, sRGB's own, a broken one, or one of another kind of picture; and where
     its pixels have more than 8 bits.
     """
+    try:
+        transform = _to_srgb(image)
+        return image if transform is None else _in_srgb(image, transform)
+    except BrokenProfile:
+        return image
+
+
+class BrokenProfile(Exception):
+    """A colour profile is no profile, or that of another kind of picture."""
+
+
+PROFILE_ERRORS = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
+
+
+def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """From the colours of an image's profile to those of sRGB; None where there is nothing to do.
+
+    Raises:
+        BrokenProfile.
+    """
     profile = image.info.get("icc_profile")
     if not profile or image.mode.startswith("I") or image.mode == "F":
-        return image
+        return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()
-        if "srgb" in ImageCms.getProfileDescription(source).lower() or image.mode not in OF_SPACE.get(
-            space, ()
-        ):
-            return image
-        return _in_srgb(image, source)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return None
+        if image.mode not in OF_SPACE.get(space, ()):
+            raise BrokenProfile
+        mode = {"GRAY": "L"}.get(space, space)
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except PROFILE_ERRORS:
+        raise BrokenProfile from None
 
 
-def _in_srgb(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+def has_broken_profile(data: bytes) -> bool:
+    """Whether ``decode`` ignores a picture's colour profile, as it is broken or of another kind of picture.
+
+    The head is read alone. Of what is no picture it is False.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _to_srgb(Image.open(io.BytesIO(data), formats=readable()))
+    except BrokenProfile:
+        return True
+    except Exception:  # whoever decodes it says what is wrong
+        return False
+    return False
+
+
+def _in_srgb(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     """The image through its profile. One of grey is an RGB of equal channels on the other side."""
     alpha = None
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A")
-    grey = source.profile.xcolor_space.strip() == "GRAY"
-    plain = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
-    out = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    assert out is not None
-    out = out.getchannel("R") if grey else out
+    try:
+        out = transform.apply(
+            image if image.mode == transform.input_mode else image.convert(transform.input_mode)
+        )
+    except PROFILE_ERRORS:
+        raise BrokenProfile from None
+    out = out.getchannel("R") if transform.input_mode == "L" else out
     if alpha is not None:
         out.putalpha(alpha)
     return out

@@ -37,7 +37,7 @@ class SampleRecipe:
 
     Args:
         image_format: png and webp are lossless, jpg is quality 95.
-        copy_original: also write the input's samples, as original-*.tar beside the new shards.
+        copy_original: also write the input's samples, at the new ones' size, as originals/original-*.tar.
         provenance: each new picture's file says in XMP that a model made it, which, and from what.
     """
 
@@ -51,8 +51,9 @@ class Config:
     """Shards -> similar pairs -> fused, labelled shards with their lineage.
 
     Args:
-        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
-        output: folder or URL for shards/augmented-*.tar, report.json, quarantine.jsonl, contact_sheet.png.
+        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards; or a local folder of pictures, one
+            sub-folder a class or all directly in it, which is packed into output/_run/packed first.
+        output: folder or URL for shards/augmented-*.tar, originals/, report.json, quarantine.jsonl, contact_sheet.png.
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -107,6 +108,13 @@ class Config:
         mask = self.fusion.region.mask
         allowed = "null for augment, whose masks lie beside the pictures, as .mask.png"
         check(mask is None, "fusion.region.mask", mask, allowed)
+        window = self.pairing.scope == "window" and self.samples.copy_original
+        check(
+            not window,
+            "samples.copy_original",
+            True,
+            "for pairing.scope=dataset, which keeps an index of the input",
+        )
         listed = isinstance(self.prompt.source, tuple)
         check(not listed, "prompt.source", self.prompt.source, "one text for augment; see prompt.template")
         if self.follow and self.pairing.scope != "window":

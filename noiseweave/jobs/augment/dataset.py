@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noiseweave.cluster import pipeline, stages, storage
-from noiseweave.cluster.arrays import load_npy, npy
+from noiseweave.cluster.arrays import load_npy, npy, table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -104,7 +104,8 @@ def _commit_embed(book: Ledger, unit: Unit, result: ShardPictures) -> Committed:
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
     storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
     storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
-    return UnitReport(id=unit.id, produced=len(locations)), bad
+    extra = {"broken_profiles": float(sum(p.broken_profile for p in locations))}
+    return UnitReport(id=unit.id, produced=len(locations), extra=extra), bad
 
 
 def _parquet(locations: list[Location]) -> bytes:
@@ -240,10 +241,7 @@ def plan_groups(task: Task, book: Ledger) -> None:
 
 
 def _index(book: Ledger) -> pa.Table:
-    tables = [
-        pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit}.parquet"))))
-        for unit, _ in rows_of(book)
-    ]
+    tables = [table(book.path("index", f"{unit}.parquet"), INDEX) for unit, _ in rows_of(book)]
     return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
 
 

@@ -1,5 +1,7 @@
 """The ``augment`` job: shards -> features -> similar pairs -> groups -> fused, labelled shards.
 
+A folder of pictures becomes shards first (packing.py).
+
 Three flows with a barrier between them: embed (a shard), pair (a block of rows), generate (a group). With
 ``pairing.scope: window`` one flow does all three for a run of consecutive shards (window.py).
 """
@@ -11,8 +13,9 @@ from dataclasses import replace
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
-from noiseweave.jobs.augment import originals
+from noiseweave.jobs.augment import originals, packing
 from noiseweave.jobs.augment.config import Config
+from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import class_names, looks
@@ -29,10 +32,15 @@ def run(config: Config) -> int:
     from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
-    found = [] if config.follow else _find(config)
-    task = _task(config, output, found)
-    held = ledger.held_run(output, identity(task, found), config.overwrite, report.OWNED)
+    source = None if config.follow else packing.look(config)
+    found = [] if config.follow or source else _find(config)
+    task = _task(config, output, found, source)
+    held = ledger.held_run(output, identity(task, found, source), config.overwrite, report.OWNED)
     with held as book, session(config.cluster) as s:
+        if source:
+            found = packing.packed(source, book)
+            names = tuple(class_names.carried_classes(config.input, found))
+            task = replace(task, root=common_root(found), classes=names)
         if found:
             seen = looks.look_at_shards(found, config.max_pixels)
             looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
@@ -52,7 +60,7 @@ def _find(config: Config) -> list[str]:
     return shards.find(config.input)
 
 
-def _task(config: Config, output: str, found: list[str]) -> Task:
+def _task(config: Config, output: str, found: list[str], source: Folder | None) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine.features import spaces as features
 
@@ -71,17 +79,19 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
         feature_side=features.side(config.features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
-        classes=tuple(class_names.carried_classes(config.input, found or [root])),
+        classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),
     )
 
 
-def identity(task: Task, found: list[str]) -> Json:
+def identity(task: Task, found: list[str], source: Folder | None = None) -> Json:
     """What the output depends on: the config, the model's weights, the input and its class names."""
     from noiseweave.cluster import shards
 
-    if found:
+    if source:
+        read: Json = {"pictures": source.pictures, "content": source.content}
+    elif found:
         content = shards.digest(found, task.root, task.config.skip_failed)
-        read: Json = {"shards": len(found), "content": content}
+        read = {"shards": len(found), "content": content}
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}

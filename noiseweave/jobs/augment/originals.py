@@ -1,60 +1,93 @@
-"""The input's good samples beside the new ones."""
+"""The input's good samples in a folder of their own, at the size of the made ones.
+
+They are not among the made ones, so that whoever reads ``shards/`` or judges it has what was made and nothing else.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 
-import pyarrow.parquet as pq
-
 from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Location
-from noiseweave.jobs.augment.dataset import rows_of
+from noiseweave.engine.pictures import images
+from noiseweave.engine.records import Location, Quarantined
+from noiseweave.jobs.augment.dataset import INDEX, rows_of
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.outputs import ShardName
+from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, ShardName
 from noiseweave.jobs.reading import shard_pictures
+
+Files = dict[str, bytes]
+Copied = tuple[list[tuple[str, Files]], list[Quarantined]]
 
 
 def copy_original(task: Task, found: Sequence[str], book: Ledger, s: Session) -> Outcome:
-    """Write every shard's good samples again, as original-*.tar."""
+    """Write every shard's good samples again, as originals/original-*.tar."""
     units = [unit for unit, _ in rows_of(book)]
     phase = Phase(
         name="copy",
-        fetch=partial(_fetch_original, book),
+        fetch=partial(_fetch_original, task, book),
         make_compute=stages.unchanged,
         commit=partial(_commit_original, task),
+        size=stages.length_of_first,
     )
     outcome = pipeline.run(Plan.of(units, units), phase, book, s)
     skip_failed(task, book, "copy", outcome, lambda unit: [found[int(unit)]])
     return outcome
 
 
-def _fetch_original(book: Ledger, unit: Unit) -> list[tuple[str, dict[str, bytes]]]:
-    index = pq.read_table(io.BytesIO(storage.read(book.path("index", f"{unit.payload}.parquet"))))
+def _fetch_original(task: Task, book: Ledger, unit: Unit) -> Copied:
+    index = table(book.path("index", f"{unit.payload}.parquet"), INDEX)
     places = {row["key"]: Location(**row) for row in index.to_pylist()}
     url = index["shard"][0].as_py()
-    out = []
+    out: list[tuple[str, Files]] = []
+    bad: list[Quarantined] = []
     for entry in (e for e in shards.index(url)[0] if e.key in places):
         ranges = [(m.offset, m.size) for m in entry.members.values()]
         files = dict(zip(entry.members, storage.read_ranges(url, ranges), strict=True))
         shard_pictures.check_same(places[entry.key], files.get(entry.picture or "", b""))
-        out.append((entry.key, files))
-        del places[entry.key]
+        try:
+            out.append((entry.key, fitted(task, places.pop(entry.key), files, entry.picture or "")))
+        except ValueError as e:
+            bad.append(Quarantined.of(e, shard=url, key=entry.key))
     for place in places.values():  # it is no longer there
         shard_pictures.check_same(place, b"")
-    return out
+    return out, bad
 
 
-def _commit_original(task: Task, unit: Unit, result: list[tuple[str, dict[str, bytes]]]) -> Committed:
-    storage.write(
-        storage.join(task.output, "shards", str(ShardName(kind="original", unit=unit.id))),
-        shards.pack(result),
-    )
-    return UnitReport(id=unit.id, produced=len(result)), []
+def fitted(task: Task, place: Location, files: Files, main: str) -> Files:
+    """A sample at the made ones' size and channels; its .json says besides what it is a copy of.
+
+    A picture that has both already stays byte for byte.
+
+    Raises:
+        ValueError: ``"reason: detail"``: a picture beside it (.mask.png) does not open.
+    """
+    data, size, most = files[main], task.size, task.config.max_pixels
+    image_HWC = images.decode(data, task.channels, most)
+    as_is = image_HWC.shape[:2] == (size, size) and images.kind_of(data, most)[0] == task.channels
+    kind = task.config.samples.image_format
+    picture = (main, data) if as_is else (kind, images.encode(images.fit(image_HWC, size), kind))
+    out = shard_pictures.cut_alike(files, main, picture, size)
+    known = json.loads(
+        files.get("json") or b"{}"
+    )  # it was read when its shard was: what is no JSON is not here
+    mark = {"shard": task.name_of(place.shard), "key": place.key, "sha256": hashlib.sha256(data).hexdigest()}
+    known = {**(known if isinstance(known, dict) else {}), COPIED_FROM: mark}
+    return out | {"json": json.dumps(known, ensure_ascii=False).encode()}
+
+
+def _commit_original(task: Task, unit: Unit, result: Copied) -> Committed:
+    rows, bad = result
+    if rows:
+        name = str(ShardName(kind="original", unit=unit.id))
+        storage.write(storage.join(task.output, ORIGINALS, name), shards.pack(rows))
+    return UnitReport(id=unit.id, produced=len(rows)), bad

@@ -21,12 +21,14 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import skipping
+from noiseweave.jobs.augment import packing, skipping
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.outputs import ORIGINALS
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
     "shards",
+    ORIGINALS,
     "rejected",
     "report.html",
     "report.json",
@@ -65,7 +67,8 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
         return task.name_of(shard) if shard.startswith(task.root) else shard
 
     rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
-    return [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
+    named_rows = [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
+    return [*packing.quarantined(book), *named_rows]
 
 
 def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
@@ -79,6 +82,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
         "images": embedded,
+        "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
         **figures(last),
         **_truncated(last),
         **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
@@ -192,6 +196,8 @@ def _why_none(report: Json) -> str:
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
+    if report["broken_profiles"]:
+        table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     table.add_row("samples written", str(report["samples"]))
     if report.get("forgotten"):
@@ -215,6 +221,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     table.add_row("shards", storage.join(task.output, "shards"))
+    if task.config.samples.copy_original:
+        table.add_row("originals", storage.join(task.output, ORIGINALS))
     table.add_row("report", storage.join(task.output, "report.json"))
     table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,8 @@ POLL = 1.0  # seconds between two looks at a growing folder
 
 Window = tuple[np.ndarray, reading.Loaded, list[Quarantined], int]
 """Pictures for the extractor and for the model, what was quarantined, rows that the window before has as well."""
-Done = tuple[list[fusing.Made], int, list[Quarantined]]
-"""A window's groups, the pictures that were read, what was quarantined."""
+Done = tuple[list[fusing.Made], list[Location], list[Quarantined], int]
+"""A window's groups, the pictures that were read, what was quarantined, rows that the window before has as well."""
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -180,7 +181,7 @@ def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> 
             group=group, image_BHWC=loaded.image_BHWC[rows], hashes=hashes, masks=masks, bad=[]
         )
         done.append(fusing.augment_group(task, backbone, judge, part))
-    return done, len(where), bad + [b for made in done for b in made.bad]
+    return done, list(where), bad + [b for made in done for b in made.bad], shared
 
 
 def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
@@ -220,7 +221,9 @@ def plan(
 
 
 def _commit(task: Task, unit: Unit, result: Done) -> Committed:
-    done, images, bad = result
+    done, where, bad, shared = result
     for number, made in enumerate(done):
         writing.write_shard(task, unit.id, made, f"{number:03d}")
-    return fusing.report(unit.id, done, images), bad
+    report = fusing.report(unit.id, done, len(where))
+    broken = float(sum(p.broken_profile for p in where[shared:]))
+    return replace(report, extra={**report.extra, "broken_profiles": broken}), bad

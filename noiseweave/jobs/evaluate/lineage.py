@@ -7,7 +7,6 @@ lineage has them, or else by the key where the reference has it once.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.augment import dataset
@@ -151,7 +150,10 @@ def locate(reference: Reference, book: Ledger, wanted: Iterable[Name]) -> dict[N
 def units_of(reference: Reference, book: Ledger) -> dict[str, str | None]:
     """Name of a shard of the reference, whole or without its folder -> its unit; None for two of one name."""
     out: dict[str, str | None] = {}
-    listing: list[str] = storage.read_json(book.path("reference.json"))
+    path = book.path("reference.json")
+    listing = storage.read_json(path)
+    if not isinstance(listing, list) or not all(isinstance(url, str) for url in listing):
+        raise storage.Damaged(f"{path}: no list of shards")
     names = [(reference.name_of(url), f"{i:06d}") for i, url in enumerate(listing)]
     for name, unit in names:
         base = name.rpartition("/")[2]
@@ -166,8 +168,8 @@ def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> l
     for unit in units:
         path = book.path("index", f"{unit}.parquet")
         if unit is not None and storage.exists(path):
-            table = pq.read_table(io.BytesIO(storage.read(path)))
-            out += table.filter(pc.is_in(table["key"], keys)).to_pylist()
+            index = table(path, dataset.INDEX)
+            out += index.filter(pc.is_in(index["key"], keys)).to_pylist()
     return out
 
 

@@ -30,7 +30,7 @@ from noiseweave.jobs import outputs
 from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference, common_root
-from noiseweave.jobs.evaluate import lineage, pair_figures, pictures
+from noiseweave.jobs.evaluate import lineage, originals, pair_figures, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
@@ -243,6 +243,7 @@ def finish(
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     storage.write(storage.join(book.output, "samples.jsonl"), outputs.json_lines(rows))
     by_mode = _by_mode(rows)
+    unseen = warnings(rows, int(outcomes["samples"].extra["differ"])) if rows else []
     report = {
         "mode": "samples",
         "quarantined": counts,
@@ -253,7 +254,7 @@ def finish(
         "sets": {"input": {"pictures": len(rows)}, "reference": {"pictures": outcomes["embed"].produced}},
         "verdicts": {mode: dict(_verdicts(some)) for mode, some in by_mode.items()},
         "figures": figures(by_mode) if rows else {},
-        "warnings": warnings(rows, int(outcomes["samples"].extra["differ"])) if rows else [],
+        "warnings": [*filter(None, [originals.warning(sides["input"])]), *unseen],
     }
     if rows:
         _show(by_mode)

@@ -17,7 +17,7 @@ from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.jobs.evaluate import pictures, set_figures
+from noiseweave.jobs.evaluate import originals, pictures, set_figures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate import side as evaluate_side
 from noiseweave.jobs.evaluate import statistics as evaluate_statistics
@@ -180,6 +180,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
         _check(task, sides, quarantined)
         report["figures"], report["warnings"], halves = set_figures.figures(task, sides)
         report["as_many"] = halves or None
+        report["warnings"] += filter(None, [originals.warning(s) for s in task.sets if s.name == "input"])
         report["sets"] = {n: {"pictures": s.n, "with_colour": s.colour} for n, s in sides.items()}
         report["sets"] |= {n: {"pictures": s.n, "statistics": True} for n, s in task.statistics.items()}
         if task.config.save_statistics:

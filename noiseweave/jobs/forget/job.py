@@ -86,7 +86,7 @@ def _open(config: Config, first: str, pieces: list[Piece]) -> Ledger:
         "pieces": hashlib.sha256(names.encode()).hexdigest(),
     }
     path = book.path(REQUEST)
-    found = storage.read_json(path) if storage.exists(path) else None
+    found = storage.read_object(path) if storage.exists(path) else None
     begun = storage.exists(book.path(PLAN))  # from then on shards may be gone, and the search would miss some
     if found is not None and begun:
         same = all(found[name] == asked[name] for name in ("key_sha256", "shard", "inputs"))

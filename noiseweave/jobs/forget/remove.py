@@ -17,7 +17,8 @@ from typing import Literal
 
 from noiseweave import __version__
 from noiseweave.cluster import pipeline, shards, stages, storage
-from noiseweave.cluster.arrays import array, npy
+from noiseweave.cluster.arrays import array, npy, table
+from noiseweave.cluster.blanking import blanked
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -25,9 +26,11 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs import outputs
+from noiseweave.jobs.augment.dataset import INDEX
 from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
+from noiseweave.jobs.forget.source import is_packed
 from noiseweave.jobs.forget.trace import Hits, Targets
 from noiseweave.jobs.report.job import PAGE, finish_page
 
@@ -74,7 +77,8 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
         return 0, _groups(part.url, targets)
     if part.kind == "index":
         return 0, _index(part.url, targets)
-    content, gone = shards.without(storage.read(part.url), part.keys)
+    data = storage.read(part.url)
+    content, gone = (blanked if is_packed(part.url) else shards.without)(data, part.keys)
     return gone, [(part.url, content)] if gone else []
 
 
@@ -119,8 +123,8 @@ def _index(path: str, targets: Targets) -> Files:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(storage.read(path)))
-    rows = table.to_pylist()
+    index = table(path, INDEX)
+    rows = index.to_pylist()
     gone = [i for i, row in enumerate(rows) if targets.has(row["key"], row["shard"])]
     if not gone:
         return []
@@ -134,7 +138,7 @@ def _index(path: str, targets: Targets) -> Files:
             held[gone] = value
             files.append((name, npy(held)))
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX), buffer)
     return [*files, (path, buffer.getvalue())]
 
 
@@ -168,7 +172,7 @@ def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
 
 def _job(book: Ledger) -> str | None:
     path = book.path("config.json")
-    return storage.read_json(path).get("job") if storage.exists(path) else None
+    return storage.read_object(path).get("job") if storage.exists(path) else None
 
 
 def _remember(book: Ledger, targets: dict[str, list[list[str]]]) -> None:
@@ -211,7 +215,7 @@ def _correct_report(book: Ledger, job: str) -> None:
     path = storage.join(book.output, "report.json")
     if not storage.exists(path):
         return
-    report = storage.read_json(path)
+    report = storage.read_object(path)
     sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "inpaint")}
     if job == "augment":
         from noiseweave.jobs.augment.report import figures, rejections

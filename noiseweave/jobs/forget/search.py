@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -12,17 +11,19 @@ from functools import partial
 from typing import Any, Literal
 
 from noiseweave.cluster import pipeline, shards, stages, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
+from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, PACKED
 
 Tally = tuple[str, str]
 """A tally of a done-marker, and the key that counts a sample in it."""
 
-PLACES = ("shards", "rejected", "")  # below an input
+PLACES = ("shards", ORIGINALS, "rejected", PACKED, "")  # below an input
 ORIGINAL = re.compile(r"original-(\d+)\.tar")
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
 """What hides samples, or their lineage."""
@@ -57,13 +58,13 @@ class Record:
 
     Attributes:
         url: of its shard.
-        source: of the shard that it was copied from, or None.
+        sources: names of the shard that it was copied from.
         counted: the tally of its unit's marker that it is in, (modes, linear) or (rejected, drifted); None
             for none.
     """
 
     url: str
-    source: str | None
+    sources: tuple[str, ...]
     key: str
     parents: tuple[Parent, ...]
     counted: Tally | None
@@ -85,7 +86,9 @@ def pieces(folders: Sequence[str]) -> list[Piece]:
         ]
         indices = index_files(folder)
         if not found and not indices:
-            raise ValueError(f"input {folder!r}: no .tar shards in it, in its shards or its rejected folder")
+            raise ValueError(
+                f"input {folder!r}: no .tar shards in it, in its shards, originals or rejected folder"
+            )
         out += [Piece(kind="shard", output=folder, url=url) for url in found]
         out += [Piece(kind="index", output=folder, url=url) for url in indices]
     doubled = [url for url, n in Counter(piece.url for piece in out).items() if n > 1]
@@ -122,21 +125,17 @@ def _fetch(key: str, unit: Unit) -> tuple[Json, list[Quarantined]]:
 
 def rows_of(url: str, key: str) -> list[str]:
     """The shards of an index's pictures that have a key."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(io.BytesIO(storage.read(url)), columns=["shard", "key"])
-    return [row["shard"] for row in table.to_pylist() if row["key"] == key]
+    rows = table(url, ["shard", "key"]).to_pylist()
+    return [row["shard"] for row in rows if row["key"] == key and isinstance(row["shard"], str)]
 
 
 def _source(piece: Piece) -> str | None:
     """The shard whose samples an original-*.tar holds, by augment's index of it."""
-    import pyarrow.parquet as pq
-
     found = ORIGINAL.fullmatch(piece.url.rpartition("/")[2])
     path = storage.join(piece.output, "_run", "index", f"{found[1]}.parquet") if found else ""
     if not found or not storage.exists(path):
         return None
-    column = pq.read_table(io.BytesIO(storage.read(path)), columns=["shard"])["shard"]
+    column = table(path, ["shard"])["shard"]
     return column[0].as_py() if len(column) else None
 
 
@@ -154,7 +153,7 @@ def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
                 known = {}
             parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
             if parents or entry.key == key:
-                out.append([entry.key, parents, _counted(known)])
+                out.append([entry.key, parents, _counted(known), _copied_from(known)])
     return out, bad
 
 
@@ -164,6 +163,13 @@ def _counted(known: JsonMapping) -> Tally | None:
     if isinstance(verdict, str) and verdict != "kept":
         return "rejected", verdict
     return ("modes", mode) if isinstance(mode, str) else None
+
+
+def _copied_from(known: JsonMapping) -> str | None:
+    """The shard that augment copied the sample from, as that run named it; None where it is no copy."""
+    mark = known.get(COPIED_FROM)
+    shard = mark.get("shard") if isinstance(mark, Mapping) else None
+    return shard if isinstance(shard, str) else None
 
 
 def _lineage(data: bytes | None) -> Json:
@@ -203,11 +209,11 @@ def records(work: Sequence[Piece], book: Ledger) -> Iterator[Record]:
         if piece.kind != "shard":
             continue
         found = storage.read_json(_path(book, i))
-        for key, parents, counted in found["samples"]:
+        for key, parents, counted, copied in found["samples"]:
             known = tuple(Parent(shard=s, key=k, sha256=h) for s, k, h in parents)
             yield Record(
                 url=found["url"],
-                source=found["source"],
+                sources=tuple(filter(None, (found["source"], copied))),
                 key=key,
                 parents=known,
                 counted=tuple(counted) if counted else None,

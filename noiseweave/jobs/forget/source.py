@@ -2,16 +2,19 @@
 
 A lineage names a picture's shard below the folder of that run's input, so names of one shard differ in what comes
 before: ``in/a.tar`` and ``a.tar`` may be one, ``x/a.tar`` and ``y/a.tar`` are two. augment's copy of a picture, in
-``original-*.tar``, is that picture under another name; so is what has the same key and the same bytes.
+``original-*.tar`` or packed of a folder of pictures, is that picture under another name; so is what has the same key
+and the same bytes.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import ORIGINAL, Parent, Record
+from noiseweave.jobs.outputs import PACKED
 
 LISTED = 10  # shards that an error names
 
@@ -32,7 +35,7 @@ def asked(config: Config, shard: str) -> bool:
 
 def places(record: Record) -> list[str]:
     """The shards that a lineage may name as this sample's."""
-    return [record.url, *([record.source] if record.source else [])]
+    return [record.url, *record.sources]
 
 
 def names(
@@ -59,8 +62,13 @@ def names(
     wanted = [group for group in groups if any(asked(config, name) for name in group)]
     check_one(config, wanted)
     known = {n for group in wanted for n in group}
-    hashes = sorted({p.sha256[:12] for p in named if p.sha256 and p.shard in known})
-    if len(hashes) > 1:
+    # a copy is made at another size, and so has a hash of its own
+    of: dict[str, set[str]] = defaultdict(set)
+    for p in named:
+        if p.sha256 and p.shard in known:
+            of[p.shard if is_copy(p.shard) else ""].add(p.sha256[:12])
+    hashes = next((sorted(some) for some in of.values() if len(some) > 1), [])
+    if hashes:
         raise ValueError(
             f"key {config.key!r}: {len(hashes)} different pictures have it in shards of one name (SHA-256 "
             f"{', '.join(hashes)}); give the inputs one at a time"
@@ -96,8 +104,13 @@ def check_one(config: Config, groups: Sequence[set[str]]) -> None:
 
 
 def is_copy(name: str) -> bool:
-    """Whether a shard is augment's copy of one of its input's."""
-    return ORIGINAL.fullmatch(name.rpartition("/")[2]) is not None
+    """Whether a shard is augment's copy of one of its input's, or of a folder of pictures."""
+    return ORIGINAL.fullmatch(name.rpartition("/")[2]) is not None or is_packed(name)
+
+
+def is_packed(name: str) -> bool:
+    """Whether a shard is what augment packed of a folder of pictures, whose samples its index knows by their place."""
+    return name.rpartition("/")[0].endswith(f"/{PACKED}")
 
 
 def copy_of(record: Record, known: Sequence[str]) -> bool:
@@ -124,7 +137,7 @@ def check_found(
     """Raise ValueError where nothing has the key, or nothing in the shard that was asked for."""
     if found:
         return
-    others = sorted({p.shard for p in named} | {r.source or r.url for r in mine})
+    others = sorted({p.shard for p in named} | {[*r.sources, r.url][0] for r in mine})
     if others:
         raise ValueError(f"shard={config.shard!r}: key {config.key!r} is in {', '.join(others[:LISTED])}")
     raise NotFound(f"key {config.key!r}: no picture, sample or lineage in the {shards} shards has it")

@@ -46,9 +46,12 @@ def pictures(paths: Sequence[str], model: ModelFacts) -> tuple[list[str], np.nda
 def fitted(path: str, data: bytes, channels: int, size: int) -> np.ndarray:
     """uint8 [size, size, channels] of a picture's file."""
     try:
-        return images.fit(images.decode(data, channels), size)
+        image_HWC = images.fit(images.decode(data, channels), size)
     except ValueError as e:
         raise ValueError(f"picture {path!r}: {e}") from None
+    if images.has_broken_profile(data):
+        print(f"picture {path!r}: its broken colour profile is ignored", file=sys.stderr)
+    return image_HWC
 
 
 def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | None, str | None]:
@@ -132,6 +135,7 @@ def map_keys(
             size=len(image_HWC),
             source=prompts.source[i] if prompts else None,
             guidance=prompts.guidance_source if prompts else None,
+            guidance_interval=prompts.guidance_interval if prompts else None,
         )
         for i, (image_HWC, key) in enumerate(zip(image_NHWC, keys, strict=True))
     ]

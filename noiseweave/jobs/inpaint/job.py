@@ -109,7 +109,7 @@ def seed_of(config: Config, output: str) -> int:
         return config.seed
     path = storage.join(output, "_run", "config.json")
     if not config.overwrite and storage.exists(path):
-        found = storage.read_json(path)
+        found = storage.read_object(path)
         if found.get("job") == "inpaint" and found.get("seed_drawn"):
             return int(found["seed"])
     return 1 + secrets.randbelow((1 << 31) - 1)

@@ -22,7 +22,7 @@ from noiseweave.cluster.units import Unit, UnitReport
 from noiseweave.engine.formats import FORMATS
 from noiseweave.engine.inpainting.patches import edge, repaired
 from noiseweave.engine.pictures import files as pictures
-from noiseweave.engine.pictures import masks
+from noiseweave.engine.pictures import images, masks
 from noiseweave.engine.pictures.collage import png
 from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import Json
@@ -53,7 +53,10 @@ def commit(task: Task, unit: Unit, result: Result) -> Committed:
     report = UnitReport(
         id=unit.id,
         produced=sum(len(one.rows) for one in done),
-        extra={"drawn_again": float(sum(len(_again(one)) for one in done))},
+        extra={
+            "drawn_again": float(sum(len(_again(one)) for one in done)),
+            "broken_profiles": float(sum(images.has_broken_profile(one.loaded.data) for one in done)),
+        },
         tallies={
             "truncated": Counter(end for one in painted for end in one.truncated),
             "copied": Counter(_named(one.loaded.item) for one in done if not one.loaded.regions),
@@ -273,6 +276,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "copied": len(copied),
         "copied_pictures": copied,
         "drawn_again": int(outcome.extra["drawn_again"]),
+        "broken_profiles": int(outcome.extra["broken_profiles"]),
         "seeds": list(task.seeds),
         "seed_drawn": not task.config.seed,
         "quarantined": dict(sorted(quarantined.items())),
@@ -316,6 +320,7 @@ def show(task: Task, report: Json) -> None:
         more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
         if alone:
             print(f"{len(alone)} {what}: {', '.join(alone[:SHOWN])}{more}")
+    outputs.say_broken_profiles(report["broken_profiles"])
     for end in report["truncated"]:
         print(f"prompt truncated, the text encoder does not read: ...{end[:200]}")
     for unit, error in report["failed"].items():

@@ -32,6 +32,7 @@ class Item:
         bucket: the size that it is cut to.
         mode: the colour of the hole in its mask.
         content: hash of its bytes and its mask's.
+        broken_profile: its colour profile is ignored.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Item:
     bucket: Size
     mode: masks.MaskMode
     content: str
+    broken_profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +268,7 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         mode=mode,
         bucket=crops.bucket_of(size, among),
         content=digest.hexdigest()[:24],
+        broken_profile=images.has_broken_profile(data),
     )
 
 

@@ -23,6 +23,7 @@ def finish(config: Config, source: Source, failure: str | None) -> int:
     """Publish the last checkpoint's weights: 0, or 1 with a line on standard error."""
     counts = outputs.write_quarantine(config.output, map(asdict, source.bad))
     print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
+    outputs.say_broken_profiles(sum(item.broken_profile for item in source.all))
     last = latest(state(config, "checkpoints")) or "none"
     if failure or not last.endswith(f"{config.steps:09d}"):
         why = failure or "training ended early"
@@ -63,6 +64,7 @@ def _report(config: Config, source: Source, counts: Counter[str], kept: list[str
         "held_out": len(source.held),
         "prior_pictures": len(source.prior),
         "quarantined": dict(counts),
+        "broken_profiles": sum(item.broken_profile for item in source.all),
         "identity": source.identity,
         "validation_loss": held,
         "last": rows[-1] if rows else {},

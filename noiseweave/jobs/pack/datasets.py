@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -107,7 +107,8 @@ def offline() -> Iterator[Any]:
 
 def opened(config: Config, root: str, datasets: Any) -> tuple[Any, str]:
     """The streams of all splits, and the name of that which is packed."""
-    splits = datasets.load_dataset("imagefolder", data_dir=root, streaming=True)
+    with one_line(config):
+        splits = datasets.load_dataset("imagefolder", data_dir=root, streaming=True)
     name = config.split or ("train" if "train" in splits else min(splits))
     check(name in splits, "split", name, f"the image folder has {', '.join(map(str, splits))}")
     check(
@@ -127,13 +128,18 @@ def classes_of(config: Config, rows: Any, datasets: Any) -> tuple[list[str], Nam
     if isinstance(kind, datasets.ClassLabel):
         return list(kind.names), BY_NUMBER
     if kind.dtype in ("string", "large_string"):
-        naming = found_in([(row["label"] or None for row in rows.select_columns(["label"]))])
+        seen = _rows(config, rows.select_columns(["label"]))
+        naming = found_in([(row["label"] or None for row in seen)])
         return [*naming.numbers], naming
     return [], BY_NUMBER
 
 
 def samples(
-    config: Config, table: Table, rows: Any, others: Sequence[Any], tally: Tally
+    config: Config,
+    table: Table,
+    rows: Iterable[JsonMapping],
+    others: Iterable[Iterable[JsonMapping]],
+    tally: Tally,
 ) -> Iterator[Packed | Quarantined]:
     """Every row in the order of the metadata, or of the file names where there are none; then the files without a row.
 
@@ -163,11 +169,11 @@ def without_row(config: Config, root: str, named: Set[str], tally: Tally) -> Ite
 
 
 def jobs(
-    config: Config, table: Table, rows: Any, seen: set[str], tally: Tally
+    config: Config, table: Table, rows: Iterable[JsonMapping], seen: set[str], tally: Tally
 ) -> Iterator[tuple[Table, str, JsonMapping]]:
     """(table, key, row) of the rows that are wanted; ``seen`` gets the files that any row names."""
     keys = Keys()
-    for row in rows:
+    for row in _rows(config, rows):
         seen |= names_of(table, row)
         if is_mask(config, table, name_of(table, row)):
             continue  # it travels with its picture
@@ -175,6 +181,24 @@ def jobs(
             yield table, keys.distinct(key_of(table, row)), row
         else:
             tally.left_out += 1
+
+
+def _rows(config: Config, rows: Any) -> Iterator[JsonMapping]:
+    """The rows of the stream; metadata that break off further down are one line too."""
+    with one_line(config):
+        yield from rows
+
+
+@contextmanager
+def one_line(config: Config) -> Iterator[None]:
+    """What the library raises of metadata that it cannot read -> ValueError, one line."""
+    try:
+        yield
+    except Exception as e:
+        why = " ".join(str(e).split())[:300]
+        raise ValueError(
+            f"input={config.input!r}: its metadata cannot be read ({type(e).__name__}: {why})"
+        ) from None
 
 
 def key_of(table: Table, row: JsonMapping) -> str:

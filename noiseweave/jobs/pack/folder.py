@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,9 @@ Label = int | str | None
 OTHERS = frozenset([".jp2", ".jxl", ".psd", ".svg", ".ppm", ".pgm", ".tga", ".exr"])
 """Extensions of pictures that are not read."""
 
+SPLITS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])
+"""Names of folders that are more often parts of a data set than classes."""
+
 if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
 
@@ -27,6 +31,8 @@ def source(config: Config, root: str, tally: Tally) -> Source:
     """A folder of pictures: its sub-folders are classes where labels are wanted, else the .json files may say them."""
     classes, total = survey(root, config.labels == "folders", config.mask_suffix)
     check(total > 0, "input", config.input, f"no {LISTED} in it or below it (linked folders do not count)")
+    if text := doubt(root, classes):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     naming = IGNORED
     if config.labels == "folders" and not classes:
         flat = folders.listing(root, "", mask_suffix=config.mask_suffix).items
@@ -34,6 +40,23 @@ def source(config: Config, root: str, tally: Tally) -> Source:
     results = samples(root, classes, naming, config, tally)
     names = [folders.printable(name) for name in classes] or [*naming.numbers]
     return Source(what="a folder of pictures", classes=names, total=total, results=results)
+
+
+def doubt(root: str, classes: Sequence[str]) -> str | None:
+    """A question, where the class folders look like something else: splits, or a folder around the class folders."""
+    names = [folders.printable(name) for name in classes]
+    if len(names) > 1 and {name.lower() for name in names} <= SPLITS:
+        return f"the classes are {', '.join(names)}: is this a data set in splits? Then give one of them as the input"
+    if len(names) != 1:
+        return None
+    (only,) = names
+    below = folders.inside(f"{root}/{classes[0]}")
+    below = [name for name in below if folders.listing(root, f"{classes[0]}/{name}").items]
+    if below and not folders.listing(root, classes[0], deep=False).items:
+        some = ", ".join(map(folders.printable, below[:3])) + (", ..." if len(below) > 3 else "")
+        question = f"is this a folder around the class folders? Then give {only} as the input"
+        return f"all pictures are of one class, {only}, and lie in folders below it ({some}): {question}"
+    return f"all pictures are of one class, {only}: is this meant? A folder of pictures alone has no classes"
 
 
 def survey(root: str, labelled: bool, mask_suffix: str = folders.MASK_SUFFIX) -> tuple[list[str], int]:

@@ -38,7 +38,7 @@ def claim(output: str, config: Config, kind: str, read_from: Iterable[str]) -> N
     """
     ours, manifest = identity(config, kind), storage.join(output, MANIFEST)
     refuse_input(output, read_from)
-    theirs = storage.read_json(manifest) if storage.exists(manifest) else None
+    theirs = storage.read_object(manifest) if storage.exists(manifest) else None
     refuse_other(output, ours, theirs, config.overwrite)
     storage.sweep_temporaries(output)
     storage.remove(storage.join(output, "report.json"))
@@ -102,6 +102,7 @@ def write_shards(output: str, config: Config, results: Iterable[Packed | Quarant
         if isinstance(result, Quarantined):
             tally.bad.append(result)
             continue
+        tally.broken_profiles += result.broken_profile
         side = tally.sides[result.held_out]
         side.batch.append(result)
         side.held += sum(map(len, result.files.values()))
@@ -143,12 +144,14 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
         "quarantined": dict(Counter(b.reason for b in tally.bad)),
         "ignored": dict(tally.ignored),
         "left_out": tally.left_out,
+        "broken_profiles": tally.broken_profiles,
     }
     storage.write_json(storage.join(output, "report.json"), report)
+    outputs.say_broken_profiles(tally.broken_profiles)
     print(summary(output, classes, tally))
     missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
     for detail, number in sorted(missing.items()):
-        print(f"{number} pictures: {detail}")
+        print(f"{number} picture{'s' * (number > 1)}: {detail}")
 
 
 def line(b: Quarantined) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,17 +22,22 @@ if TYPE_CHECKING:
     from noiseweave.jobs.pack.config import Config
 
 DOUBLE = re.compile(r"(--[0-9]+)+$")
-PNG_MODES = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A sample as it goes into a shard: extension -> bytes; ``held_out`` says that it is for validation."""
+    """A sample as it goes into a shard: extension -> bytes.
+
+    Attributes:
+        held_out: it is for validation.
+        broken_profile: its picture's colour profile is ignored.
+    """
 
     key: str
     label: int | None
     files: Mapping[str, bytes]
     held_out: bool = False
+    broken_profile: bool = False
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,7 @@ class Tally:
 
     sides: list[Side]
     left_out: int = 0
+    broken_profiles: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     bad: list[Quarantined] = field(default_factory=list)
 
@@ -89,7 +94,22 @@ def packed(
     if number is not None:
         files["cls"] = str(number).encode()
     files["json"] = json.dumps(meta).encode()
-    return Packed(key=key, label=number, files=files, held_out=held_out(config, key, content))
+    return finished(config, key, number, files, content)
+
+
+def finished(
+    config: Config, key: str, label: int | None, files: Mapping[str, bytes], content: bytes
+) -> Packed:
+    """A sample with what its picture, as the input holds it, decides."""
+    from noiseweave.engine.pictures import images
+
+    return Packed(
+        key=key,
+        label=label,
+        files=files,
+        held_out=held_out(config, key, content),
+        broken_profile=images.has_broken_profile(content),
+    )
 
 
 def held_out(config: Config, key: str, content: bytes) -> bool:
@@ -145,6 +165,8 @@ def mask_beside(config: Config, data: bytes, sides: Mapping[str, bytes]) -> dict
     Raises:
         ValueError: ``"bad_mask: ..."`` of one that is none or does not fit; ``"ambiguous: ..."`` of several.
     """
+    from noiseweave.engine.pictures.sides import side_mask
+
     found = [extension for extension in sides if extension in shards.MASKS]
     if len(found) > 1:
         raise ValueError(f"ambiguous: {len(found)} masks, {', '.join(sorted(found))}")
@@ -152,61 +174,6 @@ def mask_beside(config: Config, data: bytes, sides: Mapping[str, bytes]) -> dict
         extension if config.size is None else "mask.png": side_mask(data, sides[extension], config.size)
         for extension in found
     }
-
-
-def side_mask(data: bytes, mask: bytes, size: int | None) -> bytes:
-    """A picture's mask, checked; with a size, cut as the picture is.
-
-    Raises:
-        ValueError: ``"bad_mask: ..."``.
-    """
-    from noiseweave.engine.pictures import images, masks
-
-    try:
-        whole_HW = masks.read(mask)
-        masks.check_aspect(whole_HW.shape, images.upright_size(data))
-        if size is None:
-            return mask
-        cut = side_picture(data, mask, size)
-        cut_HW = masks.read(cut)
-    except ValueError as e:
-        raise ValueError(f"bad_mask: {str(e).removeprefix('bad_mask: ')}") from None
-    if cut_HW.min() == cut_HW.max() and whole_HW.min() != whole_HW.max():
-        raise ValueError(f"bad_mask: in the middle square of the picture it is {cut_HW[0, 0]} everywhere")
-    return cut
-
-
-def side_picture(data: bytes, side: bytes, size: int) -> bytes:
-    """A map that lies beside a picture -> PNG of the same square, by nearest neighbour.
-
-    Its values stay what they are (class numbers, palettes): nothing is mixed or converted.
-
-    Args:
-        data: the encoded picture, whose aspect, upright, it must have.
-
-    Raises:
-        ValueError: ``"reason: detail"``: it does not decode, or ``"bad_mask: ..."``.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    from noiseweave.engine.pictures import images, masks
-
-    def square(image: Image.Image) -> Image.Image:
-        values = np.asarray(image) if image.mode in ("F", "I") else np.zeros(1)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise images.Refused(f"unsupported_mode: {image.mode}, a map of values that no PNG holds")
-        upright = images.native(ImageOps.exif_transpose(image))
-        return ImageOps.fit(upright, (size, size), Image.Resampling.NEAREST)
-
-    image = images.opened(side, images.MAX_PIXELS, square)
-    try:
-        masks.check_aspect(images.upright_size(side), images.upright_size(data))
-    except ValueError as e:
-        raise ValueError(f"bad_mask: {e}") from None
-    buffer = io.BytesIO()
-    (image if image.mode in PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def in_order(

@@ -20,14 +20,13 @@ from noiseweave.jobs.pack.samples import (
     Packed,
     Source,
     Tally,
-    held_out,
+    finished,
     in_order,
     picture,
     renumbered,
-    side_mask,
-    side_picture,
     wanted,
 )
+from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.class_names import carried_classes
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def load(config: Config, url: str, key: str, label: int | None, entry: shards.En
         if "txt" in files:
             files["txt"] = text_of(files["txt"]).encode()
         kept = fitted(config, files, main)
-        return Packed(key=key, label=number, files=kept, held_out=held_out(config, key, content))
+        return finished(config, key, number, kept, content)
     except ValueError as e:
         return Quarantined.of(e, shard=url, key=entry.key)
 
@@ -92,15 +91,4 @@ def fitted(config: Config, files: Mapping[str, bytes], main: str) -> dict[str, b
     extension, data = picture(config, files[main])
     if config.size is None:
         return dict(files)
-    out: dict[str, bytes] = {}
-    for name, old in files.items():
-        stem, _, last = name.rpartition(".")
-        if name == main:
-            name, old = extension, data
-        elif last in shards.PICTURES:
-            cut = side_mask if name in shards.MASKS else side_picture
-            name, old = f"{stem}.png".lstrip("."), cut(files[main], old, config.size)
-        if name in out:
-            raise ValueError(f"two_pictures: two members would be .{name}")
-        out[name] = old
-    return out
+    return shard_pictures.cut_alike(files, main, (extension, data), config.size)

@@ -55,7 +55,7 @@ def _width(about: str) -> int | None:
     """The length of the features that are kept; None where nothing says it."""
     try:
         return int(storage.read_json(about)["width"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, LookupError, OverflowError):
         return None
 
 
@@ -65,7 +65,7 @@ def _kept(path: str, rows: int, width: int | None) -> np.ndarray | None:
         return None
     try:
         f_BD = array(storage.read(path))
-    except (ValueError, EOFError, SyntaxError, MemoryError):  # torn, or something else
+    except (ValueError, OSError):  # torn, or something else
         return None
     good = f_BD.shape == (rows, width) and f_BD.dtype == np.float32 and bool(np.isfinite(f_BD).all())
     return f_BD if good else None

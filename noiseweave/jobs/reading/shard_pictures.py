@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from noiseweave.cluster import shards, storage
-from noiseweave.engine.pictures import images
+from noiseweave.engine.pictures import images, sides
 from noiseweave.engine.records import Location, Quarantined
 
 ShardPictures = tuple[list[Location], np.ndarray, list[Quarantined]]
@@ -74,5 +74,35 @@ def read_shard(url: str, side: int, channels: int, max_pixels: int = images.MAX_
     places, bad = shards.locate(url)
     data = encoded(places)
     found, worse = decoded(places, data, side, channels, max_pixels)
-    kept = [replace(places[i], digest=digest_of(data[i])) for i in sorted(found)]
+    kept = [
+        replace(places[i], digest=digest_of(data[i]), broken_profile=images.has_broken_profile(data[i]))
+        for i in sorted(found)
+    ]
     return kept, stacked(found, side, channels), bad + worse
+
+
+def cut_alike(
+    files: Mapping[str, bytes], main: str, picture: tuple[str, bytes], size: int
+) -> dict[str, bytes]:
+    """A sample's members with its picture resized, and every other picture in it (.mask.png) cut and resized alike.
+
+    Args:
+        files: extension -> bytes.
+        main: extension of its picture.
+        picture: extension and bytes of that picture as it is now.
+
+    Raises:
+        ValueError: ``"reason: detail"``: a picture beside it does not open, or two would have one name.
+    """
+    out: dict[str, bytes] = {}
+    for name, old in files.items():
+        stem, _, last = name.rpartition(".")
+        if name == main:
+            name, old = picture
+        elif last in shards.PICTURES:
+            cut = sides.side_mask if name in shards.MASKS else sides.side_picture
+            name, old = f"{stem}.png".lstrip("."), cut(files[main], old, size)
+        if name in out:
+            raise ValueError(f"two_pictures: two members would be .{name}")
+        out[name] = old
+    return out

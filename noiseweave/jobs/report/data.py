@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import posixpath
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from noiseweave import __version__
 from noiseweave.cluster import storage
-from noiseweave.cluster.ledger import Ledger, flatten
+from noiseweave.cluster.ledger import flatten
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.report import pictures
-from noiseweave.jobs.report.faults import LINES, failed_units, quarantine_table
+from noiseweave.jobs.report.faults import failed_units, quarantine_table
+from noiseweave.jobs.report.records import Damage, objects, objects_in, report_of, said, shallow, text_of
 from noiseweave.jobs.report.samples import BINS, KEPT, Found, Picker, Source, Tally, bounded, found_in, number
+from noiseweave.jobs.report.times import times
 
 JOBS = ("augment", "inpaint", "sample")
 ROLES = {
@@ -23,8 +25,6 @@ ROLES = {
     "sample": ["picture"],
 }
 MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
-ORDER = ("embed", "pair", "generate", "window", "copy", "sample", "inpaint")
-NOUNS = {"embed": "pictures", "pair": "candidates", "copy": "samples"}
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
 MOST_USES = 30  # pairs of an image from which on all share a bar
@@ -41,32 +41,35 @@ def gather(output: str, places: int, source: str | None) -> Record:
         source: where the job's input lies now; None takes where the job read it.
 
     Raises:
-        ValueError: no job that makes pictures wrote it.
+        ValueError: no job that makes pictures wrote it, or its config.json is damaged.
     """
     job, config = job_of(output)
+    damage = Damage()
     if job == "fuse":
-        return _of_fuse(output)
-    report = _json(storage.join(output, "report.json"))
+        return _of_fuse(output, damage)
+    report = report_of(output, damage)
     tally, picker = Tally(), Picker(places)
     names = class_names.readable_classes(output)
-    for one in (replace(one, names=names) for one in found_in(output, job)):
+    for one in (replace(one, names=names) for one in found_in(output, job, damage)):
         tally.add(one)
         picker.add(one)
     found = picker.picked()
     read_from = _read_from(report, job, source)
     if job == "augment":
-        rows = pictures.of_augment(output, read_from.get("root"), found)
+        rows = pictures.of_augment(output, read_from.get("root"), found, damage)
     elif job == "inpaint":
         rows = pictures.of_inpaint(read_from, found)
     else:
         rows = [[one.picture] for one in found]
-    stages, workers = _time(output, report, job)
+    stages, workers = times(output, report, job, damage)
+    quarantine = quarantine_table(output, damage)
     return {
         "job": job,
         "name": posixpath.basename(output.rstrip("/")),
         "noiseweave": __version__,
         "ended": bool(report),
-        "tiles": [*_tiles(job, report, tally), *_work(stages)],
+        "tiles": [*_tiles(job, report, tally), *_work(stages), *_left_out(damage)],
+        "damaged": said(damage),
         "parameters": flatten(report["config"]) if "config" in report else config,
         "similarity": _similarity(tally),
         "uses": _uses(tally, report),
@@ -74,7 +77,7 @@ def gather(output: str, places: int, source: str | None) -> Record:
         "stages": stages,
         "workers": workers,
         "class_names": names,
-        "quarantine": quarantine_table(output, report),
+        "quarantine": quarantine,
         "failed": failed_units(report),
         "gallery": _gallery(job, rows, found, tally, read_from),
         "sheets": [],
@@ -92,7 +95,8 @@ def job_of(output: str) -> tuple[str, Record]:
     Raises:
         ValueError: none that makes pictures.
     """
-    config = _json(storage.join(output, "_run", "config.json"))
+    path = storage.join(output, "_run", "config.json")
+    config = shallow(storage.read_object(path)) if storage.exists(path) else {}
     job = config.pop("job", None)
     if job in JOBS:
         return job, config
@@ -102,16 +106,10 @@ def job_of(output: str) -> tuple[str, Record]:
     raise ValueError(f"folder {output!r}: {what}; a page shows outputs of {', '.join(JOBS)} and fuse")
 
 
-def _json(path: str) -> Record:
-    """A file's object; {} where there is none."""
-    value = storage.read_json(path) if storage.exists(path) else {}
-    return value if isinstance(value, dict) else {}
-
-
 def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
     """Where the input's pictures lie: as the report says, or its config, or as the user says."""
     known = dict(report.get("read_from") or {})
-    if job == "augment" and not known and "config" in report:
+    if job == "augment" and not known and report.get("config", {}).get("input"):
         root = storage.absolute(str(report["config"]["input"])).rstrip("/") + "/"
         known = {"root": root} if storage.is_folder(root) else {}
     if source is None:
@@ -120,9 +118,8 @@ def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
     if job == "augment":
         return {"root": source_folder.rstrip("/") + "/"}
     if job == "inpaint" and "images" not in known:
-        return (
-            {"image": source_folder, "mask": known["mask"]} if "image" in known else {"input": source_folder}
-        )
+        single = "image" in known and "mask" in known
+        return {"image": source_folder, "mask": known["mask"]} if single else {"input": source_folder}
     return {**known, "images": source_folder}
 
 
@@ -162,6 +159,13 @@ def _work(stages: Sequence[Record]) -> Iterator[Record]:
     if total:
         note = f"{computed / total:.0%} of it computing" if computed else ""
         yield {"label": "Work of all workers", "value": total, "unit": "seconds", "note": note}
+
+
+def _left_out(damage: Damage) -> Iterator[Record]:
+    """The tile of what is damaged in the folder."""
+    if any(damage.values()):
+        note = ", ".join(f"{n} {name}" for name, n in damage.items() if n)
+        yield {"label": "Damaged, left out", "value": sum(damage.values()), "note": note, "bad": True}
 
 
 def _inversions(report: JsonMapping) -> Record:
@@ -214,46 +218,6 @@ def _uses(tally: Tally, report: JsonMapping) -> Record | None:
     }
 
 
-def _time(output: str, report: JsonMapping, job: str) -> tuple[list[Record], list[Record]]:
-    """A row for each stage, and one for each worker of it, from the done-markers."""
-    book = Ledger(output=output)
-    names = storage.folders_in(book.path("done"))
-    stages, workers = [], []
-    for name in sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)):
-        stage, by_worker = _stage(book, name)
-        phases = report.get("phases") or {job: report}
-        wall = phases.get(name, {}).get("seconds")
-        stages.append(stage | {"name": name, "noun": NOUNS.get(name, "pictures"), "wall": wall})
-        workers += [{"stage": name, "worker": w, **row} for w, row in sorted(by_worker.items())]
-    return stages, workers[:LINES]
-
-
-def _stage(book: Ledger, name: str) -> tuple[Record, dict[str, Record]]:
-    spent: Counter[str] = Counter()
-    workers: dict[str, Record] = defaultdict(lambda: {"units": 0, "produced": 0, "compute": 0.0})
-    units = produced = 0
-    seconds, slowest = 0.0, ("", 0.0)
-    for record in book.records(name):
-        units += 1
-        produced += record["produced"]
-        seconds += record["seconds"]
-        slowest = max(slowest, (record["id"], record["seconds"]), key=lambda pair: pair[1])
-        parts = record.get("spent") or {}  # markers of older versions do not say
-        spent.update(parts)
-        if record.get("worker"):
-            row = workers[record["worker"]]
-            row["units"] += 1
-            row["produced"] += record["produced"]
-            row["compute"] += parts.get("compute", 0.0)
-    return {
-        "units": units,
-        "produced": produced,
-        "seconds": seconds,
-        "spent": dict(spent),
-        "slowest": {"unit": slowest[0], "seconds": slowest[1]},
-    }, workers
-
-
 # gallery
 
 
@@ -295,19 +259,22 @@ def _card(one: Found, places: Sequence[int | None]) -> Record:
 # fuse: one picture and its inputs
 
 
-def _of_fuse(output: str) -> Record:
-    about = _json(storage.join(output, "fuse.json"))
-    inputs = [x for x in about.get("inputs", []) if isinstance(x, dict)]
+def _of_fuse(output: str, damage: Damage) -> Record:
+    about = objects(storage.join(output, "fuse.json"), damage)
+    inputs = objects_in(about.get("inputs"))
     files = [storage.join(output, f"input-{i}.png") for i in range(len(inputs))]
     fused = Source(url=storage.join(output, "fused.png"))
     sources: list[pictures.Wanted | None] = [Source(url=url) for url in files]
-    roles = [f"{posixpath.basename(str(x.get('path')))}, weight {x.get('weight')}" for x in inputs]
+    roles = [
+        f"{posixpath.basename(text_of(x.get('path')))}, weight {text_of(x.get('weight'))}" for x in inputs
+    ]
     main = 1 if len(inputs) == 2 else len(inputs)
     one = Found(key="fused", picture=fused, lineage=about)
     row = [*sources[:main], fused, *sources[main:]]
     gallery = _gallery("fuse", [row], [one], Tally(total=1), {})
-    psnr = [x["psnr"] for x in inputs if number(x.get("psnr")) is not None]
+    psnr = [value for x in inputs if (value := number(x.get("psnr"))) is not None]
     edit = about.get("edit")
+    mode = edit.get("name") if isinstance(edit, dict) else about.get("mode")
     sheets = {"Every mode at every ratio": "sweep.png"}
     return {
         "job": "fuse",
@@ -316,17 +283,15 @@ def _of_fuse(output: str) -> Record:
         "ended": True,
         "tiles": [
             {"label": "Inputs", "value": len(inputs), "note": ""},
-            {
-                "label": "Mode",
-                "value": edit["name"] if isinstance(edit, dict) else about.get("mode"),
-                "note": "",
-            },
+            {"label": "Mode", "value": None if mode is None else text_of(mode), "note": ""},
             {
                 "label": "Invert and replay",
                 "value": f"{min(psnr):g} dB" if psnr else None,
                 "note": "PSNR, at least",
             },
+            *_left_out(damage),
         ],
+        "damaged": said(damage),
         "parameters": flatten({k: v for k, v in about.items() if k not in ("inputs", "files", "sweep")}),
         "similarity": None,
         "uses": None,

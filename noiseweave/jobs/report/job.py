@@ -33,10 +33,11 @@ def write(folder: str, pictures: int = PICTURES, source: str | None = None) -> b
     from noiseweave.jobs.report import page as report_page
 
     folder = storage.absolute(folder)
-    page = report_page.html(data.gather(folder, pictures, source))
+    record = data.gather(folder, pictures, source)
+    page = report_page.html(record)
     path = storage.join(folder, PAGE)
     storage.write(path, page)
-    print(f"page: {path}")
+    print(f"page: {path}" + (f"; {record['damaged']}" if record["damaged"] else ""))
     return page
 
 

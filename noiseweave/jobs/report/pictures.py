@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from noiseweave.cluster import shards, storage
+from noiseweave.cluster.arrays import table
 from noiseweave.engine.pictures import files, images, masks
 from noiseweave.engine.records import JsonMapping
+from noiseweave.jobs.report.records import Damage
 from noiseweave.jobs.report.samples import Found, Source
 
 SIDE = 128  # longest side of an embedded picture
@@ -46,14 +47,14 @@ Row = list[Wanted | None]
 # what belongs to a sample
 
 
-def of_augment(output: str, root: str | None, found: Sequence[Found]) -> list[Row]:
+def of_augment(output: str, root: str | None, found: Sequence[Found], damage: Damage) -> list[Row]:
     """first parent, fused, second parent."""
     names = {(str(p["shard"]), str(p["key"])) for one in found for p in one.parents[:2]}
     wanted: dict[str, set[str]] = defaultdict(set)
     for shard, key in names:
         if not shards.unsafe(shard):  # a name that a stranger wrote
             wanted[shard].add(key)
-    there = _indexed(output, root, wanted)
+    there = _indexed(output, root, wanted, damage)
     if root is not None:
         for shard in wanted.keys() - {name for name, _ in there}:
             there |= _located(storage.join(root, shard), shard, wanted[shard])
@@ -64,26 +65,32 @@ def of_augment(output: str, root: str | None, found: Sequence[Found]) -> list[Ro
     return rows
 
 
-def _indexed(output: str, root: str | None, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], Source]:
+def _indexed(
+    output: str, root: str | None, wanted: Mapping[str, set[str]], damage: Damage
+) -> dict[tuple[str, str], Source]:
     """Parents by the index that a run in dataset scope keeps: no tar is read for it."""
     folder, there = storage.join(output, "_run", "index"), dict[tuple[str, str], Source]()
     by_base = defaultdict(list)
     for name in wanted:
         by_base[posixpath.basename(name)].append(name)
     for file in storage.names_in(folder) if wanted else ():
-        data = io.BytesIO(storage.read(storage.join(folder, file)))
-        table = pq.read_table(data, columns=["shard", "key", "offset", "size"])
-        url = table["shard"][0].as_py() if len(table) else ""
+        try:
+            rows = table(storage.join(folder, file), ["shard", "key", "offset", "size"]).to_pylist()
+        except (storage.Damaged, OSError):
+            damage["index files"] += 1
+            continue
+        good = [row for row in rows if set(map(type, row.values())) == {str, int}]
+        damage["rows of the index"] += len(rows) - len(good)
+        url = str(good[0]["shard"]) if good else ""
         same = [n for n in by_base[posixpath.basename(url)] if f"/{url}".endswith(f"/{n}")]
         if not same:
             continue
         name = max(same, key=len)
         url = url if root is None else storage.join(root, name)
-        columns = (table[column].to_pylist() for column in ("key", "offset", "size"))
         there |= {
-            (name, key): Source(url=url, offset=offset, size=size)
-            for key, offset, size in zip(*columns, strict=True)
-            if key in wanted[name]
+            (name, row["key"]): Source(url=url, offset=row["offset"], size=row["size"])
+            for row in good
+            if row["key"] in wanted[name]
         }
     return there
 
@@ -117,7 +124,7 @@ def _originals(read_from: JsonMapping, found: Sequence[Found]) -> list[tuple[Sou
     if read_from.get("input"):
         there = _of_shards(str(read_from["input"]), [str(one.lineage.get("picture")) for one in found])
         return [(there.get(str(one.lineage.get("picture"))), one.mask) for one in found]
-    if read_from.get("image"):
+    if read_from.get("image") and read_from.get("mask"):
         pair = Source(url=str(read_from["image"])), Source(url=str(read_from["mask"]))
         return [pair for _ in found]
     out = []
@@ -182,6 +189,8 @@ def _thumb(one: Wanted, decode: Callable[[bytes], np.ndarray]) -> str | None:
 
 
 def _read(one: Source) -> bytes:
+    if (storage.size_of(one.url) if one.size is None else one.size) > storage.IMAGE_LIMIT:
+        raise ValueError(f"{one.url}: too large")
     return storage.read(one.url, one.offset, one.size)
 
 

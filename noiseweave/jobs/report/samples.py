@@ -16,10 +16,12 @@ from typing import BinaryIO
 
 from noiseweave.cluster import shards, storage
 from noiseweave.cluster.labels import text_of
+from noiseweave.cluster.ledger import finite
 from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading.class_names import shown
+from noiseweave.jobs.report.records import Damage, shallow
 
 KINDS_OF = {"augment": "augmented", "sample": "sample", "inpaint": "inpainted"}
 KEPT = "kept"
@@ -105,9 +107,7 @@ class Found:
 
 def number(value: object) -> float | None:
     """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if isinstance(value, int | float) and finite(value) else None
 
 
 def bounded(lineage: JsonMapping) -> Json:
@@ -122,21 +122,30 @@ def bounded(lineage: JsonMapping) -> Json:
 # what lies there
 
 
-def found_in(output: str, job: str) -> Iterator[Found]:
-    """Every sample of a job's output, in a fixed order; rejected ones after all others."""
+def found_in(output: str, job: str, damage: Damage) -> Iterator[Found]:
+    """Every sample of a job's output, in a fixed order; rejected ones after all others.
+
+    Args:
+        damage: shards and lineages that are damaged are counted in it; the former give what is left of them.
+    """
     for folder, kind in (("shards", KINDS_OF[job]), ("rejected", "rejected")):
         path = storage.join(output, folder)
         for name in storage.names_in(path):
             if (shard := ShardName.of(name)) and shard.kind == kind:
-                yield from _in_shard(storage.join(path, name))
+                yield from _in_shard(storage.join(path, name), damage)
     if job == "sample":
         yield from _in_images(storage.join(output, "images"))
     if job == "inpaint":
-        yield from _in_lineage(output, storage.join(output, "lineage"))
+        yield from _in_lineage(output, storage.join(output, "lineage"), damage)
 
 
-def _in_shard(url: str) -> Iterator[Found]:
-    entries = [e for e in shards.index(url)[0] if e.picture]
+def _in_shard(url: str, damage: Damage) -> Iterator[Found]:
+    found, bad = shards.index(url)
+    damage["shards"] += any(b.reason in ("unreadable_tar", "truncated_tar") for b in bad)
+    damage["samples"] += sum(b.reason not in ("unreadable_tar", "truncated_tar") for b in bad)
+    entries = [e for e in found if e.picture]
+    if not entries:
+        return
     with storage.open_read(url) as f:
         for entry in entries:
             where = entry.members[entry.picture or ""]
@@ -144,19 +153,22 @@ def _in_shard(url: str) -> Iterator[Found]:
             yield Found(
                 key=entry.key,
                 picture=Source(url=url, offset=where.offset, size=where.size),
-                lineage=_json(f, entry),
+                lineage=_json(f, entry, damage),
                 label=_text(f, entry, "cls"),
                 caption=_text(f, entry, "txt"),
                 mask=Source(url=url, offset=mask.offset, size=mask.size) if mask else None,
             )
 
 
-def _json(f: BinaryIO, entry: shards.Entry) -> JsonMapping:
+def _json(f: BinaryIO, entry: shards.Entry, damage: Damage) -> JsonMapping:
     try:
-        value = json.loads(shards.small(f, entry, "json") or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        value = storage.json_of(entry.key, shards.small(f, entry, "json") or b"{}")
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        return shallow(value)
+    damage["lineages"] += 1
+    return {}
 
 
 def _text(f: BinaryIO, entry: shards.Entry, extension: str) -> str | None:
@@ -178,13 +190,14 @@ def _in_images(folder: str) -> Iterator[Found]:
                 yield Found(key=key, picture=Source(url=storage.join(here, name)), label=of)
 
 
-def _in_lineage(output: str, folder: str) -> Iterator[Found]:
+def _in_lineage(output: str, folder: str, damage: Damage) -> Iterator[Found]:
     """What inpaint writes of pictures in files: a lineage for each, which names its variants."""
     for name in storage.names_in(folder):
         try:
-            lineage = storage.read_json(storage.join(folder, name))
+            lineage = shallow(storage.read_object(storage.join(folder, name)))
             files = [f for f in lineage["files"] if isinstance(f, str) and not shards.unsafe(f)]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, OSError, KeyError, TypeError):
+            damage["lineages"] += 1
             continue
         for n, file in enumerate(files):
             seeds = lineage.get("seeds")
@@ -198,7 +211,7 @@ def _in_lineage(output: str, folder: str) -> Iterator[Found]:
                 caption=caption if isinstance(caption, str) and caption else None,
             )
     for below in storage.folders_in(folder):
-        yield from _in_lineage(output, storage.join(folder, below))
+        yield from _in_lineage(output, storage.join(folder, below), damage)
 
 
 # what is counted of all
@@ -246,7 +259,8 @@ class Tally:
         if one.mode is not None:
             _count(self.modes, one.mode)
         if one.similarity is not None:
-            self.similarity[min(BINS - 1, max(0, math.floor((one.similarity + 1) * BINS / 2)))] += 1
+            cosine = max(-1.0, min(1.0, one.similarity))
+            self.similarity[min(BINS - 1, math.floor((cosine + 1) * BINS / 2))] += 1
         for parent in one.parents:
             self.uses.add(f"{parent['shard']}#{parent['key']}")
 

@@ -211,6 +211,10 @@ def test_a_transformers_vision_model_by_its_folder(tmp_path, kind):
     assert f.shape == (5, 16)
     assert np.allclose(np.linalg.norm(f, axis=1), 1, atol=1e-5)
     assert np.allclose(extract(random_pictures(5, 40)[3:4]), f[3:4], atol=1e-5)
+    vision_model(kind).half().save_pretrained(tmp_path / "half", variant="fp16")
+    processor.save_pretrained(tmp_path / "half")
+    half = spaces.load(FeatureRecipe(name=str(tmp_path / "half")), never)
+    assert half(random_pictures(5, 40)).shape == (5, 16)
 
 
 def test_a_folder_without_a_vision_model_is_one_clear_line(tmp_path):

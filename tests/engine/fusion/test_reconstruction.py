@@ -61,7 +61,7 @@ def test_a_straight_path_gives_pictures_back(saved, pictures, recipe):
     name, classes = saved
     for precision, decibel in (("fp32", 100), ("bf16", 55)):
         model = loading.load(ModelConfig(name=name, precision=precision))
-        prompts = told(classes, guidance_source=2.0)
+        prompts = told(classes, guidance_source=2.0, guidance_interval=(0.3, 0.7))
         for rows in (1, 8):
             model.parts.size = rows
             path, maps = groups.invert_pictures(model, pictures, "abc", recipe, 0, prompts)

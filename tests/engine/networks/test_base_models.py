@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, LDMPipeline, U
 from small_models import model_of, tiny_kl, tiny_taesd
 
 from noiseweave.engine import seeding
-from noiseweave.engine.networks import base_models, facts, latents
+from noiseweave.engine.networks import base_models, facts, latents, loading
 from noiseweave.engine.networks.recipes import KINDS, UNETS, ModelConfig
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
@@ -68,6 +68,21 @@ def test_half_precision_halves_the_weights_and_changes_little(tmp_path):
     full = drawn(model).astype(float)
     assert np.abs(drawn(loaded(saved(model, tmp_path, torch.float16))) - full).max() <= 2
     assert loaded(str(tmp_path), precision="bf16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "latent", "vae", "dcgan"])
+def test_weights_named_fp16_alone_are_read(kind, tmp_path):
+    torch.manual_seed(0)
+    model = model_of("ddpm", channels=3, encoder=tiny_kl()) if kind == "latent" else model_of(kind)
+    full = drawn(model).astype(float)
+    saved(model, tmp_path, torch.float16)
+    renamed = [f.rename(f.with_suffix(".fp16.safetensors")) for f in tmp_path.rglob("*.safetensors")]
+    assert renamed
+    again = loaded(str(tmp_path))
+    assert {w.dtype for w in again.network.parameters()} == {torch.float32}
+    assert np.abs(drawn(again) - full).max() <= 8
+    if kind == "ddpm":
+        assert loading.load(ModelConfig(name=str(tmp_path))).unet.dtype == torch.float32
 
 
 def test_diffusers_draws_a_flow_as_our_euler_does(tmp_path):
@@ -219,6 +234,20 @@ def test_models_of_another_kind_are_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="its unet is UNet2DConditionModel"):
         facts.read_facts(str(tmp_path))
+    for name, said in (
+        ("FluxPipeline", "a FluxPipeline; supported are"),
+        (None, "names no pipeline; supported"),
+    ):
+        index = {
+            "_class_name": name,
+            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "vae": ["diffusers", "A"],
+        }
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=said) as error:
+            facts.read_facts(str(tmp_path))
+        assert "StableDiffusionXLPipeline" in str(error.value)
+        assert "None" not in str(error.value)
     model_of().network.save_pretrained(tmp_path / "vae")
     with pytest.raises(ValueError, match="a UNet2DModel; supported are AutoencoderKL and AutoencoderTiny"):
         base_models.load_encoder(str(tmp_path / "vae"))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from ends import noise_in
-from latent_models import QUICK, TEXTS, told
+from latent_models import QUICK, TEXTS, psnr, remade, there_and_back, told
 
 from noiseweave.engine.fusion import groups
-from noiseweave.engine.networks import latent_backbone, text_pipeline
+from noiseweave.engine.networks import latent_backbone, paths, text_pipeline
 from noiseweave.engine.networks.recipes import PromptRecipe
 
 
@@ -89,6 +89,40 @@ def test_one_call_holds_both_halves_and_no_second_where_none_is_needed(sd):
     assert rows([""], 3.5) == [3], "no words against no words is no guidance"
 
 
+@torch.no_grad()
+def test_a_row_outside_the_interval_of_guidance_costs_one_row_and_is_the_conditional_one(sd):
+    """sigma of its noise schedule at t = 20, 500, 900: 0.16, 0.91, 1.0."""
+    g = torch.Generator().manual_seed(5)
+    x, t = torch.randn(6, 4, 4, 4, generator=g), torch.tensor([900, 900, 500, 500, 20, 20])
+    assert (paths.sigma_of(sd.scheduler, t) > 0.95).tolist() == [True] * 2 + [False] * 4
+    words = sd.words(TEXTS[:2])
+    guided, plain = sd.conditioned(words, 5.0)(x, t), sd.conditioned(words, 1.0)(x, t)
+    inside = sd.conditioned(words, 5.0, (0.5, 0.95))
+    assert sizes_of(sd, lambda: inside(x, t)) == [8]
+    out = inside(x, t)
+    torch.testing.assert_close(out[2:4], guided[2:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out[[0, 1, 4, 5]], plain[[0, 1, 4, 5]], rtol=1e-4, atol=1e-5)
+    assert (guided - plain).abs().amax((1, 2, 3)).min() > 1e-3
+    assert sizes_of(sd, lambda: inside(x[:2], t[:2])) == [2]
+    assert sizes_of(sd, lambda: sd.conditioned(words, 1.0, (0.5, 0.95))(x, t)) == [6]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_pictures_come_back_with_an_interval_of_guidance(sd, images, precision, micro_batch):
+    """Rows of several steps share a call in the inversion, and not in the replay."""
+    model = remade(sd, precision=precision, micro_batch=micro_batch)
+    prompts = told(guidance_source=5.0, guidance_interval=(0.3, 0.9))
+    path = model.path(QUICK)
+    inside = int(((path.sigma_T >= 0.3) & (path.sigma_T <= 0.9)).sum())
+    assert 0 < inside < len(path)
+    seen = sizes_of(model, lambda: groups.invert_pictures(model, images, "abc", QUICK, 0, prompts))
+    # the third text is the empty one, guided with the rest
+    assert sum(seen) == 3 * (len(path) + inside)
+    x, z = there_and_back(model, images, prompts)
+    assert psnr(x, z) > (100 if precision == "fp32" else 55)
+
+
 def test_the_prediction_type_makes_no_difference(sd):
     """The same noise from a network that predicts v, and from one that predicts it outright."""
     g = torch.Generator().manual_seed(1)
@@ -153,6 +187,11 @@ def test_what_pictures_are_told():
         ({"guidance_source": 0.5}, r"prompt\.guidance_source=0\.5: 1 \(off\) to 100"),
         ({"guidance_target": 101.0}, r"prompt\.guidance_target=101"),
         ({"source": "a", "template": "b"}, "either source or template"),
+        (
+            {"guidance_interval": (0.8, 0.2)},
+            r"prompt\.guidance_interval=\(0\.8, 0\.2\): 0 to 1, the lower end",
+        ),
+        ({"guidance_interval": (0.0, 1.5)}, r"prompt\.guidance_interval=\(0\.0, 1\.5\)"),
     ],
 )
 def test_wrong_prompts(fields, words):

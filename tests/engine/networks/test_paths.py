@@ -44,7 +44,9 @@ def test_more_steps_than_the_model_has_are_refused(scheduler):
 def test_a_level_of_noise_is_a_share_of_the_way():
     t, alpha, sigma = paths.noise_level(FlowMatchEulerDiscreteScheduler(), 0.3)
     assert (t, float(alpha), float(sigma)) == (300, 0.7, pytest.approx(0.3))
+    assert paths.sigma_of(FlowMatchEulerDiscreteScheduler(), torch.tensor([300.0])).tolist() == [0.3]
     lib = DDIMScheduler(1000)
     t, alpha, sigma = paths.noise_level(lib, 0.3)
     assert (t, float(alpha) ** 2) == (300, pytest.approx(float(lib.alphas_cumprod[300])))
     assert float(alpha) ** 2 + float(sigma) ** 2 == pytest.approx(1)
+    assert paths.sigma_of(lib, torch.tensor([300])).tolist() == [float(sigma)]

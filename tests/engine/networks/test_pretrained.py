@@ -59,6 +59,25 @@ def test_a_fingerprint_is_of_names_and_contents_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["unet/m.fp16.safetensors", "vae/m.safetensors"], "fp16"),
+        (["m.fp16-00001-of-00002.safetensors", "m.fp16-00002-of-00002.safetensors"], "fp16"),
+        (["unet/m.fp16.safetensors", "unet/m.safetensors"], None),
+        (["unet/m.safetensors", "unet/m.non_ema.safetensors"], None),
+        (["unet/m.bf16.safetensors", "unet/m.bin"], None),
+        ([], None),
+    ],
+)
+def test_fp16_is_read_where_there_is_nothing_else(files, said, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    assert pretrained.variant(tmp_path) == said
+    assert pretrained.variant(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [
         ("models/sd.safetensors", "a file; needed is a folder"),

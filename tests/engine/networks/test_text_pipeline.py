@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_pipeline import change, flag_above, flag_everything, unsafety
 
 from noiseweave.engine.networks import facts
@@ -336,10 +336,39 @@ def pickled(folder, part):
     weights.unlink()
 
 
-def pickled_beside_a_variant(folder, part):
-    weights = next((folder / part).glob("*.safetensors"))
-    shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
-    pickled(folder, part)
+def halved(folder, *parts):
+    """The parts' weights in half precision, as save_pretrained(variant="fp16") names them, and no others."""
+    for part in parts:
+        weights = next((folder / part).glob("*.safetensors"))
+        save_file(
+            {n: t.half() if t.is_floating_point() else t for n, t in load_file(weights).items()},
+            weights.with_suffix(".fp16.safetensors"),
+            {"format": "pt"},
+        )
+        weights.unlink()
+
+
+@pytest.mark.parametrize("parts", [("unet", "vae", "text_encoder"), ("unet",), ("text_encoder",)])
+def test_weights_in_half_precision_alone_are_read(sd_copy, parts):
+    whole = e.draw_prompts(e.load(ModelConfig(name=str(sd_copy)), QUICK), CATS[:1], QUICK, 0)
+    halved(sd_copy, *parts)
+    model = e.load(ModelConfig(name=str(sd_copy)), QUICK)
+    assert {p.dtype for p in model.pipeline.unet.parameters()} == {torch.float32}
+    assert apart(e.draw_prompts(model, CATS[:1], QUICK, 0), whole) <= 3
+
+
+def test_where_there_are_both_the_whole_weights_are_read(sd_copy):
+    weights = next((sd_copy / "unet").glob("*.safetensors"))
+    save_file({"nothing": torch.zeros(1)}, weights.with_suffix(".fp16.safetensors"), {"format": "pt"})
+    e.load(ModelConfig(name=str(sd_copy)), QUICK)
+
+
+def test_weights_in_half_precision_are_read_beside_a_pickle(sd_copy):
+    for part in ("unet", "text_encoder"):
+        weights = next((sd_copy / part).glob("*.safetensors"))
+        shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+        pickled(sd_copy, part)
+    e.load(ModelConfig(name=str(sd_copy)), QUICK)
 
 
 BREAKS = {
@@ -354,8 +383,6 @@ BREAKS = {
     "no weights": (lambda m: next((m / "vae").glob("*.safetensors")).unlink(), "vae/.* is missing"),
     "pickled unet": (lambda m: pickled(m, "unet"), "unet has its weights only as pickle"),
     "pickled words": (lambda m: pickled(m, "text_encoder"), "text_encoder has its weights only as pickle"),
-    "pickled unet beside": (lambda m: pickled_beside_a_variant(m, "unet"), "safetensors"),
-    "pickled words beside": (lambda m: pickled_beside_a_variant(m, "text_encoder"), "safetensors"),
     "other weights": (lambda m: change(m / "unet/config.json", block_out_channels=[8, 8]), "model"),
     "cut weights": (lambda m: next((m / "unet").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
 }

@@ -337,7 +337,22 @@ def test_transparent_parts_lie_on_white_whatever_the_profile():
 @pytest.mark.parametrize("profile", [b"nonsense", profiles.rgb(profiles.P3)[:200], profiles.grey(2.2)])
 def test_a_profile_that_is_broken_or_of_another_kind_changes_nothing(profile):
     image = Image.new("RGB", (4, 4), (220, 30, 30))
+    for kind in ("PNG", "JPEG", "WEBP"):
+        assert images.has_broken_profile(with_profile(image, profile, kind))
     assert (images.decode(with_profile(image, profile)) == (220, 30, 30)).all()
+
+
+def test_a_profile_that_is_used_or_not_there_is_not_broken():
+    image = Image.new("RGB", (4, 3), (220, 30, 30))
+    grey = with_profile(image.convert("L"), profiles.grey(1.0))
+    for data in (
+        with_profile(image, profiles.rgb(profiles.P3)),
+        with_profile(image, None),
+        grey,
+        b"",
+        b"words",
+    ):
+        assert not images.has_broken_profile(data)
 
 
 def test_srgbs_own_profile_changes_nothing():

@@ -1,5 +1,6 @@
 """The main job on real pictures: the same for any worker count and batch, whatever the input throws at it."""
 
+import hashlib
 import io
 import json
 import struct
@@ -43,9 +44,9 @@ def augmented(source, output, *more):
     return through(output, *BASE, "--input", source, *more)[1]
 
 
-def read_all(output, prefix="augmented"):
+def read_all(output, prefix="augmented", folder="shards"):
     out = {}
-    for shard in shards.find(str(output / "shards")):
+    for shard in shards.find(str(output / folder)):
         if not Path(shard).name.startswith(prefix):
             continue
         for e in shards.index(shard)[0]:
@@ -111,12 +112,52 @@ def test_fused_pictures_lie_between_their_parents(calm, source):
     assert np.mean(inside) > 0.9
 
 
-def test_originals_are_copied_byte_for_byte(calm, source):
-    copied = read_all(calm, "original")
+def test_originals_lie_apart_and_stay_byte_for_byte_where_they_have_the_size(calm, source):
+    assert {p.name.split("-")[0] for p in (calm / "shards").iterdir()} == {"augmented"}
+    copied = read_all(calm, "original", "originals")
     assert len(copied) == 90
     first = shards.index(str(source / "s-0.tar"))[0][0]
     where = first.members["png"]
-    assert copied[first.key]["png"] == storage.read(str(source / "s-0.tar"), where.offset, where.size)
+    data = storage.read(str(source / "s-0.tar"), where.offset, where.size)
+    assert copied[first.key]["png"] == data
+    mark = {"shard": "s-0.tar", "key": first.key, "sha256": hashlib.sha256(data).hexdigest()}
+    assert json.loads(copied[first.key]["json"]) == {"copied_from": mark}
+
+
+def test_originals_have_the_made_ones_size(tmp_path):
+    """A photo is fitted as its parents were, its mask by nearest neighbour; a sample with a broken mask is named."""
+    draw = np.random.default_rng(0)
+    photos = draw.integers(0, 255, (3, 40, 60, 3), np.uint8)
+    mask = np.zeros((40, 60, 1), np.uint8)
+    mask[:, 30:] = 255
+    rows = [
+        (f"p{i}", {"jpg": images.encode(p, "jpg"), "mask.png": images.encode(mask)})
+        for i, p in enumerate(photos)
+    ]
+    rows[0][1]["json"] = b'{"from": "me"}'
+    rows[2][1]["mask.png"] = b"none"
+    write_shard(tmp_path / "in/s.tar", rows)
+    assert augment(tmp_path / "in", tmp_path / "o", "--samples.copy_original") == 0
+    copied = read_all(tmp_path / "o", "original", "originals")
+    assert set(copied) == {"p0", "p1"}
+    assert set(copied["p0"]) == {"png", "mask.png", "json"}
+    wanted = images.fit(images.decode(rows[0][1]["jpg"], 1), 16)
+    assert np.array_equal(images.decode(copied["p0"]["png"], 1), wanted)
+    shown = images.decode(copied["p0"]["mask.png"], 1)[..., 0]
+    assert set(np.unique(shown)) == {0, 255}
+    assert (shown[:, :8] == 0).all()
+    known = json.loads(copied["p0"]["json"])
+    assert known["from"] == "me"
+    assert known["copied_from"]["sha256"] == hashlib.sha256(rows[0][1]["jpg"]).hexdigest()
+    (bad,) = map(json.loads, (tmp_path / "o/quarantine.jsonl").read_text().splitlines())
+    assert (bad["phase"], bad["key"], bad["reason"]) == ("copy", "p2", "not_an_image")
+
+
+def test_a_window_run_has_no_index_to_copy_originals_by(source, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        augment(source, tmp_path / "o", "--samples.copy_original", "--pairing.scope", "window")
+    assert stop.value.code == 2
+    assert "samples.copy_original=True: for pairing.scope=dataset" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -189,6 +189,7 @@ def test_a_class_conditional_model_is_told_the_labels(source, tmp_path, classes_
             "target": labels,
             "guidance_source": 1.0,
             "guidance_target": 4.0,
+            "guidance_interval": [0.0, 1.0],
         }
 
 

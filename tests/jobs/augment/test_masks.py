@@ -1,5 +1,6 @@
 """augment with regions: masks that travel in the shards, saliency, and what the labels say of them."""
 
+import io
 import json
 import shutil
 
@@ -56,6 +57,15 @@ def picture(i):
     return np.asarray(Image.fromarray(small).resize((32, 32), 3))
 
 
+def encoded(i):
+    """A picture's file; every fourth has a colour profile that is none."""
+    if i % 4:
+        return images.encode(picture(i)[..., None])
+    buffer = io.BytesIO()
+    Image.fromarray(picture(i)).save(buffer, "PNG", icc_profile=b"nonsense")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """16 digits, 32 x 32, in two shards; all but four have a mask whose right half is white."""
@@ -63,7 +73,7 @@ def source(tmp_path_factory):
     rows = []
     for i, key in enumerate(KEYS):
         mask, _ = BAD_MASKS.get(key, (images.encode(RIGHT[..., None]), ""))
-        files = {"png": images.encode(picture(i)[..., None]), "cls": str(load_digits().target[i]).encode()}
+        files = {"png": encoded(i), "cls": str(load_digits().target[i]).encode()}
         rows.append((key, files | ({} if mask is None else {"mask.png": mask})))
     for k in range(2):
         storage.write(str(folder / f"s-{k}.tar"), shards.pack(rows[8 * k : 8 * k + 8]))
@@ -157,6 +167,7 @@ def test_windows_see_the_same_masks(source, tmp_path):
             np.abs(images.decode(made[key]["png"]).astype(int) - images.decode(same[key]["png"])).max() <= 1
         )
     assert report["quarantined"] == whole["quarantined"]
+    assert report["broken_profiles"] == whole["broken_profiles"] == 4
     assert report["images_inverted"] == whole["images_inverted"]
 
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_one_clear_line_or_quarantined(evaluate, matc
         (("--input", a, "--reference", tar), "two of one kind"),
         (("--input", a, "--reference", matched / "nowhere"), "nowhere': no such folder, and no pattern"),
         (("--input", a, "--reference", a), "another folder than input"),
-        (("--input", a, "--reference", matched / "none"), "no .png"),
+        (("--input", a, "--reference", matched / "none"), "no .jpg, .jpeg, .png"),
         (("--input", a, "--reference", b, "--masks", matched / "no-masks"), "no such local folder"),
         (("--input", a, "--reference", b, "--masks", matched / "other"), "no_mask"),
         (("--input", a, "--reference", b, "--metrics", "[lpips]"), "alexnet-owt-7be5be79.pth"),

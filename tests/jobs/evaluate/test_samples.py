@@ -79,6 +79,27 @@ def test_the_figures_are_those_of_the_gate(evaluate, source, gated, tmp_path):
     assert "kept" not in report["verdicts"]["all"]
 
 
+def test_copies_of_the_input_among_the_samples_are_warned_of(evaluate, source, tmp_path):
+    """By the name of their shard, and by their own .json where they were packed anew; in sets as in samples."""
+    through(tmp_path / "o", *BASE, "--input", source, "--samples.copy_original", "true")
+    copies = tmp_path / "o/originals"
+    found = sorted(copies.glob("*.tar"))
+    anew = [(str(s), e) for s in found for e in shards.index(str(s))[0]]
+    rows = [(e.key, {x: storage.read(s, m.offset, m.size) for x, m in e.members.items()}) for s, e in anew]
+    storage.write(str(tmp_path / "anew/shard-000000.tar"), shards.pack(rows))
+    text = "input holds originals that augment copied ({}): they are not made pictures, and the figures are of both"
+    both = f"{tmp_path}/o/{{shards,originals}}"
+    for n, (given, first) in enumerate(
+        ((both, found[0]), (tmp_path / "anew", tmp_path / "anew/shard-000000.tar"))
+    ):
+        sets = ("--input", given, "--reference", source, "--features.size", 4, "--bootstrap", 0)
+        assert text.format(first) in evaluate(*sets, output=tmp_path / f"sets{n}")["warnings"]
+        report = evaluate(*CENTROID, "--input", given, "--reference", source, output=tmp_path / f"samples{n}")
+        assert report["warnings"][0] == text.format(first)
+    only = ("--input", tmp_path / "o/shards", "--reference", copies, "--features.size", 4, "--bootstrap", 0)
+    assert not any("originals" in w for w in evaluate(*only, output=tmp_path / "only")["warnings"])
+
+
 def test_samples_without_lineage_are_held_against_the_whole_reference(evaluate, source, tmp_path):
     pictures, labels = digits()
     soft = (pictures[50] * 0.9 + pictures[51] * 0.1).astype(np.uint8)

@@ -56,7 +56,10 @@ def chain(source, tmp_path_factory):
     """one is augmented from source, two from one: its parents are fused pictures and copies of digits."""
     folder = tmp_path_factory.mktemp("chain")
     assert job("augment", "--input", source, "--output", folder / "one", *FAST) == 0
-    assert job("augment", "--input", folder / "one/shards", "--output", folder / "two", *FAST) == 0
+    assert (
+        job("augment", "--input", f"{folder}/one/{{shards,originals}}", "--output", folder / "two", *FAST)
+        == 0
+    )
     return folder
 
 
@@ -78,6 +81,11 @@ def descendants(folders, key):
         grown = not more <= gone
         gone |= more
     return {where for where in every if where[2] in gone}
+
+
+def place_of(shard):
+    """The folder of an output that a shard of that name lies in."""
+    return "originals" if shard.startswith("original") else "shards"
 
 
 def popular(folder):
@@ -113,7 +121,7 @@ def test_what_descends_through_a_chain_goes_and_nothing_else(here):
     for folder in both:
         left = samples(folder)
         assert left == {w: one for w, one in before[folder].items() if (folder, *w) not in gone}
-        concerned = {f"shards/{shard}" for f, shard, _ in gone if f == folder}
+        concerned = {f"{place_of(shard)}/{shard}" for f, shard, _ in gone if f == folder}
         new = files(folder)
         assert concerned == {n for n in old[folder] if n.endswith(".tar") and new.get(n) != old[folder][n]}
         assert not (folder / "contact_sheet.png").exists()
@@ -133,7 +141,7 @@ def test_the_shards_are_what_augment_would_have_written_without_the_pictures(her
     """A rewritten shard has the bytes of one that is packed anew from what is left."""
     key, before = popular(here / "one"), samples(here / "one")
     assert job("forget", "--input", here / "one", "--key", key) == 0
-    for path in (here / "one/shards").glob("*.tar"):
+    for path in [*(here / "one/shards").glob("*.tar"), *(here / "one/originals").glob("*.tar")]:
         left = [(k, one) for (shard, k), one in before.items() if shard == path.name]
         left = [(k, one) for k, one in left if key not in parents(one) and k != key]
         assert path.read_bytes() == shards.pack(left)
@@ -150,6 +158,7 @@ def test_the_same_augment_brings_nothing_back(here, source):
     for name in ("generate", "copy"):  # as if every unit had failed: they are made anew, without the picture
         shutil.rmtree(here / "one/_run/done" / name)
     shutil.rmtree(here / "one/shards")
+    shutil.rmtree(here / "one/originals")
     assert job("augment", "--input", source, "--output", here / "one", *FAST) == 0
     again = samples(here / "one")
     assert again.keys() == before.keys()
@@ -159,11 +168,8 @@ def test_the_same_augment_brings_nothing_back(here, source):
 @pytest.mark.parametrize("scope", ["dataset", "window"])
 def test_a_run_that_has_read_nothing_yet_leaves_it_out(source, tmp_path, scope):
     """A window run keeps no plan of its pictures, so what it is not to use is told to it by a list."""
-    window = (
-        []
-        if scope == "dataset"
-        else ["--pairing.scope", "window", "--pairing.window", 1, "--pairing.overlap", 0]
-    )
+    one = ["--pairing.scope", "window", "--pairing.window", 1, "--pairing.overlap", 0]
+    window = [] if scope == "dataset" else [*one, "--samples.copy_original", "false"]
     common = ["--input", source, "--output", tmp_path / "o", *FAST, *window]
     assert job("augment", *common) == 0
     key = popular(tmp_path / "o")
@@ -233,6 +239,31 @@ def test_a_dry_run_says_it_all_and_changes_nothing(here, capsys):
     assert files(here) == before
 
 
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_picture_of_a_folder_leaves_what_was_packed_of_it(tmp_path, unfinished):
+    """The packed shards keep their byte ranges: what is left to do of the run is done from them."""
+    for i, image in enumerate(load_digits().images[:20]):
+        picture = images.encode(np.rint(image / 16 * 255).astype(np.uint8)[..., None])
+        storage.write(str(tmp_path / f"in/n1/p{i:02d}.png"), picture)
+        storage.write(str(tmp_path / f"in/n1/p{i:02d}.txt"), f"words{i:02d}".encode())
+    words = ["--input", tmp_path / "in", "--output", tmp_path / "o", *FAST]
+    assert job("augment", *words) == 0
+    below = [key for one in samples(tmp_path / "o").values() for key in parents(one)]
+    key = max(sorted(set(below)), key=below.count)
+    size = (tmp_path / "o/_run/packed/shards/shard-000000.tar").stat().st_size
+    assert job("forget", "--input", tmp_path / "o", "--key", key) == 0
+    left = samples(tmp_path / "o")
+    assert left
+    assert (tmp_path / "o/_run/packed/shards/shard-000000.tar").stat().st_size == size
+    if unfinished:
+        for name in ("_run/done/generate", "_run/done/copy", "shards", "originals"):
+            shutil.rmtree(tmp_path / "o" / name)
+    assert job("augment", *words) == 0
+    assert samples(tmp_path / "o") == left
+    for text in (key, key.removeprefix("n1__"), f"words{key[-2:]}"):
+        assert holding(tmp_path / "o", text) == set(), "a trace of it"
+
+
 def test_again_and_an_unknown_key(here, capsys):
     key = popular(here / "one")
     assert job("forget", "--input", here / "one", "--key", key) == 0
@@ -247,7 +278,7 @@ def test_again_and_an_unknown_key(here, capsys):
 def test_a_picture_without_descendants_leaves_the_index(here, source, capsys):
     below = [key for one in samples(here / "one").values() for key in parents(one)]
     key = next(f"p{i:02d}" for i in range(30) if f"p{i:02d}" not in below)
-    for path in (here / "one/shards").glob("original-*.tar"):
+    for path in (here / "one/originals").glob("*.tar"):
         path.unlink()
     before = {n: h for n, h in files(here / "one").items() if n.endswith(".tar")}
     assert job("forget", "--input", here / "one", "--key", key) == 0

@@ -37,7 +37,10 @@ def test_the_cache_tells_source_texts_and_guidance_apart(photos, sd_folder, caps
 
     assert hits("--prompt.source", '["a cat", "a dog"]') == "0 of 2"
     assert hits("--prompt.source", '["a cat", "an owl"]', "--ratio", "0.2") == "1 of 2"
-    assert hits("--prompt.source", "a cat", "--prompt.guidance_source", "2") == "0 of 2"
+    guided = ("--prompt.source", "a cat", "--prompt.guidance_source", "2")
+    assert hits(*guided) == "0 of 2"
+    assert hits(*guided, "--prompt.guidance_interval", "[0.2,0.8]") == "0 of 2"
+    assert hits(*guided, "--prompt.guidance_interval", "[0.2,0.8]") == "2 of 2"
 
 
 def kept(folder):

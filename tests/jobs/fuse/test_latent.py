@@ -51,6 +51,7 @@ def test_one_picture_and_a_target_are_an_edit(photos, sd_folder, capsys):
         "target": ["a dog"],
         "guidance_source": 3.5,
         "guidance_target": 15.0,
+        "guidance_interval": [0.0, 1.0],
     }
     assert [i["weight"] for i in lineage["inputs"]] == [1.0]
     assert lineage["inputs"][0]["psnr"] > 100

@@ -147,3 +147,15 @@ def test_the_edge_fades_in_from_what_lies_around(tmp_path):
 
 def test_every_kind_of_file_is_in_these_tests():
     assert set(SAVED) == set(EXTENSION) == set(pictures.WRITTEN_FORMATS)
+
+
+def test_broken_colour_profiles_are_kept_and_counted(tmp_path, capsys):
+    image, where = noise("RGB", (20, 14)), block((20, 14), 2, 2, 5, 5)
+    for name, kind in (("a.png", "PNG"), ("b.tif", "TIFF"), ("c.png", "PNG")):
+        pair(tmp_path, name, image, where)
+        if name != "c.png":
+            storage.write(str(tmp_path / "imgs" / name), saved(image, kind, icc_profile=b"nonsense"))
+    assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD) == 0
+    assert report(tmp_path / "o")["broken_profiles"] == 2
+    assert "2 broken colour profiles ignored" in capsys.readouterr().out
+    assert Image.open(tmp_path / "o/restored/a.png").info["icc_profile"] == b"nonsense"

@@ -17,7 +17,7 @@ import training as helper
 from loras import SMALL, alone, config_of, filled, make
 from ray import cloudpickle
 
-from noiseweave.cluster import training
+from noiseweave.cluster import lock, training
 from noiseweave.cluster.session import Session
 from noiseweave.jobs.cli import main
 from noiseweave.jobs.lora.loop import loop
@@ -123,3 +123,18 @@ def test_a_killed_driver_goes_on_to_the_adapter_of_an_undisturbed_run(ray_sessio
     assert ours.keys() == whole.keys()
     for name, w in whole.items():
         torch.testing.assert_close(ours[name], w, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["inline", "local"])
+def test_ctrl_c_ends_it_at_once(address, hole_folder, tmp_path):
+    output = tmp_path / "out"
+    words = ["lora", "--data_root", make(tmp_path / "data"), "--model", hole_folder, "--out", output, *SMALL]
+    words += ["--steps", "100000", "--checkpoint.every", "5"]
+    command = [*list(map(str, words)), "--cluster.address", address]
+    code, seconds, said = helper.interrupted(command, output)
+    assert code == 130
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in said
+    assert seconds < 10
+    assert not (output / lock.NAME).exists()

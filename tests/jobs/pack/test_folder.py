@@ -13,6 +13,8 @@ from PIL import Image
 
 from noiseweave.cluster import folders
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.pack import config
+from noiseweave.jobs.pack import job as pack
 
 
 @pytest.fixture
@@ -408,3 +410,54 @@ def test_a_mask_is_cut_as_its_picture_is_or_refused(tmp_path):
     assert (cut["turned.png"][:, 4] == 255).all()
     assert (cut["both.png"][0] == 0).all(), "what was left of it is on top"
     assert (cut["both.png"][4] == 255).all()
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_broken_colour_profiles_are_counted(tmp_path, capsys, size):
+    def profiled(n, profile):
+        buffer = io.BytesIO()
+        Image.new("RGB", (12, 9), (n, 0, 0)).save(buffer, "PNG", icc_profile=profile)
+        return buffer.getvalue()
+
+    files = {"a.png": profiled(1, b"nonsense"), "b.png": profiled(2, b"nonsense"), "c.png": picture(3)}
+    _, bad, report = packed(fill(tmp_path / "in", files), tmp_path / "out", size=size)
+    assert (bad, report["samples"], report["broken_profiles"]) == ({}, 3, 2)
+    assert "2 broken colour profiles ignored" in capsys.readouterr().out
+    packed_again = {"input": str(tmp_path / "out/shards"), "output": str(tmp_path / "again")}
+    pack.run(config.Config(**packed_again))
+    again = json.loads((tmp_path / "again/report.json").read_text())
+    assert again["broken_profiles"] == (2 if size is None else 0), "what is encoded anew has none"
+
+
+@pytest.mark.parametrize(
+    ("files", "question"),
+    [
+        (
+            ["train/a.png", "val/b.png"],
+            "the classes are train, val: is this a data set in splits? Then give one of them",
+        ),
+        (["Test/n/a.png", "train/n/b.png"], "the classes are Test, train: is this a data set in splits?"),
+        (
+            [f"photos/{name}/a.png" for name in ("ant", "bee", "cat", "dog")],
+            "all pictures are of one class, photos, and lie in folders below it (ant, bee, cat, ...): is this a folder "
+            "around the class folders? Then give photos as the input",
+        ),
+        (
+            ["train/ant/a.png"],
+            "of one class, train, and lie in folders below it (ant): is this a folder around",
+        ),
+        (["roses/a.png", "roses/b.png"], "all pictures are of one class, roses: is this meant?"),
+        (["ant/a.png", "bee/a.png"], None),
+        (["train/a.png", "ant/a.png"], None),
+        (["a.png", "b.png"], None),
+    ],
+)
+def test_folders_that_may_not_be_classes_are_asked_about(files, question, tmp_path, capsys):
+    root = fill(tmp_path / "in", {name: picture(i) for i, name in enumerate(files)})
+    samples, _, _ = packed(root, tmp_path / "out")
+    assert set(samples) == set(files)
+    error = capsys.readouterr().err
+    assert (error.count("warning: "), error.count("\n")) == ((1, 1) if question else (0, 0))
+    assert (question or "") in error
+    packed(root, tmp_path / "none", labels="none")
+    assert capsys.readouterr().err == ""

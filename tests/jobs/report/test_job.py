@@ -124,7 +124,15 @@ def test_large_pictures_are_small_and_square_parents_are_cut_as_the_model_cuts(t
 def test_time_of_stages_and_workers_and_of_markers_that_do_not_tell(tmp_path):
     output = reports.build(tmp_path, count=2)
     old = tmp_path / "out/_run/done/embed/000000.json"
-    marker = {"id": "000000", "produced": 7, "seconds": 4.0, "quarantined": {}, "extra": {}, "bad": []}
+    marker = {
+        "id": "000000",
+        "produced": 7,
+        "seconds": 4.0,
+        "quarantined": {},
+        "extra": {},
+        "tallies": {},
+        "bad": [],
+    }
     storage.write_json(str(old), marker)
     made = report_data.gather(output, 0, None)
     embed, generate = made["stages"]

@@ -13,7 +13,7 @@ import training as helper
 from ray import cloudpickle
 from training import alone, arguments, assert_same_weights, config_of, log_of, make_digits, make_shards
 
-from noiseweave.cluster import training
+from noiseweave.cluster import lock, training
 from noiseweave.cluster.session import Session
 from noiseweave.jobs.cli import main
 from noiseweave.jobs.train.loop import loop
@@ -111,3 +111,16 @@ def test_a_killed_driver_resumes_on_two_workers_to_the_same_weights(ray_session,
     losses = {step: row["loss"] for step, row in log_of(output).items()}
     undisturbed = dict(enumerate(link.losses(), 1))
     assert losses == pytest.approx(undisturbed, rel=1e-4), "the log goes on, without a gap"
+
+
+@pytest.mark.parametrize("address", ["inline", "local"])
+def test_ctrl_c_ends_it_at_once(address, tmp_path):
+    output = tmp_path / "out"
+    words = ["train", *arguments(make_shards(tmp_path / "data"), output, "--steps", "100000")]
+    command = [*words, "--cluster.address", address]
+    code, seconds, said = helper.interrupted(command, output)
+    assert code == 130
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"
+    assert "Traceback" not in said
+    assert seconds < 10
+    assert not (output / lock.NAME).exists()

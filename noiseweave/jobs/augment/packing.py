@@ -1,0 +1,112 @@
+"""An input that is a folder of pictures: packed into the run's own folder, and read as shards from there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from noiseweave.cluster import folders, shards, storage
+from noiseweave.cluster.ledger import Ledger
+from noiseweave.engine.checks import check
+from noiseweave.engine.records import Json
+from noiseweave.jobs import outputs
+from noiseweave.jobs.augment.config import Config
+from noiseweave.jobs.pack import config as pack_config
+from noiseweave.jobs.pack import folder as pack_folder
+from noiseweave.jobs.pack import job as pack
+
+PACKED = "packed"  # in _run; outputs.PACKED are its shards
+EACH = 256  # pictures in a shard, which is a unit of work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder of pictures.
+
+    Attributes:
+        given: as the user called it.
+        pictures: how many it has.
+        content: 16 hex digits that change with the name or bytes of any picture or side file, or with the classes.
+    """
+
+    given: str
+    pictures: int
+    content: str
+
+
+def look(config: Config) -> Folder | None:
+    """The folder of pictures that an input is; None where it is none, and is to be read as shards.
+
+    Raises:
+        ValueError: it is of another format that pack reads, the output of a run, or the output lies in it.
+    """
+    root = storage.absolute(config.input)
+    if "://" in config.input or not os.path.isdir(root):
+        return None
+    kind = pack.detected(config.input)
+    if kind == "shards":
+        return None
+    given = config.input
+    if any(name.endswith(".tar") for name in storage.names_in(storage.join(root, "shards"))):
+        inner = storage.join(given, "shards")
+        raise ValueError(f"input {given!r}: the folder of a run; its shards are in {inner}")
+    if kind != "folder":
+        raise ValueError(
+            f"input {given!r}: in the format {kind}; noiseweave pack --input {given} makes shards of it"
+        )
+    found = folders.listing(root, "")
+    if not found.items:
+        raise ValueError(
+            f"input {given!r}: no .tar shards there, and no .jpg, .jpeg, .png, .webp or .bmp in it or below it"
+        )
+    real, inside = os.path.realpath(storage.absolute(config.output)), os.path.realpath(root)
+    apart = "://" in config.output or os.path.commonpath([real, inside]) not in (real, inside)
+    check(apart, "output", config.output, "a folder apart from the input")
+    return Folder(given=given, pictures=len(found.items), content=_content(root, found))
+
+
+def _content(root: str, found: folders.Listing) -> str:
+    paths = [path for item in found.items for path in (item.path, *sorted(item.sides.values()))]
+    with ThreadPoolExecutor(8) as pool:
+        contents = pool.map(lambda path: _content_of(os.path.join(root, path)), paths)
+        lines = [f"{path} {content}\n" for path, content in zip(paths, contents, strict=True)]
+    classes, _ = pack_folder.survey(root, True)
+    text = "".join([*(f"{name}\n" for name in classes), *lines])
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _content_of(path: str) -> str:
+    try:
+        return storage.content_of(path)
+    except OSError:  # a broken link, say: quarantined when it is packed
+        return ""
+
+
+def packed(source: Folder, book: Ledger) -> list[str]:
+    """The folder's shards, in the run's own folder; packed now, where a run before this one did not end that.
+
+    Raises:
+        ValueError: none of its pictures opens.
+    """
+    output = book.path(PACKED)
+    if not storage.exists(storage.join(output, "report.json")):  # pack's last file
+        recipe = pack_config.Config(input=source.given, format="folder", output=output, shard_samples=EACH)
+        if pack.run(recipe):
+            raise ValueError(f"input {source.given!r}: none of its {source.pictures} pictures opens")
+    return shards.find(storage.join(output, "shards"))
+
+
+def quarantined(book: Ledger) -> Iterator[Json]:
+    """What packing left out, as a phase of the run."""
+    path = book.path(PACKED, outputs.QUARANTINE)
+    for row in outputs.read_json_lines(path) if storage.exists(path) else ():
+        yield {
+            "phase": "pack",
+            "shard": "",
+            "key": row["source"],
+            "reason": row["reason"],
+            "detail": row["detail"],
+        }
