@@ -1,4 +1,5 @@
-# make demo   install into .venv and augment the digits with the model that ships (no GPU, no download of data)
+# make demo   install into .venv and augment 100 photographs with the photo model that ships (no GPU, no download of data)
+# make demo-digits   the same of 1797 handwritten digits, which most commands in the docs go on with
 # make demo-inpaint   holes in digits, repaired by the same model
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
+.PHONY: demo demo-digits demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -38,6 +39,9 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
+	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --input examples/flowers --output $(OUT)/demo/flowers
+
+demo-digits: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/demo/digits
 	$(BIN)/noiseweave augment --config configs/augment-digits.yaml \
 		--input $(OUT)/demo/digits/shards --output $(OUT)/demo/augmented

@@ -1,6 +1,6 @@
 """Every command in README.md and docs/jobs: its options exist, its files are there or made before, and it runs.
 
-A block that cannot run from a fresh clone after ``make demo`` begins with a line ``# needs ...``, for readers too.
+A block that cannot run from a fresh clone after ``make demo`` and ``make demo-digits`` begins with a line ``# needs ...``, for readers too.
 """
 
 import json
@@ -74,9 +74,10 @@ def commands(path):
 
 
 def demo():
-    """The commands of ``make demo``."""
+    """The commands of ``make demo`` and ``make demo-digits``."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", text, re.MULTILINE)[1].replace("\\\n", " ")
+    recipes = re.findall(r"^demo(?:-digits)?:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    recipe = "".join(recipes).replace("\\\n", " ")
     lines = recipe.replace("$(BIN)/", "").replace("$(OUT)", "out").splitlines()
     return [Command(tuple(shlex.split(line)), None) for line in lines]
 
@@ -108,8 +109,8 @@ def below(path, folders):
     return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
-def test_the_demo_is_two_commands():
-    assert [command.job[0] for command in demo()] == ["pack", "augment"]
+def test_the_demo_is_one_command_and_that_of_digits_two():
+    assert [command.job[0] for command in demo()] == ["augment", "pack", "augment"]
 
 
 def test_every_job_has_a_page_with_commands_and_a_command_in_the_readme():
@@ -152,8 +153,8 @@ def test_paths_are_there_or_made_before(path):
     for command in commands(path):
         reads, makes = paths(command)
         for name in reads:
-            ours = name.startswith(("configs/", "scripts/"))
-            known = (ROOT / name).is_file() if ours else below(name, made)
+            ours = name.startswith(("configs/", "scripts/", "examples/"))
+            known = (ROOT / name).exists() if ours else below(name, made)
             assert known or (command.needs and not name.startswith("out/") and not ours), (
                 name,
                 command.words,
@@ -177,9 +178,9 @@ def run(command):
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
-    """A folder in which the demo ran; configs/ and scripts/ are those of the repository, demo/ is what it wrote."""
+    """A folder in which the demo ran; configs/, scripts/ and examples/ are those of the repository, demo/ is what it wrote."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("configs", "scripts"):
+    for name in ("configs", "scripts", "examples"):
         (folder / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

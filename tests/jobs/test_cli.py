@@ -157,7 +157,7 @@ def test_a_method_of_usefulness_has_no_such_option(tmp_path, capsys):
 def test_no_model_is_taken_by_itself(line, capsys):
     error = failed(capsys, *line.split())
     assert error.startswith(
-        "error: model.name: no model is named; give a shipped one (digits-ddpm: 16x16 grey digits), "
+        "error: model.name: no model is named; give a shipped one (digits-ddpm, flowers-flow), "
     )
     assert "a folder that noiseweave train or diffusers' save_pretrained wrote, or a hub id" in error
 

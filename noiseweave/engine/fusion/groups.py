@@ -245,7 +245,7 @@ def fuse_group(
 def _fuse_pair(group: Inverted, p: Pair, fusion: FusionRecipe) -> NoiseMaps:
     weights, mask_HW = [1 - p.ratio, p.ratio], group.mask_of.get(p.b)
     maps = _fuse_maps([group.maps[p.a], group.maps[p.b]], weights, p.mode, fusion.keep_spread, mask_HW)
-    return varied(maps, group.path, fusion.variation or 0.0, p.seed)
+    return varied(maps, group.path, fusion.variation, p.seed)
 
 
 def augment(

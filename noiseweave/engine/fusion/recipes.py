@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from noiseweave.engine.checks import check
@@ -95,25 +95,19 @@ class FusionRecipe(MixingRecipe):
         adaptive: take the ratio from the pair's similarity, 0.2 at pairing.threshold and up to 0.5 for pairs
             that are alike, in place of a draw.
         variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
-            pictures that vary, and may leave their class; see gate. null is 1 where the model is conditioned on
-            the pictures' classes and so keeps to them, else 0.
+            pictures that vary, and may leave their class; see gate.
         per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
     """
 
     ratio: float | tuple[float, float] = (0.3, 0.7)
     adaptive: bool = False
-    variation: float | None = None
+    variation: float = 0.0
     per_pair: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share = self.variation
-        check(share is None or 0 <= share <= 1, "fusion.variation", share, "0 to 1, or null")
+        check(0 <= self.variation <= 1, "fusion.variation", self.variation, "0 to 1")
         check(1 <= self.per_pair <= 1000, "fusion.per_pair", self.per_pair, "1 to 1000")
-
-    def settled(self, conditional: bool) -> FusionRecipe:
-        """With the share of fresh noise that null stands for; ``conditional``: the model is conditioned on classes."""
-        return replace(self, variation=float(conditional)) if self.variation is None else self
 
 
 EditName = Literal["smooth", "contrast", "style", "variation"]

@@ -21,7 +21,7 @@ class ModelConfig:
     """The diffusion model.
 
     Args:
-        name: a shipped model (digits-ddpm, of 16x16 grey digits), a folder that train or diffusers' save_pretrained
+        name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that train or diffusers' save_pretrained
             wrote, or a hub id. No model is taken by itself.
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
@@ -53,7 +53,7 @@ def check_named(model: ModelConfig) -> None:
     """Raise ValueError, with the choices, where a job needs a model and none is named."""
     if not model.name.strip():
         raise ValueError(
-            f"model.name: no model is named; give a shipped one ({', '.join(shipped())}: 16x16 grey digits), a folder "
+            f"model.name: no model is named; give a shipped one ({', '.join(shipped())}), a folder "
             "that noiseweave train or diffusers' save_pretrained wrote, or a hub id"
         )
 

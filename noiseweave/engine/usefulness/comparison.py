@@ -150,7 +150,6 @@ def judge_of(few: Pictures, recipe: QualityRecipe, setup: Setup) -> classifier.C
 
 def fusions(method: Method, backbone: Backbone, few: Pictures, parents: Pictures, setup: Setup) -> Added:
     """Fused in noise space, as ``augment`` does it."""
-    method = replace(method, fusion=method.fusion.settled(method.conditional))
     pairs = pairs_of(method, parents, setup.seed)
     labels: list[int | None] = parents.label_N.tolist()
     labelled = Prompts(

@@ -68,7 +68,6 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None) 
     loading.check_chain(model, config.inversion)
     loading.check_prompt(model, config.prompt)
     features.check_here(config.features)
-    config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,

@@ -168,19 +168,14 @@ def test_several_pictures_of_a_pair_differ(source, tmp_path):
     assert {line.get("number", 0) for line in lines} == {0, 1, 2}
 
 
-def test_a_model_that_is_told_nothing_gets_no_fresh_noise_unasked(source, tmp_path):
-    made = through(tmp_path / "out", *BASE, "--input", source)[1]
-    assert all("variation" not in json.loads(files["json"]) for files in made.values())
-
-
 def test_a_class_conditional_model_is_told_the_labels(source, tmp_path, classes_model):
     more = [*BASE, "--input", source, "--model.name", classes_model]
     plain, strong = (through(tmp_path / str(g), *more, "--prompt.guidance_target", g)[1] for g in (1, 4))
     assert plain.keys() == strong.keys()
     assert plain != strong
-    kept = through(tmp_path / "kept", *more, "--fusion.variation", "0")[1]
-    fresh = [[json.loads(f["json"]).get("variation") for f in made.values()] for made in (plain, kept)]
-    assert fresh == [[1.0] * len(plain), [None] * len(kept)]
+    fresh = through(tmp_path / "fresh", *more, "--fusion.variation", "1")[1]
+    shares = [[json.loads(f["json"]).get("variation") for f in made.values()] for made in (plain, fresh)]
+    assert shares == [[None] * len(plain), [1.0] * len(fresh)], "no fresh noise unasked"
     for files in strong.values():
         line = json.loads(files["json"])
         labels = [p["label"] for p in line["parents"]]
