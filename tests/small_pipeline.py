@@ -104,7 +104,7 @@ def unet(size: int, xl: bool) -> UNet2DConditionModel:
 
 def autoencoder(name: Literal["taesd"] | None) -> AutoencoderTiny | AutoencoderKL:
     if name == "taesd":
-        return AutoencoderTiny.from_pretrained(SHIPPED / "taesd", dtype=torch.float32)
+        return AutoencoderTiny.from_pretrained(SHIPPED / "flowers-flow/vqvae", dtype=torch.float32)
     return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,

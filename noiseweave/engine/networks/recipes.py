@@ -21,8 +21,8 @@ class ModelConfig:
     """The diffusion model.
 
     Args:
-        name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that train or diffusers' save_pretrained
-            wrote, or a hub id. No model is taken by itself.
+        name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that
+            train or diffusers' save_pretrained wrote, or a hub id. No model is taken by itself.
         precision: what the network runs in; the scheduler's arithmetic is float32 always.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
             CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
