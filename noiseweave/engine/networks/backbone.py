@@ -152,6 +152,8 @@ class Backbone:
 
     def _output(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
-            return self.unet(x.to(self.dtype), t, return_dict=False)[0].float()
+            # kernels are chosen by the order in memory too, and round differently: it is one in inversion and replay
+            x = x.to(self.dtype).contiguous()
+            return self.unet(x, t, return_dict=False)[0].float()
         height, width = (int(side) * self.vae_scale_factor for side in x.shape[2:])
         return condition.predict(self.unet, x.to(self.dtype), t, (height, width))

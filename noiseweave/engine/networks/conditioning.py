@@ -198,7 +198,8 @@ class Condition:
             size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
         guided_G, t_B = self._guided_rows, t_B.to(x_BCHW.device).expand(len(x_BCHW))
-        x, t = torch.cat([x_BCHW[guided_G], x_BCHW]), torch.cat([t_B[guided_G], t_B])
+        x = torch.cat([x_BCHW[guided_G], x_BCHW]).contiguous()  # as in Backbone._output
+        t = torch.cat([t_B[guided_G], t_B])
         arguments = self.words.arguments(self.which_B, self.which_B[guided_G], size, x.dtype)
         out = unet(x, t, **arguments, return_dict=False)[0].float()
         unconditional, conditional = out[: len(guided_G)], out[len(guided_G) :]

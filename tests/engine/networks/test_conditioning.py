@@ -90,6 +90,20 @@ def test_one_call_holds_both_halves_and_no_second_where_none_is_needed(sd):
 
 
 @torch.no_grad()
+def test_the_network_sees_one_order_in_memory_whatever_it_is_given(sd, digits_model):
+    for model, channels in ((sd, 4), (digits_model(), 1)):
+        seen = []
+        handle = model.unet.register_forward_hook(lambda _m, args, _o, seen=seen: seen.append(args[0]))
+        x, t = (
+            torch.zeros(2, 2 * channels, 16, 16)[:, ::2].to(memory_format=torch.channels_last),
+            torch.tensor([500] * 2),
+        )
+        model.parts(x, t) if channels == 1 else model.conditioned(model.words(TEXTS[:2]), 3.0)(x, t)
+        handle.remove()
+        assert all(x.is_contiguous() for x in seen)
+
+
+@torch.no_grad()
 def test_a_row_outside_the_interval_of_guidance_costs_one_row_and_is_the_conditional_one(sd):
     """sigma of its noise schedule at t = 20, 500, 900: 0.16, 0.91, 1.0."""
     g = torch.Generator().manual_seed(5)
