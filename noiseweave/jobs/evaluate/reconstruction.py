@@ -27,6 +27,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
+from noiseweave.jobs.reading.contents import Contents
 
 if TYPE_CHECKING:
     pass
@@ -57,14 +58,14 @@ def run(config: Config) -> int:
         loading.check_chain(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
-    found = pictures.find("input", config.input, config.unit_pictures)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
+    contents = Contents(output)
+    found = pictures.find("input", config.input, config.unit_pictures, contents)
     book = ledger.open_run(
         output, identity(config, several, found.digest, model_hash), config.overwrite, OWNED
     )
-    units = [
-        Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
-    ]
+    contents.keep()
+    units = [Unit(index=i, id=f"input-{i:06d}", payload=p) for i, p in enumerate(found.payloads)]
     phase = Phase(
         name="reconstruction",
         fetch=partial(_fetch, config, model.side, model.channels),
@@ -110,7 +111,7 @@ def identity(config: Config, several: Sequence[InversionRecipe], digest: str, mo
     return {
         "job": "evaluate",
         "mode": "reconstruction",
-        "files": digest,
+        "input.content": digest,
         "model": model,
         "metrics": list(config.wanted),
         "recipes": {name_of(r): asdict(r) for r in several},
@@ -119,8 +120,7 @@ def identity(config: Config, several: Sequence[InversionRecipe], digest: str, mo
 
 
 def _fetch(config: Config, side: int, channels: int, unit: Unit) -> Read:
-    root, payload = unit.payload
-    return pictures.read(root, payload, side, config.max_pixels, channels)
+    return pictures.read(unit.payload, side, config.max_pixels, channels)
 
 
 def _rows(config: Config, data: Read) -> int:

@@ -34,6 +34,7 @@ from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
 from noiseweave.jobs.reading.places import Item
+from noiseweave.jobs.reading.shard_pictures import InputChanged
 
 if TYPE_CHECKING:
     from noiseweave.engine.inpainting.filling import InpaintModel
@@ -86,7 +87,7 @@ def check_single(task: Task, work: Input) -> None:
     (item,) = work.plan.unit(0).payload
     try:
         load(task, item)
-    except ValueError as e:
+    except (ValueError, InputChanged) as e:
         raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,8 @@ from noiseweave.cluster import shards, storage
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.pictures.files import EXTENSIONS
 from noiseweave.engine.records import Quarantined
-from noiseweave.jobs.reading.places import (
-    TEXT_LIMIT,
-    Item,
-    Place,
-    digest_of,
-    listed,
-    matched,
-    root_of,
-    size_of,
-)
+from noiseweave.jobs.reading.contents import Contents, digest_of_all
+from noiseweave.jobs.reading.places import TEXT_LIMIT, Item, Place, listed, matched, root_of
 
 if TYPE_CHECKING:
     from noiseweave.jobs.inpaint.config import Config
@@ -46,7 +38,7 @@ class Input:
         pictures: how many there are.
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
-        digest: changes with the content of shards, or with names and sizes of the files of folders.
+        digest: changes with the names and the content of the shards or files.
     """
 
     plan: Plan
@@ -55,8 +47,11 @@ class Input:
     digest: str
 
 
-def gather(config: Config) -> Input:
-    """Find the pictures of a job and their masks; none is opened.
+def gather(config: Config, contents: Contents | None = None) -> Input:
+    """Find the pictures of a job and their masks; none is decoded.
+
+    Args:
+        contents: what the run knows of the files; None reads all.
 
     Raises:
         ValueError: a file or folder is missing, nothing has a partner, or variants' names would collide.
@@ -64,7 +59,7 @@ def gather(config: Config) -> Input:
     if config.input is not None:
         return _of_shards(config)
     if config.image is not None:
-        return _of_items(config, [_single(config)], [])
+        return _of_items(config, [_single(config)], [], contents)
     roots = root_of("images", config.images), root_of("masks", config.masks)
     if roots[0] == roots[1]:
         raise ValueError(f"masks={config.masks!r}: another folder than images")
@@ -76,7 +71,7 @@ def gather(config: Config) -> Input:
             f"images {config.images!r}, masks {config.masks!r}: no picture has a mask of the same name "
             f"({counts[0]} pictures and {counts[1]} masks without a partner)"
         )
-    return _of_items(config, items, left_out)
+    return _of_items(config, items, left_out, contents)
 
 
 def _single(config: Config) -> Item:
@@ -99,18 +94,21 @@ def _single(config: Config) -> Item:
     )
 
 
-def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Quarantined]) -> Input:
+def _of_items(
+    config: Config, items: Sequence[Item], left_out: Iterable[Quarantined], contents: Contents | None
+) -> Input:
     _check_names(config, {item.key for item in items})
     each = config.unit_pictures
-    listing = "".join(
-        f"{place.path} {size_of(place)}\n"
-        for item in items
-        for place in (item.picture, item.mask, item.text)
-        if place is not None
-    )
+    places = [p for item in items for p in (item.picture, item.mask, item.text) if p is not None]
+    marked = (contents or Contents()).marked(places)
+    of = dict(zip(places, marked, strict=True))
+    items = [
+        replace(i, picture=of[i.picture], mask=of[i.mask], text=None if i.text is None else of[i.text])
+        for i in items
+    ]
     runs = [tuple(items[i : i + each]) for i in range(0, len(items), each)]
     plan = Plan(length=len(runs), unit=_Units(runs))
-    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of(listing))
+    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of_all(marked))
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,17 @@ def run(config: Config) -> int:
     from noiseweave.jobs.inpaint import draw
     from noiseweave.jobs.inpaint import input as inpaint_input
     from noiseweave.jobs.inpaint import output as inpaint_output
+    from noiseweave.jobs.reading.contents import Contents
 
-    work = inpaint_input.gather(config)
     output, sheet = destination(config)
+    contents = Contents(output)
+    work = inpaint_input.gather(config, contents)
     task = draw.plan(config, output, sheet, seed_of(config, output))
     if config.image is not None:
         draw.check_single(task, work)
     storage.check_writable(output)
     book = ledger.open_run(output, identity(task, work.digest), config.overwrite, OWNED)
+    contents.keep()
     with session(config.cluster) as s:
         outcome = draw.run(task, work, book, s)
     return inpaint_output.finish(task, work, book, outcome)
@@ -86,7 +89,7 @@ def identity(task: Task, digest: str) -> JsonMapping:
         model_hash=task.model_hash,
         lora=[file.sha256[:16] for file in task.loras],
         lora_weight=[file.weight for file in task.loras],
-        files=digest,
+        **{"input.content": digest},
         seed=task.seed,
         seed_drawn=not task.config.seed,
     )
