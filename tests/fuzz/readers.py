@@ -256,7 +256,7 @@ def _weights(folder: Path) -> None:
 
     for look in (
         lambda: weights.read(
-            weights.Lora(name="l", data=(folder / "lora.safetensors").read_bytes()),
+            weights.Lora(name="l", data=storage.read(str(folder / "lora.safetensors"))),
             Layers({"unet.mid.to_q": (8, 8)}),
         ),
         lambda: statistics.read("reference", str(folder / "set.npz")),
