@@ -32,6 +32,7 @@ from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
 from noiseweave.jobs.reading.places import Place
+from noiseweave.jobs.reading.shard_pictures import InputChanged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +92,8 @@ def _checked(config: Config, source: Source) -> Source:
     def look(item: Item) -> Quarantined | None:
         try:
             pixels(config, item, [0])
+        except InputChanged as e:
+            raise ValueError(str(e)) from None
         except ValueError as e:
             return _bad(item, e)
         return None

@@ -258,7 +258,6 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
     except (ValueError, OSError) as e:
         error = e if isinstance(e, ValueError) else f"unreadable: {e}"
         return Quarantined.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
-    digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
     return Item(
         key=f.key,
         picture=f.picture,
@@ -267,9 +266,14 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         size=size,
         mode=mode,
         bucket=crops.bucket_of(size, among),
-        content=digest.hexdigest()[:24],
+        content=content_of(data, mask),
         broken_profile=images.has_broken_profile(data),
     )
+
+
+def content_of(data: bytes, mask: bytes) -> str:
+    """An ``Item.content``: of a picture's file and its mask's, b"" where it has none."""
+    return hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest()).hexdigest()[:24]
 
 
 def _size(data: bytes, most: int) -> Size:

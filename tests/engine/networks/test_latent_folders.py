@@ -1,12 +1,13 @@
 """Folders of latent models: what is missing, broken or of another kind is one line."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 from small_pipeline import change, flag_everything
 
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import facts, loading
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
 
 
@@ -66,3 +67,10 @@ def test_prompts_are_for_models_that_read(sd_folder):
     loading.check_prompt(digits, PromptRecipe())
     with pytest.raises(ValueError, match=r"prompt\.guidance_target=3\.0: model 'digits-ddpm' reads no words"):
         loading.check_prompt(digits, replace(PromptRecipe(), guidance_target=3.0))
+
+
+@pytest.mark.parametrize("unet", [[], "x", ["diffusers"], [[1]], {"a": 1}])
+def test_an_index_whose_network_is_of_another_kind_is_one_line(unet, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", "unet": unet}))
+    with pytest.raises(ValueError, match="supported are"):
+        facts.read_facts(str(tmp_path))
