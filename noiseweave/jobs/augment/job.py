@@ -66,9 +66,9 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None) 
 
     model = loading.describe(config.model.name, config.size)
     loading.check_chain(model, config.inversion)
-    loading.check_prompt(model, config.prompt)
     features.check_here(config.features)
-    config = replace(config, fusion=config.fusion.settled(model.conditioning == "class"))
+    fusion = config.fusion.settled(model.conditioning == "class")
+    config = replace(config, fusion=fusion, prompt=loading.settled_prompt(model, config.prompt))
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,

@@ -98,9 +98,9 @@ class Encoders:
 
     @torch.no_grad()
     def _said(self, words: str) -> dict[str, Tensor]:
-        from noiseweave.engine.networks import text_pipeline
+        from noiseweave.engine.networks import text_encoding
 
-        found = text_pipeline.embeddings(self.pipeline, [Prompt(text=words, key="")], guided=False)
+        found = text_encoding.embeddings(self.pipeline, [Prompt(text=words, key="")], guided=False)
         return {name: x[0].float().cpu() for name, x in found.items()}
 
 

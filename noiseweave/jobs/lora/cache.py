@@ -244,14 +244,13 @@ def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quar
 
 def truncated_captions(config: Config, source: Source) -> tuple[str, ...]:
     """The ends of captions that are too long for the model's text encoder, which no step learns from."""
-    from noiseweave.engine.networks import text_pipeline
+    from noiseweave.engine.networks import text_encoding
     from noiseweave.engine.networks.prompts import Prompt
 
     heavy = ("vae", "unet", "text_encoder", "text_encoder_2", "safety_checker")
     pipe = open_pipeline(config.model.name, "cpu", *heavy)
-    model = text_pipeline.TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
     texts = sorted({item.words for item in source.all})
-    return tuple(text_pipeline.truncated_ends(model, [Prompt(text=t, key="") for t in texts]).values())
+    return tuple(text_encoding.truncated_ends(pipe, [Prompt(text=t, key="") for t in texts]).values())
 
 
 def _half(x: Tensor) -> np.ndarray:

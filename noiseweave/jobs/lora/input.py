@@ -213,6 +213,8 @@ def look(config: Config) -> Model:
     about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
     if about.kind == "pixel":
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
+    if facts.transformer:
+        raise ValueError(f"model {name!r}: a {facts.pipeline}; lora takes Stable Diffusion 1, 2 and XL")
     adapters.check_targets(unet, config.lora)
     factor = facts.vae_scale_factor
 

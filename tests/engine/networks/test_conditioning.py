@@ -7,7 +7,7 @@ from ends import noise_in
 from latent_models import QUICK, TEXTS, psnr, remade, there_and_back, told
 
 from noiseweave.engine.fusion import groups
-from noiseweave.engine.networks import latent_backbone, paths, text_pipeline
+from noiseweave.engine.networks import latent_backbone, paths, text_encoding
 from noiseweave.engine.networks.recipes import PromptRecipe
 
 
@@ -171,12 +171,12 @@ def test_words_are_mixed_by_weight(xl):
     for name, x in mixed.conditional.items():
         own = words.conditional[name]
         assert all(torch.equal(x[i], own[p]) for i, p in ((0, 0), (1, 1), (2, 2)))
-        torch.testing.assert_close(x[3], text_pipeline.slerp(own[0], own[1], 0.75))
+        torch.testing.assert_close(x[3], text_encoding.slerp(own[0], own[1], 0.75))
     three = words.mixed([[(0, 2.0), (1, 1.0), (2, 1.0)], [(0, 0.0), (1, 0.0), (2, 3.0)]])
     own = words.conditional["prompt_embeds"]
-    step = text_pipeline.slerp(own[0], own[1], 1 / 3)
+    step = text_encoding.slerp(own[0], own[1], 1 / 3)
     torch.testing.assert_close(
-        three.conditional["prompt_embeds"][0], text_pipeline.slerp(step, own[2], 1 / 4)
+        three.conditional["prompt_embeds"][0], text_encoding.slerp(step, own[2], 1 / 4)
     )
     assert torch.equal(three.conditional["prompt_embeds"][1], own[2])
 

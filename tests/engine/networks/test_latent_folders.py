@@ -35,7 +35,7 @@ BREAKS = {
         lambda m: change(
             m / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
         ),
-        "of pipelines those with a noise schedule are supported",
+        "of this family those with a noise schedule are supported",
     ),
     "target": (
         lambda m: change(m / "scheduler/scheduler_config.json", prediction_type="flow"),
@@ -45,7 +45,7 @@ BREAKS = {
     "no square": (lambda m: change(m / "unet/config.json", sample_size=[4, 8]), "square pictures"),
     "cut weights": (lambda m: next((m / "vae").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
     "other family": (
-        lambda m: change(m / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        lambda m: change(m / "model_index.json", _class_name="QwenImagePipeline"),
         "its unet is UNet2DConditionModel; supported are pixel models",
     ),
 }
