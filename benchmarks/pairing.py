@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from inversion import hardware
 
-from noiseweave.engine.pairing.nearest import nearest, select
+from noiseweave.engine.pairing.nearest import nearest
 from noiseweave.engine.pairing.recipes import PairingRecipe
+from noiseweave.engine.pairing.selection import Known, select
 
 D = 512
-RECIPE = PairingRecipe(classes="any")
+RECIPE = PairingRecipe(classes="any", draw="top", upper=0.999, hash=None, max_uses=None)
 
 
 def features(n: int, seed: int) -> np.ndarray:
@@ -53,9 +54,11 @@ def plain(f: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
     return time.perf_counter() - start, pairs
 
 
-def _pairs(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
+def _pairs(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]], n: int) -> tuple[np.ndarray, np.ndarray]:
     a, b, similarity = (np.concatenate(x) for x in zip(*found, strict=True))
-    return select(a, b, similarity, RECIPE)
+    known = Known(label_N=np.zeros(n, np.int64), hash_N=np.zeros(n, np.uint64))
+    selected = select((a, b, similarity), known, RECIPE)
+    return selected.a, selected.b
 
 
 def ours(f: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
@@ -63,7 +66,7 @@ def ours(f: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
     label, size = np.zeros(len(f), np.int64), RECIPE.block
     columns = [(i, f[i : i + size], label[i : i + size]) for i in range(0, len(f), size)]
     found = [nearest(i, rows, own, columns, RECIPE) for i, rows, own in columns]
-    a, b, _ = _pairs(found)
+    a, b = _pairs(found, len(f))
     return time.perf_counter() - start, set(zip(a.tolist(), b.tolist(), strict=True))
 
 
@@ -100,7 +103,7 @@ def large(n: int, blocks: int) -> dict[str, object]:
         for i, path in rows:
             f = np.load(path, mmap_mode="r")
             found.append(nearest(i, f, np.zeros(len(f), np.int64), table(), RECIPE))
-        pairs = len(_pairs(found)[0])
+        pairs = len(_pairs(found, n)[0])
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

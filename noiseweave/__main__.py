@@ -1,5 +1,5 @@
 """``python -m noiseweave``."""
 
-from noiseweave.jobs.cli import main
+from noiseweave.jobs.cli import command
 
-raise SystemExit(main())
+raise SystemExit(command())

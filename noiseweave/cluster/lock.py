@@ -87,7 +87,7 @@ def held(output: str) -> Iterator[None]:
     def follow() -> None:
         while not over.wait(BEAT):
             if lost := lock.beat():
-                leave(lost)
+                leave(f"error: {lost}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
+from noiseweave.cluster import threads
 from noiseweave.cluster.polling import leave, repeated
 from noiseweave.engine.records import Json
 
@@ -24,24 +25,13 @@ def watched(dead: Callable[[], bool], every: float) -> Iterator[None]:
             leave(ENDED)
 
     # the look after the block: what the job says of Ray's end, an error of some kind, comes before the thread's
-    with _quiet_threads(), repeated(look, every):
+    with threads.quiet(_of_ray), repeated(look, every):
         yield
 
 
-@contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Leave out the tracebacks of Ray's own threads, which die with it."""
-    before = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if args.thread is None or not args.thread.name.startswith("ray_"):
-            before(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+def _of_ray(args: threading.ExceptHookArgs) -> bool:
+    """Whether a thread is Ray's own, which dies with it."""
+    return args.thread is not None and args.thread.name.startswith("ray_")
 
 
 @contextlib.contextmanager

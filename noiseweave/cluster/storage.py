@@ -18,7 +18,7 @@ import json
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
@@ -181,12 +181,19 @@ def write(path: str, data: bytes) -> None:
         StorageError: it cannot be written.
     """
     fs, name = system(path)
-    try:
+    with writing(path):
         if isinstance(fs, LocalFileSystem):
             _write_local(name, data)
         else:
             fs.pipe_file(name, data)
-    except Exception as e:  # each object store has its own
+
+
+@contextlib.contextmanager
+def writing(path: str, errors: type[Exception] = Exception) -> Iterator[None]:
+    """Errors of the block, any as each object store has its own, become a StorageError that names the path."""
+    try:
+        yield
+    except errors as e:
         raise StorageError.of(path, e) from e
 
 

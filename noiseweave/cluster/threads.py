@@ -1,9 +1,11 @@
-"""Threads of numerical libraries on a machine that does other things too."""
+"""How threads of numerical libraries wait on a machine that does other things too, and which threads end unheard."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
 """Sleep after some microseconds. At once, a small network on a quiet machine would lose a quarter of its speed."""
@@ -20,3 +22,19 @@ def passive(given: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     given = os.environ if given is None else given
     return {} if any(name in given for name in OWN) else dict(PASSIVE)
+
+
+@contextlib.contextmanager
+def quiet(which: Callable[[threading.ExceptHookArgs], bool]) -> Iterator[None]:
+    """Leave out the tracebacks of some threads that end by an exception while the block runs."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not which(args):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

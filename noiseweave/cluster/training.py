@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import storage, threads
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.storage import StorageError
@@ -185,6 +186,11 @@ def run_training(
     return failures[0] if failures else None
 
 
+def _of_storage(args: threading.ExceptHookArgs) -> bool:
+    """Whether a thread ended as it could not write: TensorBoard's, which says so to the loop as well."""
+    return isinstance(args.exc_value, OSError)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     """One start of a training: its checkpoints lie in ``folder/name``."""
@@ -210,7 +216,8 @@ def _inline(
             committed=lambda step, metrics: keep_newest(attempt.folder, attempt.name, attempt.keep),
         )
         try:
-            loop(task, link)
+            with threads.quiet(_of_storage):
+                loop(task, link)
             return
         except Exception as e:
             if not left or (isinstance(e, StorageError) and e.lasting):

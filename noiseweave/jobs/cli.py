@@ -16,6 +16,21 @@ from noiseweave.cluster.storage import StorageError
 from noiseweave.jobs.arguments import JOBS, SECOND, fail, parse, usage
 from noiseweave.jobs.options import meant
 
+INTERRUPTED = 130
+
+
+def command() -> int:
+    """``main``, as a process of its own.
+
+    After Ctrl-C it ends as it is, once all is closed: to take torch's and Ray's modules apart takes Python seconds.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code."""
@@ -57,8 +72,4 @@ def main(arguments: list[str] | None = None) -> int:
         fail(str(e))
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        return INTERRUPTED

@@ -376,3 +376,21 @@ def test_tallies_are_added_up_over_units(tmp_path):
         outcome.add(record)
     assert outcome.tallies["modes"] == {"a": 3, "b": 1}
     assert outcome.tallies["rejected"] == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"id": 3}'])
+def test_a_damaged_done_marker_is_named_and_no_traceback(content, tmp_path):
+    book = open_run(str(tmp_path / "out"), {"job": "x"})
+    for i in range(2):
+        book.mark("phase", UnitReport(id=f"{i:06d}", produced=1), [])
+    assert [record["id"] for record in book.records("phase")] == ["000000", "000001"]
+    storage.write(book.path("done", "phase", "000001.json"), content)
+    with pytest.raises(storage.Damaged, match=r"000001\.json: a damaged done-marker; delete it"):
+        list(book.records("phase"))
+    assert [record is None for _, record in book.found("phase")] == [False, True]
+
+
+def test_a_damaged_config_of_a_run_is_named(tmp_path):
+    storage.write(str(tmp_path / "out/_run/config.json"), b"{")
+    with pytest.raises(storage.Damaged, match=r"config\.json: no JSON"):
+        open_run(str(tmp_path / "out"), {"job": "x"})

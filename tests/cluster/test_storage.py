@@ -211,3 +211,31 @@ def test_absolute(monkeypatch, tmp_path):
     assert Path(storage.absolute("a/../b")) == tmp_path / "b"
     assert storage.absolute("~") == os.path.expanduser("~")
     assert storage.absolute("s3://b/a/../c") == "s3://b/a/../c"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xff", b"[" * 100_000, b"1" * 5000])
+def test_json_that_is_none_is_an_error_that_names_the_file(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(storage.Damaged, match=r"a\.json: no JSON"):
+        storage.read_json(str(tmp_path / "a.json"))
+
+
+def test_an_object_is_none_of_another_kind(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[1]")
+    with pytest.raises(storage.Damaged, match=r"a\.json: a JSON list where an object is expected"):
+        storage.read_object(str(tmp_path / "a.json"))
+
+
+@pytest.mark.timeout(60)
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    for read in (
+        storage.read,
+        lambda p: storage.read(p, 0, 5),
+        lambda p: storage.read_ranges(p, [(0, 1)]),
+        storage.content_of,
+        storage.open_read,
+    ):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)

@@ -256,9 +256,8 @@ def tar_inner(data: bytes, draw: Random) -> bytes:
         return flip(data, draw)
     at = draw.choice(places)
     name = data[at : at + 100].rstrip(b"\0").decode(errors="replace")
-    size = (
-        int(data[at + 124 : at + 135].strip(b"\0 ") or b"0", 8) if data[at + 124 : at + 135].isalnum() else 0
-    )
+    digits = data[at + 124 : at + 135].strip(b"\0 ")
+    size = int(digits, 8) if digits and set(digits) <= set(b"01234567") else 0
     body = mutated(name, data[at + 512 : at + 512 + size], draw)
     header = bytearray(data[at : at + 512])
     header[124:136] = b"%011o\0" % len(body)

@@ -1,7 +1,7 @@
 """One mutation: a folder built, changed and read; and many of them, in processes whose deaths are seen.
 
 A mutation is a function of (seed, number) alone. It may end with a result, with something quarantined, or with an
-error that a command turns into one line. Anything else, 30 seconds, or 3 GiB of memory, is a fault.
+error that a command turns into one line. Anything else, 20 seconds, or 3 GiB of memory, is a fault.
 """
 
 from __future__ import annotations

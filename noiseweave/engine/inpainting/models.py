@@ -15,6 +15,7 @@ from noiseweave.engine.networks import base_models, paths, safety, text_pipeline
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
+from noiseweave.engine.networks.families.registry import text_to_image
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import UNETS, ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
@@ -27,8 +28,8 @@ class InpaintFacts:
     """What a model that fills holes takes.
 
     Attributes:
-        kind: inpaint is a UNet that sees the hole and what lies around it (9 channels); latent is any other
-            pipeline of the Stable Diffusion family; pixel is a base model (ddpm, flow or linear_mixing).
+        kind: inpaint is a network that sees the hole and what lies around it; latent is any other pipeline that
+            reads texts; pixel is a base model (ddpm, flow or linear_mixing).
         channels: of its pictures, 1 or 3.
         size: side in pixels that it was made for.
         multiple: sides of its pictures are multiples of it; 0 where it draws size x size only.
@@ -98,17 +99,17 @@ def for_inpainting(model: ModelFacts) -> InpaintFacts:
     Raises:
         ValueError: one line, when it is no model that can inpaint.
     """
-    latent, seen = model.latent_channels, model.unet.get("in_channels")
+    latent, seen = model.latent_channels, model.network_channels
     if model.family in UNETS:
         return InpaintFacts(kind="pixel", channels=model.channels, size=model.side, multiple=0)
-    if model.family != "stable_diffusion":
+    if model.conditioning != "text":
         raise ValueError(
-            f"model {model.name!r}: a {model.family}; inpainting takes {', '.join(UNETS)} and pipelines of the "
-            "Stable Diffusion family"
+            f"model {model.name!r}: a {model.family}; inpainting takes {', '.join(UNETS)} and {text_to_image()}"
         )
-    if seen not in (latent, 2 * latent + 1):
+    if not model.sees_holes and seen != latent:
         raise ValueError(
-            f"model {model.name!r}: its unet takes {seen} channels; inpainting takes {latent} or {2 * latent + 1}"
+            f"model {model.name!r}: its network takes {seen} channels; inpainting takes {latent}, those of the "
+            "latents, or those of a network that is shown the hole"
         )
     kind: InpaintKind = "inpaint" if model.sees_holes else "latent"
     return InpaintFacts(kind=kind, channels=model.channels, size=model.side, multiple=model.multiple)
@@ -141,14 +142,16 @@ def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -
 
 
 def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequence[Lora]) -> Pipeline:
-    from diffusers import AutoPipelineForInpainting
+    import diffusers
 
+    family = facts.reader
+    kind = family.filling if facts.sees_holes else family.pipeline
     exact = replace(config, precision="fp32") if loras else config
-    pipeline = text_pipeline.opened(AutoPipelineForInpainting, exact, facts.folder)
+    pipeline = text_pipeline.opened(getattr(diffusers, kind), exact, facts.folder)
     if loras:
         weights.add(pipeline, loras)
         pipeline.to(DTYPES[config.precision])
     if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
-    tuning.tune(pipeline.unet, config, device)
+    tuning.tune(family.network_of(pipeline), config, device)
     return pipeline.to(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from noiseweave.engine.lora.recipes import LoraObjective
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.conditioning import POOLED, Condition, Words
+from noiseweave.engine.networks.families.registry import FAMILIES
 from noiseweave.engine.networks.latents import hole_in_latents
-from noiseweave.engine.networks.protocols import Scheduler
+from noiseweave.engine.networks.protocols import Network, Scheduler
 from noiseweave.engine.networks.recipes import Precision
 from noiseweave.engine.pictures.crops import Size
 from noiseweave.engine.records import Json
@@ -83,11 +85,13 @@ class LoraNetwork(nn.Module):
         """See ``LoraCall``."""
         embedded = self._embed(words) if "input_ids" in words else words
         each = torch.arange(len(seen_BCHW), device=seen_BCHW.device)
-        condition = Condition(words=Words(conditional=embedded, unconditional={}), guidance=1.0, which_B=each)
+        family = FAMILIES["sdxl" if POOLED in embedded else "sd"]
+        read = Words(conditional=embedded, unconditional={}, family=family)
+        condition = Condition(words=read, guidance=1.0, which_B=each)
         seen = seen_BCHW.to(
             embedded["prompt_embeds"].dtype
         )  # that of the frozen weights; latents are float32 always
-        return condition.predict(self.get_submodule("unet"), seen, t_B, size)
+        return condition.predict(cast(Network, self.get_submodule("unet")), seen, t_B, size)
 
     def _embed(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens -> embeddings, as encode_prompt of diffusers' pipelines has it."""

@@ -33,7 +33,7 @@ class Backbone:
     """A diffusion model of pixels (diffusers ``UNet2DModel`` + scheduler) with its micro-batching.
 
     Attributes:
-        unet: a diffusers UNet2DModel; called as unet(x, t, return_dict=False)[0].
+        unet: a diffusers UNet2DModel; called as unet(x, t, return_dict=False)[0]. A pipeline's may be a transformer.
         scheduler: a diffusers scheduler; of it only time steps, alphas_cumprod and config are used.
         prediction: what the network gives; the constructor's None is what the scheduler says.
         channels: 1 (grey) or 3 (RGB).
@@ -60,7 +60,7 @@ class Backbone:
         self.scheduler = scheduler
         self.prediction: Prediction = prediction or paths.prediction_of(scheduler)
         self.channels = int(unet.config.in_channels)
-        self.size = int(unet.config.sample_size)
+        self.size = int(getattr(unet.config, "sample_size", None) or 0)
         self.parts = MicroBatch(self._predict, micro_batch or limit_rows(0, device, precision), self.device)
 
     vae_scale_factor = 1
@@ -152,6 +152,8 @@ class Backbone:
 
     def _output(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if condition is None:
-            return self.unet(x.to(self.dtype), t, return_dict=False)[0].float()
+            # kernels are chosen by the order in memory too, and round differently: it is one in inversion and replay
+            x = x.to(self.dtype).contiguous()
+            return self.unet(x, t, return_dict=False)[0].float()
         height, width = (int(side) * self.vae_scale_factor for side in x.shape[2:])
         return condition.predict(self.unet, x.to(self.dtype), t, (height, width))

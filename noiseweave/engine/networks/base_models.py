@@ -178,9 +178,9 @@ def load(config: ModelConfig, device: str = "cpu", facts: ModelFacts | None = No
 
 
 def _kind(facts: ModelFacts) -> Kind:
-    if facts.family == "stable_diffusion":
+    if facts.conditioning == "text":
         raise ValueError(f"model {facts.name!r}: a {facts.pipeline}; base models have a UNet2DModel")
-    return facts.family
+    return facts.kind
 
 
 def _baseline(kind: str) -> tuple[str, Any]:

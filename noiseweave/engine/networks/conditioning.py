@@ -5,17 +5,19 @@ B rows, P prompts, L tokens of D values, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks import text_pipeline
+from noiseweave.engine.networks import text_encoding
+from noiseweave.engine.networks.families.family import Family, Guidance
+from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Pipeline, Unet
-from noiseweave.engine.networks.text_pipeline import slerp
-from noiseweave.engine.records import Json
+from noiseweave.engine.networks.protocols import Network, Pipeline, Unet
+from noiseweave.engine.networks.text_encoding import slerp
 
 POOLED = "pooled_prompt_embeds"
 
@@ -26,24 +28,42 @@ def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class How:
+    """What a call is beside its rows.
+
+    Attributes:
+        size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
+        guidance: scale, where it is an input of the network.
+    """
+
+    size: tuple[int, int]
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Words:
     """The embeddings of P prompts.
 
     Attributes:
-        conditional: prompt_embeds [P, L, D]; for SDXL pooled_prompt_embeds [P, D'] too.
-        unconditional: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all.
+        conditional: prompt_embeds [P, L, D]; of most families pooled_prompt_embeds [P, D'] too.
+        unconditional: the same names, of the negative prompts: no words, as a rule. [1, ...] where it is one for all;
+            empty where there is no classifier-free guidance.
+        family: of the pipeline that reads them.
+        guided: how its network is guided.
     """
 
     conditional: Mapping[str, Tensor]
     unconditional: Mapping[str, Tensor]
+    family: Family
+    guided: Guidance = "classifier-free"
 
     def __len__(self) -> int:
         return len(self.conditional["prompt_embeds"])
 
     @property
     def silent(self) -> bool:
-        """Whether the prompts say no more than the negative ones."""
-        return all(
+        """Whether the prompts say no more than the negative ones, so that guidance changes nothing."""
+        return bool(self.unconditional) and all(
             torch.equal(x, self.unconditional[name].expand_as(x)) for name, x in self.conditional.items()
         )
 
@@ -53,32 +73,28 @@ class Words:
         Two of them are mixed by slerp, so that a weight of 0 or 1 gives an end bit for bit; several by going
         from one to the next, each time as far as its weight is in what has come together.
         """
-        assert len(self.unconditional["prompt_embeds"]) == 1
+        assert all(len(x_P) == 1 for x_P in self.unconditional.values())
         mixed = {
             n: torch.stack([_walk(x_P, share) for share in shares]) for n, x_P in self.conditional.items()
         }
         return replace(self, conditional=mixed)
 
-    def arguments(self, which_B: Tensor, guided_G: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Json:
-        """The network's arguments for G unconditional rows, then B that are conditioned on prompts ``which_B``.
+    def output(self, network: Network, x: Tensor, t: Tensor, rows: Mapping[str, Tensor], how: How) -> Tensor:
+        """What the network gives of rows that are conditioned on ``rows``."""
+        return self.family.predict(network, x, t, rows, how.size, how.guidance)
+
+    def rows(self, which_B: Tensor, guided_G: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What G unconditional rows, then B that are conditioned on prompts ``which_B``, are conditioned on.
 
         Args:
             guided_G: int64, the prompts whose negative ones the unconditional rows have.
-            size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
         rows = {name: x_P[which_B].to(dtype) for name, x_P in self.conditional.items()}
         if len(guided_G):
             for name, x_P in self.unconditional.items():
                 null_G = x_P[guided_G if len(x_P) > 1 else torch.zeros_like(guided_G)]
                 rows[name] = torch.cat([null_G.to(dtype), rows[name]])
-        named: Json = {"encoder_hidden_states": rows["prompt_embeds"]}
-        if POOLED in rows:  # SDXL, arXiv 2307.01952: original size, no crop, target size
-            sizes = rows[POOLED].new_tensor([*size, 0, 0, *size])
-            named["added_cond_kwargs"] = {
-                "text_embeds": rows[POOLED],
-                "time_ids": sizes.expand(len(rows[POOLED]), -1),
-            }
-        return named
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +106,7 @@ class Classes:
     """
 
     weight_PK: Tensor
+    guided: ClassVar[Guidance] = "classifier-free"
 
     def __len__(self) -> int:
         return len(self.weight_PK)
@@ -108,8 +125,12 @@ class Classes:
         ]
         return Classes(weight_PK=torch.stack(rows))
 
-    def arguments(self, which_B: Tensor, guided_G: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Json:
+    def output(self, network: Network, x: Tensor, t: Tensor, rows: Mapping[str, Tensor], how: How) -> Tensor:
         """As of ``Words``; ``mixable`` must have been done to the network."""
+        return network(x, t, **rows, return_dict=False)[0]
+
+    def rows(self, which_B: Tensor, guided_G: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """As of ``Words``."""
         null_GK = torch.zeros_like(self.weight_PK[guided_G])
         null_GK[:, -1] = 1
         return {"class_labels": torch.cat([null_GK, self.weight_PK[which_B]]).to(dtype)}
@@ -151,12 +172,16 @@ def _walk(x_P: Tensor, share: Sequence[tuple[int, float]]) -> Tensor:
 
 def words_of(pipeline: Pipeline, prompts: Sequence[Prompt], dtype: torch.dtype) -> Words:
     """P prompts -> their embeddings, each distinct text encoded once; one negative for all where it is the same."""
-    found = text_pipeline.embeddings(pipeline, prompts, guided=True)
+    family = family_of(pipeline)
+    guided = family.guidance(family.network_of(pipeline).config)
+    found = text_encoding.embeddings(pipeline, prompts, guided == "classifier-free")
     found = {name: x.to(dtype) for name, x in found.items()}
     conditional = {name: x for name, x in found.items() if not name.startswith("negative_")}
     one = slice(0, 1 if len({p.negative for p in prompts}) == 1 else None)
-    unconditional = {name: found[f"negative_{name}"][one] for name in conditional}
-    return Words(conditional=conditional, unconditional=unconditional)
+    unconditional = {
+        name: found[f"negative_{name}"][one] for name in conditional if f"negative_{name}" in found
+    }
+    return Words(conditional=conditional, unconditional=unconditional, family=family, guided=guided)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,14 +208,14 @@ class Condition:
     def _guided_rows(self) -> Tensor:
         """int64 [G], their places."""
         rows_B = torch.arange(len(self.which_B), device=self.which_B.device)
-        if self.guidance == 1:
+        if self.guidance == 1 or self.words.guided != "classifier-free":
             return rows_B[:0]
         return rows_B if self.guided_B is None else rows_B[self.guided_B]
 
-    def predict(
-        self, unet: Callable[..., tuple[Tensor, ...]], x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, size: tuple[int, int]) -> Tensor:
         """The network's output, guided, float32 [B, ...]: both halves in one call; a row that is not guided has one.
+
+        Where guidance is an input of the network there is one half.
 
         Args:
             x_BCHW: what the network sees, in its precision.
@@ -198,9 +223,10 @@ class Condition:
             size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
         """
         guided_G, t_B = self._guided_rows, t_B.to(x_BCHW.device).expand(len(x_BCHW))
-        x, t = torch.cat([x_BCHW[guided_G], x_BCHW]), torch.cat([t_B[guided_G], t_B])
-        arguments = self.words.arguments(self.which_B, self.which_B[guided_G], size, x.dtype)
-        out = unet(x, t, **arguments, return_dict=False)[0].float()
+        x = torch.cat([x_BCHW[guided_G], x_BCHW]).contiguous()  # as in Backbone._output
+        t = torch.cat([t_B[guided_G], t_B])
+        rows = self.words.rows(self.which_B, self.which_B[guided_G], x.dtype)
+        out = self.words.output(network, x, t, rows, How(size=size, guidance=self.guidance)).float()
         unconditional, conditional = out[: len(guided_G)], out[len(guided_G) :]
         if not len(guided_G):
             return conditional

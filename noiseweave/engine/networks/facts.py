@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Literal, cast
 
 from noiseweave.engine.networks import latents, pretrained
+from noiseweave.engine.networks.families.family import Family
+from noiseweave.engine.networks.families.registry import BY_PIPELINE, FAMILIES
 from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind
 from noiseweave.engine.records import Json
 
-TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-PIPELINES = (*TEXT_TO_IMAGE, "StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
 OWN = "NoiseweaveModel"
 """The pipeline of our models that diffusers has none for."""
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is diffusers' safety checker
-NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "vqvae", "generator")
+NETWORKS = (
+    "unet",
+    "transformer",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "vqvae",
+    "generator",
+)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 BASE_FILES = ("*.json", "*/*.json", "*/*.safetensors")
 # plain weights only: no fp16 or non-ema doubles, no pickles, no code
@@ -23,6 +32,7 @@ PIPELINE_FILES = (
     "model_index.json",
     "*/*.json",
     "*/merges.txt",
+    "*/spiece.model",
     "*/model.safetensors",
     "*/model-0*.safetensors",
     "*/diffusion_pytorch_model.safetensors",
@@ -33,7 +43,6 @@ FP16_FILES = ("*/model.fp16*.safetensors", "*/diffusion_pytorch_model.fp16*.safe
 PIXEL_FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 PIXEL_WEIGHTS = "unet/diffusion_pytorch_model*.safetensors"
 
-Family = Literal["stable_diffusion"] | Kind
 Config = Json
 
 
@@ -45,18 +54,19 @@ class ModelFacts:
         name: as the user gave it.
         folder: with all its files.
         pipeline: the class that model_index.json names.
-        family: stable_diffusion for a pipeline with text encoders, else the kind of base model.
+        family: of ``families.registry`` for a pipeline with text encoders, else the kind of base model.
         channels: of its pictures, 1 or 3.
         side: of its square pictures, in pixels; the longer one where it was made for others.
         multiple: its sides are multiples of it, in pixels; 0 where it knows side x side alone.
         classes: that it can be conditioned on, 0 for none.
-        unet, vae, scheduler: their configs as read; empty where it has none. A baseline's own VAE is none of these.
+        unet, vae, scheduler: their configs as read; empty where it has none. A baseline's own VAE is none of these;
+            ``unet`` is the network that takes noise off, of a pipeline with a transformer that.
     """
 
     name: str
     folder: Path
     pipeline: str
-    family: Family
+    family: str
     channels: int
     side: int
     multiple: int
@@ -64,6 +74,12 @@ class ModelFacts:
     unet: Config = field(default_factory=dict)
     vae: Config = field(default_factory=dict)
     scheduler: Config = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Of a base model: which."""
+        assert self.conditioning != "text"
+        return cast(Kind, self.family)
 
     @property
     def latent(self) -> bool:
@@ -83,12 +99,29 @@ class ModelFacts:
     @property
     def conditioning(self) -> Conditioning:
         """What it can be conditioned on."""
-        return "text" if self.family == "stable_diffusion" else "class" if self.classes else "none"
+        return "text" if self.family in FAMILIES else "class" if self.classes else "none"
+
+    @property
+    def reader(self) -> Family:
+        """Of a pipeline that reads texts: its family."""
+        return FAMILIES[self.family]
+
+    @property
+    def transformer(self) -> bool:
+        """Whether its network is no U-Net."""
+        return self.conditioning == "text" and self.reader.network == "transformer"
 
     @property
     def sees_holes(self) -> bool:
-        """Whether its UNet takes the noisy latent, the mask and the masked picture's latent (arXiv 2112.10752, 4.5)."""
-        return self.latent and self.unet.get("in_channels") == 2 * self.latent_channels + 1
+        """Whether its network takes the noisy latents, the mask and the masked picture's latents."""
+        return self.conditioning == "text" and self.reader.sees_holes(self.unet, self.latent_channels)
+
+    @property
+    def network_channels(self) -> int:
+        """Channels of latents that its network takes."""
+        if self.conditioning == "text":
+            return self.reader.channels(self.unet)
+        return int(self.unet.get("in_channels") or 0)
 
     @property
     def path(self) -> Literal["vp", "straight"]:
@@ -121,15 +154,16 @@ def read_facts(name: str, size: int | None = None) -> ModelFacts:
     """
     folder = pretrained.find(name, ["model_index.json"])
     index = pretrained.read(name, folder, "model_index.json")
-    read = _read_pipeline if index.get("_class_name") in PIPELINES else _read_base
+    read = _read_pipeline if index.get("_class_name") in BY_PIPELINE else _read_base
     return read(name, index, size)
 
 
 def fingerprint(facts: ModelFacts) -> str:
     """SHA-256 over the model's configs, vocabulary and weights, 16 hex digits: the same files, the same model."""
     folder = facts.folder
-    if facts.family == "stable_diffusion":
-        files = [f for f in sorted(folder.glob("*/*")) if f.suffix in (".json", ".txt", ".safetensors")]
+    if facts.conditioning == "text":
+        kinds = (".json", ".txt", ".model", ".safetensors")
+        files = [f for f in sorted(folder.glob("*/*")) if f.suffix in kinds]
     else:
         parts = [k for k in pretrained.read(facts.name, folder, "model_index.json") if not k.startswith("_")]
         inside = [f for part in sorted(parts) for f in sorted((folder / part).glob("*"))]
@@ -138,26 +172,30 @@ def fingerprint(facts: ModelFacts) -> str:
 
 
 def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:
-    """A pipeline of the Stable Diffusion family."""
-    folder = pretrained.find(name, PIPELINE_FILES)
+    """A pipeline of one of the families."""
+    folder, family = pretrained.find(name, PIPELINE_FILES), BY_PIPELINE[index["_class_name"]]
     if not all(any((folder / part).glob("*.safetensors")) for part in NETWORKS if part in index):
         pretrained.find(name, FP16_FILES)
     _check_parts(name, folder, index)
-    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in ("unet", "vae"))
-    side = unet.get("sample_size")
+    lacks = next((part for part in family.parts if not (index.get(part) or [None])[0]), None)
+    if lacks:
+        raise ValueError(f"model {name!r}: a {index['_class_name']} without {lacks}, which it needs")
+    unet, vae = (pretrained.read(name, folder, f"{part}/config.json") for part in (family.network, "vae"))
+    side, factor = family.side(unet), latents.vae_scale_factor(vae)
     if not latents.blocks_of(vae) or not side:
         raise ValueError(f"model {name!r}: {folder} does not say the size of its pictures")
-    factor = latents.vae_scale_factor(vae)
-    made_for = (side if isinstance(side, int) else max(side)) * factor
+    made_for, most = side * factor, family.most(unet)
+    if size is not None and most is not None and size > most * factor:
+        raise ValueError(f"size={size}: model {name!r} takes at most {most * factor}")
     return ModelFacts(
         name=name,
         folder=folder,
         pipeline=str(index["_class_name"]),
-        family="stable_diffusion",
+        family=family.name,
         channels=int(vae.get("out_channels", 3)),
         # UNet2DConditionModel pads what it cannot halve, UNet2DModel does not
-        side=_side(name, size, made_for, factor),
-        multiple=factor,
+        side=_side(name, size, made_for, factor * family.patch),
+        multiple=factor * family.patch,
         unet=unet,
         vae=vae,
         scheduler=pretrained.read(name, folder, "scheduler/scheduler_config.json"),
@@ -191,7 +229,7 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
         name=name,
         folder=folder,
         pipeline=pipeline,
-        family=cast(Family, own["kind"] if own else "flow" if flow else "ddpm"),
+        family=own["kind"] if own else "flow" if flow else "ddpm",
         channels=own["channels"] if own else int(vae.get("out_channels", 3) if vae else unet["in_channels"]),
         side=_side(name, size, own["size"] if own else unet["sample_size"] * factor, multiple),
         multiple=multiple,
@@ -204,12 +242,13 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
 
 def _check_family(name: str, index: Config) -> None:
     """Raise ValueError, one line, for a pipeline of another family than ours."""
-    pipeline, unet_class = index.get("_class_name"), (index.get("unet") or [None, None])[1]
+    pipeline, named = index.get("_class_name"), index.get("unet")
+    unet_class = named[1] if isinstance(named, list) and len(named) == 2 else None
     if unet_class == "UNet2DModel" or pipeline == OWN:
         return
     what = f"a {pipeline}" if pipeline else "its model_index.json names no pipeline"
     unet = f", its unet is {unet_class}" if unet_class else ""
-    known = f"pixel models (UNet2DModel: DDPMPipeline), LDMPipeline, {', '.join(PIPELINES)}"
+    known = f"pixel models (UNet2DModel: DDPMPipeline), LDMPipeline, {', '.join(BY_PIPELINE)}"
     raise ValueError(f"model {name!r}: {what}{unet}; supported are {known}")
 
 

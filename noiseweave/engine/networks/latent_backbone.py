@@ -1,7 +1,7 @@
 """Latent models as the algorithms see them (Rombach et al., arXiv 2112.10752), with words where they read any.
 
 B rows, P prompts, L tokens of D values; C, H, W are those of latents. Two layouts of folders: pipelines of the
-Stable Diffusion family, and the LDMPipeline without words that ``noiseweave train --model.vae`` writes.
+``families``, and the LDMPipeline without words that ``noiseweave train --model.vae`` writes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.diffusion.path import Denoiser, Prediction
+from noiseweave.engine.checks import check_steps
+from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction, straight_path
+from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
@@ -36,7 +38,7 @@ class LatentNetworks:
     """The parts of a latent model.
 
     Attributes:
-        unet: UNet2DConditionModel, or UNet2DModel of a model without text.
+        unet: UNet2DConditionModel or a transformer; UNet2DModel of a model without text.
         vae: AutoencoderKL or AutoencoderTiny.
         text: the pipeline that reads prompts, or None.
         prediction: what the unet gives; None is what the scheduler says.
@@ -81,6 +83,16 @@ class LatentBackbone(Backbone):
         few = max(1, most // VAE_SHARE)
         self.encoding = MicroBatch(self._encode, few, self.device)
         self.decoding = MicroBatch(self._decode, few, self.device)
+
+    def path(self, recipe: InversionRecipe) -> Path:
+        """The steps of a recipe: of a pipeline that is a flow, those that its family takes for this size."""
+        if self.text is None or not paths.is_straight(self.scheduler):
+            return super().path(recipe)
+        steps, trained = recipe.num_steps, int(self.scheduler.config.num_train_timesteps)
+        check_steps("inversion.num_steps", steps, trained)
+        side = self.size // self.vae_scale_factor
+        sigma_S = self.text.family.sigmas(self.scheduler, steps, (side, side))
+        return straight_path(sigma_S, trained, recipe.skip, self.prediction, recipe.eta)
 
     @torch.inference_mode()
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
@@ -158,5 +170,5 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
         return LatentBackbone(parts, paths.stepping(base.scheduler), device, **more)
     text = text_pipeline.load(config, TextRecipe(steps=1), device, model)
     scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
-    networks = LatentNetworks(unet=text.pipeline.unet, vae=text.pipeline.vae, text=text)
+    networks = LatentNetworks(unet=text.network, vae=text.pipeline.vae, text=text)
     return LatentBackbone(networks, scheduler, device, **more)

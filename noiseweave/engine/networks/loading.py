@@ -12,10 +12,12 @@ from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import facts, latent_backbone, pretrained, tuning
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.facts import ModelFacts
+from noiseweave.engine.networks.families.registry import text_to_image
 from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe
 
 TARGETS = ("epsilon", "v_prediction", "sample")
 VAES = ("AutoencoderKL", "AutoencoderTiny")
+UNET_FAMILIES = ("sd", "sdxl")
 
 
 def describe(name: str, size: int | None = None) -> ModelFacts:
@@ -29,7 +31,7 @@ def describe(name: str, size: int | None = None) -> ModelFacts:
     """
     found = facts.read_facts(name, size)
     _check_path(found)
-    if not isinstance(found.unet.get("sample_size"), int):
+    if isinstance(found.unet.get("sample_size"), (list, tuple)):
         raise ValueError(f"model {name!r}: supported are square pictures")
     if (kind := found.unet.get("class_embed_type")) is not None:
         raise ValueError(
@@ -44,10 +46,10 @@ def _check_path(model: ModelFacts) -> None:
         raise ValueError(
             f"model {model.name!r}: a {model.family}; noise maps need a model that takes noise off step by step"
         )
-    if model.path == "straight" and model.family == "stable_diffusion":
+    if model.path == "straight" and model.family in UNET_FAMILIES:
         raise ValueError(
-            f"model {model.name!r}: a {model.pipeline} with {model.scheduler['_class_name']}; of pipelines "
-            "those with a noise schedule are supported, of flows those that train makes"
+            f"model {model.name!r}: a {model.pipeline} with {model.scheduler['_class_name']}; of this family "
+            "those with a noise schedule are supported"
         )
     if model.path == "vp" and model.prediction not in TARGETS:
         raise ValueError(
@@ -67,10 +69,10 @@ def _check_latents(model: ModelFacts) -> None:
     name, kind = model.name, model.vae.get("_class_name")
     if kind not in VAES:
         raise ValueError(f"model {name!r}: its VAE is a {kind}; supported are {' and '.join(VAES)}")
-    channels = model.unet.get("in_channels")
+    channels = model.network_channels
     if channels != model.latent_channels:
         raise ValueError(
-            f"model {name!r}: its unet takes {channels} channels and its vae gives {model.latent_channels}"
+            f"model {name!r}: its network takes {channels} channels and its vae gives {model.latent_channels}"
         )
 
 
@@ -78,8 +80,26 @@ def check_prompt(model: ModelFacts, prompt: PromptRecipe) -> None:
     """Raise ValueError when a prompt says something that the model cannot be conditioned on."""
     given = None if model.conditioning == "text" else prompt.given(guidance=model.conditioning == "none")
     if given:
-        known = " and ".join(facts.TEXT_TO_IMAGE)
+        known = text_to_image()
         raise ValueError(f"{given}: model {model.name!r} reads no words; prompts are for {known}")
+
+
+def settled_prompt(model: ModelFacts, prompt: PromptRecipe) -> PromptRecipe:
+    """The recipe with what is usual for the model's family, where nothing is chosen.
+
+    Raises:
+        ValueError: it says something that the model cannot be conditioned on.
+    """
+    check_prompt(model, prompt)
+    if model.conditioning != "text":
+        return prompt
+    if model.reader.guidance(model.unet) == "none":
+        for name in ("guidance_source", "guidance_target"):
+            value = getattr(prompt, name)
+            checks.check(
+                value in (None, 1), f"prompt.{name}", value, "1, as the model was distilled without guidance"
+            )
+    return prompt.settled(model.reader.usual(model.unet).edit)
 
 
 def check_chain(model: ModelFacts, recipe: InversionRecipe) -> None:

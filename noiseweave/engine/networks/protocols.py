@@ -59,6 +59,7 @@ class Scheduler(Protocol):
     from_config: Callable[..., Scheduler]
     alphas_cumprod: Tensor
     timesteps: Tensor
+    sigmas: Tensor
     order: int
     init_noise_sigma: float
     model_outputs: list[Tensor]
@@ -70,9 +71,8 @@ class Scheduler(Protocol):
 
 
 class Pipeline(Protocol):
-    """A diffusers pipeline of the Stable Diffusion family."""
+    """A diffusers pipeline that reads texts; its network is ``unet`` or ``transformer``, as its family says."""
 
-    unet: Any
     vae: Any
     scheduler: Any
     tokenizer: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from noiseweave.engine.checks import check
@@ -92,8 +92,9 @@ class PromptRecipe:
         target: the replay's prompt: with it, pictures are edited. null takes the source again, so that a
             picture comes back as it was, and a fused one has its parents' texts, mixed by their weights.
         guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
-            takes 1, or 3.5 with a target (arXiv 2304.06140).
-        guidance_target: that of the replay. null takes guidance_source, or 15 with a target.
+            takes 1, or 3.5 with a target (arXiv 2304.06140); of FLUX.1 dev, whose guidance is an input, 1.5.
+        guidance_target: that of the replay. null takes guidance_source, or 15 with a target; of SD3 13.5, of FLUX.1
+            dev 5.5 (arXiv 2412.08629).
         guidance_interval: lowest and highest noise at which there is guidance, of both (arXiv 2404.07724): sigma of
             alpha picture + sigma noise, 0 to 1. A step outside costs one row of the network in place of two. null
             is everywhere.
@@ -141,6 +142,13 @@ class PromptRecipe:
             guidance_target=self.guidance_target or guidance,
             guidance_interval=self.interval,
         )
+
+    def settled(self, edit: tuple[float, float]) -> PromptRecipe:
+        """With the guidance of an edit, where there is a target and none is chosen: of inversion and replay."""
+        if self.target is None:
+            return self
+        source, target = self.guidance_source, self.guidance_target
+        return replace(self, guidance_source=source or edit[0], guidance_target=target or edit[1])
 
     def of(self, labels: Sequence[str | None], captions: Sequence[str | None]) -> Prompts:
         """The texts of B pictures.
@@ -190,18 +198,70 @@ TextSampler = Literal["dpm-solver++", "ddim", "ddpm", "euler", "pipeline"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usual:
+    """What is taken of a family of models where a user does not choose.
+
+    Attributes:
+        sampler, steps, guidance: of a drawing, as ``TextRecipe`` has them.
+        edit: guidance of the inversion and of the replay of a text-guided edit.
+    """
+
+    sampler: TextSampler = "pipeline"
+    steps: int
+    guidance: float
+    edit: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How a text-to-image model draws; null takes what is usual for its family.
+
+    Args:
+        sampler: dpm-solver++ (second order multistep, Lu et al., arXiv 2211.01095), ddim, ddpm (ancestral),
+            euler, or pipeline, the scheduler that the model's folder names. null takes dpm-solver++, and pipeline of a
+            flow (SD3, FLUX.1), which has that and euler alone.
+        steps: of the sampler, at most as many as the model was trained with. null takes 25; 28 of SD3 and FLUX.1 dev,
+            4 of FLUX.1 schnell.
+        guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
+            negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev takes it as an input
+            instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 1 of FLUX.1 schnell, which has no other.
+        height: pixels, a multiple of 8, of SD3 and FLUX.1 of 16; null takes what the model was made for.
+        width: as height.
+        eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
+    """
+
+    sampler: TextSampler | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    height: int | None = None
+    width: int | None = None
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.of(Usual(sampler="ddim" if self.eta else "pipeline", steps=1, guidance=1.0, edit=(1.0, 1.0)))
+
+    def of(self, usual: Usual) -> TextRecipe:
+        """The recipe, with what was not chosen taken from a family.
+
+        Raises:
+            ValueError: as of ``TextRecipe``.
+        """
+        return TextRecipe(
+            sampler=self.sampler or usual.sampler,
+            steps=usual.steps if self.steps is None else self.steps,
+            guidance=usual.guidance if self.guidance is None else self.guidance,
+            height=self.height,
+            width=self.width,
+            eta=self.eta,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextRecipe:
     """How a text-to-image model draws.
 
     Args:
-        sampler: dpm-solver++ (second order multistep, Lu et al., arXiv 2211.01095), ddim, ddpm (ancestral),
-            euler, or pipeline, the scheduler that the model's folder names.
-        steps: of the sampler, at most as many as the model was trained with.
-        guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
-            negative prompt has no effect. Above 1 each step has two network calls.
-        height: pixels, a multiple of 8; null takes what the model was made for.
-        width: pixels, a multiple of 8; null takes what the model was made for.
-        eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
+        sampler, steps, guidance, height, width, eta: as ``TextOptions`` has them, chosen.
     """
 
     sampler: TextSampler = "dpm-solver++"

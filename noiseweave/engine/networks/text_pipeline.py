@@ -1,12 +1,12 @@
-"""Words -> pictures: pipelines of the Stable Diffusion family (Rombach et al., arXiv 2112.10752).
+"""Words -> pictures: diffusers' own pipelines, of the ``families``.
 
-B pictures, H x W pixels, K kept steps, L tokens of D values; z is a latent.
+B pictures, H x W pixels, K kept steps; z is a latent.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine import spans
-from noiseweave.engine.checks import check_steps
-from noiseweave.engine.networks import pretrained, safety, tuning
-from noiseweave.engine.networks.facts import TEXT_TO_IMAGE, ModelFacts, read_facts
+from noiseweave.engine.checks import check, check_steps
+from noiseweave.engine.networks import latents, paths, pretrained, safety, text_encoding, tuning
+from noiseweave.engine.networks.facts import ModelFacts, read_facts
+from noiseweave.engine.networks.families.family import Family
+from noiseweave.engine.networks.families.registry import family_of, text_to_image
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
@@ -28,8 +30,8 @@ from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import generator
 
+FLOW_SAMPLERS = ("euler", "pipeline")
 X0_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler")
-PARALLEL = 1e-3  # sine of the angle below which slerp is lerp to float32's precision
 
 
 @dataclass(kw_only=True)
@@ -37,7 +39,7 @@ class TextModel:
     """A pipeline, ready to draw.
 
     Attributes:
-        pipeline: diffusers' StableDiffusionPipeline or StableDiffusionXLPipeline.
+        pipeline: diffusers', of one of the ``families``.
         scheduler: the one that its folder names; each drawing makes its own from this one's config.
         micro_batch: pictures in one call, halved for good when memory runs out.
         checker: the safety checker that its folder has, or None.
@@ -48,16 +50,26 @@ class TextModel:
     micro_batch: int
     checker: SafetyChecker | None = None
 
+    @property
+    def family(self) -> Family:
+        """What the pipeline is of."""
+        return family_of(self.pipeline)
+
+    @property
+    def network(self) -> Any:
+        """The network that takes noise off."""
+        return self.family.network_of(self.pipeline)
+
     def size(self, recipe: TextRecipe) -> tuple[int, int]:
         """(height, width) in pixels of what a recipe draws."""
-        made_for = self.pipeline.unet.config.sample_size
-        sides = (made_for, made_for) if isinstance(made_for, int) else tuple(made_for)
-        height, width = (int(side) * int(self.pipeline.vae_scale_factor) for side in sides)
+        height, width = self.family.size(self.pipeline)
         return recipe.height or height, recipe.width or width
 
     def calls(self, recipe: TextRecipe) -> int:
         """Network evaluations of one picture, guided ones counted once."""
         scheduler = text_scheduler(self, recipe)
+        if paths.is_straight(scheduler):
+            return recipe.steps
         scheduler.set_timesteps(recipe.steps)
         return len(scheduler.timesteps)
 
@@ -65,11 +77,28 @@ class TextModel:
 def check_text_to_image(facts: ModelFacts) -> None:
     """Raise ValueError, one line, when a model does not draw pictures from texts."""
     name, kind = facts.name, facts.pipeline
-    if kind not in TEXT_TO_IMAGE:
-        raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {' or '.join(TEXT_TO_IMAGE)}")
-    channels, latent = facts.unet.get("in_channels"), facts.latent_channels
+    if facts.conditioning != "text" or kind == facts.reader.filling:
+        raise ValueError(f"model {name!r}: it is a {kind}; text-to-image takes {text_to_image()}")
+    channels, latent = facts.network_channels, facts.latent_channels
     if channels != latent:
-        raise ValueError(f"model {name!r}: its unet takes {channels} channels and its vae gives {latent}")
+        raise ValueError(f"model {name!r}: its network takes {channels} channels and its vae gives {latent}")
+
+
+def check_recipe(facts: ModelFacts, recipe: TextRecipe) -> None:
+    """Raise ValueError, one line, when a model cannot draw by a recipe."""
+    check_steps("text.steps", recipe.steps, facts.trained_steps)
+    family, multiple = facts.reader, facts.multiple
+    if facts.path == "straight":
+        fits = recipe.sampler in FLOW_SAMPLERS
+        check(fits, "text.sampler", recipe.sampler, f"{' or '.join(FLOW_SAMPLERS)}, as the model is a flow")
+        check(recipe.eta == 0, "text.eta", recipe.eta, "0, as the model is a flow")
+    guided = family.guidance(facts.unet) != "none" or recipe.guidance == 1
+    check(guided, "text.guidance", recipe.guidance, "1, as the model was distilled without guidance")
+    most = (family.most(facts.unet) or 8192) * facts.vae_scale_factor
+    for name in ("height", "width"):
+        value = getattr(recipe, name)
+        fits = value is None or (value % multiple == 0 and value <= most)
+        check(fits, f"text.{name}", value, f"a multiple of {multiple}, at most {most}, as the model takes")
 
 
 def load(
@@ -87,23 +116,26 @@ def load(
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
     """
-    from diffusers import AutoPipelineForText2Image
+    import diffusers
 
     facts = facts or read_facts(config.name)
     check_text_to_image(facts)
-    pipeline = opened(AutoPipelineForText2Image, config, facts.folder)
+    pipeline = opened(getattr(diffusers, facts.reader.pipeline), config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     checker = safety.taken_from(pipeline.to(device))
     model = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=checker)
     text_scheduler(model, recipe)
-    tuning.tune(pipeline.unet, config, device)
+    tuning.tune(model.network, config, device)
     return model
 
 
 def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
-    """A pipeline in its precision, as one of diffusers' AutoPipelines makes it; ``parts`` instead of the folder's."""
+    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's."""
     pretrained.quiet()
+    index = pretrained.read(config.name, folder, "model_index.json")
+    # what the folder says that it does without: diffusers takes a part of no default for forgotten
+    parts = {part: None for part, named in index.items() if named == [None, None]} | parts
     if not config.safety_checker and (folder / "safety_checker").is_dir():
         parts["safety_checker"] = None
     with pretrained.one_line(config.name, folder):
@@ -128,7 +160,7 @@ def text_scheduler(model: TextModel, recipe: TextRecipe) -> Scheduler:
 
     config = model.scheduler.config
     check_steps("text.steps", recipe.steps, int(config.num_train_timesteps))
-    if recipe.sampler == "pipeline":
+    if recipe.sampler == "pipeline" or paths.is_straight(model.scheduler):
         return model.scheduler.from_config(config)
     if recipe.sampler == "dpm-solver++":
         return diffusers.DPMSolverMultistepScheduler.from_config(
@@ -139,82 +171,6 @@ def text_scheduler(model: TextModel, recipe: TextRecipe) -> Scheduler:
     kind: Any = diffusers.DDPMScheduler if recipe.sampler == "ddpm" else diffusers.DDIMScheduler
     # a latent goes beyond [-1, 1]; without a word in the config both of them would clip it
     return kind.from_config(config, clip_sample=False, thresholding=False)
-
-
-def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
-    """Spherical interpolation along the last dimension (Shoemake, SIGGRAPH 1985), float32 [..., D].
-
-    ``sin((1 - mix) w) / sin(w) a + sin(mix w) / sin(w) b``, w the angle between a and b: a at mix 0 and b at 1,
-    bit for bit. Each vector turns on its own: cross-attention reads a prompt token by token, and the end of
-    CLIP's transformer is a normalisation of each token, so it is each token's length that must stay.
-    Parallel and opposite vectors have no one arc between them and are mixed linearly.
-    """
-    a, b = a.float(), b.float()
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
-    w = cosine.acos()
-    turned = torch.sin((1 - mix) * w) / torch.sin(w) * a + torch.sin(mix * w) / torch.sin(w) * b
-    return torch.where(torch.sin(w) < PARALLEL, torch.lerp(a, b, mix), turned)
-
-
-def _encoder(pipeline: Pipeline) -> Callable[[str, bool], tuple[Tensor, ...]]:
-    """(text, as negative?) -> its embedding [1, L, D], and for SDXL the pooled one [1, D] too; each once."""
-
-    @functools.cache
-    def encode(text: str, negative: bool) -> tuple[Tensor, ...]:
-        if not negative:
-            words, none = text, None
-        else:  # None and not "": SDXL's own way of no words may be zeros
-            words, none = "", text or None
-        out = pipeline.encode_prompt(
-            prompt=words,
-            device=pipeline.device,
-            num_images_per_prompt=1,
-            negative_prompt=none,
-            do_classifier_free_guidance=negative,
-        )
-        return tuple(out[int(negative) :: 2])
-
-    return encode
-
-
-def embeddings(pipeline: Pipeline, prompts: Sequence[Prompt], guided: bool) -> dict[str, Tensor]:
-    """The pipeline's arguments prompt_embeds [B, L, D], pooled_prompt_embeds, and if guided the negative ones."""
-    encode = _encoder(pipeline)
-
-    def mixed(p: Prompt) -> Iterable[Tensor]:
-        a = encode(p.text, False)
-        if p.other is None:
-            return a
-        pairs = zip(a, encode(p.other, False), strict=True)
-        return [slerp(x, y, p.mix).to(x.dtype) for x, y in pairs]
-
-    names = ("prompt_embeds", "pooled_prompt_embeds")
-    positive = [torch.cat(t) for t in zip(*map(mixed, prompts), strict=True)]
-    out = dict(zip(names, positive, strict=False))
-    if guided:
-        negative = [torch.cat(t) for t in zip(*(encode(p.negative, True) for p in prompts), strict=True)]
-        out |= {f"negative_{n}": t for n, t in zip(names, negative, strict=False)}
-    return out
-
-
-def too_long(model: TextModel, prompts: Iterable[Prompt]) -> list[str]:
-    """The distinct texts, negative ones too, that a tokenizer of the pipeline truncates, in their order.
-
-    CLIP reads 77 tokens, the two around the words included; what comes after has no effect on the picture.
-    """
-    tokenizers = [model.pipeline.tokenizer, getattr(model.pipeline, "tokenizer_2", None)]
-    texts = dict.fromkeys(t for p in prompts for t in (p.text, p.other, p.negative) if t)
-    return [t for t in texts if any(k and len(k(t).input_ids) > k.model_max_length for k in tokenizers)]
-
-
-def truncated_ends(model: TextModel, prompts: Iterable[Prompt]) -> dict[str, str]:
-    """The texts of ``too_long`` -> the ends that the tokenizer has no room for."""
-    k = model.pipeline.tokenizer  # the last of its places is the end's own
-
-    def end(text: str) -> str:
-        return str(k.decode(k(text).input_ids[k.model_max_length - 1 : -1])).strip()
-
-    return {text: end(text) for text in too_long(model, prompts)}
 
 
 def draw_prompts(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:
@@ -281,22 +237,25 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     beliefs = _recorded(pipe.scheduler) if kept else []
     height, width = model.size(recipe)
     generators = [generator(seed, "sample", p.key) for p in prompts]
-    shape = (pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    family, config = model.family, model.network.config
+    inside = height // pipe.vae_scale_factor, width // pipe.vae_scale_factor
+    shape = (family.channels(config), *inside)
     z = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    guided = recipe.guidance > 1 and family.guidance(config) == "classifier-free"
     out = pipe(
-        **embeddings(pipe, prompts, recipe.guidance > 1),
-        latents=z.to(pipe.unet.dtype),
+        **text_encoding.embeddings(pipe, prompts, guided),
+        **family.options(recipe.guidance, recipe.eta),
+        latents=family.pack(z).to(model.network.dtype),
         height=height,
         width=width,
         num_inference_steps=recipe.steps,
-        guidance_scale=recipe.guidance,
-        eta=recipe.eta,
         generator=generators,
         output_type="np",
         callback_on_step_end=_counted,
     )
     spread = np.linspace(0, len(beliefs) - 1, min(kept, len(beliefs))).round().astype(int)
-    seen = np.stack([*(_decoded(pipe, beliefs[i]) for i in spread), out.images], axis=1)
+    shown = [_decoded(pipe, family.unpack(beliefs[i], inside)) for i in spread]
+    seen = np.stack([*shown, out.images], axis=1)
     if not np.isfinite(seen).all():
         raise ValueError(
             f"prompt {prompts[0].text!r}: the model gave no finite picture; try another precision"
@@ -313,7 +272,8 @@ def _counted(pipe: Pipeline, step: int, t: Tensor, kept: Json) -> Json:
 def _recorded(scheduler: Scheduler) -> list[Tensor]:
     """A list that each step of this scheduler appends its predicted x_0 to, [B, C, h, w] latents."""
     own = getattr(scheduler.config, "algorithm_type", "") in ("dpmsolver++", "sde-dpmsolver++")
-    if not own and type(scheduler).__name__ not in X0_SCHEDULERS:
+    flow = paths.is_straight(scheduler)
+    if not own and not flow and type(scheduler).__name__ not in X0_SCHEDULERS:
         raise ValueError(
             f"text.sampler='pipeline': {type(scheduler).__name__} does not report its predictions of x_0; a "
             "trajectory needs dpm-solver++, ddim, ddpm or euler"
@@ -321,9 +281,12 @@ def _recorded(scheduler: Scheduler) -> list[Tensor]:
     step, seen = scheduler.step, []
 
     @functools.wraps(step)  # the pipeline asks step's signature whether it takes eta and generator
-    def recording(*args: object, **named: object) -> object:
-        out = step(*args, **named)
-        seen.append(scheduler.model_outputs[-1] if own else out[1])  # DPM-Solver++ keeps them to itself
+    def recording(output: Tensor, t: Tensor, x: Tensor, **named: object) -> object:
+        out = step(output, t, x, **named)
+        if flow:
+            seen.append(x.float() - float(t) / scheduler.config.num_train_timesteps * output.float())
+        else:
+            seen.append(scheduler.model_outputs[-1] if own else out[1])  # DPM-Solver++ keeps them to itself
         return out
 
     scheduler.step = recording
@@ -333,15 +296,8 @@ def _recorded(scheduler: Scheduler) -> list[Tensor]:
 def _decoded(pipe: Pipeline, z_BCHW: Tensor) -> np.ndarray:
     """Latents -> float [B, H, W, 3] in [0, 1], as the pipelines decode their last one."""
     vae, half = pipe.vae, pipe.vae.dtype
-    mean, std = (getattr(vae.config, f"latents_{n}", None) for n in ("mean", "std"))
-    z = z_BCHW.float()
-    if mean is not None and std is not None:
-        z = z * z.new_tensor(std).view(1, -1, 1, 1)
-    z = z / vae.config.scaling_factor
-    if mean is not None and std is not None:
-        z = z + z.new_tensor(mean).view(1, -1, 1, 1)
     if half == torch.float16 and vae.config.force_upcast:  # SDXL's overflows in float16
         vae.to(torch.float32)
-    image = vae.decode(z.to(vae.dtype), return_dict=False)[0]
+    image = latents.decode(vae, z_BCHW)
     vae.to(half)
     return pipe.image_processor.postprocess(image, output_type="np")

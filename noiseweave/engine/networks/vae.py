@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.networks.sizes import widths
-from noiseweave.engine.networks.text_pipeline import slerp
+from noiseweave.engine.networks.text_encoding import slerp
 
 LIMIT = 10.0  # of |log sigma^2|: exp(10) still fits float16, and sigma = exp(-5) is as good as none
 GROUPS = 8

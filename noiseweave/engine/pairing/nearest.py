@@ -13,34 +13,18 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from noiseweave.engine.pairing import drawing
+from noiseweave.engine.pairing.blocks import GRID, SLACK, Block, may_pair, similarity_of
 from noiseweave.engine.pairing.recipes import PairingRecipe
 
-GRID = 1 << 20
-SLACK = 4 / GRID  # more than the rounding of a float32 product of two unit vectors
 NONE = -(2 << 20)  # below every similarity on the grid
-CHUNK = 2048  # candidates whose float64 products are held at once: few enough to stay in the cache
 Columns = Iterable[tuple[int, np.ndarray, np.ndarray]]
 """(first row number, float32 [C, D], int64 [C] labels, -1 for none), in any order, each row once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Block:
-    """Consecutive rows of the feature table: ``first`` row number, unit features [R, D] and labels [R]."""
-
-    first: int
-    f_RD: Tensor
-    label_R: Tensor
-
-    @staticmethod
-    def of(first: int, f_RD: np.ndarray, label_R: np.ndarray, device: str) -> _Block:
-        f, label = torch.from_numpy(np.array(f_RD)).to(device), torch.from_numpy(np.array(label_R)).to(device)
-        return _Block(first=first, f_RD=f, label_R=label)
 
 
 def nearest(
@@ -50,29 +34,44 @@ def nearest(
     columns: Columns,
     recipe: PairingRecipe,
     device: str = "cpu",
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The K most similar allowed partners of each of R rows, streamed over all columns.
+    """K allowed partners of each of R rows, the most similar or over the range, streamed over all columns.
 
     Args:
         first: row number of the first row of the block.
         f_RD: float32 [R, D], unit length.
         label_R: int64 [R].
+        seed: with ``draw: range`` it says which.
 
     Returns:
         (a, b, similarity): int64, int64, float64 [M], a the block's row, at most R * K entries.
     """
-    rows = _Block.of(first, f_RD, label_R, device)
-    best_s = torch.full((len(rows.f_RD), recipe.top_k), NONE, dtype=torch.int64, device=device)
+    rows = Block.of(first, f_RD, label_R, device)
+    blocks = (Block.of(start, f_CD, label_C, device) for start, f_CD, label_C in columns)
+    if recipe.draw == "range":
+        drawn = drawing.Drawn.none(len(f_RD), recipe, device)
+        for block in blocks:
+            drawn = drawing.merge(rows, block, drawn, recipe, seed)
+        a, b, s = drawn.pairs(recipe)
+    else:
+        a, b, s = _most_similar(rows, blocks, recipe)
+    return (a + first).cpu().numpy(), b.cpu().numpy(), (s.double() / GRID).cpu().numpy()
+
+
+def _most_similar(
+    rows: Block, blocks: Iterable[Block], recipe: PairingRecipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    best_s = torch.full((len(rows.f_RD), recipe.top_k), NONE, dtype=torch.int64, device=rows.f_RD.device)
     best_b = torch.zeros_like(best_s)
-    for start, f_CD, label_C in columns:
-        best_s, best_b = _merge(rows, _Block.of(start, f_CD, label_C, device), best_s, best_b, recipe)
+    for block in blocks:
+        best_s, best_b = _merge(rows, block, best_s, best_b, recipe)
     a, k = torch.nonzero(best_s > NONE, as_tuple=True)
-    similarity = best_s[a, k].double() / GRID
-    return (a + first).cpu().numpy(), best_b[a, k].cpu().numpy(), similarity.cpu().numpy()
+    return a, best_b[a, k], best_s[a, k]
 
 
 def _merge(
-    rows: _Block, columns: _Block, best_s: Tensor, best_b: Tensor, recipe: PairingRecipe
+    rows: Block, columns: Block, best_s: Tensor, best_b: Tensor, recipe: PairingRecipe
 ) -> tuple[Tensor, Tensor]:
     """Take a block's candidates into the running top K, [R, K] similarities on the grid and row numbers."""
     s_RC = rows.f_RD @ columns.f_RD.T
@@ -82,14 +81,14 @@ def _merge(
     if int(candidate_RC.count_nonzero()) > 4 * best_s.numel():  # or the K-th best of this block alone
         candidate_RC &= s_RC >= _kth_best(s_RC, rows, columns, recipe)[:, None] - 2 * SLACK
     r, c = candidate_RC.nonzero(as_tuple=True)
-    keep = _may_pair(rows, columns, r, c, recipe)
+    keep = may_pair(rows, columns, r, c, recipe)
     r, c = r[keep], c[keep]
-    s = _similarity(rows, columns, r, c)
+    s = similarity_of(rows, columns, r, c)
     keep = (s >= round(recipe.threshold * GRID)) & (s <= round(recipe.upper * GRID))
     return _best(r[keep], s[keep], c[keep] + columns.first, best_s, best_b)
 
 
-def _kth_best(s_RC: Tensor, rows: _Block, columns: _Block, recipe: PairingRecipe) -> Tensor:
+def _kth_best(s_RC: Tensor, rows: Block, columns: Block, recipe: PairingRecipe) -> Tensor:
     """float32 [R]: at least K of a row's allowed partners in this block reach it, give or take the slack."""
     allowed_RC = s_RC <= (recipe.upper - SLACK if recipe.upper < 1 else 2.0)
     low = max(rows.first, columns.first)
@@ -100,21 +99,6 @@ def _kth_best(s_RC: Tensor, rows: _Block, columns: _Block, recipe: PairingRecipe
     if s_RC.shape[1] < recipe.top_k:
         return s_RC.new_full((len(s_RC),), -2.0)
     return s_RC.masked_fill(~allowed_RC, -2.0).topk(recipe.top_k, dim=1, sorted=False).values.amin(1)
-
-
-def _may_pair(rows: _Block, columns: _Block, r: Tensor, c: Tensor, recipe: PairingRecipe) -> Tensor:
-    """bool [M]: not itself, and of the same class where that is asked for."""
-    other = r + rows.first != c + columns.first
-    return other & (rows.label_R[r] == columns.label_R[c]) if recipe.classes == "same_class" else other
-
-
-def _similarity(rows: _Block, columns: _Block, r: Tensor, c: Tensor) -> Tensor:
-    """int64 [M]: the cosine on the grid, the same whatever the block was."""
-    s = [
-        torch.linalg.vecdot(rows.f_RD[i].double(), columns.f_RD[j].double())
-        for i, j in zip(r.split(CHUNK), c.split(CHUNK), strict=True)
-    ]
-    return (torch.cat(s).clamp(-1, 1) * GRID).round().long()
 
 
 def _best(r: Tensor, s: Tensor, b: Tensor, best_s: Tensor, best_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,44 +117,6 @@ def _best(r: Tensor, s: Tensor, b: Tensor, best_s: Tensor, best_b: Tensor) -> tu
     new_s, new_b = torch.full_like(best_s, NONE), torch.zeros_like(best_b)
     new_s[r[kept], place[kept]], new_b[r[kept], place[kept]] = s[kept], b[kept]
     return new_s, new_b
-
-
-def select(
-    a: np.ndarray, b: np.ndarray, similarity: np.ndarray, recipe: PairingRecipe
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates from all blocks -> unordered pairs, most similar first, within max_uses and max_pairs.
-
-    Args:
-        a, b: int64 [M], similarity: float64 [M], as ``nearest`` gives them; a pair may come from both ends.
-
-    Returns:
-        (low, high, similarity), low < high, each pair once.
-    """
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    order = np.lexsort((-similarity, high, low))
-    low, high, similarity = low[order], high[order], similarity[order]
-    once = np.ones(len(low), bool)
-    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    low, high, similarity = low[once], high[once], similarity[once]
-    order = np.lexsort((high, low, -similarity))
-    low, high, similarity = low[order], high[order], similarity[order]
-    if recipe.max_uses is not None:
-        keep = _within_uses(low, high, recipe.max_uses)
-        low, high, similarity = low[keep], high[keep], similarity[keep]
-    end = recipe.max_pairs
-    return low[:end], high[:end], similarity[:end]
-
-
-def _within_uses(low: np.ndarray, high: np.ndarray, most: int) -> np.ndarray:
-    """Greedy: a pair stays when both of its images still have a use left."""
-    uses: Counter[int] = Counter()
-    keep = np.zeros(len(low), bool)
-    for i, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        if uses[a] < most and uses[b] < most:
-            keep[i] = True
-            uses[a] += 1
-            uses[b] += 1
-    return keep
 
 
 def split_into_groups(a: np.ndarray, b: np.ndarray, recipe: PairingRecipe) -> list[list[int]]:

@@ -15,9 +15,18 @@ class PairingRecipe:
     Args:
         threshold: lowest cosine similarity of a pair.
         upper: pairs above this cosine are near-duplicates and dropped.
-        top_k: most similar partners considered for each image.
-        max_pairs: pairs kept, the most similar first (for window scope: of each window); null keeps all.
+        hash: pairs whose perceptual hashes (pHash) differ in at most so many of 64 bits are near-duplicates and
+            dropped, 0 to 32; null does not look.
+        draw: range cuts the similarities from threshold to upper into top_k equal parts and draws a partner out of
+            each by seed, for every image; top takes its top_k most similar partners.
+        top_k: partners considered for each image.
+        max_pairs: pairs kept, as draw has it the most similar first or by seed (for window scope: of each window);
+            null keeps all.
         max_uses: pairs that one image may be part of (for window scope: in each window); null sets no bound.
+        per_class: most pairs of one class (for window scope: in each window). balanced gives every class the same
+            number: an equal share of max_pairs, or without it as many as the class with fewest has (one with less than
+            a quarter of the median keeps what it has and holds no other back). null sets no bound. Pairs across
+            classes (classes: any) have none.
         classes: same_class pairs equal labels only, any pairs across labels.
         block: rows of the similarity matrix held at once; memory grows with block x block.
         group_images: images inverted together; each is inverted once for all its pairs in the group.
@@ -29,10 +38,13 @@ class PairingRecipe:
     """
 
     threshold: float = 0.7
-    upper: float = 0.999
+    upper: float = 0.95
+    hash: int | None = 6
+    draw: Literal["range", "top"] = "range"
     top_k: int = 5
     max_pairs: int | None = None
-    max_uses: int | None = None
+    max_uses: int | None = 4
+    per_class: Literal["balanced"] | int | None = "balanced"
     classes: Literal["same_class", "any"] = "same_class"
     block: int = 4096
     group_images: int = 64
@@ -49,5 +61,9 @@ class PairingRecipe:
         for name in ("max_pairs", "max_uses"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"pairing.{name}", value, "1 or more, or null")
+        check(self.hash is None or 0 <= self.hash <= 32, "pairing.hash", self.hash, "0 to 32, or null")
+        quota = self.per_class
+        allowed = quota is None or quota == "balanced" or (isinstance(quota, int) and quota >= 1)
+        check(allowed, "pairing.per_class", quota, "balanced, 1 or more, or null")
         check(self.group_images >= 2, "pairing.group_images", self.group_images, "2 or more")
         check(0 <= self.overlap < self.window, "pairing.overlap", self.overlap, "0 to window - 1")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.features.recipes import FeatureRecipe
+from noiseweave.engine.features.recipes import AUTO, FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe
 from noiseweave.engine.judging.recipes import Classical, QualityRecipe
 from noiseweave.engine.networks.recipes import UNETS
@@ -83,6 +83,8 @@ class GuessRecipe:
         check(0 < self.sure <= 1, "guess.sure", self.sure, "above 0, at most 1 (off)")
         check(self.rounds >= 1, "guess.rounds", self.rounds, "1 or more")
         unet = self.features is not None and self.features.name == "unet"
+        auto = self.features is not None and self.features.name == AUTO
+        check(not auto, "guess.features.name", AUTO, "the name of one space")
         check(not unet, "guess.features.name", "unet", "features that need no diffusion model")
 
 

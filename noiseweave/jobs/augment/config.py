@@ -8,7 +8,7 @@ from typing import Literal
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.features.recipes import FeatureRecipe
+from noiseweave.engine.features.recipes import AUTO, FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe
 from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import QualityRecipe
@@ -83,7 +83,7 @@ class Config:
     size: int | None = None
     model: ModelConfig = UNNAMED
     prompt: PromptRecipe = field(default_factory=PromptRecipe)
-    features: FeatureRecipe = field(default_factory=FeatureRecipe)
+    features: FeatureRecipe = field(default_factory=lambda: FeatureRecipe(name=AUTO))
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)

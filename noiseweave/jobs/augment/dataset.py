@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +22,17 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.records import Group, Location, Pair
-from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
+from noiseweave.engine.pictures import hashing
+from noiseweave.engine.records import Group, Location, Pair, Quarantined
+from noiseweave.jobs.augment import fusing, grouping, paired, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
+
+if TYPE_CHECKING:
+    from noiseweave.engine.pairing import selection
 
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
@@ -46,8 +51,8 @@ INDEX = pa.schema(
 )
 
 
-Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Rows of the first and of the second picture of each pair, and their similarity."""
+Embedded = tuple[list[Location], np.ndarray, np.ndarray, list[Quarantined]]
+"""Locations, features and perceptual hashes of the good pictures of a shard, and what was quarantined."""
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -88,21 +93,23 @@ def embed(reference: Reference, found: list[str], book: Ledger, s: Session) -> O
     return pipeline.run(plan, phase, book, s)
 
 
-def _make_embed(reference: Reference) -> Callable[[ShardPictures], ShardPictures]:
+def _make_embed(reference: Reference) -> Callable[[ShardPictures], Embedded]:
     extract = worker.load_extractor(reference)
 
-    def compute(data: ShardPictures) -> ShardPictures:
+    def compute(data: ShardPictures) -> Embedded:
         locations, image_NHWC, bad = data
-        return locations, extract(image_NHWC) if locations else np.zeros((0, 0), np.float32), bad
+        f_ND = extract(image_NHWC) if locations else np.zeros((0, 0), np.float32)
+        return locations, f_ND, hashing.perceptual_hashes(image_NHWC), bad
 
     return compute
 
 
-def _commit_embed(book: Ledger, unit: Unit, result: ShardPictures) -> Committed:
-    locations, f_ND, bad = result
+def _commit_embed(book: Ledger, unit: Unit, result: Embedded) -> Committed:
+    locations, f_ND, hash_N, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
     storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
     storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
+    storage.write(book.path("features", f"{unit.id}.hash.npy"), npy(hash_N))
     storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
     extra = {"broken_profiles": float(sum(p.broken_profile for p in locations))}
     return UnitReport(id=unit.id, produced=len(locations), extra=extra), bad
@@ -154,20 +161,21 @@ def _shards_of_block(task: Task, book: Ledger, found: list[str], unit: str) -> l
 
 def _make_pair(
     task: Task, book: Ledger, rows: list[tuple[str, int]]
-) -> Callable[[tuple[int, int]], Candidates]:
+) -> Callable[[tuple[int, int]], selection.Candidates]:
     from noiseweave.engine import spans
     from noiseweave.engine.pairing import nearest
 
-    def compute(span: tuple[int, int]) -> Candidates:
+    config = task.config
+
+    def compute(span: tuple[int, int]) -> selection.Candidates:
         first, end = span
-        blocks = list(columns(book, rows, task.config.pairing.block, first, end))
+        blocks = list(columns(book, rows, config.pairing.block, first, end))
         f_RD = np.concatenate([f for _, f, _ in blocks])
         label_R = np.concatenate([label for _, _, label in blocks])
-        blocks_in_all = math.ceil(sum(n for _, n in rows) / task.config.pairing.block)
-        every = spans.steps(columns(book, rows, task.config.pairing.block), blocks_in_all)
-        return nearest.nearest(
-            first, f_RD, label_R, every, task.config.pairing, worker.device(task.reference)
-        )
+        blocks_in_all = math.ceil(sum(n for _, n in rows) / config.pairing.block)
+        every = spans.steps(columns(book, rows, config.pairing.block), blocks_in_all)
+        device = worker.device(task.reference)
+        return nearest.nearest(first, f_RD, label_R, every, config.pairing, device, config.seed)
 
     return compute
 
@@ -202,7 +210,7 @@ def columns(
         yield start, np.concatenate(f_parts), np.concatenate(label_parts)
 
 
-def _commit_pair(book: Ledger, unit: Unit, result: Candidates) -> Committed:
+def _commit_pair(book: Ledger, unit: Unit, result: selection.Candidates) -> Committed:
     table = np.zeros(len(result[0]), CANDIDATE)
     table["a"], table["b"], table["similarity"] = result
     storage.write(book.path("pairs", f"{unit.id}.npy"), npy(table))
@@ -214,30 +222,34 @@ def _commit_pair(book: Ledger, unit: Unit, result: Candidates) -> Committed:
 
 def plan_groups(task: Task, book: Ledger) -> None:
     """Pairs -> groups, written as files of CHUNK groups; the summary written last says that they are whole."""
-    from noiseweave.engine.pairing import nearest
+    from noiseweave.engine.pairing import selection
 
     if storage.exists(book.path("groups.json")):
         return
-    recipe = task.config.pairing
     tables = [
         np.asarray(load_npy(book.path("pairs", f"{r['id']}.npy")))
         for r in book.records("pair")
         if r["produced"]
     ]
     table = np.concatenate(tables) if tables else np.zeros(0, CANDIDATE)
-    a, b, similarity = nearest.select(table["a"], table["b"], table["similarity"], recipe)
+    known = selection.Known(label_N=_table(book, "label", np.int64), hash_N=_table(book, "hash", np.uint64))
+    found = table["a"], table["b"], table["similarity"]
+    selected = selection.select(found, known, task.config.pairing, task.config.seed)
     index, count = _index(book), 0
     groups = grouping.make_groups(
-        task,
-        a,
-        b,
-        similarity,
-        lambda rows: [Location(**row) for row in index.take(pa.array(rows)).to_pylist()],
+        task, selected, lambda rows: [Location(**row) for row in index.take(pa.array(rows)).to_pylist()]
     )
     while lines := [json.dumps(asdict(group)) for group, _ in islice(groups, CHUNK)]:
         storage.write(book.path("groups", f"{count // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
         count += len(lines)
-    storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(a)})
+    about = asdict(paired.count(known.label_N, selected))
+    storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(selected.a), "paired": about})
+
+
+def _table(book: Ledger, name: str, kind: type[np.integer]) -> np.ndarray:
+    """A number of each picture of the input, [N]."""
+    parts = [np.asarray(load_npy(book.path("features", f"{unit}.{name}.npy"))) for unit, _ in rows_of(book)]
+    return np.concatenate(parts) if parts else np.zeros(0, kind)
 
 
 def _index(book: Ledger) -> pa.Table:

@@ -62,12 +62,16 @@ def _find(config: Config) -> list[str]:
 
 def _task(config: Config, output: str, found: list[str], source: Folder | None) -> Task:
     from noiseweave.cluster import storage
-    from noiseweave.engine.features import spaces as features
+    from noiseweave.engine.features import choice, spaces
 
     model = loading.describe(config.model.name, config.size)
     loading.check_chain(model, config.inversion)
-    loading.check_prompt(model, config.prompt)
-    features.check_here(config.features)
+    features = choice.settled(config.features, model)
+    spaces.check_here(features)
+    if features != config.features:
+        print(f"features: {features.name}, which pictures are compared in (features.name auto)", flush=True)
+    prompt = loading.settled_prompt(model, config.prompt)
+    config = replace(config, features=features, prompt=prompt)
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,
@@ -75,7 +79,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None) 
         channels=model.channels,
         size=model.side,
         root=root,
-        feature_side=features.side(config.features, config.model.name, config.size),
+        feature_side=spaces.side(features, config.model.name, config.size),
         model_hash=loading.fingerprint(model),
         conditioning=model.conditioning,
         classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),

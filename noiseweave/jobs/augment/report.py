@@ -21,7 +21,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import packing, skipping
+from noiseweave.jobs.augment import packing, paired, skipping
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ORIGINALS
 from noiseweave.jobs.report.job import finish_page
@@ -49,7 +49,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     """Write the report's files and say where they are. Returns the exit code: 1 when units failed."""
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
-    report = summary(task, outcomes, quarantined, s)
+    report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
     storage.write_json(storage.join(task.output, "report.json"), report)
     sheet = _contact_sheet(task)
     _show(task, report, sheet)
@@ -58,6 +58,18 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
             print(f"left out: shard {row['shard']}: {row['detail']}")
     finish_page(task.output)
     return 1 if report["failed"] else 0
+
+
+def _pairing(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Json:
+    """What is said of the pairs, where there is a plan of them."""
+    recipe, plan = task.config.pairing, book.path("groups.json")
+    if "window" in outcomes:
+        about = paired.of_windows(outcomes["window"])
+    elif storage.exists(plan):
+        about = paired.Paired(**storage.read_json(plan)["paired"])
+    else:
+        return {}
+    return paired.fields(about, recipe.threshold, recipe.upper)
 
 
 def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
@@ -199,6 +211,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     if report["broken_profiles"]:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
+    for name, text in paired.rows(report, task.classes) if "pictures_used" in report else ():
+        table.add_row(name, escape(text))
     table.add_row("samples written", str(report["samples"]))
     if report.get("forgotten"):
         table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")

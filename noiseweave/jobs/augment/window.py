@@ -23,8 +23,9 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine import spans
 from noiseweave.engine.pairing.recipes import PairingRecipe
+from noiseweave.engine.pictures import hashing
 from noiseweave.engine.records import Group, Location, Quarantined
-from noiseweave.jobs.augment import fusing, grouping, reading, worker, writing
+from noiseweave.jobs.augment import fusing, grouping, paired, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.judge import Extract
 from noiseweave.jobs.augment.skipping import skip_failed
@@ -39,8 +40,8 @@ POLL = 1.0  # seconds between two looks at a growing folder
 
 Window = tuple[np.ndarray, reading.Loaded, list[Quarantined], int]
 """Pictures for the extractor and for the model, what was quarantined, rows that the window before has as well."""
-Done = tuple[list[fusing.Made], list[Location], list[Quarantined], int]
-"""A window's groups, the pictures that were read, what was quarantined, rows that the window before has as well."""
+Done = tuple[list[fusing.Made], paired.Paired, list[Location], list[Quarantined], int]
+"""Groups, pairing, pictures that were read, what was quarantined, rows that the window before has as well."""
 
 
 def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
@@ -175,13 +176,17 @@ def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> 
     where, done = loaded.group.images, []
     f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
     judge = _judge(task, extract, f_ND, loaded) if task.config.gate and where else None
-    for group, rows in spans.steps(plan(task, where, f_ND, shared) if where else []):
+    about = paired.Paired()
+    groups: list[tuple[Group, np.ndarray]] = []
+    if where:
+        groups, about = plan(task, where, f_ND, hashing.perceptual_hashes(seen_NHWC), shared)
+    for group, rows in spans.steps(groups):
         masks, hashes = [loaded.masks[r] for r in rows], [loaded.hashes[r] for r in rows]
         part = reading.Loaded(
             group=group, image_BHWC=loaded.image_BHWC[rows], hashes=hashes, masks=masks, bad=[]
         )
         done.append(fusing.augment_group(task, backbone, judge, part))
-    return done, list(where), bad + [b for made in done for b in made.bad], shared
+    return done, about, list(where), bad + [b for made in done for b in made.bad], shared
 
 
 def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
@@ -197,12 +202,12 @@ def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loade
 
 
 def plan(
-    task: Task, where: Sequence[Location], f_ND: np.ndarray, shared: int
-) -> list[tuple[Group, np.ndarray]]:
-    """A window's groups, each with the row numbers of its images."""
-    from noiseweave.engine.pairing import nearest
+    task: Task, where: Sequence[Location], f_ND: np.ndarray, hash_N: np.ndarray, shared: int
+) -> tuple[list[tuple[Group, np.ndarray]], paired.Paired]:
+    """A window's groups, each with the row numbers of its images, and what is counted of its pairs."""
+    from noiseweave.engine.pairing import nearest, selection
 
-    recipe = task.config.pairing
+    recipe, seed, device = task.config.pairing, task.config.seed, worker.device(task.reference)
     label_N = np.array([-1 if p.label is None else p.label for p in where], np.int64)
     found = []
     for start in range(0, len(f_ND), recipe.block):
@@ -211,19 +216,19 @@ def plan(
             (c, f_ND[c : c + recipe.block], label_N[c : c + recipe.block])
             for c in range(0, len(f_ND), recipe.block)
         )
-        found.append(
-            nearest.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, worker.device(task.reference))
-        )
+        found.append(nearest.nearest(start, f_ND[rows], label_N[rows], blocks, recipe, device, seed))
     a, b, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
     ours = np.maximum(a, b) >= shared
-    a, b, similarity = nearest.select(a[ours], b[ours], similarity[ours], recipe)
-    return list(grouping.make_groups(task, a, b, similarity, lambda rows: [where[r] for r in rows]))
+    known = selection.Known(label_N=label_N, hash_N=hash_N)
+    selected = selection.select((a[ours], b[ours], similarity[ours]), known, recipe, seed)
+    groups = list(grouping.make_groups(task, selected, lambda rows: [where[r] for r in rows]))
+    return groups, paired.count(label_N, selected, shared)
 
 
 def _commit(task: Task, unit: Unit, result: Done) -> Committed:
-    done, where, bad, shared = result
+    done, about, where, bad, shared = result
     for number, made in enumerate(done):
         writing.write_shard(task, unit.id, made, f"{number:03d}")
-    report = fusing.report(unit.id, done, len(where))
+    report = paired.added(fusing.report(unit.id, done, len(where)), about)
     broken = float(sum(p.broken_profile for p in where[shared:]))
     return replace(report, extra={**report.extra, "broken_profiles": broken}), bad

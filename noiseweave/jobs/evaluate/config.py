@@ -8,7 +8,7 @@ from typing import Literal
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe, SolverName
-from noiseweave.engine.features.recipes import FeatureRecipe
+from noiseweave.engine.features.recipes import AUTO, FeatureRecipe
 from noiseweave.engine.judging.recipes import QualityRecipe
 from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 
@@ -111,6 +111,12 @@ class Config:
         check(enough, "bootstrap", self.bootstrap, "0 (no intervals), or 20 to 100000")
         check(0.5 <= self.confidence < 1, "confidence", self.confidence, "0.5 to below 1")
         self._check_mode()
+        check(
+            self.features.name != AUTO,
+            "features.name",
+            AUTO,
+            "the name of one space: figures compare within it",
+        )
         unet = self.features.name == "unet" and self.mode in ("sets", "samples")
         if self.mode == "reconstruction" or unet:
             check_named(self.model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pair_figures import all_rows, figures, warnings, write_rows
 from noiseweave.jobs.reading import places as reading_places
+from noiseweave.jobs.reading.contents import Contents, digest_of_all
 from noiseweave.jobs.reading.places import Place
 
 if TYPE_CHECKING:
@@ -44,13 +44,16 @@ class Matched:
 
 def run(config: Config) -> int:
     """Score each picture against its reference. Returns the exit code."""
-    pairs, left_out, digest = gather(config)
+    output = storage.absolute(config.output)
+    contents = Contents(output)
+    pairs, left_out, digest = gather(config, contents)
     if "lpips" in config.wanted:
         from noiseweave.engine.judging import picture_metrics
 
         picture_metrics.alexnet_weights(config.lpips_weights)
     output = storage.absolute(config.output)
     with ledger.held_run(output, identity(config, digest), config.overwrite, OWNED) as book:
+        contents.keep()
         return _compared(config, pairs, left_out, book)
 
 
@@ -90,11 +93,11 @@ def identity(config: Config, digest: str) -> JsonMapping:
     """What the scores depend on."""
     names = ("mask_mode", "max_pixels", "unit_pictures")
     about = {name: getattr(config, name) for name in names} | {"metrics": list(config.wanted)}
-    return {"job": "evaluate", "mode": "pairs", "files": digest, **about}
+    return {"job": "evaluate", "mode": "pairs", "input.content": digest, **about}
 
 
-def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
-    """Pictures with their references and masks; none is opened.
+def gather(config: Config, contents: Contents) -> tuple[list[Matched], list[Quarantined], str]:
+    """Pictures with their references and masks, and what changes with the content of all; none is decoded.
 
     Raises:
         ValueError: nothing is there, or nothing has a partner.
@@ -116,8 +119,17 @@ def gather(config: Config) -> tuple[list[Matched], list[Quarantined], str]:
             f"or none of these a mask ({dict(Counter(b.reason for b in left_out))})"
         )
     places = [p for m in pairs for p in (m.picture, m.reference, m.mask) if p is not None]
-    listing = "".join(f"{os.path.basename(p.path)} {p.offset} {reading_places.size_of(p)}\n" for p in places)
-    return pairs, left_out, reading_places.digest_of(listing)
+    if tars[0]:
+        return pairs, left_out, shards.digest(sorted({p.path for p in places}))
+    marked = contents.marked(places)
+    of = dict(zip(places, marked, strict=True))
+    pairs = [
+        replace(
+            m, picture=of[m.picture], reference=of[m.reference], mask=None if m.mask is None else of[m.mask]
+        )
+        for m in pairs
+    ]
+    return pairs, left_out, digest_of_all(marked)
 
 
 def _has_tars(name: str, given: str) -> bool:

@@ -12,8 +12,9 @@ from noiseweave.engine.formats import LISTED
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading.contents import Contents, digest_of_all
 from noiseweave.jobs.reading.looks import Look
-from noiseweave.jobs.reading.places import Place, check_alone, digest_of
+from noiseweave.jobs.reading.places import Place, check_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +24,14 @@ class PictureSet:
     Attributes:
         name: input or reference.
         root: the folder that the pictures' paths lie below; "" for shards.
-        payloads: a shard each, or paths of pictures.
+        payloads: a shard each, or the places of pictures.
         left_out: what of the folder is none.
-        digest: changes with the content of shards, or with names and sizes of the files of folders.
+        digest: changes with the names and the content of the shards or files.
     """
 
     name: str
     root: str
-    payloads: tuple[str | tuple[str, ...], ...]
+    payloads: tuple[str | tuple[Place, ...], ...]
     left_out: tuple[Quarantined, ...] = ()
     digest: str = ""
 
@@ -57,8 +58,12 @@ def is_statistics(path: str | None) -> bool:
     return path is not None and path.endswith(".npz")
 
 
-def find(name: str, given: str, each: int) -> PictureSet:
+def find(name: str, given: str, each: int, contents: Contents | None = None) -> PictureSet:
     """What a user calls input or reference.
+
+    Args:
+        each: pictures of a folder in a unit.
+        contents: what the run knows of a folder's files; None reads none of them.
 
     Raises:
         ValueError: nothing is there, or the folder of a run and not its shards.
@@ -74,16 +79,15 @@ def find(name: str, given: str, each: int) -> PictureSet:
         )
     if "://" in url:
         return _of_shards(name, given)
-    return _of_folder(name, given, url, each)
+    return _of_folder(name, given, url, each, contents)
 
 
 def look(found: PictureSet, max_pixels: int) -> Look | None:
     """What its pictures are, some of them looked at."""
     if not found.root:
         return looks.look_at_shards([p for p in found.payloads if isinstance(p, str)], max_pixels)
-    return looks.look_at_places(
-        [Place(root=found.root, path=p) for run in found.payloads for p in run], max_pixels
-    )
+    places = [place for run in found.payloads if not isinstance(run, str) for place in run]
+    return looks.look_at_places(places, max_pixels)
 
 
 def _of_shards(name: str, given: str) -> PictureSet:
@@ -94,29 +98,19 @@ def _of_shards(name: str, given: str) -> PictureSet:
     return PictureSet(name=name, root="", payloads=tuple(found), digest=shards.digest(found))
 
 
-def _of_folder(name: str, given: str, folder: str, each: int) -> PictureSet:
+def _of_folder(name: str, given: str, folder: str, each: int, contents: Contents | None) -> PictureSet:
     root = os.path.realpath(folder)
     found = folders.listing(root, "")
-    paths = [item.path for item in found.items]
-    if not paths:
+    places = [Place(root=root, path=item.path) for item in found.items]
+    if not places:
         raise ValueError(f"{name}={given!r}: no shards (.tar) and no pictures ({LISTED}) in it")
-    runs = tuple(tuple(paths[i : i + each]) for i in range(0, len(paths), each))
-    listing = "".join(f"{p} {_size(os.path.join(root, p))}\n" for p in paths)
-    return PictureSet(
-        name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=digest_of(listing)
-    )
+    places = places if contents is None else contents.marked(places)
+    runs = tuple(tuple(places[i : i + each]) for i in range(0, len(places), each))
+    digest = digest_of_all(places)
+    return PictureSet(name=name, root=root, payloads=runs, left_out=tuple(found.bad), digest=digest)
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # a broken link: found bad when it is read
-        return -1
-
-
-def read(
-    root: str, payload: str | tuple[str, ...], side: int | None, max_pixels: int, channels: int = 3
-) -> Read:
+def read(payload: str | tuple[Place, ...], side: int | None, max_pixels: int, channels: int = 3) -> Read:
     """The pictures of a unit.
 
     Args:
@@ -125,7 +119,7 @@ def read(
         channels: 1 (grey) or 3 (RGB), where there is a side.
     """
     out, decoded = Read(), []
-    for shard, key, data in _encoded(root, payload, out.bad):
+    for shard, key, data in _encoded(payload, out.bad):
         try:
             image = (
                 images.decode_plain(data, max_pixels)
@@ -143,9 +137,7 @@ def read(
     return out
 
 
-def _encoded(
-    root: str, payload: str | tuple[str, ...], bad: list[Quarantined]
-) -> list[tuple[str, str, bytes]]:
+def _encoded(payload: str | tuple[Place, ...], bad: list[Quarantined]) -> list[tuple[str, str, bytes]]:
     """(shard, key, bytes) of each picture; what cannot be read is added to ``bad``."""
     if isinstance(payload, str):
         places, worse = shards.locate(payload)
@@ -153,10 +145,10 @@ def _encoded(
         data = storage.read_ranges(payload, [(p.offset, p.size) for p in places]) if places else []
         return [(payload, p.key, content) for p, content in zip(places, data, strict=True)]
     out = []
-    for path in payload:
+    for place in payload:
+        key = folders.printable(place.path)
         try:
-            data_of = folders.read(root, path, storage.IMAGE_LIMIT, follow_links=False)
-            out.append(("", folders.printable(path), data_of))
+            out.append(("", key, place.read()))
         except ValueError as e:
-            bad.append(Quarantined.of(e, key=folders.printable(path)))
+            bad.append(Quarantined.of(e, key=key))
     return out

@@ -28,6 +28,7 @@ from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
 from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading.contents import Contents
 
 if TYPE_CHECKING:
     from noiseweave.engine.networks.facts import ModelFacts
@@ -59,10 +60,12 @@ def run(config: Config) -> int:
         loading.check_chain(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
-    found = pictures.find("input", config.input, config.unit_pictures)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
+    contents = Contents(output)
+    found = pictures.find("input", config.input, config.unit_pictures, contents)
     about = identity(config, several, found.digest, model_hash)
     with ledger.held_run(output, about, config.overwrite, OWNED) as book:
+        contents.keep()
         return _scored(config, model, found, book)
 
 
@@ -70,9 +73,7 @@ def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book:
     output = book.output
     seen = pictures.look(found, config.max_pixels)
     unlike = looks.warning(seen, f"model {config.model.name}", model.side, model.channels)
-    units = [
-        Unit(index=i, id=f"input-{i:06d}", payload=(found.root, p)) for i, p in enumerate(found.payloads)
-    ]
+    units = [Unit(index=i, id=f"input-{i:06d}", payload=p) for i, p in enumerate(found.payloads)]
     phase = Phase(
         name="reconstruction",
         fetch=partial(_fetch, config, model.side, model.channels),
@@ -119,7 +120,7 @@ def identity(config: Config, several: Sequence[InversionRecipe], digest: str, mo
     return {
         "job": "evaluate",
         "mode": "reconstruction",
-        "files": digest,
+        "input.content": digest,
         "model": model,
         "metrics": list(config.wanted),
         "recipes": {name_of(r): asdict(r) for r in several},
@@ -128,8 +129,7 @@ def identity(config: Config, several: Sequence[InversionRecipe], digest: str, mo
 
 
 def _fetch(config: Config, side: int, channels: int, unit: Unit) -> Read:
-    root, payload = unit.payload
-    return pictures.read(root, payload, side, config.max_pixels, channels)
+    return pictures.read(unit.payload, side, config.max_pixels, channels)
 
 
 def _rows(config: Config, data: Read) -> int:

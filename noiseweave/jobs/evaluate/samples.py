@@ -122,7 +122,7 @@ def identity(config: Config, reference: Reference, sides: Mapping[str, PictureSe
     return {
         "job": "evaluate",
         "mode": "samples",
-        "sides": {n: s.digest for n, s in sides.items()},
+        **{f"{n}.content": s.digest for n, s in sides.items()},
         "quality": quality,
         "space": spaces.identity(config.features, config.model, reference.model_size),
         "seed": config.seed,

@@ -25,6 +25,7 @@ from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pictures import PictureSet, Read
 from noiseweave.jobs.evaluate.set_task import Task
 from noiseweave.jobs.reading import feature_cache
+from noiseweave.jobs.reading.contents import Contents
 
 Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
 """Features, class probabilities where the space has classes, pictures with colour, what was quarantined."""
@@ -32,8 +33,10 @@ Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
 
 def run(config: Config) -> int:
     """Compare sets of pictures in a feature space. Returns the exit code."""
-    task = plan(config)
+    contents = Contents(storage.absolute(config.output))
+    task = plan(config, contents)
     with ledger.held_run(task.output, identity(task), config.overwrite, OWNED) as book:
+        contents.keep()
         units = [unit for s in task.sets for unit in _units(s)]
         outcome, workers = Outcome(units=0), 0
         if units:
@@ -44,8 +47,8 @@ def run(config: Config) -> int:
         return finish(task, book, outcome, workers)
 
 
-def plan(config: Config) -> Task:
-    """Look at both sides and at the feature space; no picture is opened.
+def plan(config: Config, contents: Contents) -> Task:
+    """Look at both sides and at the feature space; no picture is decoded.
 
     Raises:
         ValueError: nothing is there, weights are missing, statistics are of another space.
@@ -55,7 +58,7 @@ def plan(config: Config) -> Task:
     given = {"input": config.input, "reference": config.reference}
     statistics = {n: evaluate_statistics.read(n, v) for n, v in given.items() if v and v.endswith(".npz")}
     sets = tuple(
-        pictures.find(name, value, config.unit_pictures)
+        pictures.find(name, value, config.unit_pictures, contents)
         for name, value in given.items()
         if value and name not in statistics
     )
@@ -89,7 +92,7 @@ def identity(task: Task) -> JsonMapping:
         "mode": "sets",
         "space": task.space,
         "classes": task.classes,
-        "sides": sides,
+        **{f"{name}.content": digest for name, digest in sides.items()},
         "max_pixels": task.config.max_pixels,
         "unit_pictures": task.config.unit_pictures,
     }
@@ -97,8 +100,7 @@ def identity(task: Task) -> JsonMapping:
 
 def _units(side: PictureSet) -> list[Unit]:
     return [
-        Unit(index=i, id=f"{side.name}-{i:06d}", payload=(side.root, payload))
-        for i, payload in enumerate(side.payloads)
+        Unit(index=i, id=f"{side.name}-{i:06d}", payload=payload) for i, payload in enumerate(side.payloads)
     ]
 
 
@@ -118,8 +120,7 @@ def _good(data: Read) -> int:
 
 
 def _fetch(side: int | None, max_pixels: int, unit: Unit) -> Read:
-    root, payload = unit.payload
-    return pictures.read(root, payload, side, max_pixels)
+    return pictures.read(unit.payload, side, max_pixels)
 
 
 def _make_extract(task: Task) -> Callable[[Read], Extracted]:

@@ -48,7 +48,7 @@ def run(config: Config) -> int:
 
     facts = loading.describe(config.model.name, config.size)
     loading.check_chain(facts, config.inversion)
-    loading.check_prompt(facts, config.prompt)
+    config = replace(config, prompt=loading.settled_prompt(facts, config.prompt))
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)

@@ -264,12 +264,12 @@ class Painter:
         return painted, [f"flagged: {why}; variant {row + 1}, seed {seeds[row]}" for row in flagged]
 
     def _truncated(self, text: str) -> tuple[str, ...]:
-        from noiseweave.engine.networks import text_pipeline
+        from noiseweave.engine.networks import text_encoding
 
         if self.model.text is None:
             return ()
         prompt = Prompt(text=text, key="", negative=self.task.config.negative_prompt)
-        return tuple(text_pipeline.truncated_ends(self.model.text, [prompt]).values())
+        return tuple(text_encoding.truncated_ends(self.model.text.pipeline, [prompt]).values())
 
     def _regions(self, loaded: Sequence[Loaded]) -> dict[tuple[int, int], Patches | None]:
         """(picture, region) -> its variants, None where they are not finite."""

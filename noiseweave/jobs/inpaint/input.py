@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -14,17 +14,8 @@ from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.units import Plan, Unit
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.reading.class_names import carried_classes
-from noiseweave.jobs.reading.places import (
-    TEXT_LIMIT,
-    Item,
-    Place,
-    beside,
-    digest_of,
-    listed,
-    matched,
-    root_of,
-    size_of,
-)
+from noiseweave.jobs.reading.contents import Contents, digest_of_all
+from noiseweave.jobs.reading.places import TEXT_LIMIT, Item, Place, beside, listed, matched, root_of
 
 if TYPE_CHECKING:
     from noiseweave.jobs.inpaint.config import Config
@@ -48,7 +39,7 @@ class Input:
         pictures: how many there are.
         left_out: pictures without a mask (no_mask), masks without a picture (no_picture), names that could mean
             several (ambiguous), and what is damaged in the shards.
-        digest: changes with the content of shards, or with names and sizes of the files of folders.
+        digest: changes with the names and the content of the shards or files.
         classes: names of the classes of shards, where they have them.
     """
 
@@ -59,8 +50,11 @@ class Input:
     classes: tuple[str, ...] = ()
 
 
-def gather(config: Config) -> Input:
-    """Find the pictures of a job and their masks; none is opened.
+def gather(config: Config, contents: Contents | None = None) -> Input:
+    """Find the pictures of a job and their masks; none is decoded.
+
+    Args:
+        contents: what the run knows of the files; None reads all.
 
     Raises:
         ValueError: a file or folder is missing, nothing has a partner, or variants' names would collide.
@@ -68,7 +62,7 @@ def gather(config: Config) -> Input:
     if config.input is not None:
         return _of_shards(config)
     if config.image is not None:
-        return _of_items(config, [_single(config)], [])
+        return _of_items(config, [_single(config)], [], contents)
     items, left_out = _of_folders(config)
     if not items:
         counts = [sum(b.reason == reason for b in left_out) for reason in ("no_mask", "no_picture")]
@@ -78,7 +72,7 @@ def gather(config: Config) -> Input:
         raise ValueError(
             f"images {config.images!r}, {where} ({counts[0]} pictures and {counts[1]} masks without a partner)"
         )
-    return _of_items(config, items, left_out)
+    return _of_items(config, items, left_out, contents)
 
 
 def _of_folders(config: Config) -> tuple[list[Item], list[Quarantined]]:
@@ -112,18 +106,21 @@ def _single(config: Config) -> Item:
     )
 
 
-def _of_items(config: Config, items: Sequence[Item], left_out: Iterable[Quarantined]) -> Input:
+def _of_items(
+    config: Config, items: Sequence[Item], left_out: Iterable[Quarantined], contents: Contents | None
+) -> Input:
     _check_names(config, {item.key for item in items})
     each = config.unit_pictures
-    listing = "".join(
-        f"{place.path} {size_of(place)}\n"
-        for item in items
-        for place in (item.picture, item.mask, item.text)
-        if place is not None
-    )
+    places = [p for item in items for p in (item.picture, item.mask, item.text) if p is not None]
+    marked = (contents or Contents()).marked(places)
+    of = dict(zip(places, marked, strict=True))
+    items = [
+        replace(i, picture=of[i.picture], mask=of[i.mask], text=None if i.text is None else of[i.text])
+        for i in items
+    ]
     runs = [tuple(items[i : i + each]) for i in range(0, len(items), each)]
     plan = Plan(length=len(runs), unit=_Units(runs))
-    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of(listing))
+    return Input(plan=plan, pictures=len(items), left_out=tuple(left_out), digest=digest_of_all(marked))
 
 
 @dataclass(frozen=True)

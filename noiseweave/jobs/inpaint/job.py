@@ -31,13 +31,16 @@ def run(config: Config) -> int:
     from noiseweave.jobs.inpaint import draw
     from noiseweave.jobs.inpaint import input as inpaint_input
     from noiseweave.jobs.inpaint import output as inpaint_output
+    from noiseweave.jobs.reading.contents import Contents
 
-    work = inpaint_input.gather(config)
     output, sheet = destination(config)
+    contents = Contents(output)
+    work = inpaint_input.gather(config, contents)
     task = draw.plan(config, output, sheet, seed_of(config, output))
     if config.image is not None:
         check_single(task, work)
     with ledger.held_run(output, identity(task, work), config.overwrite, OWNED) as book:
+        contents.keep()
         class_names.write(output, work.classes)
         looks.warn(unlike(task, work))
         with session(config.cluster) as s:
@@ -52,11 +55,12 @@ def check_single(task: Task, work: Input) -> None:
         ValueError: it or its mask is bad, by its name.
     """
     from noiseweave.jobs.inpaint.draw import load
+    from noiseweave.jobs.reading.shard_pictures import InputChanged
 
     (item,) = work.plan.unit(0).payload
     try:
         load(task, item)
-    except ValueError as e:
+    except (ValueError, InputChanged) as e:
         raise ValueError(f"image {task.config.image!r}, mask {task.config.mask!r}: {e}") from None
 
 
@@ -123,7 +127,7 @@ def identity(task: Task, work: Input) -> JsonMapping:
         model_hash=task.model_hash,
         lora=[file.sha256[:16] for file in task.loras],
         lora_weight=[file.weight for file in task.loras],
-        files=work.digest,
+        **{"input.content": work.digest},
         class_names=work.classes,
         seed=task.seed,
         seed_drawn=not task.config.seed,

@@ -26,8 +26,9 @@ from noiseweave.engine.pictures import crops, images, masks
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training.objectives import draw_chance
 from noiseweave.jobs.lora.config import Config
-from noiseweave.jobs.lora.input import Item, Source
+from noiseweave.jobs.lora.input import Item, Source, content_of
 from noiseweave.jobs.reading.places import Place
+from noiseweave.jobs.reading.shard_pictures import InputChanged
 
 REMEMBERED = 1024  # captions whose embeddings a worker keeps
 
@@ -42,11 +43,15 @@ def pixels(config: Config, item: Item, which: Sequence[int]) -> tuple[np.ndarray
 
     Raises:
         ValueError: ``"reason: detail"``, of what reads pictures and masks.
+        InputChanged: they are not what they were when the run began.
     """
-    image = images.decode(item.picture.read(), 3, config.data.max_pixels)
+    data, mask = item.picture.read(), b"" if item.mask is None else item.mask.read()
+    if content_of(data, mask) != item.content:
+        raise InputChanged(f"input changed during the run: {item.key}")
+    image = images.decode(data, 3, config.data.max_pixels)
     hole = None
     if item.mask is not None:
-        hole = masks.hole_of(item.mask.read(), item.mode, image.shape[:2], config.data.max_pixels)
+        hole = masks.hole_of(mask, item.mode, image.shape[:2], config.data.max_pixels)
     shown, holes = [], []
     for view in which:
         number, mirrored = divmod(view, 1 + config.data.flip)
@@ -93,9 +98,9 @@ class Encoders:
 
     @torch.no_grad()
     def _said(self, words: str) -> dict[str, Tensor]:
-        from noiseweave.engine.networks import text_pipeline
+        from noiseweave.engine.networks import text_encoding
 
-        found = text_pipeline.embeddings(self.pipeline, [Prompt(text=words, key="")], guided=False)
+        found = text_encoding.embeddings(self.pipeline, [Prompt(text=words, key="")], guided=False)
         return {name: x[0].float().cpu() for name, x in found.items()}
 
 

@@ -32,6 +32,7 @@ from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
 from noiseweave.jobs.reading.places import Place
+from noiseweave.jobs.reading.shard_pictures import InputChanged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +92,8 @@ def _checked(config: Config, source: Source) -> Source:
     def look(item: Item) -> Quarantined | None:
         try:
             pixels(config, item, [0])
+        except InputChanged as e:
+            raise ValueError(str(e)) from None
         except ValueError as e:
             return _bad(item, e)
         return None
@@ -241,14 +244,13 @@ def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quar
 
 def truncated_captions(config: Config, source: Source) -> tuple[str, ...]:
     """The ends of captions that are too long for the model's text encoder, which no step learns from."""
-    from noiseweave.engine.networks import text_pipeline
+    from noiseweave.engine.networks import text_encoding
     from noiseweave.engine.networks.prompts import Prompt
 
     heavy = ("vae", "unet", "text_encoder", "text_encoder_2", "safety_checker")
     pipe = open_pipeline(config.model.name, "cpu", *heavy)
-    model = text_pipeline.TextModel(pipeline=pipe, scheduler=pipe.scheduler, micro_batch=1)
     texts = sorted({item.words for item in source.all})
-    return tuple(text_pipeline.truncated_ends(model, [Prompt(text=t, key="") for t in texts]).values())
+    return tuple(text_encoding.truncated_ends(pipe, [Prompt(text=t, key="") for t in texts]).values())
 
 
 def _half(x: Tensor) -> np.ndarray:

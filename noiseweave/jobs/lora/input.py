@@ -213,6 +213,8 @@ def look(config: Config) -> Model:
     about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
     if about.kind == "pixel":
         raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
+    if facts.transformer:
+        raise ValueError(f"model {name!r}: a {facts.pipeline}; lora takes Stable Diffusion 1, 2 and XL")
     adapters.check_targets(unet, config.lora)
     factor = facts.vae_scale_factor
 
@@ -258,7 +260,6 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
     except (ValueError, OSError) as e:
         error = e if isinstance(e, ValueError) else f"unreadable: {e}"
         return Quarantined.of(error, shard=f.picture.path if f.picture.size is not None else "", key=f.key)
-    digest = hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest())
     return Item(
         key=f.key,
         picture=f.picture,
@@ -267,9 +268,14 @@ def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> 
         size=size,
         mode=mode,
         bucket=crops.bucket_of(size, among),
-        content=digest.hexdigest()[:24],
+        content=content_of(data, mask),
         broken_profile=images.has_broken_profile(data),
     )
+
+
+def content_of(data: bytes, mask: bytes) -> str:
+    """An ``Item.content``: of a picture's file and its mask's, b"" where it has none."""
+    return hashlib.sha256(hashlib.sha256(data).digest() + hashlib.sha256(mask).digest()).hexdigest()[:24]
 
 
 def _size(data: bytes, most: int) -> Size:

@@ -11,25 +11,39 @@ from dataclasses import dataclass
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.formats import LISTED, is_picture
 from noiseweave.engine.records import Quarantined
+from noiseweave.jobs.reading import shard_pictures
+from noiseweave.jobs.reading.shard_pictures import InputChanged
 
 TEXT_LIMIT = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the bytes of a file lie: below ``root``, or, where that is "", at a path, URL or range of one."""
+    """Where the bytes of a file lie: below ``root``, or, where that is "", at a path, URL or range of one.
+
+    Attributes:
+        digest: of its content, as the run began; None where nobody has read it yet. See ``contents``.
+    """
 
     path: str
     root: str = ""
     offset: int = 0
     size: int | None = None
+    digest: str | None = None
 
     def read(self, limit: int = storage.IMAGE_LIMIT) -> bytes:
         """The bytes.
 
         Raises:
             ValueError: ``"reason: detail"``: unreadable, too_large, not_a_file or outside_link.
+            InputChanged: it is not what it was when the run began.
         """
+        data = self._read(limit)
+        if self.digest not in (None, shard_pictures.digest_of(data)):
+            raise InputChanged(f"input changed during the run: {folders.printable(self.path)}")
+        return data
+
+    def _read(self, limit: int) -> bytes:
         if self.root:
             return folders.read(self.root, self.path, limit, follow_links=False)
         try:
@@ -194,16 +208,6 @@ def _paired(
         return [folders.bad(path, "no_picture", "a mask alone") for path in holes]
     detail = f"{len(pictures)} pictures and {len(holes)} masks of this name"
     return [folders.bad(path, "ambiguous", detail) for path in [*(p for _, p in pictures), *holes]]
-
-
-def size_of(place: Place) -> int:
-    """A file's size in bytes; -1 for a link that leads nowhere."""
-    if not place.root:
-        return storage.size_of(place.path)
-    try:
-        return os.stat(os.path.join(place.root, place.path)).st_size
-    except OSError:  # a broken link: found bad when it is read
-        return -1
 
 
 def digest_of(listing: str) -> str:

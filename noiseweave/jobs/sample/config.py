@@ -9,7 +9,7 @@ from typing import Literal
 from noiseweave.cluster.session import ClusterConfig
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import ASIDE
-from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, TextRecipe, check_named
+from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, TextOptions, check_named
 from noiseweave.engine.sampling.recipes import SamplerRecipe
 
 POSITIONAL = "prompts"
@@ -99,7 +99,7 @@ class Config:
     interpolate: tuple[str, str] | None = None
     frames: int = 8
     styles: str | None = None
-    text: TextRecipe = field(default_factory=TextRecipe)
+    text: TextOptions = field(default_factory=TextOptions)
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
     overwrite: bool = field(default=False, metadata=ASIDE)
 

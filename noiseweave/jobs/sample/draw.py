@@ -109,22 +109,23 @@ def _make_base(task: Task, device: str) -> Callable[[range], Result]:
 
 
 def _make_text(task: Task, device: str) -> Callable[[range], Result]:
-    from noiseweave.engine.networks import text_pipeline
+    from noiseweave.engine.networks import text_encoding, text_pipeline
 
-    config = task.config
-    model = text_pipeline.load(config.model, config.text, device)
+    config, text = task.config, task.text
+    assert text is not None
+    model = text_pipeline.load(config.model, text, device)
 
     def compute(numbers: range) -> Result:
         prompts = [task.words[i][0] for i in numbers]
-        done = text_pipeline.checked(model, prompts, config.text, config.seed, config.trajectory)
+        done = text_pipeline.checked(model, prompts, text, config.seed, config.trajectory)
         return Result(
             first=numbers.start,
             image_BHWC=done.drawn[:, -1],
             beliefs_KBHWC=done.drawn[:, :-1].swapaxes(0, 1) if config.trajectory else None,
-            calls=model.calls(config.text),
+            calls=model.calls(text),
             seeds=done.seeds,
             flagged=frozenset(np.flatnonzero(done.flagged_B).tolist()),
-            truncated=tuple(text_pipeline.truncated_ends(model, prompts).values()),
+            truncated=tuple(text_encoding.truncated_ends(model.pipeline, prompts).values()),
         )
 
     return compute
@@ -200,7 +201,7 @@ def mark(task: Task, i: int | None = None, source: Source = CREATED, seed: int |
 def lineage(task: Task, i: int, label: int | None, calls: int) -> Json:
     """Where a picture came from, enough to draw it again."""
     config = task.config
-    how = asdict(config.text) | asdict(task.words[i][0]) if task.words else asdict(config.sampler)
+    how = asdict(task.text) | asdict(task.words[i][0]) if task.text else asdict(config.sampler)
     how.pop("name", None)
     return {
         "number": i,

@@ -9,6 +9,7 @@ from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
+from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.sampling.recipes import sampler_name
 from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.reading.places import check_alone
@@ -32,7 +33,7 @@ def plan(config: Config, output: str) -> Task:
     asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
     if asked:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
-    kind, classes = model.family, model.classes
+    kind, classes = model.kind, model.classes
     name = sampler_name(kind, config.sampler)
     check(
         config.sampler.guidance == 1 or classes > 0,
@@ -72,13 +73,19 @@ def plan(config: Config, output: str) -> Task:
     )
 
 
-def _check_text(config: Config, model: ModelFacts) -> None:
+def _recipe(config: Config, model: ModelFacts) -> TextRecipe:
+    """How the model draws, where it can draw so."""
     text_pipeline.check_text_to_image(model)
-    check_steps("text.steps", config.text.steps, model.trained_steps)
+    text = config.text.of(model.reader.usual(model.unet))
+    text_pipeline.check_recipe(model, text)
+    guided = model.reader.guidance(model.unet) == "classifier-free"
+    negative = config.negative_prompt
+    check(guided or not negative, "negative_prompt", negative, f"empty, as a {model.pipeline} takes none")
     kind, solver = model.scheduler.get("_class_name"), model.scheduler.get("algorithm_type", "")
     reports = kind in text_pipeline.X0_SCHEDULERS or solver in ("dpmsolver++", "sde-dpmsolver++")
-    ok = config.trajectory == 0 or config.text.sampler != "pipeline" or reports
+    ok = config.trajectory == 0 or text.sampler != "pipeline" or reports or model.path == "straight"
     check(ok, "trajectory", config.trajectory, f"0, as {kind} does not report its predictions of x_0")
+    return text
 
 
 def _cycle(config: Config, classes: int) -> tuple[int, ...]:
@@ -118,7 +125,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
     for name in FOR_BASE:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
-    _check_text(config, model)
+    text = _recipe(config, model)
     values = PromptValues(
         prompts=config.prompts,
         prompts_file=config.prompts_file,
@@ -137,7 +144,8 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         output=output,
         about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
         model_hash=fingerprint(model),
-        sampler=config.text.sampler,
+        sampler=text.sampler,
+        text=text,
         total=len(words),
         words=tuple(zip(words.prompts, words.labels, strict=True)),
         across=words.across,

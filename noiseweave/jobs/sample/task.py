@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.sample.config import Config
 
@@ -22,6 +23,7 @@ class Task:
         runs: (label, how many) in the order of the pictures, or (): no labels.
         cycle: labels in turn, or ().
         names: of the classes, where the model's folder has them.
+        text: of a text-to-image model: how it draws.
         words: of a text-to-image model: what picture i shows, and the words under it on a sheet.
         across: pictures that belong in one row of a sheet.
     """
@@ -35,6 +37,7 @@ class Task:
     runs: tuple[tuple[int, int], ...] = ()
     cycle: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
+    text: TextRecipe | None = None
     words: tuple[tuple[Prompt, str], ...] = ()
     across: int = 8
 

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
+from noiseweave.cluster import storage
 from noiseweave.cluster.training import Link
 from noiseweave.engine.networks.recipes import Precision
 from noiseweave.engine.records import Json, JsonMapping
@@ -156,9 +157,12 @@ class Trainer:
 
     def end(self) -> None:
         """Close the log, and leave nothing to the next training in this process: accelerate keeps one state in each."""
-        self.accelerator.end_training()
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        try:
+            with storage.writing(self.regime.state, OSError):
+                self.accelerator.end_training()
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
 
     def lr(self, step: int) -> float:
         """The learning rate at a step."""
@@ -314,7 +318,8 @@ def steps(trainer: Trainer, ready: Iterable[list[Any]], beside: Beside, saved: C
 def _log(trainer: Trainer, row: Json) -> None:
     trainer.link.post(row)
     trainer.rows.append(row)
-    trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+    with storage.writing(trainer.regime.state, OSError):  # TensorBoard's errors name no file
+        trainer.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
 
 class Clock:

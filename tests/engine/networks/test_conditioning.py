@@ -7,7 +7,7 @@ from ends import noise_in
 from latent_models import QUICK, TEXTS, psnr, remade, there_and_back, told
 
 from noiseweave.engine.fusion import groups
-from noiseweave.engine.networks import latent_backbone, paths, text_pipeline
+from noiseweave.engine.networks import latent_backbone, paths, text_encoding
 from noiseweave.engine.networks.recipes import PromptRecipe
 
 
@@ -90,6 +90,20 @@ def test_one_call_holds_both_halves_and_no_second_where_none_is_needed(sd):
 
 
 @torch.no_grad()
+def test_the_network_sees_one_order_in_memory_whatever_it_is_given(sd, digits_model):
+    for model, channels in ((sd, 4), (digits_model(), 1)):
+        seen = []
+        handle = model.unet.register_forward_hook(lambda _m, args, _o, seen=seen: seen.append(args[0]))
+        x, t = (
+            torch.zeros(2, 2 * channels, 16, 16)[:, ::2].to(memory_format=torch.channels_last),
+            torch.tensor([500] * 2),
+        )
+        model.parts(x, t) if channels == 1 else model.conditioned(model.words(TEXTS[:2]), 3.0)(x, t)
+        handle.remove()
+        assert all(x.is_contiguous() for x in seen)
+
+
+@torch.no_grad()
 def test_a_row_outside_the_interval_of_guidance_costs_one_row_and_is_the_conditional_one(sd):
     """sigma of its noise schedule at t = 20, 500, 900: 0.16, 0.91, 1.0."""
     g = torch.Generator().manual_seed(5)
@@ -157,12 +171,12 @@ def test_words_are_mixed_by_weight(xl):
     for name, x in mixed.conditional.items():
         own = words.conditional[name]
         assert all(torch.equal(x[i], own[p]) for i, p in ((0, 0), (1, 1), (2, 2)))
-        torch.testing.assert_close(x[3], text_pipeline.slerp(own[0], own[1], 0.75))
+        torch.testing.assert_close(x[3], text_encoding.slerp(own[0], own[1], 0.75))
     three = words.mixed([[(0, 2.0), (1, 1.0), (2, 1.0)], [(0, 0.0), (1, 0.0), (2, 3.0)]])
     own = words.conditional["prompt_embeds"]
-    step = text_pipeline.slerp(own[0], own[1], 1 / 3)
+    step = text_encoding.slerp(own[0], own[1], 1 / 3)
     torch.testing.assert_close(
-        three.conditional["prompt_embeds"][0], text_pipeline.slerp(step, own[2], 1 / 4)
+        three.conditional["prompt_embeds"][0], text_encoding.slerp(step, own[2], 1 / 4)
     )
     assert torch.equal(three.conditional["prompt_embeds"][1], own[2])
 

@@ -1,12 +1,13 @@
 """Folders of latent models: what is missing, broken or of another kind is one line."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 from small_pipeline import change, flag_everything
 
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import facts, loading
 from noiseweave.engine.networks.recipes import ModelConfig, PromptRecipe
 
 
@@ -34,7 +35,7 @@ BREAKS = {
         lambda m: change(
             m / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
         ),
-        "of pipelines those with a noise schedule are supported",
+        "of this family those with a noise schedule are supported",
     ),
     "target": (
         lambda m: change(m / "scheduler/scheduler_config.json", prediction_type="flow"),
@@ -44,7 +45,7 @@ BREAKS = {
     "no square": (lambda m: change(m / "unet/config.json", sample_size=[4, 8]), "square pictures"),
     "cut weights": (lambda m: next((m / "vae").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
     "other family": (
-        lambda m: change(m / "model_index.json", _class_name="StableDiffusion3Pipeline"),
+        lambda m: change(m / "model_index.json", _class_name="QwenImagePipeline"),
         "its unet is UNet2DConditionModel; supported are pixel models",
     ),
 }
@@ -66,3 +67,10 @@ def test_prompts_are_for_models_that_read(sd_folder):
     loading.check_prompt(digits, PromptRecipe())
     with pytest.raises(ValueError, match=r"prompt\.guidance_target=3\.0: model 'digits-ddpm' reads no words"):
         loading.check_prompt(digits, replace(PromptRecipe(), guidance_target=3.0))
+
+
+@pytest.mark.parametrize("unet", [[], "x", ["diffusers"], [[1]], {"a": 1}])
+def test_an_index_whose_network_is_of_another_kind_is_one_line(unet, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", "unet": unet}))
+    with pytest.raises(ValueError, match="supported are"):
+        facts.read_facts(str(tmp_path))

@@ -33,7 +33,9 @@ def test_what_is_not_there_is_one_line_that_says_how_to_get_it(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "is missing in"), ("{", "is no JSON"), ("[1]", "no JSON object")]
+    ("text", "words"),
+    [(None, "is missing in"), ("{", "is no JSON"), ("[1]", "no JSON object"), ("[" * 5000, "is no JSON")],
+    ids=["missing", "cut", "list", "deep"],
 )
 def test_a_broken_file_is_named(tmp_path, text, words):
     if text is not None:

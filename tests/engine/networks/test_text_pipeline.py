@@ -1,8 +1,8 @@
 """Words to pictures: slerp's closed forms, diffusers' own answer, noise from keys, and words that matter."""
 
-import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from small_pipeline import change, flag_above, flag_everything, unsafety
 
-from noiseweave.engine.networks import facts
+from noiseweave.engine.networks import facts, text_encoding
 from noiseweave.engine.networks import text_pipeline as e
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
@@ -40,39 +40,6 @@ def apart(a, b) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-# slerp
-
-
-def test_slerp_walks_the_arc():
-    a, b = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0], [0.0, 3.0]])
-    for mix in (0.25, 0.5, 0.9):
-        angle = mix * math.pi / 2
-        c, s = math.cos(angle), math.sin(angle)
-        wanted = torch.tensor([[2 * c, 2 * s], [c, 3 * s]])
-        torch.testing.assert_close(e.slerp(a, b, mix), wanted)
-
-
-def test_slerp_keeps_the_length_of_each_vector_where_a_mean_shrinks_it():
-    a, b = torch.randn(2, 77, 32, generator=torch.Generator().manual_seed(0))
-    a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
-    torch.testing.assert_close(e.slerp(a, b, 0.5).norm(dim=-1), torch.ones(77))
-    assert torch.lerp(a, b, 0.5).norm(dim=-1).max() < 0.9
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_slerp_gives_its_ends_bit_for_bit(dtype):
-    a, b = (5 * torch.randn(2, 77, 32, generator=torch.Generator().manual_seed(1))).to(dtype)
-    assert torch.equal(e.slerp(a, b, 0).to(dtype), a)
-    assert torch.equal(e.slerp(a, b, 1).to(dtype), b)
-
-
-def test_slerp_of_parallel_vectors_is_linear():
-    a = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(e.slerp(a, a, 0.3), a)
-    torch.testing.assert_close(e.slerp(a, 3 * a, 0.5), 2 * a)
-    torch.testing.assert_close(e.slerp(a, -a, 0.25), 0.5 * a)
-
-
 # the tokenizer, and prompts that do not fit
 
 
@@ -85,12 +52,10 @@ def test_the_vocabulary_is_clips(model):
 def test_a_prompt_that_is_cut_is_named(model):
     fits, long, negative = "cat " * 75, "cat " * 76, "dog " * 100
     prompts = [Prompt(text=fits, key="a"), Prompt(text=long, key="b"), Prompt(text=long, key="c")]
-    assert e.too_long(model, prompts) == [long]
-    assert e.truncated_ends(model, prompts) == {long: "cat"}
-    assert (
-        e.truncated_ends(model, [Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
-    )
-    assert e.too_long(model, [Prompt(text="a", other=long, key="a", negative=negative)]) == [long, negative]
+    ends = partial(text_encoding.truncated_ends, model.pipeline)
+    assert ends(prompts) == {long: "cat"}
+    assert ends([Prompt(text=fits + "and two dogs", key="a")]).popitem()[1] == "and two dogs"
+    assert list(ends([Prompt(text="a", other=long, key="a", negative=negative)])) == [long, negative]
     a, b = (e.draw_prompts(model, [Prompt(text=t, key="a")], QUICK, 0) for t in (fits, long))
     assert np.array_equal(a, b)  # the last word was cut indeed
 
@@ -147,13 +112,17 @@ def test_the_ends_of_a_mix_are_the_two_prompts(model, xl):
             Prompt(text="two dogs", key="k"),
             Prompt(text="a cat", other="two dogs", mix=0.5, key="k"),
         ]
-        for name, x in e.embeddings(m.pipeline, drawn, True).items():
+        for name, x in text_encoding.embeddings(m.pipeline, drawn, True).items():
             assert torch.equal(x[0], x[1]), name
             assert torch.equal(x[2], x[3]), name
-        told = [x for n, x in e.embeddings(m.pipeline, drawn, True).items() if not n.startswith("negative")]
+        told = [
+            x
+            for n, x in text_encoding.embeddings(m.pipeline, drawn, True).items()
+            if not n.startswith("negative")
+        ]
         assert len(told) == (1 if m is model else 2)  # SDXL's pooled embedding is mixed too
         for x in told:
-            torch.testing.assert_close(x[4], e.slerp(x[1], x[3], 0.5))
+            torch.testing.assert_close(x[4], text_encoding.slerp(x[1], x[3], 0.5))
             assert not torch.equal(x[1], x[3])
 
 
@@ -220,7 +189,7 @@ def test_the_first_belief_is_the_networks(model, sampler):
     s.set_timesteps(5)
     t, z = s.timesteps[0], torch.randn(1, 4, 4, 4, generator=generator(0, "sample", "0"))
     with torch.inference_mode():
-        words = e.embeddings(pipe, CATS[:1], False)["prompt_embeds"]
+        words = text_encoding.embeddings(pipe, CATS[:1], False)["prompt_embeds"]
         a, v = s.alphas_cumprod[t], pipe.unet(z, t, words).sample
         image = pipe.vae.decode((a.sqrt() * z - (1 - a).sqrt() * v) / pipe.vae.config.scaling_factor).sample
     wanted = ((image.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).round().numpy()

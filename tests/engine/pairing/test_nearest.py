@@ -2,28 +2,20 @@
 
 import sys
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from tables import blocks, features
 
 from noiseweave.engine.pairing import nearest as pairing
-from noiseweave.engine.pairing.nearest import GRID, nearest, select, split_into_groups
+from noiseweave.engine.pairing.blocks import GRID
+from noiseweave.engine.pairing.nearest import nearest, split_into_groups
 from noiseweave.engine.pairing.recipes import PairingRecipe
+from noiseweave.engine.pairing.selection import Known, select
 
-
-def features(n, d=24, seed=0):
-    """Clusters, exact duplicates and an empty picture."""
-    g = np.random.default_rng(seed)
-    f = g.standard_normal((n, d)) + 3 * g.standard_normal((5, d))[g.integers(5, size=n)]
-    f[n // 2 : n // 2 + n // 4] = f[: n // 4]
-    f /= np.linalg.norm(f, axis=1, keepdims=True)
-    f[n - 1] = 0
-    return f.astype(np.float32), g.integers(-1, 3, size=n)
-
-
-def blocks(f, label, size):
-    return [(i, f[i : i + size], label[i : i + size]) for i in range(0, len(f), size)]
+top = partial(PairingRecipe, draw="top", max_uses=None, per_class=None, hash=None, upper=0.999)
 
 
 def pairs(f, label, recipe, size, columns=None):
@@ -31,7 +23,9 @@ def pairs(f, label, recipe, size, columns=None):
         nearest(first, rows, own, blocks(f, label, columns or size)[::-1], recipe)
         for first, rows, own in blocks(f, label, size)
     ]
-    return select(*(np.concatenate(x) for x in zip(*found, strict=True)), recipe)
+    a, b, similarity = (np.concatenate(x) for x in zip(*found, strict=True))
+    selected = select((a, b, similarity), Known(label_N=label, hash_N=np.zeros(len(f), np.uint64)), recipe)
+    return selected.a, selected.b, selected.similarity
 
 
 def reference(f, label, recipe):
@@ -56,14 +50,14 @@ def reference(f, label, recipe):
 
 
 RECIPES = [
-    PairingRecipe(threshold=0.7),
-    PairingRecipe(threshold=0.7, classes="any"),
-    PairingRecipe(threshold=-1, upper=1, classes="any", top_k=3),
-    PairingRecipe(threshold=-1, upper=0.8, classes="any", top_k=7),
-    PairingRecipe(threshold=0.99, upper=1, top_k=40),
-    PairingRecipe(threshold=0.2, max_uses=2, classes="any"),
-    PairingRecipe(threshold=0.2, max_uses=1, max_pairs=11),
-    PairingRecipe(threshold=0.999999, upper=1, top_k=1, classes="any"),
+    top(threshold=0.7),
+    top(threshold=0.7, classes="any"),
+    top(threshold=-1, upper=1, classes="any", top_k=3),
+    top(threshold=-1, upper=0.8, classes="any", top_k=7),
+    top(threshold=0.99, upper=1, top_k=40),
+    top(threshold=0.2, max_uses=2, classes="any"),
+    top(threshold=0.2, max_uses=1, max_pairs=11),
+    top(threshold=0.999999, upper=1, top_k=1, classes="any"),
 ]
 
 
@@ -82,7 +76,7 @@ def test_pairs_do_not_depend_on_blocks_or_threads_even_where_all_is_alike():
     f = 1 + 1e-3 * g.standard_normal((300, 96))  # similarities of a few grid steps: every rounding matters
     f = (f / np.linalg.norm(f, axis=1, keepdims=True)).astype(np.float32)
     label = np.zeros(300, int)
-    recipe = PairingRecipe(upper=1, top_k=4)
+    recipe = top(upper=1, top_k=4)
     torch.set_num_threads(2)
     whole = pairs(f, label, recipe, 300)
     torch.set_num_threads(1)
@@ -95,18 +89,20 @@ def test_near_duplicates_are_dropped_and_exact_ties_take_the_lower_row():
     f = np.eye(4, dtype=np.float32)[[0, 0, 0, 1]]
     f[3] = [0.9, np.sqrt(1 - 0.81), 0, 0]
     label = np.zeros(4, int)
-    low, high, s = pairs(f, label, PairingRecipe(threshold=0.5, upper=0.99, top_k=1), 4)
+    low, high, s = pairs(f, label, top(threshold=0.5, upper=0.99, top_k=1), 4)
     assert list(zip(low, high, strict=True)) == [(0, 3), (1, 3), (2, 3)]
     assert s == pytest.approx(0.9, abs=1e-6)
-    low, high, _ = pairs(f, label, PairingRecipe(threshold=0.5, upper=1, top_k=1), 4)
+    low, high, _ = pairs(f, label, top(threshold=0.5, upper=1, top_k=1), 4)
     assert list(zip(low, high, strict=True)) == [(0, 1), (0, 2), (0, 3)]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_very_small_tables(n):
     f, label = np.ones((n, 1), np.float32), np.zeros(n, int)
-    a, b, s = nearest(0, f, label, [(0, f, label)], PairingRecipe(upper=1))
-    low, high, _ = select(a, b, s, PairingRecipe())
+    a, b, s = nearest(0, f, label, [(0, f, label)], top(upper=1))
+    known = Known(label_N=np.zeros(n, np.int64), hash_N=np.arange(n, dtype=np.uint64))
+    selected = select((a, b, s), known, top())
+    low, high = selected.a, selected.b
     assert (low.tolist(), high.tolist()) == (([0], [1]) if n == 2 else ([], []))
     assert split_into_groups(low, high, PairingRecipe()) == ([[0]] if n == 2 else [])
 

@@ -82,7 +82,9 @@ def test_samples_carry_label_caption_and_lineage(calm, source):
         assert 0.7 <= line["similarity"] <= 0.97
         assert line["model_hash"] == numbers["model_hash"]
         assert pixels(files).shape == (16, 16, 1)
-    assert numbers["images_inverted"] < numbers["pair_ends"] == 48
+    assert numbers["images_inverted"] <= numbers["pair_ends"] == 48
+    assert numbers["pictures_used"] > 40  # of 90: few are used twice before all others were
+    assert set(numbers["pairs_per_class"].values()) == {2, 3}
     assert sum(numbers["modes"].values()) == 24
     assert Image.open(calm / "contact_sheet.png").width > 300
 
@@ -211,6 +213,10 @@ def test_window_scope_pairs_each_two_images_once(source, tmp_path):
         "1",
         "--pairing.threshold",
         "0.8",
+        "--pairing.draw=top",
+        "--pairing.max_uses=null",
+        "--pairing.per_class=null",
+        "--pairing.hash=null",
     ]
     window = ["--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "1"]
     made = augmented(source, tmp_path / "w", *wide, *window)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loras import config_of, filled, make, picture, write
+from loras import HERE, config_of, filled, make, picture, write
 
 from noiseweave.cluster.arrays import array
 from noiseweave.engine.lora import pipelines
@@ -152,3 +152,17 @@ def test_the_ends_of_captions_that_are_too_long_are_told(hole_folder, tmp_path, 
     assert said[1:] == ["  ...old roof", "  ...old wall"]
     report.warn_of_truncated(())
     assert capsys.readouterr().err == ""
+
+
+def test_a_picture_that_changes_after_the_start_is_not_kept_under_its_old_content(source):
+    config, _ = source
+    write(Path(config.input) / "imgs" / "p2.png", picture(78))
+    looked = lora_input.gather(config)
+    before = shards_in(Path(config.cache))
+    write(Path(config.input) / "imgs" / "p2.png", picture(79))
+    with pytest.raises(ValueError, match=r"units failed.*input changed during the run: p2"):
+        lora_cache.filled(config, looked, HERE)
+    assert shards_in(Path(config.cache)) == before
+    uncached = dataclasses.replace(config, cache="off")
+    with pytest.raises(ValueError, match="input changed during the run: p2"):
+        lora_cache.filled(uncached, looked, HERE)

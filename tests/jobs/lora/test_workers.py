@@ -136,5 +136,5 @@ def test_ctrl_c_ends_it_at_once(address, hole_folder, tmp_path):
     assert code == 130
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"
     assert "Traceback" not in said
-    assert seconds < 10
+    assert seconds < 30  # on a quiet machine 3
     assert not (output / lock.NAME).exists()

@@ -142,7 +142,9 @@ def test_no_hub_is_asked(captioned, tmp_path, monkeypatch):
 
 def test_refusals(captioned, tmp_path, capsys, monkeypatch):
     outside = b'{"file_name": "../../secret.png"}\n'
-    for data, words in ((outside, "file_name"), (b'{"name": "0.png"}\n', "file_name"), (b"{", "JSON")):
+    changing = b'{"file_name": "0.png"}\n{"file_name": 3}\n'
+    broken = [(data, "metadata cannot be read") for data in (b"{", changing)]
+    for data, words in ((outside, "file_name"), (b'{"name": "0.png"}\n', "file_name"), *broken):
         (captioned / "train/metadata.jsonl").write_bytes(data)
         with pytest.raises(SystemExit) as stop:
             cli.main(["pack", "--input", str(captioned), "--output", str(tmp_path / "out")])

@@ -244,6 +244,13 @@ def test_different_class_lists_are_refused(twelve, tmp_path):
         run(str(tmp_path / "{in,more}/shards/000.tar"), tmp_path / "out")
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff", b'["a", 3]', b"[" * 5000])
+def test_a_damaged_class_list_is_named(content, twelve, tmp_path):
+    (tmp_path / "in/classes.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"classes\.json"):
+        run(tmp_path / "in/shards", tmp_path / "out")
+
+
 def test_what_an_input_is_taken_for(twelve, tmp_path, capsys):
     shutil.copy(tmp_path / "in/shards/000.tar", tmp_path / "one.tar")
     fill(tmp_path / "mixed", {"a.png": picture()})

@@ -57,6 +57,9 @@ def test_what_is_kept_is_not_computed_again(cached):
         bytes_of(features(IMAGES))[:-4],
         bytes_of(features(IMAGES))[:20],
         b"no array at all",
+        b"\x93NUMPY\x01\x00\x0f\x00{'descr': '<f4,",
+        b"\x93NUMPY\x01\x00\x40\x00" + b"(" * 64,
+        b"PK\x03\x04 an archive",
         bytes_of(features(IMAGES)[:2]),
         bytes_of(features(IMAGES)[:, :4]),
         bytes_of(features(IMAGES).astype(np.float64)),
@@ -64,7 +67,21 @@ def test_what_is_kept_is_not_computed_again(cached):
         bytes_of(np.array([{"a": 1}], object), allow_pickle=True),
         head_of((1 << 40, 5)),
     ],
-    ids=["empty", "cut", "cut-head", "other", "rows", "width", "dtype", "nan", "pickle", "shape"],
+    ids=[
+        "empty",
+        "cut",
+        "cut-head",
+        "other",
+        "head",
+        "depth",
+        "archive",
+        "rows",
+        "width",
+        "dtype",
+        "nan",
+        "pickle",
+        "shape",
+    ],
 )
 def test_what_is_not_as_it_should_be_is_computed_again(cached, data):
     take, path, calls = cached

@@ -1,0 +1,151 @@
+"""What a family of text-to-image pipelines says of itself. A family is one file here and a line in ``registry``.
+
+B rows, L tokens of D values, S kept steps; C, H, W are those of latents, sizes are (height, width) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
+from noiseweave.engine.networks.recipes import Usual
+from noiseweave.engine.records import Json
+
+Guidance = Literal["classifier-free", "embedded", "none"]
+"""How strongly a prompt is followed: by two calls (arXiv 2207.12598), by an input of the network, or not at all."""
+
+Rows = Mapping[str, Tensor]
+"""What each of B rows is conditioned on: prompt_embeds [B, L, D], and where a family has them pooled_prompt_embeds."""
+
+EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds")
+
+
+class Family:
+    """A family of pipelines whose network works on a VAE's latents; what most of them share is said here.
+
+    Attributes:
+        name: as ``facts`` has it.
+        pipeline: diffusers' class that draws pictures from texts.
+        filling: diffusers' class whose network sees the hole that it fills, where there is one.
+        network: the part that takes noise off.
+        parts: that a folder must have, beside network, VAE and scheduler.
+        patch: latents on a side of one token: the sides of latents are multiples of it.
+        lora_layers: the layers of the network that a LoRA is put on.
+    """
+
+    name: str
+    pipeline: str
+    filling: str = ""
+    network: Literal["unet", "transformer"] = "transformer"
+    parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    patch = 1
+    lora_layers: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
+
+    def network_of(self, pipeline: Pipeline) -> Any:
+        """The network that takes noise off."""
+        return getattr(pipeline, self.network)
+
+    def usual(self, network: Json) -> Usual:
+        """What is taken where a user does not choose; ``network`` is the network's config, here and below."""
+        raise NotImplementedError
+
+    def guidance(self, network: Json) -> Guidance:
+        """How it is guided."""
+        return "classifier-free"
+
+    def channels(self, network: Json) -> int:
+        """Channels of the noisy latents that the network takes, where it sees no hole."""
+        return int(network.get("in_channels") or 0)
+
+    def sees_holes(self, network: Json, latent_channels: int) -> bool:
+        """Whether the network is shown a hole and what lies around it, beside the noisy latents."""
+        return False
+
+    def side(self, network: Json) -> int:
+        """Latents on the (longer) side of what it was made for; 0 where its config does not say."""
+        side = network.get("sample_size") or 0
+        return side if isinstance(side, int) else max(side)
+
+    def most(self, network: Json) -> int | None:
+        """Latents on a side that it can take at most; None where there is no end."""
+        return None
+
+    def size(self, pipeline: Pipeline) -> tuple[int, int]:
+        """What it was made for, in pixels."""
+        side = self.side(self.network_of(pipeline).config) * int(pipeline.vae_scale_factor)
+        return side, side
+
+    def encode(self, pipeline: Pipeline, text: str, negative: bool) -> tuple[Tensor, ...]:
+        """A text's ``EMBEDDINGS``, one row each, as many as the family has.
+
+        Args:
+            negative: as what the picture keeps away from; the empty text is the family's own way of no words.
+        """
+        raise NotImplementedError
+
+    def readers(self, pipeline: Pipeline) -> list[tuple[Any, int]]:
+        """Tokenizers, and the tokens that each may give: what is beyond them in one of them is lost."""
+        both = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None)]
+        return [(k, int(k.model_max_length)) for k in both if k is not None]
+
+    def predict(
+        self,
+        network: Network,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        rows: Rows,
+        size: tuple[int, int],
+        guidance: float,
+    ) -> Tensor:
+        """What the network gives of x at t, [B, C, H, W], as ``path.Path`` means it: of a flow v = eps - x_0.
+
+        Args:
+            t_B: diffusers' time step, 0 to 1000; of a flow 1000 sigma.
+            rows: in the network's precision.
+            guidance: where it is embedded.
+        """
+        raise NotImplementedError
+
+    def sigmas(self, scheduler: Scheduler, steps: int, size: tuple[int, int]) -> Tensor:
+        """Of a flow: the S levels of noise that its own pipeline takes for latents of H x W, float64, descending."""
+        raise NotImplementedError
+
+    def options(self, guidance: float, eta: float) -> Json:
+        """What a call of diffusers' pipeline takes beside words, latents and steps."""
+        return {"guidance_scale": guidance}
+
+    def pack(self, z_BCHW: Tensor) -> Tensor:
+        """Latents as diffusers' pipeline takes them."""
+        return z_BCHW
+
+    def unpack(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """And back; size is that of the latents, H x W."""
+        return z
+
+
+def shifted_sigmas(scheduler: Scheduler, steps: int, tokens: int, max_shift: float, **more: object) -> Tensor:
+    """The scheduler's own levels of noise, moved as it moves them for so many tokens: float64 [S].
+
+    The more tokens a picture has, the more noise it takes to hide it (Esser et al., arXiv 2403.03206, section 5.3.2).
+
+    Args:
+        max_shift: of the family, where the scheduler's config does not say.
+        more: of its ``set_timesteps``.
+    """
+    config, own = scheduler.config, scheduler.from_config(scheduler.config)
+    if config.get("use_dynamic_shifting"):
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
+        slope = (high - low) / (many - few)
+        more["mu"] = tokens * slope + low - slope * few
+    own.set_timesteps(**({"num_inference_steps": steps} | more))
+    return own.sigmas[:steps].double()
+
+
+def even(steps: int) -> list[float]:
+    """Levels of noise from 1 to 1 / steps."""
+    return torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()

@@ -1,0 +1,35 @@
+"""Stable Diffusion XL (Podell et al., arXiv 2307.01952)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from noiseweave.engine.networks.families.family import Rows
+from noiseweave.engine.networks.families.sd import StableDiffusion
+from noiseweave.engine.networks.protocols import Network
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Two text encoders, a pooled embedding, and the picture's size as a condition."""
+
+    name = "sdxl"
+    pipeline, filling = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
+    parts = ("text_encoder_2", "tokenizer_2")
+
+    def predict(
+        self,
+        network: Network,
+        x_BCHW: Tensor,
+        t_B: Tensor,
+        rows: Rows,
+        size: tuple[int, int],
+        guidance: float,
+    ) -> Tensor:
+        """Conditioned on the original size, no crop, and the target size (section 2.2)."""
+        pooled = rows["pooled_prompt_embeds"]
+        sizes = pooled.new_tensor([*size, 0, 0, *size])
+        added = {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+        words = rows["prompt_embeds"]
+        return network(x_BCHW, t_B, encoder_hidden_states=words, added_cond_kwargs=added, return_dict=False)[
+            0
+        ]

@@ -1,0 +1,123 @@
+"""Every family against diffusers' own pipeline: the ODE along our path from the same latents, and what is drawn."""
+
+import diffusers
+import numpy as np
+import pytest
+import small_transformers
+import torch
+
+from noiseweave.engine.diffusion.recipes import InversionRecipe
+from noiseweave.engine.networks import facts, loading, text_encoding, text_pipeline
+from noiseweave.engine.networks.families import registry
+from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.seeding import generator
+
+STEPS, SIDE = 4, 64
+PROMPTS = [Prompt(text="a photo of a cat", key="0"), Prompt(text="a dog", key="1")]
+GUIDANCE = {"sd3": 4.0, "dev": 3.5, "schnell": 1.0}
+
+
+def of(name, folder):
+    return small_transformers.sd3(folder) if name == "sd3" else small_transformers.flux(folder, name)
+
+
+@pytest.fixture(scope="module", params=list(GUIDANCE))
+def small(request, tmp_path_factory):
+    """(name, folder) of a small pipeline."""
+    return request.param, of(request.param, tmp_path_factory.mktemp(request.param) / "small")
+
+
+def theirs(folder, z, guidance, **more):
+    """diffusers' own picture of each prompt."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    family = registry.family_of(pipe)
+    return pipe(
+        prompt=[p.text for p in PROMPTS],
+        latents=family.pack(z),
+        height=SIDE,
+        width=SIDE,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        output_type="np",
+        **more,
+    ).images
+
+
+def noise():
+    return torch.stack([torch.randn(16, 8, 8, generator=generator(5, "sample", p.key)) for p in PROMPTS])
+
+
+def test_the_ode_along_our_path_is_diffusers_own_pipeline(small):
+    name, folder = small
+    model = loading.load(ModelConfig(name=str(folder)), size=SIDE)
+    path = model.path(InversionRecipe(num_steps=STEPS, skip=0, eta=0.0))
+    denoise = model.conditioned(model.words([p.text for p in PROMPTS]), GUIDANCE[name])
+    x = z = noise()
+    for i, t in enumerate(path.t_T):
+        x = path.mean(x, denoise(x, t.expand(len(x))), i)
+    ours = (model._finite(model.decoding, x).clamp(-1, 1) + 1) / 2
+    expected = theirs(folder, z, GUIDANCE[name])
+    assert np.abs(ours.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-3
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2
+
+
+def test_guidance_and_words_reach_the_network(small):
+    name, folder = small
+    model = loading.load(ModelConfig(name=str(folder)), size=SIDE)
+    words, x, t = model.words(["a cat", "a dog"]), noise(), torch.full((2,), 600.0)
+    plain, guided = (model.conditioned(words, scale)(x, t) for scale in (1.0, 5.0))
+    assert torch.equal(plain, guided) == (name == "schnell")
+    assert not torch.allclose(plain, model.conditioned(model.words(["a dog", "a cat"]))(x, t), atol=1e-5)
+
+
+def test_what_is_drawn_is_the_pipelines_own(small):
+    name, folder = small
+    guidance = GUIDANCE[name]
+    recipe = TextRecipe(sampler="euler", steps=STEPS, guidance=guidance, height=SIDE, width=SIDE)
+    model = text_pipeline.load(ModelConfig(name=str(folder)), recipe)
+    drawn, beliefs = text_pipeline.trajectory(model, PROMPTS, recipe, 5, STEPS)
+    expected = theirs(folder, noise(), guidance)
+    assert np.abs(drawn / 255 - expected).max() < 1e-2
+    assert beliefs.shape == (STEPS, 2, SIDE, SIDE, 3)
+    assert np.array_equal(beliefs[-1], drawn)  # the last step lands on the x_0 that it saw
+    assert model.calls(recipe) == STEPS
+
+
+def test_inversion_and_replay_give_latents_back(small):
+    _, folder = small
+    model = loading.load(ModelConfig(name=str(folder)), size=SIDE)
+    from latent_models import psnr, there_and_back, told
+
+    image = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    ours, x_0 = there_and_back(model, image, told(2), InversionRecipe(num_steps=5, skip=1))
+    assert psnr(ours, x_0) > 90
+
+
+def test_a_long_prompt_is_read_by_t5_and_its_end_is_named(small):
+    name, folder = small
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    most = 256 if name == "sd3" else 512
+    # a character is a token here; CLIP, which ends at 77, gives the pooled embedding alone
+    fits, long = "x" * (most - 2), "x" * (most - 2) + "yz"
+    assert text_encoding.truncated_ends(pipe, [Prompt(text=fits, key="a")]) == {}
+    assert text_encoding.truncated_ends(pipe, [Prompt(text=long, key="a")]) == {long: "yz"}
+
+
+def test_every_family_names_pipelines_of_diffusers():
+    for name, family in registry.FAMILIES.items():
+        assert family.name == name
+        assert all(hasattr(diffusers, kind) for kind in (family.pipeline, family.filling) if kind)
+        assert registry.BY_PIPELINE[family.pipeline] is family
+        assert family.pipeline in registry.text_to_image()
+
+
+def test_facts_of_a_family(small):
+    name, folder = small
+    found = facts.read_facts(str(folder))
+    assert found.family == ("sd3" if name == "sd3" else "flux")
+    assert (found.path, found.prediction, found.conditioning) == ("straight", "flow", "text")
+    assert (found.network_channels, found.latent_channels, found.multiple) == (16, 16, 16)
+    assert found.side == (SIDE if name == "sd3" else 1024)
+    assert not found.sees_holes

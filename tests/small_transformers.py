@@ -1,0 +1,118 @@
+"""Small pipelines of the families whose network is a transformer, with random weights; see small_pipeline.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from small_pipeline import WIDTH, text_encoder, tokenizer
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+SIZE = 64  # pixels that the small SD3 is made for
+# SD3's scheduler shifts alike for all sizes, FLUX.1 dev's by the number of tokens, schnell's not at all
+SHIFTS = {
+    "sd3": {"shift": 3.0},
+    "dev": {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15},
+    "schnell": {"shift": 1.0},
+}
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """One token for each printable character of ASCII."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    letters = [(chr(c), -3.0) for c in range(33, 127)]
+    return T5Tokenizer([*special, *letters], extra_ids=0, additional_special_tokens=[], model_max_length=512)
+
+
+def t5(tokens: T5Tokenizer) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(tokens), d_model=2 * WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0
+    )
+    return T5EncoderModel(config).eval()
+
+
+def vae() -> AutoencoderKL:
+    """16 channels, with a shift, and as theirs without quant_conv."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=True,
+    ).eval()
+
+
+def sd3(folder: str | Path, **more: object) -> Path:
+    """Save a small Stable Diffusion 3 and return its folder; ``more`` in place of its parts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip, letters = tokenizer(), t5_tokenizer()
+        network = SD3Transformer2DModel(
+            sample_size=SIZE // 8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=32,
+            pooled_projection_dim=2 * WIDTH,
+            pos_embed_max_size=12,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        parts = {
+            "transformer": network.eval(),
+            "scheduler": FlowMatchEulerDiscreteScheduler(**SHIFTS["sd3"]),
+            "vae": vae(),
+            "text_encoder": text_encoder(clip, projected=True),
+            "tokenizer": clip,
+            "text_encoder_2": text_encoder(clip, projected=True),
+            "tokenizer_2": clip,
+            "text_encoder_3": t5(letters),
+            "tokenizer_3": letters,
+        }
+    StableDiffusion3Pipeline(**parts | more).save_pretrained(folder)
+    return Path(folder)
+
+
+def flux(folder: str | Path, kind: str = "dev") -> Path:
+    """Save a small FLUX.1 and return its folder: dev, schnell or fill."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip, letters = tokenizer(), t5_tokenizer()
+        network = FluxTransformer2DModel(
+            in_channels=4 * (16 + 16 + 64) if kind == "fill" else 4 * 16,
+            out_channels=4 * 16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=kind != "schnell",
+            axes_dims_rope=(4, 6, 6),
+        )
+        parts = {
+            "transformer": network.eval(),
+            "scheduler": FlowMatchEulerDiscreteScheduler(**SHIFTS["schnell" if kind == "schnell" else "dev"]),
+            "vae": vae(),
+            "text_encoder": text_encoder(clip),
+            "tokenizer": clip,
+            "text_encoder_2": t5(letters),
+            "tokenizer_2": letters,
+        }
+    (FluxFillPipeline if kind == "fill" else FluxPipeline)(**parts).save_pretrained(folder)
+    return Path(folder)
