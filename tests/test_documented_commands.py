@@ -178,7 +178,7 @@ def run(command):
 
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
-    """A folder in which the demo ran; configs/, scripts/ and examples/ are those of the repository, demo/ is what it wrote."""
+    """A folder in which the demos ran; configs/, scripts/, examples/ are the repository's, demo/ is what they wrote."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "scripts", "examples"):
         (folder / name).symlink_to(ROOT / name)
