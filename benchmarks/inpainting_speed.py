@@ -119,7 +119,7 @@ def theirs(task: Task, model: InpaintModel, loaded: Sequence[Loaded]) -> Patches
     assert model.text is not None
     pipe, recipe = model.text.pipeline, task.config.inpaint
     pipe.set_progress_bar_config(disable=True)
-    told = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
+    told = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.scale)
     pipe.scheduler = text_pipeline.text_scheduler(model.text, told)
     return [_theirs(pipe, task, one, one.regions[0]) for one in loaded]
 
@@ -134,7 +134,7 @@ def _theirs(pipe: Any, task: Task, one: Loaded, region: Region) -> np.ndarray:
         image=torch.from_numpy(region.image_HWC.copy()).permute(2, 0, 1)[None].float() / 255,
         mask_image=torch.from_numpy(region.hole_HW.copy())[None, None].float(),
         num_inference_steps=task.config.inpaint.steps,
-        guidance_scale=task.config.inpaint.guidance,
+        guidance_scale=task.config.inpaint.scale,
         strength=1.0,
         output_type="np",
         generator=generator(SEED, "inpaint", chance(one.item, 0)),
@@ -191,7 +191,7 @@ def measure(config: Config, device: str, repeats: int) -> dict[str, object]:
         "pictures_a_second": {n: round(len(loaded) / s, 3) for n, s in median.items()},
     }
     if task.method == "inpaint":
-        result["guidance"] = config.inpaint.guidance
+        result["guidance"] = config.inpaint.scale
     for name in runs.keys() - {"ours"}:
         result[f"ratio_to_{name}"] = round(median[name] / median["ours"], 2)
         result[f"largest_difference_to_{name}"] = difference(loaded, found["ours"], found[name])

@@ -41,8 +41,8 @@ def t5(tokens: T5Tokenizer) -> T5EncoderModel:
 
 
 def vae() -> AutoencoderKL:
-    """16 channels, with a shift, and as theirs without quant_conv."""
-    return AutoencoderKL(
+    """16 channels, with a shift, and as theirs without quant_conv; samples of its latents are their mode."""
+    made = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
         norm_num_groups=4,
@@ -54,6 +54,10 @@ def vae() -> AutoencoderKL:
         use_post_quant_conv=False,
         force_upcast=True,
     ).eval()
+    with torch.no_grad():  # the second half of what the encoder gives is the logarithm of the variance
+        made.encoder.conv_out.weight[16:] = 0
+        made.encoder.conv_out.bias[16:] = -30
+    return made
 
 
 def sd3(folder: str | Path, **more: object) -> Path:

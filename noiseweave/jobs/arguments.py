@@ -29,6 +29,7 @@ JOBS = {
     "evaluate": "pictures -> figures of how good they are: FID and the like, PSNR and the like, reconstruction",
     "forget": "a picture's key -> all that descends from it, removed from the shards it lies in",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
+    "describe": "a model -> what it is, and the memory that its workers take",
     "report": "a job's output folder -> report.html, one page that shows it all",
 }
 
@@ -97,7 +98,7 @@ def _help(job: str, whole: bool) -> NoReturn:
 
 def synopsis(job: str) -> str:
     """How a job is called, in one line."""
-    words = {"images": " PICTURE ...", "prompts": " [PROMPT ...]", "folder": " FOLDER"}
+    words = {"images": " PICTURE ...", "prompts": " [PROMPT ...]", "folder": " FOLDER", "model": " MODEL"}
     place = words.get(getattr(config_of(job), "POSITIONAL", ""), "")
     return f"noiseweave {called(job)[0]}{place} [--config FILE] [--section.field VALUE ...]"
 

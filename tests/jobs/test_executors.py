@@ -468,6 +468,7 @@ def test_an_output_folder_that_goes_is_one_line(name, place, tmp_path, monkeypat
                 shutil.rmtree(output)
 
     monkeypatch.setattr(storage, "_write_local", gone)
+    monkeypatch.setattr(lock, "BEAT", 600.0)  # its thread would end this process
     assert cli.main(command(name, place, output)) == 1
     said = capsys.readouterr().err
     assert f"error: output {str(output)!r} is gone" in said

@@ -27,7 +27,7 @@ USUAL = {"sd3": (28, 7.0), "dev": (28, 3.5), "schnell": (4, 1.0)}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
-    flux = {name: small_transformers.flux(root / name, name) for name in ("dev", "schnell")}
+    flux = {name: small_transformers.flux(root / name, name) for name in ("dev", "schnell", "fill")}
     return {"sd3": small_transformers.sd3(root / "sd3"), **flux}
 
 
@@ -105,6 +105,20 @@ def test_augment_fuses_captioned_pictures(name, folders, tmp_path):
         assert np.abs(apart).max() <= 1
 
 
+@pytest.mark.parametrize(("name", "guidance"), [("fill", 30.0), ("dev", 3.5)])
+def test_inpaint_fills_holes(name, guidance, folders, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    hole = np.zeros((32, 48), np.uint8)
+    hole[8:20, 10:30] = 255
+    for kind, array in (("image", image), ("hole", hole)):
+        Image.fromarray(array).save(tmp_path / f"{kind}.png")
+    said = ["--image", tmp_path / "image.png", "--mask", tmp_path / "hole.png", "--mask_mode", "white"]
+    said += ["--model.name", folders[name], "--prompt", "a cat", "--steps", "2", "--seed", "1"]
+    assert inline("inpaint", *said, "--output", tmp_path / "o") == 0
+    found = [json.loads(p.read_text()) for p in (tmp_path / "o").rglob("*.json")]
+    assert f'"guidance": {guidance}' in json.dumps(found)
+
+
 REFUSED = {
     "sampler": (
         "sd3",
@@ -114,6 +128,7 @@ REFUSED = {
     "sides": ("sd3", ["--text.height", "40"], "text.height=40: a multiple of 16, at most 192"),
     "too large": ("sd3", ["--text.height", "208"], "text.height=208: a multiple of 16, at most 192"),
     "guidance": ("schnell", ["--text.guidance", "3"], "text.guidance=3.0: 1, as the model was distilled"),
+    "fill": ("fill", [], "it is a FluxFillPipeline; text-to-image takes"),
     "negative": (
         "dev",
         ["--negative_prompt", "x"],

@@ -169,19 +169,24 @@ def _conditioned(
     recipe: InpaintRecipe,
     generators: list[torch.Generator],
 ) -> Tensor:
-    """A UNet that sees [x, mask, latent of the picture with its hole grey], stepped by diffusers' scheduler."""
+    """A network that sees x, the mask and the picture with its hole grey: diffusers' scheduler, or a flow's ODE."""
     assert model.text is not None
-    predict = _conditional(model, prompts, recipe.guidance, hole_BHW.shape[1:])
+    predict = _conditional(model, prompts, recipe.scale, hole_BHW.shape[1:])
     around = latents.around(model.vae, latents.to_pixels(image_BHWC), _hole(hole_BHW))
-    mask = latents.hole_in_latents(_hole(hole_BHW), around).to(around)
-    words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.guidance)
+    beside = model.text.family.beside(_hole(hole_BHW), around)
+    noise = _draw(around, generators)()
+    if paths.is_straight(model.scheduler):
+        start = noise if recipe.strength == 1 else _encode(model, image_BHWC)
+        return _ode(
+            _path(model, recipe, around), lambda x, t: predict(torch.cat([x, beside], 1), t), start, noise
+        )
+    words = TextRecipe(sampler=recipe.sampler, steps=recipe.steps, guidance=recipe.scale)
     scheduler = text_pipeline.text_scheduler(model.text, words)
     scheduler.set_timesteps(recipe.steps)
     skip = (recipe.steps - recipe.kept) * scheduler.order
     t_T = scheduler.timesteps[skip:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skip)
-    noise = _draw(around, generators)()
     if recipe.strength == 1:
         x = noise * scheduler.init_noise_sigma
     else:
@@ -189,8 +194,16 @@ def _conditioned(
     takes = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if "generator" in takes else {}
     for t in spans.steps(t_T):
-        seen = torch.cat([scheduler.scale_model_input(x, t), mask, around], 1)
+        seen = torch.cat([scheduler.scale_model_input(x, t), beside], 1)
         x = scheduler.step(predict(seen, t), t, x, return_dict=False, **extra)[0]
+    return x
+
+
+def _ode(path: Path, predict: Predict, x_0: Tensor, noise: Tensor) -> Tensor:
+    """From x_0 under the noise of the first kept step, Euler's steps on a straight path."""
+    x = path.noised(x_0, noise[None].expand(len(path), *noise.shape))[0]
+    for i in spans.steps(range(len(path))):
+        x = path.mean(x, predict(x, path.t_T[i]), i)
     return x
 
 
@@ -208,19 +221,22 @@ def _repainted(
     known = _encode(model, shown)
     hole = latents.hole_in_latents(_hole(hole_BHW), known)
     inside = torch.zeros_like(known) if recipe.strength == 1 else _encode(model, image_BHWC)
-    path = _path(model, recipe)
+    path = _path(model, recipe, known)
     levels = repaint_levels(len(path), recipe.jump_length, recipe.resample)
     predict = _predict(model, prompts, recipe, hole_BHW.shape[1:])
     believe = _believe(model, predict, path)
     return repaint(believe, path, known, hole, inside, levels, _draw(known, generators))
 
 
-def _path(model: InpaintModel, recipe: InpaintRecipe) -> Path:
-    """The steps that the model's own scheduler takes, without those that strength leaves out."""
-    scheduler = paths.stepping(model.scheduler)
+def _path(model: InpaintModel, recipe: InpaintRecipe, x_BCHW: Tensor) -> Path:
+    """The steps that the model's own scheduler takes for x, without those that strength leaves out."""
+    scheduler, skip = paths.stepping(model.scheduler), recipe.steps - recipe.kept
+    if model.text is not None and paths.is_straight(scheduler):
+        size, eta = (x_BCHW.shape[2], x_BCHW.shape[3]), 0.0 if model.about.kind == "inpaint" else 1.0
+        return paths.pipeline_path(model.text.family, scheduler, size, recipe.steps, skip, eta)
     if not paths.is_straight(scheduler):
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.clamp(min=LEAST_SIGNAL)
-    return paths.path_of(scheduler, model.prediction, recipe.steps, recipe.steps - recipe.kept)
+    return paths.path_of(scheduler, model.prediction, recipe.steps, skip)
 
 
 def _predict(
@@ -228,7 +244,7 @@ def _predict(
 ) -> Predict:
     """The network's output, float32: conditioned on the prompts; a class-conditional base model, on none."""
     if model.base is None:
-        return _conditional(model, prompts, recipe.guidance, size)
+        return _conditional(model, prompts, recipe.scale, size)
     base, n = model.base, len(prompts)
     none = torch.full((n,), base.classes, device=base.device) if base.classes else None
 

@@ -11,7 +11,7 @@ import torch
 from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.lora import weights
 from noiseweave.engine.lora.weights import Lora
-from noiseweave.engine.networks import base_models, paths, safety, text_pipeline, tuning
+from noiseweave.engine.networks import base_models, memory, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
@@ -146,6 +146,7 @@ def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequen
 
     family = facts.reader
     kind = family.filling if facts.sees_holes else family.pipeline
+    memory.check_fits(facts, config.precision, device)
     exact = replace(config, precision="fp32") if loras else config
     pipeline = text_pipeline.opened(getattr(diffusers, kind), exact, facts.folder)
     if loras:

@@ -16,17 +16,18 @@ class InpaintRecipe:
         steps: of the sampler, at most as many as the model was trained with. RePaint goes back and takes
             some of them again.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598) of a model that reads
-            prompts; 1 is off, and then a negative prompt has no effect. Other models ignore it.
+            prompts; 1 is off, and then a negative prompt has no effect. Other models ignore it. null takes 5; 7 of
+            SD3, 30 of FLUX.1 Fill, 3.5 of FLUX.1 dev, 1 of FLUX.1 schnell.
         strength: share of the steps that are taken, above 0 to 1. 1 never looks at what is inside the hole;
             less starts from it, so the repair stays near to it.
         sampler: of a model made for inpainting: dpm-solver++, ddim, ddpm, euler, or pipeline, the scheduler
-            that its folder names. RePaint is ancestral always.
+            that its folder names; FLUX.1 Fill has Euler's steps alone. RePaint is ancestral always.
         jump_length: RePaint's j: steps that a jump goes back (Lugmayr et al., arXiv 2201.09865).
         resample: RePaint's r: times that each stretch of jump_length steps is walked; 1 is replacement alone.
     """
 
     steps: int = 50
-    guidance: float = 5.0
+    guidance: float | None = None
     strength: float = 1.0
     sampler: TextSampler = "dpm-solver++"
     jump_length: int = 10
@@ -34,7 +35,7 @@ class InpaintRecipe:
 
     def __post_init__(self) -> None:
         check(1 <= self.steps <= 100_000, "inpaint.steps", self.steps, "1 to 100000")
-        check(1 <= self.guidance <= 100, "inpaint.guidance", self.guidance, "1 (off) to 100")
+        check(1 <= self.scale <= 100, "inpaint.guidance", self.guidance, "1 (off) to 100, or null")
         check(0 < self.strength <= 1, "inpaint.strength", self.strength, "above 0, at most 1")
         check(
             self.kept >= 1,
@@ -44,6 +45,11 @@ class InpaintRecipe:
         )
         check(self.jump_length >= 1, "inpaint.jump_length", self.jump_length, "1 or more")
         check(1 <= self.resample <= 100, "inpaint.resample", self.resample, "1 (off) to 100")
+
+    @property
+    def scale(self) -> float:
+        """Of the guidance."""
+        return 5.0 if self.guidance is None else self.guidance
 
     @property
     def kept(self) -> int:

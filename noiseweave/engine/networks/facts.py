@@ -248,7 +248,7 @@ def _check_family(name: str, index: Config) -> None:
         return
     what = f"a {pipeline}" if pipeline else "its model_index.json names no pipeline"
     unet = f", its unet is {unet_class}" if unet_class else ""
-    known = f"pixel models (UNet2DModel: DDPMPipeline), LDMPipeline, {', '.join(BY_PIPELINE)}"
+    known = f"pixel models (UNet2DModel), LDMPipeline, {', '.join(BY_PIPELINE)}"
     raise ValueError(f"model {name!r}: {what}{unet}; supported are {known}")
 
 

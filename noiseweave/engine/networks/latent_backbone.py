@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseweave.engine.checks import check_steps
-from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction, straight_path
+from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
@@ -88,11 +87,9 @@ class LatentBackbone(Backbone):
         """The steps of a recipe: of a pipeline that is a flow, those that its family takes for this size."""
         if self.text is None or not paths.is_straight(self.scheduler):
             return super().path(recipe)
-        steps, trained = recipe.num_steps, int(self.scheduler.config.num_train_timesteps)
-        check_steps("inversion.num_steps", steps, trained)
-        side = self.size // self.vae_scale_factor
-        sigma_S = self.text.family.sigmas(self.scheduler, steps, (side, side))
-        return straight_path(sigma_S, trained, recipe.skip, self.prediction, recipe.eta)
+        side, family = self.size // self.vae_scale_factor, self.text.family
+        size, steps = (side, side), recipe.num_steps
+        return paths.pipeline_path(family, self.scheduler, size, steps, recipe.skip, recipe.eta)
 
     @torch.inference_mode()
     def encode(self, image_BHWC: np.ndarray) -> Tensor:

@@ -11,6 +11,7 @@ from noiseweave.engine import checks
 from noiseweave.engine.diffusion import dpm_solver
 from noiseweave.engine.diffusion.path import Path, Prediction, even_sigmas, preserving_path, straight_path
 from noiseweave.engine.diffusion.recipes import SolverName
+from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.protocols import Scheduler
 
 
@@ -68,6 +69,19 @@ def sigma_of(scheduler: Scheduler, t_B: Tensor) -> Tensor:
     if is_straight(scheduler):
         return t_B.double() / int(scheduler.config.num_train_timesteps)
     return (1 - scheduler.alphas_cumprod.to(t_B.device)[t_B].double()).sqrt()
+
+
+def pipeline_path(
+    family: Family, scheduler: Scheduler, size: tuple[int, int], steps: int, skip: int, eta: float
+) -> Path:
+    """Of a pipeline that is a flow: the steps that its family takes for latents of H x W, without the noisiest.
+
+    Raises:
+        ValueError: more steps than the model was trained with.
+    """
+    trained = int(scheduler.config.num_train_timesteps)
+    checks.check_steps("inversion.num_steps", steps, trained)
+    return straight_path(family.sigmas(scheduler, steps, size), trained, skip, "flow", eta)
 
 
 def noise_level(scheduler: Scheduler, level: float) -> tuple[float, Tensor, Tensor]:

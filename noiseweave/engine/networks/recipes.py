@@ -204,12 +204,14 @@ class Usual:
     Attributes:
         sampler, steps, guidance: of a drawing, as ``TextRecipe`` has them.
         edit: guidance of the inversion and of the replay of a text-guided edit.
+        fill: guidance of a hole's filling.
     """
 
     sampler: TextSampler = "pipeline"
     steps: int
     guidance: float
     edit: tuple[float, float]
+    fill: float = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)

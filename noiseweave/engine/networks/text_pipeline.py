@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check, check_steps
-from noiseweave.engine.networks import latents, paths, pretrained, safety, text_encoding, tuning
+from noiseweave.engine.networks import latents, memory, paths, pretrained, safety, text_encoding, tuning
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
 from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import family_of, text_to_image
@@ -120,6 +120,7 @@ def load(
 
     facts = facts or read_facts(config.name)
     check_text_to_image(facts)
+    memory.check_fits(facts, config.precision, device)
     pipeline = opened(getattr(diffusers, facts.reader.pipeline), config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)

@@ -37,6 +37,20 @@ from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
     from noiseweave.engine.inpainting.filling import InpaintModel
+    from noiseweave.engine.networks.facts import ModelFacts
+
+
+def _settled(config: Config, model: ModelFacts) -> Config:
+    """With the guidance that is usual for the model; what it cannot be guided by is refused."""
+    if model.conditioning != "text":
+        return config
+    kind, recipe = model.reader.guidance(model.unet), config.inpaint
+    negative, free = config.negative_prompt, kind == "classifier-free"
+    check(free or not negative, "negative_prompt", negative, f'"", as a {model.pipeline} takes none')
+    ok = kind != "none" or recipe.guidance in (None, 1)
+    check(ok, "inpaint.guidance", recipe.guidance, "1, as the model was distilled without guidance")
+    usual = model.reader.usual(model.unet).fill
+    return replace(config, inpaint=replace(recipe, guidance=recipe.guidance or usual))
 
 
 def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
@@ -62,6 +76,7 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     for name in ("prompt", "negative_prompt"):
         value = getattr(config, name)
         check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
+    config = _settled(config, model)
     if about.repaint:
         print(
             f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr

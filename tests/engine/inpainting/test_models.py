@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import small_pipeline
+import small_transformers
 import torch
 from holes import KINDS, QUICK, pictures, prompts
 from small_models import model_of, tiny_kl
@@ -47,6 +48,51 @@ def test_a_model_made_for_it_gives_what_diffusers_pipeline_gives(
         generator=[generator(3, "inpaint", f"k{i}") for i in range(2)],
     ).images
     assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
+
+
+def test_flux_fill_gives_what_diffusers_pipeline_gives(tmp_path):
+    model = filling.load(ModelConfig(name=str(small_transformers.flux(tmp_path / "fill", "fill"))))
+    image, hole = pictures(2, 64, 3)[0], np.zeros((2, 64, 64), bool)
+    hole[0, 5:41, 13:50] = hole[1, 21:, :35] = True  # off the latents' grid: the network sees each pixel
+    ours = filling.inpaint(model, image, hole, prompts(2, "a cat"), InpaintRecipe(steps=4, guidance=30.0), 3)
+    pipe, noise = (
+        model.text.pipeline,
+        [torch.randn(16, 8, 8, generator=generator(3, "inpaint", f"k{i}")) for i in "01"],
+    )
+    theirs = pipe(
+        prompt=["a cat"] * 2,
+        image=torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255,
+        mask_image=torch.from_numpy(hole)[:, None].float(),
+        latents=model.text.family.pack(torch.stack(noise)),
+        num_inference_steps=4,
+        guidance_scale=30.0,
+        height=64,
+        width=64,
+        output_type="np",
+    ).images
+    assert np.abs(ours[hole].astype(int) - (theirs * 255).round()[hole]).max() <= 1
+    assert np.array_equal(ours[~hole], image[~hole])
+    alone = filling.inpaint(
+        model, image[:1], hole[:1], prompts(1, "a cat"), InpaintRecipe(steps=4, guidance=30.0), 3
+    )
+    assert np.abs(alone[0].astype(int) - ours[0]).max() <= 1
+    less = InpaintRecipe(steps=4, guidance=30.0, strength=0.5)
+    near = filling.inpaint(model, image, hole, prompts(2, "a cat"), less, 3)
+    assert np.abs(near[hole].astype(int) - ours[hole]).max() > 1
+
+
+@pytest.mark.parametrize("name", ["sd3", "dev"])
+def test_other_transformers_fill_by_replacement(name, tmp_path):
+    make = small_transformers.sd3 if name == "sd3" else small_transformers.flux
+    model = filling.load(ModelConfig(name=str(make(tmp_path / name))))
+    assert (model.about.kind, model.about.multiple) == ("latent", 16)
+    image, hole = pictures(2, 64, 3)
+    recipe = InpaintRecipe(steps=4, jump_length=2, resample=2)
+    out = filling.inpaint(model, image, hole, prompts(2, "a cat"), recipe, 3)
+    assert np.array_equal(out[~hole], image[~hole])
+    other = image.copy()
+    other[hole] = 255 - other[hole]
+    assert np.array_equal(filling.inpaint(model, other, hole, prompts(2, "a cat"), recipe, 3), out)
 
 
 def test_what_a_safety_checker_flags_is_painted_once_more(tmp_path, inpainters):

@@ -65,6 +65,15 @@ class Family:
         """Whether the network is shown a hole and what lies around it, beside the noisy latents."""
         return False
 
+    def beside(self, hole_B1HW: Tensor, around_BCHW: Tensor) -> Tensor:
+        """What a network that sees holes is shown beside the noisy latents, [B, C', H, W].
+
+        Args:
+            hole_B1HW: 1 in the hole, of each pixel.
+            around_BCHW: ``latents.around``.
+        """
+        raise NotImplementedError
+
     def side(self, network: Json) -> int:
         """Latents on the (longer) side of what it was made for; 0 where its config does not say."""
         side = network.get("sample_size") or 0

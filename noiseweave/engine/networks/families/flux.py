@@ -29,8 +29,9 @@ class Flux(Family):
     def usual(self, network: Json) -> Usual:
         """dev's edit as FlowEdit has it (Kulikov et al., arXiv 2412.08629)."""
         if self.guidance(network) == "none":
-            return Usual(steps=4, guidance=1.0, edit=(1.0, 1.0))
-        return Usual(steps=28, guidance=3.5, edit=(1.5, 5.5))
+            return Usual(steps=4, guidance=1.0, edit=(1.0, 1.0), fill=1.0)
+        fill = 30.0 if self.sees_holes(network, 16) else 3.5
+        return Usual(steps=28, guidance=3.5, edit=(1.5, 5.5), fill=fill)
 
     def guidance(self, network: Json) -> Guidance:
         """Embedded in dev and Fill."""
@@ -43,6 +44,12 @@ class Flux(Family):
     def sees_holes(self, network: Json, latent_channels: int) -> bool:
         """Fill's is shown the masked picture's latents and, pixel by pixel, the mask."""
         return self.channels(network) == 2 * latent_channels + 64
+
+    def beside(self, hole_B1HW: Tensor, around_BCHW: Tensor) -> Tensor:
+        """The masked picture's latents, then the mask, the pixels of a latent as its channels."""
+        factor = hole_B1HW.shape[-1] // around_BCHW.shape[-1]
+        hole = torch.nn.functional.pixel_unshuffle(hole_B1HW.to(around_BCHW), factor)
+        return torch.cat([around_BCHW, hole], 1)
 
     def side(self, network: Json) -> int:
         """The same for all."""

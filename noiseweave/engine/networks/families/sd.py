@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from noiseweave.engine.networks import latents
 from noiseweave.engine.networks.families.family import Family, Rows
 from noiseweave.engine.networks.protocols import Network, Pipeline
 from noiseweave.engine.networks.recipes import Usual
@@ -24,6 +26,11 @@ class StableDiffusion(Family):
     def sees_holes(self, network: Json, latent_channels: int) -> bool:
         """A U-Net made for inpainting takes the mask and the masked picture's latent too (2112.10752, 4.5)."""
         return network.get("in_channels") == 2 * latent_channels + 1
+
+    def beside(self, hole_B1HW: Tensor, around_BCHW: Tensor) -> Tensor:
+        """The mask at the size of latents, then the masked picture's latents."""
+        hole = latents.hole_in_latents(hole_B1HW, around_BCHW).to(around_BCHW)
+        return torch.cat([hole, around_BCHW], 1)
 
     def size(self, pipeline: Pipeline) -> tuple[int, int]:
         """Where its config has two sides, it was made for no square."""

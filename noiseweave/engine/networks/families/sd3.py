@@ -35,7 +35,7 @@ class StableDiffusion3(Family):
 
     def usual(self, network: Json) -> Usual:
         """The edit's as FlowEdit has them (Kulikov et al., arXiv 2412.08629)."""
-        return Usual(steps=28, guidance=7.0, edit=(3.5, 13.5))
+        return Usual(steps=28, guidance=7.0, edit=(3.5, 13.5), fill=7.0)
 
     def most(self, network: Json) -> int | None:
         """Its table of places has an end."""
