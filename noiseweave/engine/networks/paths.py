@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -61,6 +62,15 @@ def path_of(
     t_S = scheduler.timesteps
     beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
     return preserving_path(t_S - beyond, scheduler.alphas_cumprod, skip, prediction, eta)
+
+
+def noise_ratio(scheduler: Scheduler, ratio: float) -> tuple[float, Tensor, Tensor]:
+    """Where sigma is ``ratio`` times alpha, or nearest to it -> as ``noise_level``."""
+    if is_straight(scheduler):
+        return noise_level(scheduler, ratio / (1 + ratio))
+    a_T = scheduler.alphas_cumprod.double()
+    t = int(((1 / a_T - 1).sqrt().log() - math.log(ratio)).abs().argmin())
+    return t, a_T[t].sqrt(), (1 - a_T[t]).sqrt()
 
 
 def noise_level(scheduler: Scheduler, level: float) -> tuple[float, Tensor, Tensor]:

@@ -305,7 +305,8 @@ def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusin
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
         learnt = judging.load(book, worker.device(task.reference))
-        judge = judging.judge(task.reference, worker.load_extractor(task.reference), f_ND, learnt)
+        extract = worker.load_extractor(task.reference)
+        judge = judging.judge(task.reference, extract, f_ND, learnt, backbone)
     return partial(fusing.augment_group, task, backbone, judge)
 
 

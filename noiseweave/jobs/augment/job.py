@@ -64,7 +64,10 @@ def _task(config: Config, output: str, found: list[str]) -> Task:
     if features != config.features:
         print(f"features: {features.name}, which pictures are compared in (features.name auto)", flush=True)
     fusion = config.fusion.settled(model.conditioning == "class")
-    config = replace(config, features=features, fusion=fusion)
+    photos = choice.of_photos(model.channels, model.side)
+    gate = photos if config.gate is None else config.gate
+    quality = config.quality.settled(photos)
+    config = replace(config, features=features, fusion=fusion, gate=gate, quality=quality)
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,
