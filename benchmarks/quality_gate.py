@@ -6,8 +6,8 @@
 fusions, which were looked at on the sheets that this writes and labelled by eye (results/quality-gate-labels.json).
 100 more whose label is known by construction: pixel means (with and without their contrast restored), speckle (noise
 in the maps of the model, or in pixels), near-copies of one parent, and untouched photos. ``before`` is the gate as it
-was: copies by cosine, drift and sharpness alone. With --offset the photos are others, and nobody labelled the fusions:
-the limits were chosen on the first set, so this is what they do on another.
+was: copies by cosine, drift and sharpness alone. The limits were chosen on this set; with --offset 60 the photos are
+others, whose fusions are labelled too.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "quality-gate-cpu.json")
     args = parser.parse_args()
     made, image_NHWC, label_N, f_ND, pairs = the_set(args)
-    by_eye = json.loads(args.labels.read_text())["bad"] if not args.offset else {}
+    by_eye = json.loads(args.labels.read_text())["bad"].get(str(args.offset), {})
     kinds = np.array([kind for kind, *_ in made])
     bad = np.array([is_bad(kind, k, by_eye) for kind, k, _ in made])
     ends = [tuple(pairs[k].tolist()) for _, k, _ in made]
