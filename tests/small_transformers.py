@@ -13,9 +13,11 @@ from diffusers import (
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
-from small_pipeline import WIDTH, text_encoder, tokenizer
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from small_pipeline import WIDTH, alphabet, text_encoder, tokenizer
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model, T5Config, T5EncoderModel, T5Tokenizer
 
 SIZE = 64  # pixels that the small SD3 is made for
 # SD3's scheduler shifts alike for all sizes, FLUX.1 dev's by the number of tokens, schnell's not at all
@@ -89,6 +91,39 @@ def sd3(folder: str | Path, **more: object) -> Path:
             "tokenizer_3": letters,
         }
     StableDiffusion3Pipeline(**parts | more).save_pretrained(folder)
+    return Path(folder)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def z_image(folder: str | Path) -> Path:
+    """Save a small Z-Image and return its folder."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = {w: i for i, w in enumerate([*alphabet(), *special])}
+    tokens = Qwen2Tokenizer(words, [], additional_special_tokens=special[1:], chat_template=TEMPLATE)
+    small = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 16}
+    config = Qwen3Config(vocab_size=len(words), num_attention_heads=2, num_key_value_heads=1, **small)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ZImageTransformer2DModel(
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=WIDTH,
+            axes_dims=[4, 6, 6],
+            axes_lens=[1024, 64, 64],
+        )
+        network.x_pad_token.data.normal_()
+        network.cap_pad_token.data.normal_()
+        parts = {"vae": vae(), "text_encoder": Qwen3Model(config).eval(), "transformer": network.eval()}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ZImagePipeline(**parts, tokenizer=tokens, scheduler=scheduler).save_pretrained(folder)
     return Path(folder)
 
 

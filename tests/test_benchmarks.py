@@ -376,3 +376,34 @@ def test_a_plan_costs_the_driver_less_than_a_list_of_its_units(modules):
 
     listed = most(lambda: [plan.unit(i) for i in range(plan.length)])
     assert most(lambda: scheduling.pipeline._left(plan, {plan.unit(0).id})) < listed / 3
+
+
+def test_the_labelled_set_of_the_gate_has_what_it_says_and_its_scores_are_right(modules):
+    import quality_gate
+
+    g = np.random.default_rng(0)
+    label = np.repeat(np.arange(5), 12)
+    features = np.eye(5, 40, dtype=np.float32)[label] + 0.05 * g.standard_normal((60, 40), np.float32)
+    pairs = quality_gate.pairs_of(features / np.linalg.norm(features, axis=1, keepdims=True), label)
+    assert pairs.shape == (50, 2)
+    assert (label[pairs[:, 0]] == label[pairs[:, 1]]).all()
+    assert np.bincount(pairs.ravel()).max() == 2
+    photos = g.integers(0, 255, (60, 128, 128, 3), np.uint8)
+    fused = [("fusion", k, photos[a]) for k, (a, _) in enumerate(pairs)]
+    made = quality_gate.constructed(photos, label, pairs, fused)
+    labels = json.loads((BENCHMARKS / "results/quality-gate-labels.json").read_text())["bad"]["0"]
+    assert len(made) + 17 + 9 == 100  # and those that the model makes
+    assert {kind: quality_gate.is_bad(kind, 0, labels) for kind in ("photo", "pixel mean", "fusion")} == {
+        "photo": False,
+        "pixel mean": True,
+        "fusion": True,
+    }
+    assert not quality_gate.is_bad("fusion", 1, labels)
+    mean = next(x for kind, k, x in made if kind == "pixel mean" and k == 0)
+    a, b = photos[pairs[0]].astype(int)
+    assert np.abs(mean - (a + b) / 2).max() <= 0.5
+    bad, rejected = np.array([True, True, False, False]), np.array([True, False, True, False])
+    found = quality_gate.scores(bad, rejected)
+    assert (found["precision"], found["recall"]) == (0.5, 0.5)
+    kinds = np.array(["x", "y", "x"])
+    assert list(quality_gate.ranked(np.array([3.0, 1.0, 2.0]), kinds)) == ["y", "x"]

@@ -35,7 +35,7 @@ class Option:
     @property
     def switch(self) -> bool:
         """Whether the name alone means true."""
-        return self.hint is bool
+        return self.hint in (bool, bool | None)
 
     @property
     def choices(self) -> tuple[str, ...]:

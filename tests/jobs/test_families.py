@@ -1,4 +1,4 @@
-"""The jobs with small pipelines of the families whose network is a transformer: SD3 and FLUX.1."""
+"""The jobs with small pipelines of the families whose network is a transformer: SD3, FLUX.1, Z-Image."""
 
 import json
 import shutil
@@ -20,15 +20,16 @@ from noiseweave.engine.pictures import images
 from noiseweave.jobs import cli
 
 SMALL = ["--text.height", "32", "--text.width", "32", "--text.steps", "2"]
-EDITS = {"sd3": (3.5, 13.5), "dev": (1.5, 5.5), "schnell": (1.0, 1.0)}
-USUAL = {"sd3": (28, 7.0), "dev": (28, 3.5), "schnell": (4, 1.0)}
+EDITS = {"sd3": (3.5, 13.5), "dev": (1.5, 5.5), "schnell": (1.0, 1.0), "z_image": (1.0, 1.0)}
+USUAL = {"sd3": (28, 7.0), "dev": (28, 3.5), "schnell": (4, 1.0), "z_image": (9, 1.0)}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
     flux = {name: small_transformers.flux(root / name, name) for name in ("dev", "schnell", "fill")}
-    return {"sd3": small_transformers.sd3(root / "sd3"), **flux}
+    others = {name: getattr(small_transformers, name)(root / name) for name in ("sd3", "z_image")}
+    return others | flux
 
 
 @pytest.fixture(params=list(EDITS))
@@ -76,7 +77,7 @@ def test_fuse_edits_by_text_and_mixes_pictures(small, photos):
     assert np.abs(picture("first/fused.png") - through_vae).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["sd3", "dev"])
+@pytest.mark.parametrize("name", ["sd3", "dev", "z_image"])
 def test_augment_fuses_captioned_pictures(name, folders, tmp_path):
     rows = []
     for i, text in enumerate(("a red rose", "a tulip", "a daisy")):
@@ -117,6 +118,13 @@ def test_inpaint_fills_holes(name, guidance, folders, tmp_path):
     assert inline("inpaint", *said, "--output", tmp_path / "o") == 0
     found = [json.loads(p.read_text()) for p in (tmp_path / "o").rglob("*.json")]
     assert f'"guidance": {guidance}' in json.dumps(found)
+
+
+def test_z_image_mixes_prompts_of_unlike_lengths(folders, tmp_path):
+    said = ["--interpolate", "a", "a very long dog", "--frames", "3", "--text.guidance", "3"]
+    assert drawn(tmp_path / "o", *said, "--model.name", folders["z_image"], *SMALL) == 0
+    frames = pixels(tmp_path / "o", 3)
+    assert len({frame.tobytes() for frame in frames}) == 3
 
 
 REFUSED = {

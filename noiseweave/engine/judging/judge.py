@@ -81,7 +81,9 @@ def learn(
         label_N: int64, -1 where there is none.
     """
     known = label_N >= 0
-    if recipe.drift == 1 or len(np.unique(label_N[known])) < 2:  # nothing would be rejected, or there is no choice
+    if (
+        recipe.drift == 1 or len(np.unique(label_N[known])) < 2
+    ):  # nothing would be rejected, or there is no choice
         return Learnt()
     classes = int(label_N.max()) + 1
     if recipe.judge == "centroid":

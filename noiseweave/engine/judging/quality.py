@@ -7,14 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import ndimage
 
+from noiseweave.engine.judging import traces
 from noiseweave.engine.judging.recipes import QualityRecipe
 
-Verdict = Literal["kept", "copy", "drifted", "broken"]
+Verdict = Literal["kept", "copy", "drifted", "broken", "speckled", "double_exposure", "strange"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+FIGURES = (
+    "nearest",
+    "parent",
+    "drift",
+    "sharpness",
+    "double",
+    "traced",
+    "bits",
+    "speckle",
+    "rough",
+    "strange",
+)
+"""What is measured of a picture, by the names of QualityCheck and Figures."""
 FLAT = 1e-6  # sharpness below which a picture has no edges at all
 
 
@@ -28,6 +43,9 @@ class QualityCheck:
         parent: cosine to the nearer parent; None where no parent is known.
         drift: chance that it is of none of its parents' classes, 0 to 1; None where they have no labels.
         sharpness: its own over the mean of its parents'; without parents, over what is typical.
+        double, traced, bits, speckle, rough: see ``traces.Traces``; None where it is small or without parents.
+        strange: the share of it that the model does not see through noise (``denoising``), over its parents' geometric
+            mean; None where no model was asked.
     """
 
     verdict: Verdict
@@ -35,6 +53,12 @@ class QualityCheck:
     parent: float | None
     drift: float | None
     sharpness: float
+    double: float | None = None
+    traced: float | None = None
+    bits: int | None = None
+    speckle: float | None = None
+    rough: float | None = None
+    strange: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +69,13 @@ class Judge:
         extract: uint8 pictures of the model [P, H, W, C] -> unit features, float32 [P, D].
         real_ND: unit features of real pictures.
         chances: uint8 pictures [P, H, W, C], float32 [P, D] -> float32 [P, K]; None where there are no classes.
+        unexplained: uint8 pictures [P, H, W, C] -> float32 [P], see ``denoising``; None where no model is asked.
     """
 
     extract: Callable[[np.ndarray], np.ndarray]
     real_ND: np.ndarray
     chances: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+    unexplained: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def sharpness(image_HWC: np.ndarray) -> float:
@@ -101,6 +127,12 @@ class Figures:
     parent: float | None
     drift: float | None
     sharpness: float
+    double: float | None = None
+    traced: float | None = None
+    bits: int | None = None
+    speckle: float | None = None
+    rough: float | None = None
+    strange: float | None = None
     row: int | None = None
     closest: int | None = None
 
@@ -124,15 +156,15 @@ def checks(
         label_B: their labels.
     """
     labels = [{label_B[i] for i in places} for places in parents]
+    used = sorted({i for places in parents for i in places})
+    among = [[used.index(i) for i in places] for places in parents]
     return [
         QualityCheck(
-            verdict=judge_figures(f, bool(finite), recipe),
-            nearest=f.nearest,
-            parent=f.parent,
-            drift=f.drift,
-            sharpness=f.sharpness,
+            verdict=judge_figures(f, bool(finite), recipe), **{name: getattr(f, name) for name in FIGURES}
         )
-        for f, finite in zip(measure(judge, image_PHWC, parents, parent_BHWC, labels), finite_P, strict=True)
+        for f, finite in zip(
+            measure(judge, image_PHWC, among, parent_BHWC[used], labels), finite_P, strict=True
+        )
     ]
 
 
@@ -159,12 +191,15 @@ def measure(
     f_BD = judge.extract(parent_BHWC) if len(parent_BHWC) else f_PD[:0]
     sharp_B = [sharpness(x) for x in parent_BHWC]
     chance_PK = judge.chances(image_PHWC, f_PD) if judge.chances else None
+    strange_P = _strange(judge, image_PHWC, parents, parent_BHWC)
+    looked_B = [traces.look(x) for x in parent_BHWC]
     near_P, row_P = nearest_real(f_PD, judge.real_ND)
     out = []
     for i, places in enumerate(parents):
         cosine = {j: float(f_PD[i] @ f_BD[j]) for j in places}
         closest = max(cosine, key=cosine.__getitem__, default=None)
         parent, near = None if closest is None else cosine[closest], float(near_P[i])
+        seen = traces.traces(traces.look(image_PHWC[i]), [looked_B[j] for j in places])
         usual = sum(sharp_B[j] for j in places) / len(places) if places else typical
         out.append(
             Figures(
@@ -172,11 +207,30 @@ def measure(
                 parent=parent,
                 drift=drifted(None if chance_PK is None else chance_PK[i], labels[i]),
                 sharpness=sharpness(image_PHWC[i]) / max(usual, FLAT),
+                double=seen.double,
+                traced=seen.traced,
+                bits=seen.bits,
+                speckle=seen.speckle,
+                rough=seen.rough,
+                strange=strange_P[i],
                 row=int(row_P[i]) if near > (-1 if parent is None else parent) else None,
                 closest=closest,
             )
         )
     return out
+
+
+def _strange(
+    judge: Judge, image_PHWC: np.ndarray, parents: Sequence[Sequence[int]], parent_BHWC: np.ndarray
+) -> list[float | None]:
+    """The share that the model does not see of each, over its parents' geometric mean; None where there is none."""
+    if judge.unexplained is None or not len(parent_BHWC):
+        return [None] * len(image_PHWC)
+    mine_P, theirs_B = np.log(judge.unexplained(image_PHWC)), np.log(judge.unexplained(parent_BHWC))
+    return [
+        float(np.exp(mine - theirs_B[list(places)].mean())) if len(places) else None
+        for mine, places in zip(mine_P, parents, strict=True)
+    ]
 
 
 def drifted(chance_K: np.ndarray | None, labels: set[int | None]) -> float | None:
@@ -188,10 +242,27 @@ def drifted(chance_K: np.ndarray | None, labels: set[int | None]) -> float | Non
 
 
 def judge_figures(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdict:
-    """The first reason to reject a picture, broken before copied before drifted."""
-    low = recipe.sharpness
+    """The first reason to reject a picture: what is wrong with it before what it is, drifted last."""
+    low = recipe.settled(photos=False).sharpness
+    assert low is not None
     if not finite or (low and not low <= found.sharpness <= 1 / low):
         return "broken"
-    if found.nearest > recipe.copy:
+    if _is_over(found.speckle, recipe.speckle) or _is_over(found.rough, recipe.rough):
+        return "speckled"
+    if (found.double or 0) > recipe.double:
+        return "double_exposure"
+    if _is_copy(found, recipe):
         return "copy"
+    if _is_over(found.strange, recipe.strange):
+        return "strange"
     return "drifted" if found.drift is not None and found.drift > recipe.drift else "kept"
+
+
+def _is_over(value: float | None, limit: float) -> bool:
+    """A limit of 0 is none."""
+    return bool(limit) and value is not None and value > limit
+
+
+def _is_copy(found: Figures, recipe: QualityRecipe) -> bool:
+    same_hash = recipe.hash is not None and found.bits is not None and found.bits <= recipe.hash
+    return found.nearest > recipe.copy or (found.traced or 0) > recipe.traced or same_hash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from noiseweave.engine.checks import check
@@ -54,13 +54,25 @@ class QualityRecipe:
 
     Args:
         copy: rejected as ``copy`` when its cosine to the nearest input picture is above this.
+        traced: of pictures from 64 pixels a side on, rejected as ``copy`` when one parent alone explains more than
+            this share of its tiles, in place; 1 is off.
+        hash: of such pictures, rejected as ``copy`` when its perceptual hash differs from a parent's in at most so many
+            of 64 bits; null is off.
+        double: of such pictures, rejected as ``double_exposure`` when both parents show at one place by more than this,
+            where 1 is the pixel mean of the two; 1 is off.
+        speckle: of such pictures, rejected as ``speckled`` when a band of high frequencies is so many times as strong
+            against the next lower one as in the noisier parent; 0 is off.
+        rough: of such pictures, rejected as ``speckled`` when its middle frequencies are so many times as strong as in
+            the rougher parent; 0 is off.
+        strange: of photos made by augment, rejected as ``strange`` when the share of it that the model does not see
+            through noise is so many times its parents'; 0 is off, and costs nothing.
         drift: rejected as ``drifted`` when its chance of not being of its parents' classes is above this, in the
             eyes of the judge; 1 is off, and so it is where the parents have no labels.
         sharpness: rejected as ``broken`` when its sharpness is below this share of its parents', or above
-            1 / share of it; 0 is off.
+            1 / share of it; 0 is off; null is 0.05 for photos, else 0.25.
         redraw: times that a rejected picture is drawn again, with another mode, ratio and noise.
         judge: what drift is measured by: classifier (a small network trained on the input's own labelled pictures)
-            or centroid (class means of the features).
+            or centroid (class means of the features); null takes centroid for photos, else classifier.
         classifier: the judge's training.
         pool: most input pictures that are looked through for the nearest one, spread evenly over a larger input; the
             parents are always among them.
@@ -68,10 +80,16 @@ class QualityRecipe:
     """
 
     copy: float = 0.999
+    traced: float = 0.7
+    hash: int | None = 6
+    double: float = 0.45
+    speckle: float = 1.7
+    rough: float = 1.5
+    strange: float = 1.3
     drift: float = 0.5
-    sharpness: float = 0.25
+    sharpness: float | None = None
     redraw: int = 2
-    judge: Literal["classifier", "centroid"] = "classifier"
+    judge: Literal["classifier", "centroid"] | None = None
     classifier: ClassifierRecipe = ClassifierRecipe(classical=("affine",))
     pool: int = 50_000
     keep_rejected: bool = True
@@ -79,6 +97,22 @@ class QualityRecipe:
     def __post_init__(self) -> None:
         check(-1 <= self.copy <= 1, "quality.copy", self.copy, "-1 to 1")
         check(0 <= self.drift <= 1, "quality.drift", self.drift, "0 to 1")
-        check(0 <= self.sharpness < 1, "quality.sharpness", self.sharpness, "0 to below 1")
+        for name in ("traced", "double"):
+            check(0 < getattr(self, name) <= 1, f"quality.{name}", getattr(self, name), "above 0, at most 1")
+        check(self.hash is None or 0 <= self.hash <= 32, "quality.hash", self.hash, "0 to 32, or null")
+        for name in ("speckle", "rough", "strange"):
+            value = getattr(self, name)
+            check(value == 0 or 1 <= value < math.inf, f"quality.{name}", value, "1 or more, or 0")
+        low = self.sharpness
+        check(low is None or 0 <= low < 1, "quality.sharpness", low, "0 to below 1, or null")
         check(0 <= self.redraw <= 100, "quality.redraw", self.redraw, "0 to 100")
         check(self.pool >= 1, "quality.pool", self.pool, "1 or more")
+
+    def settled(self, photos: bool) -> QualityRecipe:
+        """With what null stands for; ``photos``: the pictures are in colour and not small."""
+        judge, sharpness = self.judge, self.sharpness
+        return replace(
+            self,
+            judge=judge or ("centroid" if photos else "classifier"),
+            sharpness=(0.05 if photos else 0.25) if sharpness is None else sharpness,
+        )

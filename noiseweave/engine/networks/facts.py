@@ -33,6 +33,7 @@ PIPELINE_FILES = (
     "*/*.json",
     "*/merges.txt",
     "*/spiece.model",
+    "*/*.jinja",
     "*/model.safetensors",
     "*/model-0*.safetensors",
     "*/diffusion_pytorch_model.safetensors",
@@ -162,7 +163,7 @@ def fingerprint(facts: ModelFacts) -> str:
     """SHA-256 over the model's configs, vocabulary and weights, 16 hex digits: the same files, the same model."""
     folder = facts.folder
     if facts.conditioning == "text":
-        kinds = (".json", ".txt", ".model", ".safetensors")
+        kinds = (".json", ".txt", ".model", ".jinja", ".safetensors")
         files = [f for f in sorted(folder.glob("*/*")) if f.suffix in kinds]
     else:
         parts = [k for k in pretrained.read(facts.name, folder, "model_index.json") if not k.startswith("_")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -82,6 +83,15 @@ def pipeline_path(
     trained = int(scheduler.config.num_train_timesteps)
     checks.check_steps("inversion.num_steps", steps, trained)
     return straight_path(family.sigmas(scheduler, steps, size), trained, skip, "flow", eta)
+
+
+def noise_ratio(scheduler: Scheduler, ratio: float) -> tuple[float, Tensor, Tensor]:
+    """Where sigma is ``ratio`` times alpha, or nearest to it -> as ``noise_level``."""
+    if is_straight(scheduler):
+        return noise_level(scheduler, ratio / (1 + ratio))
+    a_T = scheduler.alphas_cumprod.double()
+    t = int(((1 / a_T - 1).sqrt().log() - math.log(ratio)).abs().argmin())
+    return t, a_T[t].sqrt(), (1 - a_T[t]).sqrt()
 
 
 def noise_level(scheduler: Scheduler, level: float) -> tuple[float, Tensor, Tensor]:

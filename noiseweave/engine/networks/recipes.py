@@ -223,10 +223,11 @@ class TextOptions:
             euler, or pipeline, the scheduler that the model's folder names. null takes dpm-solver++, and pipeline of a
             flow (SD3, FLUX.1), which has that and euler alone.
         steps: of the sampler, at most as many as the model was trained with. null takes 25; 28 of SD3 and FLUX.1 dev,
-            4 of FLUX.1 schnell.
+            4 of FLUX.1 schnell, 9 of Z-Image.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
             negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev takes it as an input
-            instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 1 of FLUX.1 schnell, which has no other.
+            instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 1 of Z-Image and of FLUX.1 schnell,
+            which has no other.
         height: pixels, a multiple of 8, of SD3 and FLUX.1 of 16; null takes what the model was made for.
         width: as height.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import EMBEDDINGS
+from noiseweave.engine.networks.families.family import Reader
 from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Pipeline
@@ -36,11 +35,12 @@ def slerp(a: Tensor, b: Tensor, mix: float) -> Tensor:
 
 
 def embeddings(pipeline: Pipeline, prompts: Sequence[Prompt], guided: bool) -> dict[str, Tensor]:
-    """The pipeline's arguments prompt_embeds [B, L, D], pooled_prompt_embeds, and if guided the negative ones.
+    """What the texts become: prompt_embeds [B, L, D] and the other ``Family.embeddings``; if guided the negative ones.
 
     Each distinct text is encoded once.
     """
-    encode = functools.cache(functools.partial(family_of(pipeline).encode, pipeline))
+    family = family_of(pipeline)
+    encode, names = functools.cache(functools.partial(family.encode, pipeline)), family.embeddings
 
     def mixed(p: Prompt) -> Iterable[Tensor]:
         a = encode(p.text, False)
@@ -50,10 +50,10 @@ def embeddings(pipeline: Pipeline, prompts: Sequence[Prompt], guided: bool) -> d
         return [slerp(x, y, p.mix).to(x.dtype) for x, y in pairs]
 
     positive = [torch.cat(t) for t in zip(*map(mixed, prompts), strict=True)]
-    out = dict(zip(EMBEDDINGS, positive, strict=False))
+    out = dict(zip(names, positive, strict=False))
     if guided:
         negative = [torch.cat(t) for t in zip(*(encode(p.negative, True) for p in prompts), strict=True)]
-        out |= {f"negative_{n}": t for n, t in zip(EMBEDDINGS, negative, strict=False)}
+        out |= {f"negative_{n}": t for n, t in zip(names, negative, strict=False)}
     return out
 
 
@@ -67,9 +67,9 @@ def truncated_ends(pipeline: Pipeline, prompts: Iterable[Prompt]) -> dict[str, s
     return {t: end for t in texts for end in [_unread(readers, t)] if end is not None}
 
 
-def _unread(readers: Sequence[tuple[Any, int]], text: str) -> str | None:
-    for tokenizer, most in readers:
-        ids = tokenizer(text).input_ids
-        if len(ids) > most:  # the last of its places is the end's own
-            return str(tokenizer.decode(ids[most - 1 : -1])).strip()
+def _unread(readers: Sequence[Reader], text: str) -> str | None:
+    for one in readers:
+        ids = one.tokenizer(text).input_ids
+        if len(ids) > one.most:
+            return str(one.tokenizer.decode(ids[one.most - one.ends : len(ids) - one.ends])).strip()
     return None

@@ -244,9 +244,9 @@ def _drawn(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed
     z = torch.stack([torch.randn(shape, generator=g) for g in generators])
     guided = recipe.guidance > 1 and family.guidance(config) == "classifier-free"
     out = pipe(
-        **text_encoding.embeddings(pipe, prompts, guided),
+        **family.arguments(text_encoding.embeddings(pipe, prompts, guided)),
         **family.options(recipe.guidance, recipe.eta),
-        latents=family.pack(z).to(model.network.dtype),
+        latents=family.pack(z).to(pipe.device, model.network.dtype),
         height=height,
         width=width,
         num_inference_steps=recipe.steps,

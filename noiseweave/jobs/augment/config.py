@@ -62,8 +62,8 @@ class Config:
         pairing: which pictures are fused with which.
         inversion: how pictures become noise maps.
         fusion: how noise maps of a pair become one.
-        gate: check each new picture, draw again what is a copy, broken or out of its class, and leave out what
-            stays so.
+        gate: check each new picture, draw again what is a copy, a double exposure, broken or out of its class, and
+            leave out what stays so. null checks photos alone: pictures in colour of 64 pixels a side or more.
         quality: what the gate asks for.
         samples: how the new samples are written.
         max_pixels: larger pictures are quarantined unread.
@@ -87,7 +87,7 @@ class Config:
     pairing: PairingRecipe = field(default_factory=PairingRecipe)
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
-    gate: bool = False
+    gate: bool | None = None
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
     max_pixels: int = 64_000_000

@@ -34,6 +34,7 @@ from noiseweave.jobs.reading.shard_pictures import ShardPictures
 if TYPE_CHECKING:
     from noiseweave.engine.pairing import selection
 
+POOL = 1 << 30  # bytes of features that a judge holds
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
 INDEX = pa.schema(
@@ -303,14 +304,15 @@ def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusin
     if task.config.gate:
         f_ND = spread_features(book, task.config.quality.pool)
         learnt = judging.load(book, worker.device(task.reference))
-        judge = judging.judge(task.reference, worker.load_extractor(task.reference), f_ND, learnt)
+        extract = worker.load_extractor(task.reference)
+        judge = judging.judge(task.reference, extract, f_ND, learnt, backbone)
     return partial(fusing.augment_group, task, backbone, judge)
 
 
 def spread_features(book: Ledger, most: int) -> np.ndarray:
-    """At most so many rows of the features, evenly spread over the input."""
+    """At most so many rows of the features, evenly spread over the input; fewer where they would take over 1 GiB."""
     rows = rows_of(book)
-    places = judging.spread(sum(n for _, n in rows), most)
+    places = judging.spread(sum(n for _, n in rows), _fitting(book, most))
     wanted, parts, position = np.asarray(places, np.int64), [], 0
     for unit, n in rows:
         here = wanted[(wanted >= position) & (wanted < position + n)] - position
@@ -322,8 +324,18 @@ def spread_features(book: Ledger, most: int) -> np.ndarray:
 def spread_places(book: Ledger, most: int) -> list[Location]:
     """As many of the index."""
     index = _index(book)
-    places = judging.spread(len(index), most)
+    places = judging.spread(len(index), _fitting(book, most))
     return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
+
+
+def _fitting(book: Ledger, most: int) -> int:
+    """At most so many rows of features that fit into POOL bytes: a latent model's own have 80,000 values a picture."""
+    rows = rows_of(book)
+    return (
+        min(most, max(1, POOL // load_npy(book.path("features", f"{rows[0][0]}.npy"))[0].nbytes))
+        if rows
+        else most
+    )
 
 
 def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> Committed:

@@ -70,8 +70,11 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None) 
     spaces.check_here(features)
     if features != config.features:
         print(f"features: {features.name}, which pictures are compared in (features.name auto)", flush=True)
+    photos = choice.of_photos(model.channels, model.side)
+    gate = photos if config.gate is None else config.gate
+    quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
-    config = replace(config, features=features, prompt=prompt)
+    config = replace(config, features=features, prompt=prompt, gate=gate, quality=quality)
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,

@@ -29,6 +29,7 @@ from noiseweave.jobs.reading import shard_pictures
 if TYPE_CHECKING:
     from noiseweave.engine.judging.judge import Learnt
     from noiseweave.engine.judging.quality import Judge, QualityCheck
+    from noiseweave.engine.networks.backbone import Backbone
 
 LEARNT = 20_000  # most pictures that the classifier is trained on, spread evenly over a larger input
 Extract = Callable[[np.ndarray], np.ndarray]
@@ -49,12 +50,20 @@ def extractor(reference: Reference, extract: Extract) -> Extract:
     return features
 
 
-def judge(reference: Reference, extract: Extract, f_ND: np.ndarray, learnt: Learnt) -> Judge:
-    """The judge, from real pictures' features and what was learnt of classes."""
-    from noiseweave.engine.judging import quality
+def judge(
+    reference: Reference, extract: Extract, f_ND: np.ndarray, learnt: Learnt, backbone: Backbone | None = None
+) -> Judge:
+    """The judge, from real pictures' features and what was learnt of classes; ``backbone`` is asked of photos."""
+    from noiseweave.engine.features.choice import of_photos
+    from noiseweave.engine.judging import denoising, quality
 
-    real_ND = f_ND[spread(len(f_ND), reference.quality.pool)]
-    return quality.Judge(extract=extractor(reference, extract), real_ND=real_ND, chances=learnt.chances())
+    asked = reference.quality.strange and of_photos(reference.channels, reference.size)
+    return quality.Judge(
+        extract=extractor(reference, extract),
+        real_ND=f_ND[spread(len(f_ND), reference.quality.pool)],
+        chances=learnt.chances(),
+        unexplained=partial(denoising.unexplained, backbone) if backbone is not None and asked else None,
+    )
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -92,18 +101,15 @@ def make(
 def _read(reference: Reference, places: Callable[[int], Sequence[Location]], unit: Unit) -> Labelled:
     where = places(LEARNT)
     found: dict[int, np.ndarray] = {}
-    if reference.quality.judge == "classifier":
-        for rows in masks.by_shard(where, range(len(where))):
-            good, _ = shard_pictures.read(
-                [where[i] for i in rows], reference.size, reference.channels, reference.max_pixels
-            )
-            found |= {rows[n]: picture for n, picture in good.items()}
-    else:
-        found = {
-            i: np.zeros((reference.size, reference.size, reference.channels), np.uint8)
-            for i in range(len(where))
-        }
-    label_N = np.array([-1 if where[i].label is None else where[i].label for i in sorted(found)], np.int64)
+    label_N = np.array([-1 if p.label is None else p.label for p in where], np.int64)
+    if reference.quality.judge == "centroid":  # it looks at no pictures
+        return np.zeros((len(where), 0, 0, reference.channels), np.uint8), label_N
+    for rows in masks.by_shard(where, range(len(where))):
+        good, _ = shard_pictures.read(
+            [where[i] for i in rows], reference.size, reference.channels, reference.max_pixels
+        )
+        found |= {rows[n]: picture for n, picture in good.items()}
+    label_N = label_N[sorted(found)]
     return shard_pictures.stacked(found, reference.size, reference.channels), label_N
 
 
@@ -157,11 +163,7 @@ def redrawn(task: Task, keys: Sequence[str], pair: Pair, attempt: int) -> Pair:
 
 def rounded(check: QualityCheck) -> QualityCheck:
     """Four digits of each figure, as the lineage has them."""
-    drift, parent = (None if v is None else round(v, 4) for v in (check.drift, check.parent))
-    return replace(
-        check,
-        nearest=round(check.nearest, 4),
-        parent=parent,
-        drift=drift,
-        sharpness=round(check.sharpness, 4),
-    )
+    from noiseweave.engine.judging.quality import FIGURES
+
+    values = {name: getattr(check, name) for name in FIGURES}
+    return replace(check, **{name: round(v, 4) for name, v in values.items() if v is not None})

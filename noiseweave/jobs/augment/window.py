@@ -175,7 +175,7 @@ def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> 
     seen_NHWC, loaded, bad, shared = data
     where, done = loaded.group.images, []
     f_ND = extract(seen_NHWC) if where else np.zeros((0, 0), np.float32)
-    judge = _judge(task, extract, f_ND, loaded) if task.config.gate and where else None
+    judge = _judge(task, extract, backbone, f_ND, loaded) if task.config.gate and where else None
     about = paired.Paired()
     groups: list[tuple[Group, np.ndarray]] = []
     if where:
@@ -189,7 +189,9 @@ def _compute(task: Task, extract: Extract, backbone: Backbone, data: Window) -> 
     return done, about, list(where), bad + [b for made in done for b in made.bad], shared
 
 
-def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loaded) -> Judge:
+def _judge(
+    task: Task, extract: Extract, backbone: Backbone, f_ND: np.ndarray, loaded: reading.Loaded
+) -> Judge:
     from noiseweave.engine.judging import judge
 
     labels = [p.label for p in loaded.group.images]
@@ -198,7 +200,7 @@ def _judge(task: Task, extract: Extract, f_ND: np.ndarray, loaded: reading.Loade
     learnt = judge.learn(
         config.quality, loaded.image_BHWC, f_ND, label_N, config.seed, worker.device(task.reference)
     )
-    return judging.judge(task.reference, extract, f_ND, learnt)
+    return judging.judge(task.reference, extract, f_ND, learnt, backbone)
 
 
 def plan(

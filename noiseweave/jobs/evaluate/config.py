@@ -153,7 +153,7 @@ class Config:
         usual = QualityRecipe()
         samples = self.mode == "samples"
         check(samples or self.quality == usual, "quality", "given", "for mode samples alone")
-        for name in ("redraw", "keep_rejected"):
+        for name in ("redraw", "keep_rejected", "strange"):
             value = getattr(self.quality, name)
             check(value == getattr(usual, name), f"quality.{name}", value, "for augment alone")
 

@@ -24,6 +24,7 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session, session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
+from noiseweave.engine.judging.quality import FIGURES, VERDICTS
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs import outputs
@@ -38,10 +39,9 @@ from noiseweave.jobs.evaluate.pictures import PictureSet
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import Figures
+    from noiseweave.engine.judging.recipes import QualityRecipe
 
-FIGURES = ("nearest", "parent", "drift", "sharpness")
 QUANTILES = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
-VERDICTS = ("kept", "copy", "drifted", "broken")
 Row = Json
 
 
@@ -79,7 +79,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
     Raises:
         ValueError: no sample does, or the feature space lacks something.
     """
-    from noiseweave.engine.features import spaces
+    from noiseweave.engine.features import choice, spaces
 
     spaces.check_here(config.features)
     own = config.size if config.features.name == "unet" else None
@@ -92,7 +92,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
         feature_side=spaces.side(config.features, config.model.name, own),
         model=config.model,
         model_size=own,
-        quality=config.quality,
+        quality=config.quality.settled(choice.of_photos(channels, config.size or side)),
         seed=config.seed,
         max_pixels=config.max_pixels,
         gpus_per_worker=config.cluster.gpus_per_worker,
@@ -118,7 +118,7 @@ def identity(config: Config, reference: Reference, sides: Mapping[str, PictureSe
     """What the figures depend on: verdicts are made anew from them, so a run goes on with other limits."""
     from noiseweave.engine.features import spaces
 
-    quality = {name: asdict(config.quality)[name] for name in ("judge", "classifier", "pool")}
+    quality = {name: asdict(reference.quality)[name] for name in ("judge", "classifier", "pool")}
     return {
         "job": "evaluate",
         "mode": "samples",
@@ -207,11 +207,8 @@ def _row(data: Loaded, i: int, found: Figures, pool: Sequence[str]) -> Row:
         "mode": line.mode,
         "parents": len(line.parents),
         "found": len(data.parents[i]),
-        "nearest": found.nearest,
         "nearest_key": near,
-        "parent": found.parent,
-        "drift": found.drift,
-        "sharpness": found.sharpness,
+        **{name: getattr(found, name) for name in FIGURES},
     }
 
 
@@ -238,7 +235,7 @@ def finish(
     """
     failed = {f"{name} {unit}": e for name, o in outcomes.items() for unit, e in o.failed.items()}
     counts = evaluate_report.write_quarantine(book.output, book, "samples", [], {"embed": "reference"})
-    rows = [_judged(config, row) for row in pair_figures.all_rows(book, "samples")]
+    rows = [_judged(reference.quality, row) for row in pair_figures.all_rows(book, "samples")]
     if not rows and not failed:
         raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
     storage.write(storage.join(book.output, "samples.jsonl"), outputs.json_lines(rows))
@@ -261,17 +258,13 @@ def finish(
     return evaluate_report.finish(config, book.output, report)
 
 
-def _judged(config: Config, row: Row) -> Row:
+def _judged(recipe: QualityRecipe, row: Row) -> Row:
     """The row with its verdict, and four digits of each figure, as a lineage has them."""
     from noiseweave.engine.judging import quality
 
     found = quality.Figures(**{name: row[name] for name in FIGURES})
     few = {name: row[name] if row[name] is None else round(row[name], 4) for name in FIGURES}
-    head = {
-        "key": row["key"],
-        "shard": row["shard"],
-        "verdict": quality.judge_figures(found, True, config.quality),
-    }
+    head = {"key": row["key"], "shard": row["shard"], "verdict": quality.judge_figures(found, True, recipe)}
     return head | row | few
 
 

@@ -6,6 +6,7 @@ B rows, L tokens of D values, S kept steps; C, H, W are those of latents, sizes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,22 @@ Guidance = Literal["classifier-free", "embedded", "none"]
 """How strongly a prompt is followed: by two calls (arXiv 2207.12598), by an input of the network, or not at all."""
 
 Rows = Mapping[str, Tensor]
-"""What each of B rows is conditioned on: prompt_embeds [B, L, D], and where a family has them pooled_prompt_embeds."""
+"""What each of B rows is conditioned on: prompt_embeds [B, L, D], and what else a family's ``embeddings`` name."""
 
-EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds")
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """What reads words.
+
+    Attributes:
+        tokenizer: transformers'.
+        most: tokens that it may give; what is beyond them is lost.
+        ends: those of them that follow the words whatever they are.
+    """
+
+    tokenizer: Any
+    most: int
+    ends: int = 1
 
 
 class Family:
@@ -33,6 +47,7 @@ class Family:
         filling: diffusers' class whose network sees the hole that it fills, where there is one.
         network: the part that takes noise off.
         parts: that a folder must have, beside network, VAE and scheduler.
+        embeddings: names of what a text becomes.
         patch: latents on a side of one token: the sides of latents are multiples of it.
         lora_layers: the layers of the network that a LoRA is put on.
     """
@@ -42,6 +57,7 @@ class Family:
     filling: str = ""
     network: Literal["unet", "transformer"] = "transformer"
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
+    embeddings: tuple[str, ...] = ("prompt_embeds", "pooled_prompt_embeds")
     patch = 1
     lora_layers: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
 
@@ -89,17 +105,17 @@ class Family:
         return side, side
 
     def encode(self, pipeline: Pipeline, text: str, negative: bool) -> tuple[Tensor, ...]:
-        """A text's ``EMBEDDINGS``, one row each, as many as the family has.
+        """A text's ``embeddings``, one row each, as many as the family has.
 
         Args:
             negative: as what the picture keeps away from; the empty text is the family's own way of no words.
         """
         raise NotImplementedError
 
-    def readers(self, pipeline: Pipeline) -> list[tuple[Any, int]]:
-        """Tokenizers, and the tokens that each may give: what is beyond them in one of them is lost."""
+    def readers(self, pipeline: Pipeline) -> list[Reader]:
+        """What reads words: a text that is too long for one of them is truncated."""
         both = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None)]
-        return [(k, int(k.model_max_length)) for k in both if k is not None]
+        return [Reader(tokenizer=k, most=int(k.model_max_length)) for k in both if k is not None]
 
     def predict(
         self,
@@ -126,6 +142,10 @@ class Family:
     def options(self, guidance: float, eta: float) -> Json:
         """What a call of diffusers' pipeline takes beside words, latents and steps."""
         return {"guidance_scale": guidance}
+
+    def arguments(self, embeddings: Rows) -> Json:
+        """Embeddings, and of guided ones the negative, as diffusers' pipeline takes them."""
+        return dict(embeddings)
 
     def pack(self, z_BCHW: Tensor) -> Tensor:
         """Latents as diffusers' pipeline takes them."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, Guidance, Rows, even, shifted_sigmas
+from noiseweave.engine.networks.families.family import Family, Guidance, Reader, Rows, even, shifted_sigmas
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -59,9 +57,9 @@ class Flux(Family):
         """T5's tokens; CLIP's pooled embedding."""
         return tuple(pipeline.encode_prompt(text, None, device=pipeline.device)[:2])
 
-    def readers(self, pipeline: Pipeline) -> list[tuple[Any, int]]:
+    def readers(self, pipeline: Pipeline) -> list[Reader]:
         """T5's, which reads on where CLIP stops."""
-        return [(pipeline.components["tokenizer_2"], 512)]
+        return [Reader(tokenizer=pipeline.components["tokenizer_2"], most=512)]
 
     def predict(
         self,

@@ -7,10 +7,12 @@ from noiseweave.engine.networks.families.flux import Flux
 from noiseweave.engine.networks.families.sd import StableDiffusion
 from noiseweave.engine.networks.families.sd3 import StableDiffusion3
 from noiseweave.engine.networks.families.sdxl import StableDiffusionXL
+from noiseweave.engine.networks.families.z_image import ZImage
 from noiseweave.engine.networks.protocols import Pipeline
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux())
+    family.name: family
+    for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux(), ZImage())
 }
 
 BY_PIPELINE = {

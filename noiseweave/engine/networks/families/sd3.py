@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, Rows, shifted_sigmas
+from noiseweave.engine.networks.families.family import Family, Reader, Rows, shifted_sigmas
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -49,10 +47,11 @@ class StableDiffusion3(Family):
         )
         return out[0], out[2]
 
-    def readers(self, pipeline: Pipeline) -> list[tuple[Any, int]]:
+    def readers(self, pipeline: Pipeline) -> list[Reader]:
         """T5's, which reads on where CLIP stops."""
         t5 = pipeline.components["tokenizer_3"]
-        return [(t5, 256)] if pipeline.components["text_encoder_3"] else super().readers(pipeline)[:1]
+        with_t5 = pipeline.components["text_encoder_3"] is not None
+        return [Reader(tokenizer=t5, most=256)] if with_t5 else super().readers(pipeline)[:1]
 
     def predict(
         self,

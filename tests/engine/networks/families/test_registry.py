@@ -15,11 +15,12 @@ from noiseweave.engine.seeding import generator
 
 STEPS, SIDE = 4, 64
 PROMPTS = [Prompt(text="a photo of a cat", key="0"), Prompt(text="a dog", key="1")]
-GUIDANCE = {"sd3": 4.0, "dev": 3.5, "schnell": 1.0}
+GUIDANCE = {"sd3": 4.0, "dev": 3.5, "schnell": 1.0, "z_image": 4.0}
 
 
 def of(name, folder):
-    return small_transformers.sd3(folder) if name == "sd3" else small_transformers.flux(folder, name)
+    makers = {"sd3": small_transformers.sd3, "z_image": small_transformers.z_image}
+    return makers[name](folder) if name in makers else small_transformers.flux(folder, name)
 
 
 @pytest.fixture(scope="module", params=list(GUIDANCE))
@@ -39,7 +40,7 @@ def theirs(folder, z, guidance, **more):
         height=SIDE,
         width=SIDE,
         num_inference_steps=STEPS,
-        guidance_scale=guidance,
+        **family.options(guidance, 0.0),
         output_type="np",
         **more,
     ).images
@@ -95,10 +96,10 @@ def test_inversion_and_replay_give_latents_back(small):
     assert psnr(ours, x_0) > 90
 
 
-def test_a_long_prompt_is_read_by_t5_and_its_end_is_named(small):
+def test_a_long_prompt_is_read_where_clip_ends_and_its_end_is_named(small):
     name, folder = small
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    most = 256 if name == "sd3" else 512
+    most = {"sd3": 256, "z_image": 512 - len("<user\n") + 2}.get(name, 512)
     # a character is a token here; CLIP, which ends at 77, gives the pooled embedding alone
     fits, long = "x" * (most - 2), "x" * (most - 2) + "yz"
     assert text_encoding.truncated_ends(pipe, [Prompt(text=fits, key="a")]) == {}
@@ -116,7 +117,7 @@ def test_every_family_names_pipelines_of_diffusers():
 def test_facts_of_a_family(small):
     name, folder = small
     found = facts.read_facts(str(folder))
-    assert found.family == ("sd3" if name == "sd3" else "flux")
+    assert found.family == (name if name in registry.FAMILIES else "flux")
     assert (found.path, found.prediction, found.conditioning) == ("straight", "flow", "text")
     assert (found.network_channels, found.latent_channels, found.multiple) == (16, 16, 16)
     assert found.side == (SIDE if name == "sd3" else 1024)
