@@ -60,7 +60,7 @@ def _pictures(folder: Path) -> None:
             lambda d: images.decode(d, 1),
             images.decode_plain,
             images.kind_of,
-            lambda d: masks.hole_of(files.mask_of(d, images.MAX_PIXELS), "black", (24, 20)),
+            lambda d: masks.hole_of(d, "black", (24, 20)),
             lambda d: _written(files.opened(d, images.MAX_PIXELS)),
         ):
             try:

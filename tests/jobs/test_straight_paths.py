@@ -71,7 +71,7 @@ def model(request, source, tmp_path_factory):
     ],
 )
 def test_augment(model, source, tmp_path, more):
-    report, made = through(tmp_path / "out", "--model.name", model, "--input", source, *BASE, *more)
+    report, made = through(tmp_path / "out", *BASE, "--model.name", model, "--input", source, *more)
     assert report["failed"] == {}
     assert len(made) == report["samples"] > 0
     for files in made.values():

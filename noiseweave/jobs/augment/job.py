@@ -60,7 +60,7 @@ def _find(config: Config) -> list[str]:
     return shards.find(config.input)
 
 
-def _task(config: Config, output: str, found: list[str], source: Folder | None) -> Task:
+def _task(config: Config, output: str, found: list[str], source: Folder | None = None) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine.features import choice, spaces
 

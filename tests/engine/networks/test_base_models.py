@@ -235,12 +235,12 @@ def test_models_of_another_kind_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="a QwenImagePipeline, its unet is UNet2DConditionModel"):
         facts.read_facts(str(tmp_path))
     for name, said in (
-        ("FluxPipeline", "a FluxPipeline; supported are"),
+        ("PixArtAlphaPipeline", "a PixArtAlphaPipeline; supported are"),
         (None, "names no pipeline; supported"),
     ):
         index = {
             "_class_name": name,
-            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "transformer": ["diffusers", "PixArtTransformer2DModel"],
             "vae": ["diffusers", "A"],
         }
         (tmp_path / "model_index.json").write_text(json.dumps(index))

@@ -152,7 +152,7 @@ def test_originals_have_the_made_ones_size(tmp_path):
     assert known["from"] == "me"
     assert known["copied_from"]["sha256"] == hashlib.sha256(rows[0][1]["jpg"]).hexdigest()
     (bad,) = map(json.loads, (tmp_path / "o/quarantine.jsonl").read_text().splitlines())
-    assert (bad["phase"], bad["key"], bad["reason"]) == ("copy", "p2", "not_an_image")
+    assert (bad["phase"], bad["key"], bad["reason"]) == ("copy", "p2", "bad_mask")
 
 
 def test_a_window_run_has_no_index_to_copy_originals_by(source, tmp_path, capsys):

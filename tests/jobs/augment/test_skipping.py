@@ -6,8 +6,8 @@ import json
 import pytest
 from augments import BASE, digits, report, write_shard
 from flows import inline
-from fsspec.implementations.local import LocalFileSystem
 
+from noiseweave.cluster import storage
 from noiseweave.engine.pairing import nearest
 from noiseweave.engine.pictures import images
 from noiseweave.jobs.augment import originals, reading
@@ -31,14 +31,14 @@ def source(tmp_path_factory):
 @pytest.fixture
 def unreadable(monkeypatch):
     """The shard b.tar, which is there and cannot be read."""
-    opened = LocalFileSystem._open
+    opened = storage._opened
 
-    def broken(self, path, mode="rb", **more):
-        if path.endswith("/b.tar"):
-            raise OSError(errno.EIO, "Input/output error", path)
-        return opened(self, path, mode, **more)
+    def broken(name):
+        if name.endswith("/b.tar"):
+            raise OSError(errno.EIO, "Input/output error", name)
+        return opened(name)
 
-    monkeypatch.setattr(LocalFileSystem, "_open", broken)
+    monkeypatch.setattr(storage, "_opened", broken)
 
 
 def run(source, output, *more):
@@ -82,7 +82,7 @@ def test_a_group_and_a_copy_name_the_shards_that_they_read(source, tmp_path, mon
         reading, "read_group", lambda task, g, s: fails() if g.id == "000000" else group(task, g, s)
     )
     monkeypatch.setattr(
-        originals, "_fetch_original", lambda b, u: fails() if u.id == "000002" else copy(b, u)
+        originals, "_fetch_original", lambda t, b, u: fails() if u.id == "000002" else copy(t, b, u)
     )
     output = tmp_path / "out"
     assert run(source, output, "--skip_failed", "--samples.copy_original", "true") == 0

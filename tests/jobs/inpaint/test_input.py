@@ -197,7 +197,7 @@ def test_masks_beside_their_pictures(tmp_path, suffix, more):
     names += ["two.png", "two.jpg", f"two{suffix}.png"]
     for name in names:
         storage.write(str(tmp_path / name), PNG)
-    where = ["--images", str(tmp_path), "--output", "out", *more]
+    where = [*DIGITS, "--images", str(tmp_path), "--output", "out", *more]
     work = inpaint_input.gather(jobs_arguments.parse("inpaint", where))
     assert pairs(work) == {"a.jpg": f"a{suffix}.png", "b/c.png": f"b/c{suffix}.png"}
     alone = {"bare.png": "no_mask", f"b/bare{suffix}.png": "no_picture"}

@@ -326,7 +326,7 @@ def place(tmp_path_factory):
         "whole.png": png(),
         "vae/config.json": b'{"_class_name": "AutoencoderKL"}',
         "list/model_index.json": b"[1]",
-        "flux/model_index.json": b'{"_class_name": "FluxPipeline"}',
+        "flux/model_index.json": b'{"_class_name": "PixArtAlphaPipeline"}',
         "other/_run/config.json": b'{"job": "pack"}',
         "mine/shards/a.tar": b"",
         "mine/panel.png": b"mine",
