@@ -107,7 +107,7 @@ def test_augment_fuses_captioned_pictures(name, folders, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "guidance"), [("fill", 30.0), ("dev", 3.5)])
-def test_inpaint_fills_holes(name, guidance, folders, tmp_path):
+def test_inpaint_fills_holes(name, guidance, folders, tmp_path, capsys):
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     hole = np.zeros((32, 48), np.uint8)
     hole[8:20, 10:30] = 255
@@ -118,6 +118,11 @@ def test_inpaint_fills_holes(name, guidance, folders, tmp_path):
     assert inline("inpaint", *said, "--output", tmp_path / "o") == 0
     found = [json.loads(p.read_text()) for p in (tmp_path / "o").rglob("*.json")]
     assert f'"guidance": {guidance}' in json.dumps(found)
+    with pytest.raises(SystemExit):
+        inline("inpaint", *said, "--lora", "x.safetensors", "--output", tmp_path / "p")
+    assert "none is read, of Stable Diffusion 1, 2 and XL" in error_line(
+        capsys.readouterr().err.splitlines()[-1]
+    )
 
 
 def test_z_image_mixes_prompts_of_unlike_lengths(folders, tmp_path):
