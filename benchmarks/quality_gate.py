@@ -234,11 +234,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="folder with a folder of each class")
-    parser.add_argument(
-        "--model", type=Path, required=True, help="class-conditional flow of these classes, 128 px"
-    )
-    parser.add_argument("--weights", required=True, help="efficientnet-lite0's")
+    parser.add_argument("--photos", type=Path, help="folder with a folder of each class")
+    parser.add_argument("--model", type=Path, help="class-conditional flow of these classes, 128 px")
+    parser.add_argument("--weights", help="efficientnet-lite0's")
     parser.add_argument(
         "--work", type=Path, default=Path("out/quality-gate"), help="for the set and its sheets"
     )
@@ -246,13 +244,18 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=RESULTS / "quality-gate-labels.json")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality-gate-cpu.json")
     args = parser.parse_args()
+    if not (args.photos and args.model and args.weights):
+        print("left out: it needs --photos, --model and --weights")
+        return
     made, image_NHWC, label_N, f_ND, pairs = the_set(args)
     by_eye = json.loads(args.labels.read_text())["bad"].get(str(args.offset), {})
     kinds = np.array([kind for kind, *_ in made])
     bad = np.array([is_bad(kind, k, by_eye) for kind, k, _ in made])
     ends = [tuple(pairs[k].tolist()) for _, k, _ in made]
     shown = [picture for kind, _, picture in made if kind == "photo"]
-    known = np.array([not any(np.array_equal(x, y) for y in shown) for x in image_NHWC])  # else they are copies
+    known = np.array(
+        [not any(np.array_equal(x, y) for y in shown) for x in image_NHWC]
+    )  # else they are copies
     judge, every = judge_of(args, f_ND[known], label_N[known]), np.ones(len(made), bool)
     pictures = np.stack([picture for *_, picture in made])
     found = quality.checks(judge, pictures, every, ends, image_NHWC, label_N.tolist(), QualityRecipe())

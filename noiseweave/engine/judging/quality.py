@@ -17,7 +17,18 @@ from noiseweave.engine.judging.recipes import QualityRecipe
 
 Verdict = Literal["kept", "copy", "drifted", "broken", "speckled", "double_exposure", "strange"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-FIGURES = ("nearest", "parent", "drift", "sharpness", "double", "traced", "bits", "speckle", "rough", "strange")
+FIGURES = (
+    "nearest",
+    "parent",
+    "drift",
+    "sharpness",
+    "double",
+    "traced",
+    "bits",
+    "speckle",
+    "rough",
+    "strange",
+)
 """What is measured of a picture, by the names of QualityCheck and Figures."""
 FLAT = 1e-6  # sharpness below which a picture has no edges at all
 
@@ -32,7 +43,7 @@ class QualityCheck:
         parent: cosine to the nearer parent; None where no parent is known.
         drift: chance that it is of none of its parents' classes, 0 to 1; None where they have no labels.
         sharpness: its own over the mean of its parents'; without parents, over what is typical.
-        double, traced, bits, speckle, rough: see ``traces.Traces``; None where it is small, or its parents are not known.
+        double, traced, bits, speckle, rough: see ``traces.Traces``; None where it is small, or its parents are unknown.
         strange: the share of it that the model does not see through noise (``denoising``), over its parents' geometric
             mean; None where no model was asked.
     """

@@ -19,7 +19,12 @@ TILES = 4  # a side
 COARSE = (
     4.0  # detail is what a blur of so many pixels takes away, of a picture of 128; in proportion of others
 )
-BANDS = (0.7, 1.4, 2.8, 5.6)  # deviations of the blurs, in pixels, between which the bands of high frequencies lie
+BANDS = (
+    0.7,
+    1.4,
+    2.8,
+    5.6,
+)  # deviations of the blurs, in pixels, between which the bands of high frequencies lie
 PATCH = 8  # pixels of a side, of the patches whose energies are compared
 DETAIL = 4.0  # squared grey levels of a pixel, from which on a tile has detail
 FLOOR = 0.05  # squared grey levels of a pixel: less than the rounding to whole numbers
@@ -37,8 +42,8 @@ class Traces:
         bits: of 64, in which its perceptual hash differs from the nearer parent's.
         speckle: energy of a band of high frequencies over that of the next lower one, over the same of the noisier
             parent; the most of two. Noise is as strong in each band; texture is weaker the finer it is.
-        rough: energy of bands of middle frequencies (1.4 to 5.6 pixels), in most places, over that of the rougher parent;
-            the least of two. Noise in a latent or in noise maps becomes blobs of this size.
+        rough: energy of bands of middle frequencies (1.4 to 5.6 pixels), in most places, over that of the rougher
+            parent; the least of two. Noise in a latent or in noise maps becomes blobs of this size.
     """
 
     double: float | None = None

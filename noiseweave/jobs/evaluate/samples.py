@@ -263,11 +263,7 @@ def _judged(recipe: QualityRecipe, row: Row) -> Row:
 
     found = quality.Figures(**{name: row[name] for name in FIGURES})
     few = {name: row[name] if row[name] is None else round(row[name], 4) for name in FIGURES}
-    head = {
-        "key": row["key"],
-        "shard": row["shard"],
-        "verdict": quality.judge_figures(found, True, recipe),
-    }
+    head = {"key": row["key"], "shard": row["shard"], "verdict": quality.judge_figures(found, True, recipe)}
     return head | row | few
 
 
