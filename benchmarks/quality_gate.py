@@ -234,11 +234,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="folder with a folder of each class")
-    parser.add_argument(
-        "--model", type=Path, required=True, help="class-conditional flow of these classes, 128 px"
-    )
-    parser.add_argument("--weights", required=True, help="efficientnet-lite0's")
+    parser.add_argument("--photos", type=Path, help="folder with a folder of each class")
+    parser.add_argument("--model", type=Path, help="class-conditional flow of these classes, 128 px")
+    parser.add_argument("--weights", help="efficientnet-lite0's")
     parser.add_argument(
         "--work", type=Path, default=Path("out/quality-gate"), help="for the set and its sheets"
     )
@@ -246,6 +244,9 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=RESULTS / "quality-gate-labels.json")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality-gate-cpu.json")
     args = parser.parse_args()
+    if not (args.photos and args.model and args.weights):
+        print("left out: it needs --photos, --model and --weights")
+        return
     made, image_NHWC, label_N, f_ND, pairs = the_set(args)
     by_eye = json.loads(args.labels.read_text())["bad"].get(str(args.offset), {})
     kinds = np.array([kind for kind, *_ in made])

@@ -1,7 +1,7 @@
 """Every command in README.md and docs/jobs: its options exist, its files are there or made before, and it runs.
 
-A block that cannot run from a fresh clone after ``make demo`` and ``make demo-digits`` begins with a line ``# needs ...``, for
-readers too.
+A block that cannot run from a fresh clone after ``make demo`` and ``make demo-digits`` begins with a line
+``# needs ...``, for readers too.
 """
 
 import json
