@@ -113,6 +113,8 @@ def held_run(
     """``open_run`` while no other driver writes there: ``lock.held``, which says what is raised."""
     with lock.held(output):
         yield open_run(output, config, overwrite, owned)
+        # again, for a killed run's workers may have lived, and written, when this one began
+        storage.sweep_temporaries(output)
 
 
 def open_run(
