@@ -98,7 +98,9 @@ def _inpaint(folder: Path, *where: object) -> None:
         unit = work.plan.unit(i)
         good, _ = draw._fetch(task, unit)
         painted = [
-            Painted(loaded=one, patches=(tuple(r.image_HWC for r in one.regions),), precision="fp32")
+            Painted(
+                loaded=one, rows=(0,), patches=(tuple(r.image_HWC for r in one.regions),), precision="fp32"
+            )
             for one in good
         ]
         output.commit(task, unit, (painted, []))
