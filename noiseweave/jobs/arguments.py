@@ -99,6 +99,7 @@ def _help(job: str, whole: bool) -> NoReturn:
 def synopsis(job: str) -> str:
     """How a job is called, in one line."""
     words = {"images": " PICTURE ...", "prompts": " [PROMPT ...]", "folder": " FOLDER", "model": " MODEL"}
+    words["input"] = " INPUT"
     place = words.get(getattr(config_of(job), "POSITIONAL", ""), "")
     return f"noiseweave {called(job)[0]}{place} [--config FILE] [--section.field VALUE ...]"
 

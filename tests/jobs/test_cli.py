@@ -118,8 +118,8 @@ def test_each_job_refuses_unknown_keys_in_one_line(name, tmp_path, capsys):
         ("augment --fusion.modes linear,crosfade", "is none of linear, cross_fade, feature_selective"),
         ("augment --fusion.modes linear,crosfade", "did you mean cross_fade?"),
         (
-            "augment input",
-            "noiseweave augment has no place for 'input': options begin with --; did you mean --input?",
+            "train input",
+            "noiseweave train has no place for 'input': options begin with --; did you mean --input?",
         ),
         ("evaluate usefulnes", "did you mean usefulness?"),
         ("agment", "did you mean augment?"),
@@ -379,3 +379,8 @@ def test_every_job_on_a_cluster_has_its_address_in_short():
     config = jobs_arguments.parse("sample", [*DIGITS, "--output", "b", "--address=local", *labels])
     assert (config.cluster.address, config.cluster.accelerator) == ("local", "H100")
     assert config.cluster.labels == {"market-type": "!spot"}
+
+
+def test_the_input_of_augment_needs_no_flag():
+    config = jobs_arguments.parse("augment", ["my/photos", "--model.name", "a", "--output", "o"])
+    assert (config.input, config.output) == ("my/photos", "o")

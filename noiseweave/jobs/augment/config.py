@@ -15,6 +15,10 @@ from noiseweave.engine.judging.recipes import QualityRecipe
 from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, PromptRecipe, check_named
 from noiseweave.engine.pairing.recipes import PairingRecipe
 
+POSITIONAL = "input"
+POSITIONAL_HELP = (
+    "The input needs no flag: noiseweave augment my/photos --model.name NAME --output out/augmented"
+)
 USUAL = {
     "input and output": ("input", "output", "overwrite"),
     "what it does": ("pairing.threshold", "pairing.max_pairs", "fusion.modes", "fusion.ratio", "gate"),
@@ -51,8 +55,8 @@ class Config:
     """Shards -> similar pairs -> fused, labelled shards with their lineage.
 
     Args:
-        input: folder, glob, brace pattern or fsspec URL of WebDataset .tar shards; or a local folder of pictures, one
-            sub-folder a class or all directly in it, which is packed into output/_run/packed first.
+        input: a local folder of pictures, one sub-folder a class or all directly in it, which is packed into
+            output/_run/packed first; or a folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
         output: folder or URL for shards/augmented-*.tar, originals/, report.json, quarantine.jsonl, contact_sheet.png.
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
