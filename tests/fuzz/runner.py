@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from noiseweave.cluster.storage import StorageError
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 20
 MEMORY = 3 << 30
@@ -64,7 +66,7 @@ def wrong(e: BaseException) -> str:
         and type(e).__name__ != "JSONDecodeError"
     ):
         return ""
-    if isinstance(e, OSError) and e.filename is not None:
+    if isinstance(e, StorageError) or (isinstance(e, OSError) and e.filename is not None):
         return ""
     return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 

@@ -155,7 +155,7 @@ def read_facts(name: str, size: int | None = None) -> ModelFacts:
     """
     folder = pretrained.find(name, ["model_index.json"])
     index = pretrained.read(name, folder, "model_index.json")
-    read = _read_pipeline if index.get("_class_name") in BY_PIPELINE else _read_base
+    read = _read_pipeline if str(index.get("_class_name")) in BY_PIPELINE else _read_base
     return read(name, index, size)
 
 

@@ -104,7 +104,12 @@ class PictureRecipe:
         check(self.max_pixels >= 1, "data.max_pixels", self.max_pixels, "1 or more")
         try:
             self.template.format(caption="", label="")
-        except (KeyError, IndexError, ValueError):
+        except (
+            AttributeError,
+            KeyError,
+            IndexError,
+            ValueError,
+        ):  # null has no words, and {caption.x} is none of them
             check(False, "data.template", self.template, "words, {caption} and {label}")
 
 

@@ -69,6 +69,14 @@ def test_prompts_are_for_models_that_read(sd_folder):
         loading.check_prompt(digits, replace(PromptRecipe(), guidance_target=3.0))
 
 
+@pytest.mark.parametrize("kind", [[1], {"a": 1}, None, 3])
+def test_an_index_whose_pipeline_is_no_name_is_one_line(kind, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ValueError, match="supported are") as error:
+        facts.read_facts(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("unet", [[], "x", ["diffusers"], [[1]], {"a": 1}])
 def test_an_index_whose_network_is_of_another_kind_is_one_line(unet, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", "unet": unet}))

@@ -9,6 +9,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.jobs.lora import cache
 from noiseweave.jobs.lora import input as lora_input
 from noiseweave.jobs.lora.batches import pixels
+from noiseweave.jobs.lora.config import PictureRecipe
 
 
 @pytest.fixture
@@ -190,3 +191,9 @@ def test_prior_and_its_weight_go_together(gather, tmp_path, capsys):
     assert {i.key for i in source.prior} == {f"prior/p{i}" for i in range(6)}
     assert [i.words for i in source.prior][:2] == ["x", "a thing 1"]
     assert not any(i.mask for i in source.prior)
+
+
+@pytest.mark.parametrize("template", [None, "{caption.x}", "{0}", "{other}", "{"])
+def test_a_template_of_other_words_is_refused_by_name(template):
+    with pytest.raises(ValueError, match=r"^data\.template="):
+        PictureRecipe(template=template)
