@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine.networks import text_encoding
-from noiseweave.engine.networks.families.family import Family, Guidance
+from noiseweave.engine.networks.families.family import Family, Guidance, How
 from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Network, Pipeline, Unet
@@ -25,19 +25,6 @@ POOLED = "pooled_prompt_embeds"
 def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598): u + scale (c - u); scale 1 is c."""
     return unconditional + scale * (conditional - unconditional)
-
-
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """What a call is beside its rows.
-
-    Attributes:
-        size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
-        guidance: scale, where it is an input of the network.
-    """
-
-    size: tuple[int, int]
-    guidance: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +68,7 @@ class Words:
 
     def output(self, network: Network, x: Tensor, t: Tensor, rows: Mapping[str, Tensor], how: How) -> Tensor:
         """What the network gives of rows that are conditioned on ``rows``."""
-        return self.family.predict(network, x, t, rows, how.size, how.guidance)
+        return self.family.predict(network, x, t, rows, how)
 
     def rows(self, which_B: Tensor, guided_G: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """What G unconditional rows, then B that are conditioned on prompts ``which_B``, are conditioned on.

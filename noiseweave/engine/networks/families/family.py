@@ -38,6 +38,19 @@ class Reader:
     ends: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What a call is beside its rows.
+
+    Attributes:
+        size: (height, width) of the pictures in pixels, which SDXL is conditioned on.
+        guidance: scale, where it is an input of the network.
+    """
+
+    size: tuple[int, int]
+    guidance: float = 1.0
+
+
 class Family:
     """A family of pipelines whose network works on a VAE's latents; what most of them share is said here.
 
@@ -117,21 +130,12 @@ class Family:
         both = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", None)]
         return [Reader(tokenizer=k, most=int(k.model_max_length)) for k in both if k is not None]
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """What the network gives of x at t, [B, C, H, W], as ``path.Path`` means it: of a flow v = eps - x_0.
 
         Args:
             t_B: diffusers' time step, 0 to 1000; of a flow 1000 sigma.
             rows: in the network's precision.
-            guidance: where it is embedded.
         """
         raise NotImplementedError
 

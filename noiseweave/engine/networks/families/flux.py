@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, Guidance, Reader, Rows, even, shifted_sigmas
+from noiseweave.engine.networks.families.family import (
+    Family,
+    Guidance,
+    How,
+    Reader,
+    Rows,
+    even,
+    shifted_sigmas,
+)
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -61,15 +69,7 @@ class Flux(Family):
         """T5's, which reads on where CLIP stops."""
         return [Reader(tokenizer=pipeline.components["tokenizer_2"], most=512)]
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """Conditioned on sigma, 0 to 1. What is shown beside x goes in with it, the noisy latents first."""
         height, width = x_BCHW.shape[2:]
         words, x = rows["prompt_embeds"], self.pack(x_BCHW)
@@ -77,7 +77,7 @@ class Flux(Family):
         out = network(
             hidden_states=x,
             timestep=t_B.to(x.dtype) / 1000,
-            guidance=torch.full((len(x),), guidance, device=x.device) if embedded else None,
+            guidance=torch.full((len(x),), how.guidance, device=x.device) if embedded else None,
             encoder_hidden_states=words,
             pooled_projections=rows["pooled_prompt_embeds"],
             txt_ids=x.new_zeros(words.shape[1], 3),

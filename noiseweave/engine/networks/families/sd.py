@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from noiseweave.engine.networks import latents
-from noiseweave.engine.networks.families.family import Family, Rows
+from noiseweave.engine.networks.families.family import Family, How, Rows
 from noiseweave.engine.networks.protocols import Network, Pipeline
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -49,15 +49,7 @@ class StableDiffusion(Family):
         )
         return tuple(out[int(negative) :: 2])
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """One call."""
         words = rows["prompt_embeds"]
         return network(x_BCHW, t_B, encoder_hidden_states=words, return_dict=False)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, Reader, Rows, shifted_sigmas
+from noiseweave.engine.networks.families.family import Family, How, Reader, Rows, shifted_sigmas
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -53,15 +53,7 @@ class StableDiffusion3(Family):
         with_t5 = pipeline.components["text_encoder_3"] is not None
         return [Reader(tokenizer=t5, most=256)] if with_t5 else super().readers(pipeline)[:1]
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """Conditioned on the time step as it is."""
         return network(
             hidden_states=x_BCHW,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Rows
+from noiseweave.engine.networks.families.family import How, Rows
 from noiseweave.engine.networks.families.sd import StableDiffusion
 from noiseweave.engine.networks.protocols import Network
 
@@ -16,18 +16,10 @@ class StableDiffusionXL(StableDiffusion):
     pipeline, filling = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
     parts = ("text_encoder_2", "tokenizer_2")
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """Conditioned on the original size, no crop, and the target size (section 2.2)."""
         pooled = rows["pooled_prompt_embeds"]
-        sizes = pooled.new_tensor([*size, 0, 0, *size])
+        sizes = pooled.new_tensor([*how.size, 0, 0, *how.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
         words = rows["prompt_embeds"]
         return network(x_BCHW, t_B, encoder_hidden_states=words, added_cond_kwargs=added, return_dict=False)[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, Reader, Rows, even, shifted_sigmas
+from noiseweave.engine.networks.families.family import Family, How, Reader, Rows, even, shifted_sigmas
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -49,15 +49,7 @@ class ZImage(Family):
         before = len(tokenizer(said.partition(mark)[0]).input_ids)
         return [Reader(tokenizer=tokenizer, most=TOKENS - before, ends=0)]
 
-    def predict(
-        self,
-        network: Network,
-        x_BCHW: Tensor,
-        t_B: Tensor,
-        rows: Rows,
-        size: tuple[int, int],
-        guidance: float,
-    ) -> Tensor:
+    def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """Without the filling; the sign turned, so that it is the velocity towards noise."""
         out = network(
             list(x_BCHW.unsqueeze(2)),
