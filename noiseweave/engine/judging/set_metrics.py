@@ -7,7 +7,7 @@ what compares rows with rows goes block by block, so that no N x M matrix is hel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -215,14 +215,18 @@ def find_neighbours(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> Neighbours:
     )
 
 
-def between(a_ND: np.ndarray, b_MD: np.ndarray, k: int) -> dict[str, float]:
-    """fd and kid of two sets of 2 or more rows; of more than k rows precision, recall, density and coverage too."""
-    one_1N, one_1M = np.ones((1, len(a_ND))), np.ones((1, len(b_MD)))
-    out = {
-        "fd": frechet(Moments.of(a_ND).gaussian(), Moments.of(b_MD).gaussian()),
-        "kid": float(kernel_distance(a_ND, b_MD, one_1N, one_1M)[0]),
-    }
-    if min(len(a_ND), len(b_MD)) > k:
+def between(a_ND: np.ndarray, b_MD: np.ndarray, k: int, wanted: Collection[str]) -> dict[str, float]:
+    """Figures of two sets of 2 or more rows: of fd, kid and neighbours, those that are wanted.
+
+    neighbours are precision, recall, density and coverage, of sets of more than k rows.
+    """
+    out: dict[str, float] = {}
+    if "fd" in wanted:
+        out["fd"] = frechet(Moments.of(a_ND).gaussian(), Moments.of(b_MD).gaussian())
+    if "kid" in wanted:
+        ones = np.ones((1, len(a_ND))), np.ones((1, len(b_MD)))
+        out["kid"] = float(kernel_distance(a_ND, b_MD, *ones)[0])
+    if "neighbours" in wanted and min(len(a_ND), len(b_MD)) > k:
         found = find_neighbours(a_ND, b_MD, k)
         out |= {
             "precision": float(found.precision_N.mean()),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from noiseweave.jobs.evaluate.set_task import Task
 
 RESAMPLED_COST = 5e8  # n D^2 + D^3 of a Frechet distance that is still resampled: a tenth of a second or so
+NEIGHBOURS = {"precision_recall", "density_coverage"}
 Figure = Json
 
 
@@ -61,7 +62,7 @@ def figures(task: Task, sides: Mapping[str, Side]) -> tuple[dict[str, Figure], l
         out[name_of("fd", task.label)] = _frechet(work, warnings)
     if "kid" in wanted:
         out[name_of("kid", task.label)] = _kernel(work)
-    if {"precision_recall", "density_coverage"} & set(wanted):
+    if NEIGHBOURS & set(wanted):
         out |= _neighbours(work)
     if "inception_score" in wanted:
         out["Inception Score" if task.label == "inception" else f"IS({task.label})"] = _score(work)
@@ -101,9 +102,10 @@ def half_figures(work: Work) -> tuple[dict[str, Figure], int]:
     draw = np.random.default_rng(seed_of(config.seed, "halves"))
     order, rows = draw.permutation(len(real)), draw.permutation(len(made))[:count]
     half, other = real[order[:count]], real[order[count : 2 * count]]
+    wanted = {"neighbours" if metric in NEIGHBOURS else metric for metric in config.wanted}
     found = {
-        "as_many": set_metrics.between(made[rows], half, config.neighbours),
-        "real": set_metrics.between(other, half, config.neighbours),
+        "as_many": set_metrics.between(made[rows], half, config.neighbours, wanted),
+        "real": set_metrics.between(other, half, config.neighbours, wanted),
     }
     names = {metric: name_of(metric, work.task.label) for metric in found["real"]}
     return {name: {side: of[m] for side, of in found.items()} for m, name in names.items()}, count
