@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
@@ -11,7 +12,7 @@ from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.sampling.recipes import sampler_name
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, loras
 from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
@@ -27,9 +28,14 @@ def plan(config: Config, output: str) -> Task:
     Raises:
         ValueError: they do not fit the options.
     """
+    config = replace(config, model=loras.settled(config.model))
     model = read_facts(config.model.name)
     if model.conditioning == "text":
         return _plan_text(config, output, model)
+    return _plan_base(config, output, model)
+
+
+def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
     asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
     if asked:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
@@ -64,7 +70,7 @@ def plan(config: Config, output: str) -> Task:
         config=config,
         output=output,
         about={"kind": kind, "classes": classes, "size": model.side, "channels": model.channels},
-        model_hash=fingerprint(model),
+        model_hash=fingerprint(model, config.model),
         sampler=name,
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
@@ -143,7 +149,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         config=config,
         output=output,
         about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=fingerprint(model),
+        model_hash=fingerprint(model, config.model),
         sampler=text.sampler,
         text=text,
         total=len(words),
