@@ -15,10 +15,10 @@ from noiseweave.engine.sampling.recipes import sampler_name
 from noiseweave.jobs.reading import class_names, loras
 from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
-from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
+from noiseweave.jobs.sample.prompts import PromptValues, class_names_of, prompts_of
 from noiseweave.jobs.sample.task import Task
 
-WORDS = ("prompts", "prompts_file", "captions", "negative_prompt", "interpolate", "styles")
+WORDS = ("prompts", "prompts_file", "classes", "captions", "negative_prompt", "interpolate", "styles")
 FOR_BASE = ("match", "labels", "panel", "reconstruct", "walk")
 
 
@@ -132,6 +132,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
     text = _recipe(config, model)
+    names = class_names_of(config.classes) if config.classes is not None else ()
     values = PromptValues(
         prompts=config.prompts,
         prompts_file=config.prompts_file,
@@ -141,6 +142,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         frames=config.frames,
         styles=config.styles,
         count=config.count,
+        classes=names,
     )
     words = prompts_of(values)
     if words.skipped:
@@ -155,4 +157,6 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         total=len(words),
         words=tuple(zip(words.prompts, words.labels, strict=True)),
         across=words.across,
+        cycle=words.classes,
+        names=names,
     )
