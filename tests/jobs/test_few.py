@@ -13,6 +13,7 @@ from noiseweave.jobs import cli
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = {"moss": (30, 200, 60), "sand": (230, 200, 90)}
+JUDGE = ["--quality.classifier.steps", 20]  # in place of a minute
 CHAIN = ["--inversion.num_steps", 4, "--inversion.skip", 0]
 
 
@@ -68,7 +69,7 @@ def test_the_recipe_for_a_few_pictures(taught_folder, tmp_path):
         "--pairing.hash",
         "null",
     ]
-    more = [*CHAIN, *looks, "--model.lora", weights, "--fusion.per_pair", 1, "--quality.redraw", 1]
+    more = [*CHAIN, *looks, "--model.lora", weights, "--fusion.per_pair", 1, "--quality.redraw", 1, *JUDGE]
     assert inline("augment", *config, *more, "--output", tmp_path / "more") == 0
     report = json.loads((tmp_path / "more/report.json").read_text())
     assert len(read(tmp_path / "more")) == report["samples"]
@@ -84,6 +85,6 @@ def test_the_recipe_for_a_few_pictures(taught_folder, tmp_path):
         "--features.name",
         "pixels",
     ]
-    assert inline("evaluate", *judged, "--output", tmp_path / "judged") == 0
+    assert inline("evaluate", *judged, *JUDGE, "--output", tmp_path / "judged") == 0
     report = json.loads((tmp_path / "judged/report.json").read_text())
     assert sum(report["verdicts"]["all"].values()) == 12

@@ -303,7 +303,7 @@ def test_the_original_projects_spellings():
     assert (config.prompt, config.model.loras, config.model.lora_weights) == ("p", ("w.safetensors",), (1.0,))
     several = [*DIGITS, "--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
     config = jobs_arguments.parse("inpaint", several)
-    assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
+    assert (config.model.loras, config.model.lora_weights) == (("a", "b"), (0.5, 1.0))
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("inpaint*.yaml")))
