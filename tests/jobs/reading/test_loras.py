@@ -305,6 +305,9 @@ def test_a_model_that_takes_none_is_one_line_in_each_job(tmp_path, capsys, job):
 
 
 def test_a_lora_where_no_model_is_used_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):  # its generator is trained by the job itself
+        cli.main(["evaluate", "usefulness", "--model.lora", "a.safetensors"])
+    assert "has no option --model.lora" in error_line(capsys.readouterr().err)
     with pytest.raises(SystemExit):
         run_of("sets", tmp_path, tmp_path / "o", "--features.name", "pixels", "--model.lora", "a.safetensors")
     assert "null, as no model is used here" in error_line(capsys.readouterr().err)
