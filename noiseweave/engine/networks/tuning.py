@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import sys
+from typing import Any
 
 import torch
 from torch import nn
 
-from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.networks.recipes import ModelConfig, Precision
 from noiseweave.engine.records import Json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,6 +56,36 @@ def tune(
         _write_out_attention(network)
     if chosen["compile"] and _compiles(kind, backend):
         network.compile(backend=backend)
+
+
+SHORT = 256
+"""Tokens up to which, in bf16 on a CPU, three products are trained at least as fast as PyTorch's fused kernel: its
+backward pass takes 12 times as long at 16 tokens, 9 times at 64, as long at 256, and 0.6 times at 1024."""
+
+
+def tune_training(network: nn.Module, precision: Precision, device: torch.device | str) -> None:
+    """Arrange a network that is to be trained, in place, as measured fastest."""
+    if torch.device(device).type == "cpu" and precision == "bf16":
+        from diffusers.models.attention_processor import Attention
+
+        for module in network.modules():
+            if isinstance(module, Attention):
+                _by_length(module)
+
+
+def _by_length(module: Any) -> None:
+    """Attention over few tokens is written out, over many is PyTorch's kernel."""
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    if type(module.processor) is not AttnProcessor2_0:
+        return
+    fused, products = AttnProcessor2_0(), AttnProcessor()
+
+    def processor(attn: nn.Module, x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        tokens = x.shape[1] if x.ndim == 3 else x.shape[2:].numel()
+        return (products if tokens <= SHORT else fused)(attn, x, *more, **named)
+
+    module.processor = processor
 
 
 def _write_out_attention(network: nn.Module) -> None:
