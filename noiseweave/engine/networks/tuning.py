@@ -74,18 +74,32 @@ def tune_training(network: nn.Module, precision: Precision, device: torch.device
 
 
 def _by_length(module: Any) -> None:
-    """Attention over few tokens is written out, over many is PyTorch's kernel."""
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+    from diffusers.models.attention_processor import AttnProcessor2_0
 
-    if type(module.processor) is not AttnProcessor2_0:
-        return
-    fused, products = AttnProcessor2_0(), AttnProcessor()
+    if type(module.processor) is AttnProcessor2_0:
+        module.processor = ByLength()
 
-    def processor(attn: nn.Module, x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
-        tokens = x.shape[1] if x.ndim == 3 else x.shape[2:].numel()
-        return (products if tokens <= SHORT else fused)(attn, x, *more, **named)
 
-    module.processor = processor
+class ByLength:
+    """Attention over few tokens is written out, over many is PyTorch's kernel; a processor of diffusers'."""
+
+    def __init__(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+        self.products, self.fused = AttnProcessor(), AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of [B, N, D] or [B, D, H, W], over N or H x W tokens."""
+        spatial = hidden_states.shape[2:] if hidden_states.ndim == 4 else hidden_states.shape[1:2]
+        chosen = self.products if spatial.numel() <= SHORT else self.fused
+        return chosen(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 def _write_out_attention(network: nn.Module) -> None:

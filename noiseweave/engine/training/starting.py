@@ -36,7 +36,9 @@ def adapted(model: BaseModel, rows_K: Sequence[int]) -> BaseModel:
     if classes and old is not None:
         network.class_embedding = _embedding(old.weight[[*rows_K, model.classes]])
     elif classes:
-        network.class_embedding = _embedding(torch.zeros(classes + 1, network.time_embedding.linear_2.out_features))
+        network.class_embedding = _embedding(
+            torch.zeros(classes + 1, network.time_embedding.linear_2.out_features)
+        )
     elif old is not None:
         with torch.no_grad():
             network.time_embedding.linear_2.bias += old.weight[model.classes]

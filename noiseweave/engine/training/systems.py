@@ -83,9 +83,7 @@ class System(Learner):
     model: BaseModel
 
 
-def build(
-    plan: Blueprint, encoder: Autoencoder | None = None, *, start: BaseModel | None = None
-) -> System:
+def build(plan: Blueprint, encoder: Autoencoder | None = None, *, start: BaseModel | None = None) -> System:
     """A system with its first weights, a function of the seed.
 
     Args:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from noiseweave.engine.checks import check
 from noiseweave.engine.networks.recipes import BASELINES, ModelConfig
-from noiseweave.engine.training.recipes import ModelRecipe, ScheduleRecipe, UnetRecipe
+from noiseweave.engine.training.recipes import Curve, ModelRecipe, ScheduleRecipe, Target, UnetRecipe
 from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.train.config import Config, blueprint
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from noiseweave.engine.training.systems import System
     from noiseweave.jobs.train.task import Source
 
-SCHEDULES = {"squaredcos_cap_v2": "cosine", "linear": "linear", "scaled_linear": "scaled_linear"}
+SCHEDULES: dict[str, Curve] = {
+    "squaredcos_cap_v2": "cosine",
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+}
 
 
 def settled(config: Config) -> Config:
@@ -30,15 +34,17 @@ def settled(config: Config) -> Config:
     facts = _facts(config.init)
     vae = str(facts.folder / "vqvae") if facts.latent else None
     _check_given(config, facts, vae)
-    kind = SCHEDULES.get(str(facts.scheduler.get("beta_schedule")), config.schedule.kind)
-    own = {"kind": kind, "timesteps": facts.trained_steps} if facts.kind == "ddpm" else {}
-    target = {"target": facts.prediction} if facts.kind == "ddpm" else {}
+    objective, schedule = config.objective, config.schedule
+    if facts.kind == "ddpm":
+        objective = dataclasses.replace(objective, target=cast(Target, facts.prediction))
+        known = SCHEDULES.get(str(facts.scheduler.get("beta_schedule")), schedule.kind)
+        schedule = dataclasses.replace(schedule, kind=known, timesteps=facts.trained_steps)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, kind=facts.kind, vae=vae),
-        data=dataclasses.replace(config.data, size=facts.side, channels=facts.channels),
-        objective=dataclasses.replace(config.objective, **target),
-        schedule=dataclasses.replace(config.schedule, **own),
+        data=dataclasses.replace(config.data, size=facts.side, channels=_channels(facts)),
+        objective=objective,
+        schedule=schedule,
     )
 
 
@@ -93,6 +99,10 @@ def _facts(name: str) -> ModelFacts:
     return facts
 
 
+def _channels(facts: ModelFacts) -> Literal[1, 3]:
+    return 1 if facts.channels == 1 else 3
+
+
 def _names(config: Config) -> list[str]:
     return class_names.classes_in(str(_facts(config.init or "").folder))
 
@@ -105,6 +115,6 @@ def _check_given(config: Config, facts: ModelFacts, vae: str | None) -> None:
     check(model.kind in (usual.kind, facts.kind), "model.kind", model.kind, f"{facts.kind}, {of}")
     check(model.vae in (None, vae), "model.vae", model.vae, "left out: init has its own")
     check(data.size in (0, facts.side), "data.size", data.size, f"{facts.side}, {of}")
-    check(data.channels in (0, facts.channels), "data.channels", data.channels, f"{facts.channels}, {of}")
-    check(config.unet == UnetRecipe(), "unet", "...", "left out: init has its own")
-    check(config.schedule == ScheduleRecipe(), "schedule", "...", "left out: init has its own")
+    check(data.channels in (0, _channels(facts)), "data.channels", data.channels, f"{facts.channels}, {of}")
+    check(config.unet == UnetRecipe(), "unet", config.unet, "left out: init has its own")
+    check(config.schedule == ScheduleRecipe(), "schedule", config.schedule, "left out: init has its own")
