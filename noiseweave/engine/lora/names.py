@@ -17,7 +17,7 @@ KOHYA = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
-# what the keys of a layer's A, B and alpha end with, in all formats
+# what the keys of a layer's A, B, alpha and DoRA's magnitudes end with, in all formats
 ENDS = {
     ".lora_A.weight": "A",
     ".lora.down.weight": "A",
@@ -30,6 +30,8 @@ ENDS = {
     "_lora.up.weight": "B",
     ".lora_up.weight": "B",
     ".alpha": "alpha",
+    ".lora_magnitude_vector": "m",  # DoRA's, in diffusers' files
+    ".dora_scale": "dora",  # in kohya's
 }
 # what names of layers in a UNet begin with
 UNET = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import family_of, text_to_image
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Pipeline, Scheduler
+from noiseweave.engine.networks.protocols import Adding, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.tuning import DTYPES
@@ -102,7 +102,11 @@ def check_recipe(facts: ModelFacts, recipe: TextRecipe) -> None:
 
 
 def load(
-    config: ModelConfig, recipe: TextRecipe, device: str = "cpu", facts: ModelFacts | None = None
+    config: ModelConfig,
+    recipe: TextRecipe,
+    device: str = "cpu",
+    facts: ModelFacts | None = None,
+    add: Adding | None = None,
 ) -> TextModel:
     """Load a pipeline from a folder that save_pretrained wrote, or from the hub.
 
@@ -112,6 +116,7 @@ def load(
 
     Args:
         facts: what ``read_facts`` says of it, where that is known.
+        add: as of ``with_loras``.
 
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
@@ -121,7 +126,7 @@ def load(
     facts = facts or read_facts(config.name)
     check_text_to_image(facts)
     memory.check_fits(facts, config.precision, device)
-    pipeline = opened(getattr(diffusers, facts.reader.pipeline), config, facts.folder)
+    pipeline = with_loras(getattr(diffusers, facts.reader.pipeline), config, facts.folder, add)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     checker = safety.taken_from(pipeline.to(device))
@@ -129,6 +134,25 @@ def load(
     text_scheduler(model, recipe)
     tuning.tune(model.network, config, device)
     return model
+
+
+def with_loras(auto: Any, config: ModelConfig, folder: Path, add: Adding | None) -> Pipeline:
+    """As ``opened``, with the config's LoRA files added in float32, before the weights are rounded to its precision.
+
+    Args:
+        add: adds them, see ``lora.weights.add``; None where the config has none.
+
+    Raises:
+        ValueError: as of ``opened``, and where a LoRA file does not fit.
+    """
+    assert (add is not None) == bool(config.loras), (
+        "LoRA files are named and not handed in, or handed in unnamed"
+    )
+    if add is None:
+        return opened(auto, config, folder)
+    pipeline = opened(auto, replace(config, precision="fp32"), folder)
+    add(pipeline)
+    return pipeline.to(DTYPES[config.precision])
 
 
 def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
