@@ -136,7 +136,10 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pip
     pretrained.quiet()
     index = pretrained.read(config.name, folder, "model_index.json")
     # what the folder says that it does without: diffusers takes a part of no default for forgotten
-    parts = {part: None for part, named in index.items() if named == [None, None]} | parts
+    absent = [part for part, named in index.items() if named == [None, None]]
+    # a tokenizer is of no use without its text encoder, and families ask by it how far a text is read
+    absent += [part.replace("text_encoder", "tokenizer") for part in absent]
+    parts = dict.fromkeys(absent) | parts
     if not config.safety_checker and (folder / "safety_checker").is_dir():
         parts["safety_checker"] = None
     with pretrained.one_line(config.name, folder):
