@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from noiseweave.engine.networks.recipes import ModelConfig, Precision
+
 NETWORKS = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def open_pipeline(
-    name: str, device: str, *without: str
+    name: str, device: str, *without: str, network: Precision = "fp32"
 ) -> Any:  # diffusers gives its pipelines no attributes that mypy knows
-    """A pipeline in float32, its parts ``without`` left out; the one that sees holes where the network does."""
+    """A pipeline in float32, the one that sees holes where its network does.
+
+    Args:
+        without: parts that are left out.
+        network: the precision of the network's weights, which are brought into it before they are on the device.
+    """
     import diffusers
 
     from noiseweave.engine.networks import text_pipeline
     from noiseweave.engine.networks.facts import read_facts
-    from noiseweave.engine.networks.recipes import ModelConfig
 
     facts = read_facts(name)
     family = facts.reader
-    kind = family.filling if facts.sees_holes else family.pipeline
+    kind = getattr(diffusers, family.filling if facts.sees_holes else family.pipeline)
     parts = {part: None for part in without if (facts.folder / part).is_dir()}
-    return text_pipeline.opened(getattr(diffusers, kind), ModelConfig(name=name), facts.folder, **parts).to(
-        device
-    )
+    own = {family.network: network}
+    return text_pipeline.opened(kind, ModelConfig(name=name), facts.folder, own, **parts).to(device)
 
 
 def open_readers(name: str, device: str) -> Any:

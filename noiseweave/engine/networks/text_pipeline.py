@@ -6,7 +6,7 @@ B pictures, H x W pixels, K kept steps; z is a latent.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from noiseweave.engine.networks.families.registry import family_of, text_to_imag
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Pipeline, Scheduler
-from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.recipes import ModelConfig, Precision, TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.records import Json
@@ -131,8 +131,18 @@ def load(
     return model
 
 
-def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
-    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's."""
+def opened(
+    auto: Any,
+    config: ModelConfig,
+    folder: Path,
+    others: Mapping[str, Precision] | None = None,
+    **parts: object,
+) -> Pipeline:
+    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's.
+
+    Args:
+        others: parts that are in another precision.
+    """
     pretrained.quiet()
     index = pretrained.read(config.name, folder, "model_index.json")
     # what the folder says that it does without: diffusers takes a part of no default for forgotten
@@ -145,7 +155,7 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pip
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
-            dtype=DTYPES[config.precision],
+            dtype={n: DTYPES[p] for n, p in {"default": config.precision, **(others or {})}.items()},
             use_safetensors=True,
             variant=pretrained.variant(folder),
             local_files_only=True,

@@ -89,14 +89,17 @@ def lacking(task: Task) -> str | None:
 
 
 def _pipeline(task: Task, link: Link) -> Any:
-    """The pipeline in float32, without the parts that this worker has no use for."""
+    """The pipeline without the parts that this worker has no use for, in float32 but for the frozen network."""
     config, source = task.config, task.source
     draws = config.validation.pictures > 0 and source.held and link.rank == 0
     encodes = not source.encoded or source.draws_holes
     says = not source.spoken or config.lora.text_encoder
     without = [] if draws or encodes else ["vae"]
     without += [] if draws or says else ENCODERS
-    return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without)
+    # FLUX.1 in float32 is 48 GB; weights that are trained themselves stay float32, see prepare
+    half = link.gpu and config.lora.method == "lora"
+    network = config.precision if half else "fp32"
+    return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without, network=network)
 
 
 def goal_of(config: Config, pipeline: Any) -> Goal:
