@@ -28,7 +28,7 @@ def open_pipeline(
     family = facts.reader
     kind = getattr(diffusers, family.filling if facts.sees_holes else family.pipeline)
     parts = {part: None for part in without if (facts.folder / part).is_dir()}
-    own = {family.network: network}
+    own: dict[str, Precision] = {family.network: network}
     return text_pipeline.opened(kind, ModelConfig(name=name), facts.folder, own, **parts).to(device)
 
 
