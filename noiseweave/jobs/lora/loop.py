@@ -22,6 +22,7 @@ from noiseweave.engine.lora.pipelines import ENCODERS, open_pipeline
 from noiseweave.engine.networks import safety, text_pipeline
 from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.text_pipeline import TextModel
@@ -102,12 +103,12 @@ def _pipeline(task: Task, link: Link) -> Any:
     return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without, network=network)
 
 
-def goal_of(config: Config, pipeline: Any) -> Goal:
+def goal_of(config: Config, pipeline: Pipeline) -> Goal:
     """What the loss of a pipeline's network is."""
     return Goal(family=family_of(pipeline), scheduler=pipeline.scheduler, objective=config.objective)
 
 
-def learner(config: Config, network: LoraNetwork, pipeline: Any) -> Learner:
+def learner(config: Config, network: LoraNetwork, pipeline: Pipeline) -> Learner:
     """The network that learns, its loss, and what is kept of it."""
     goal = goal_of(config, pipeline)
 
