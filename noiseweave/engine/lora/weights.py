@@ -1,4 +1,4 @@
-"""LoRA weights (Hu et al., arXiv 2106.09685, equation 3) in a pipeline of the Stable Diffusion family.
+"""LoRA weights (Hu et al., arXiv 2106.09685, equation 3) in a pipeline that reads texts.
 
 A file holds for some layers with weight W [out, in, ...] a down matrix A [r, in, ...] and an up matrix
 B [out, r, ...] of a small rank r. With weight w such a layer becomes
@@ -14,9 +14,10 @@ the norm over all but the outputs,
 
     W + w (m V / |V| - W),    V = W + alpha / r B A
 
-Three formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
-and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer. A file with layers of a UNet that were trained
-themselves is read too; with weight w they come W + w (W' - W).
+Four formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
+kohya's (lora_unet_..., lora_te_...), with its alpha for each layer, and ComfyUI's (diffusion_model....); of FLUX.1
+after the names of its own code too. A file with layers of a network that were trained themselves is read as well;
+with weight w they come W + w (W' - W).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from noiseweave.engine.lora.names import ENDS, PARTS, UNET, Layers, has_layer, layer_name
+from noiseweave.engine.lora.names import ENDS, NETWORKS, OWN, PARTS, Layers, has_layer, layer_name, made_for
 from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.records import Json
 
@@ -189,13 +190,16 @@ def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
 
 
 def _tuned(tensors: Mapping[str, Tensor]) -> list[Tuned]:
-    """The weights of a file with a UNet's own layers; none where it is another."""
-    names = {key: key.removeprefix("unet.") for key in sorted(tensors)}
-    if not all(
-        n.startswith(UNET) and n.endswith((".weight", ".bias")) and "lora" not in n for n in names.values()
-    ):
+    """The weights of a file with a network's own layers; none where it is another."""
+    if not all(key.endswith((".weight", ".bias")) and "lora" not in key for key in tensors):
         return []
-    return [Tuned(key=key, layer=layer_name("unet", n), value=tensors[key]) for key, n in names.items()]
+    for network, own in OWN.items():
+        names = {key: key.removeprefix(f"{network}.") for key in sorted(tensors)}
+        if all(name.startswith(own) for name in names.values()):
+            return [
+                Tuned(key=key, layer=layer_name(network, n), value=tensors[key]) for key, n in names.items()
+            ]
+    return []
 
 
 def _changes(
@@ -203,13 +207,17 @@ def _changes(
 ) -> list[Change]:
     config, changes = _config(which, data), []
     for key, values in found.items():
-        layer, rank = layers.called(key), len(values["A"])
-        try:
-            scale = _scale(key, layer, rank, values.get("alpha"), config)
-        except (AttributeError, TypeError, ValueError, re.error):
-            raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
         A, B, m = values["A"], values["B"], values.get("m", values.get("dora"))
-        changes.append(Change(key=key, layer=layer, A=A, B=B, scale=scale, m=m))
+        parts = layers.split(key, A, B)
+        m_of = {} if m is None else {layer: m_O for layer, _, m_O in layers.split(key, A[:1], m.view(-1, 1))}
+        for layer, A_part, B_part in parts:
+            try:
+                scale = _scale(key, layer, len(A), values.get("alpha"), config)
+            except (AttributeError, TypeError, ValueError, re.error):
+                raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
+            changes.append(
+                Change(key=key, layer=layer, A=A_part, B=B_part, scale=scale, m=m_of.get(layer))
+            )
     return changes
 
 
@@ -263,9 +271,11 @@ def _check_fit(which: str, changes: Sequence[Change | Tuned], layers: Layers) ->
         elif _plain(has) != _plain(change.shape):
             unfit.append(f"{change.key} ({_text(change.shape)}, the model's is {_text(has)})")
     if unfit:
-        raise ValueError(
-            f"{which}made for another base model: {len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
-        )
+        meant, own = made_for({change.key: change.shape for change in changes}), made_for(layers.shapes)
+        known = bool(meant and own) and not set(meant) & set(own)
+        other = f", {' or '.join(meant)} and not {' or '.join(own)}" if known else ""
+        fit = f"{len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
+        raise ValueError(f"{which}made for another base model{other}: {fit}")
 
 
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -301,7 +311,7 @@ def _scale(key: str, layer: str, rank: int, alpha: Tensor | None, config: Json) 
         return float(alpha) / rank
     part = layer.partition(".")[0]
     own = {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
-    own = own or (dict(config) if part == "unet" else {})
+    own = own or (dict(config) if part in NETWORKS else {})
     if own.get("lora_alpha") is None:
         return 1.0
     module, chosen = key.removeprefix(f"{part}."), own["lora_alpha"]

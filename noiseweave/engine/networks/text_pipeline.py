@@ -6,7 +6,7 @@ B pictures, H x W pixels, K kept steps; z is a latent.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from noiseweave.engine.networks.families.registry import family_of, text_to_imag
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.networks.protocols import Adding, Pipeline, Scheduler
-from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.recipes import ModelConfig, Precision, TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.records import Json
@@ -155,18 +155,31 @@ def with_loras(auto: Any, config: ModelConfig, folder: Path, add: Adding | None)
     return pipeline.to(DTYPES[config.precision])
 
 
-def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
-    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's."""
+def opened(
+    auto: Any,
+    config: ModelConfig,
+    folder: Path,
+    others: Mapping[str, Precision] | None = None,
+    **parts: object,
+) -> Pipeline:
+    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's.
+
+    Args:
+        others: parts that are in another precision.
+    """
     pretrained.quiet()
     index = pretrained.read(config.name, folder, "model_index.json")
     # what the folder says that it does without: diffusers takes a part of no default for forgotten
-    parts = {part: None for part, named in index.items() if named == [None, None]} | parts
+    absent = [part for part, named in index.items() if named == [None, None]]
+    # a tokenizer is of no use without its text encoder, and families ask by it how far a text is read
+    absent += [part.replace("text_encoder", "tokenizer") for part in absent]
+    parts = dict.fromkeys(absent) | parts
     if not config.safety_checker and (folder / "safety_checker").is_dir():
         parts["safety_checker"] = None
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
-            dtype=DTYPES[config.precision],
+            dtype={n: DTYPES[p] for n, p in {"default": config.precision, **(others or {})}.items()},
             use_safetensors=True,
             variant=pretrained.variant(folder),
             local_files_only=True,

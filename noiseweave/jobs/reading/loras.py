@@ -40,10 +40,8 @@ def settled(model: ModelConfig) -> ModelConfig:
     from noiseweave.engine.networks.facts import read_facts
 
     facts = read_facts(model.name)
-    base = "null: a base model takes none, a Stable Diffusion pipeline does"
+    base = "null: a base model takes none, a pipeline that reads texts does"
     check(facts.conditioning == "text", "model.lora", model.lora, base)
-    allowed = f"null: of a {facts.pipeline} none is read, of Stable Diffusion 1, 2 and XL they are"
-    check(not facts.transformer, "model.lora", model.lora, allowed)
     layers = weights.layers_in(facts.folder)
     paths, hashes = [], []
     for given, wanted in zip(model.loras, model.lora_sha256 or (None,) * len(model.loras), strict=True):
