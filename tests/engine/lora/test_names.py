@@ -96,6 +96,18 @@ def test_a_fused_layer_whose_parts_share_no_rank_comes_apart_with_its_scale():
     assert all(torch.allclose(of(c), w, atol=1e-4) for c, w in zip(changes, wanted, strict=True))
 
 
+def test_the_magnitudes_of_a_fused_layer_come_apart_with_it():
+    A, B = matrices((3 * WIDE, WIDE), 3)
+    key, m = "lora_unet_double_blocks_0_img_attn_qkv", torch.arange(3 * WIDE) + 1.0
+    tensors = {f"{key}.lora_down.weight": A, f"{key}.lora_up.weight": B, f"{key}.dora_scale": m.view(-1, 1)}
+    changes = weights.read(Lora(name="a", data=save(tensors)), FLUX)
+    W = torch.randn(3 * WIDE, WIDE, generator=torch.Generator().manual_seed(5))
+    V = W + B @ A
+    wanted = (m[:, None] * V / V.norm(dim=1, keepdim=True) - W).chunk(3)
+    for change, W_part, difference in zip(changes, W.chunk(3), wanted, strict=True):
+        torch.testing.assert_close(change.difference(W_part), difference, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("key", "layer"),
     [
