@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -34,7 +34,7 @@ class Drawing:
 
     cells: Sequence[tuple[Mode, Sequence[float]]]
     edit: EditRecipe | None = None
-    region: RegionRecipe = RegionRecipe()
+    region: RegionRecipe = field(default_factory=RegionRecipe)
     mask_HW: Tensor | None = None
     fresh: float = 0.0
     keep_spread: bool = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from noiseweave.engine.fusion.drawing import Drawing
     from noiseweave.engine.networks.backbone import Backbone
     from noiseweave.engine.networks.facts import ModelFacts
 
@@ -139,7 +140,15 @@ def drawing(
     path, maps = work.inverted(config, model, image_NHWC, keys, prompts)
     psnr = reconstruction.fidelity(model, path, maps, image_NHWC, prompts, config.inversion.sampler)
     group = Inverted(path=path, maps=maps, prompts=prompts)
-    recipe = engine.Drawing(
+    image_FHWC, flagged_F = engine.draw(model, group, keys, recipe_of(config, mask_HW))
+    return Made(image_FHWC=image_FHWC, flagged_F=flagged_F, psnr=psnr)
+
+
+def recipe_of(config: Config, mask_HW: Tensor | None = None) -> Drawing:
+    """What a config, once ``drawn`` has left one mode, draws: its picture and, with a sweep, the cells of that."""
+    from noiseweave.engine.fusion.drawing import Drawing
+
+    return Drawing(
         cells=[(config.mode, config.shares), *(grid(config) if config.sweep else ())],
         edit=config.edit,
         region=config.fusion.region,
@@ -149,8 +158,6 @@ def drawing(
         solver=config.inversion.sampler,
         seed=config.seed,
     )
-    image_FHWC, flagged_F = engine.draw(model, group, keys, recipe)
-    return Made(image_FHWC=image_FHWC, flagged_F=flagged_F, psnr=psnr)
 
 
 def grid(config: Config) -> list[tuple[Mode, list[float]]]:
