@@ -68,16 +68,5 @@ def _flat(content: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
 
 
 def _word(value: object) -> str:
-    """A value as the parser reads it: what is not a text is JSON, and so is a text that YAML would not read as one."""
-    if isinstance(value, str):
-        return value if _plain(value) else json.dumps(value, ensure_ascii=False)
-    return json.dumps(value)
-
-
-def _plain(text: str) -> bool:
-    import yaml
-
-    try:
-        return yaml.safe_load(text) == text
-    except yaml.YAMLError:
-        return False
+    """A value as the parser reads it: a text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import gradio as gr
 
@@ -11,7 +12,7 @@ from noiseweave.jobs.studio.fusing import NO_EDIT, WEIGHTS
 from noiseweave.jobs.studio.texts import LANGUAGES, texts
 
 PICTURES = ("picture_1", "picture_2", "picture_3", "picture_4")
-Control = gr.Slider | gr.Radio | gr.Textbox | gr.Number
+Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number
 I18N = gr.I18n(
     **{tag: dict(texts(language)) for language in LANGUAGES for tag in (language, f"{language}-CN")},
     **{"zh-TW": dict(texts("zh"))},
@@ -49,17 +50,14 @@ def choice(name: str, values: tuple[str, ...], value: str) -> gr.Radio:
 def text(name: str, lines: int = 1, copy: bool = False) -> gr.Textbox:
     """A line or several; to be copied, or to be written."""
     return gr.Textbox(
-        label=I18N(name),
-        lines=lines,
-        elem_id=name,
-        interactive=not copy,
-        buttons=["copy"] if copy else [],
+        label=I18N(name), lines=lines, elem_id=name, interactive=not copy, buttons=["copy"] if copy else []
     )
 
 
-def shown(name: str) -> gr.Image:
+def shown(name: str, height: int | None = None) -> gr.Image:
     """A picture that was drawn, pixel for pixel."""
     return gr.Image(
+        height=height,
         label=I18N(name),
         format="png",
         interactive=False,
@@ -93,16 +91,25 @@ class Parts:
     saved: gr.HTML
 
 
-def steps_and_noise() -> dict[str, Control]:
-    """How the pictures become noise maps."""
+def fuse_controls() -> tuple[dict[str, Control], gr.Accordion]:
+    """The controls by name, and what holds the prompts."""
+    found: dict[str, Control] = {"ratio": slider("ratio", 0, 1, 0.5)}
+    found |= {name: slider(name, 0, 1, 0.25, visible=False) for name in WEIGHTS}
+    found["mode"] = choice("mode", MODES, "cross_fade")
+    found["region"] = choice("region", ("everywhere", "saliency"), "everywhere")
+    with gr.Accordion(I18N("edits"), open=False):
+        found["edit"] = choice("edit", (NO_EDIT, *EDITS), NO_EDIT)
+        found["strength"] = slider("strength", 0, 1, 0.5)
     with gr.Accordion(I18N("steps_and_noise"), open=False):
-        return {
-            "steps": slider("steps", 2, 100, 20, 1),
-            "skip": slider("skip", 0, 50, 4, 1),
-            "noise": choice("noise", ("independent", "shared"), "independent"),
-            "variation": slider("variation", 0, 1, 0),
-            "seed": gr.Number(0, label=I18N("seed"), precision=0, elem_id="seed"),
-        }
+        found["steps"], found["skip"] = slider("steps", 2, 100, 20, 1), slider("skip", 0, 50, 4, 1)
+        found["noise"] = choice("noise", ("independent", "shared"), "independent")
+        found["variation"] = slider("variation", 0, 1, 0)
+        found["seed"] = gr.Number(0, label=I18N("seed"), precision=0, elem_id="seed")
+    with gr.Accordion(I18N("prompts"), open=False, visible=False) as prompts:
+        found["source"], found["target"] = text("source"), text("target")
+        for name in ("guidance_source", "guidance_target"):
+            found[name] = slider(name, 0, 20, 0, 0.1)
+    return found, prompts
 
 
 def fuse_tab(pairs: bool) -> Parts:
@@ -111,37 +118,27 @@ def fuse_tab(pairs: bool) -> Parts:
     Args:
         pairs: there is an input, whose pairs it offers.
     """
-    with gr.Row():
-        with gr.Column(min_width=320):
+    with gr.Row(elem_id="fuse_grid"):
+        with gr.Column(elem_id="fuse_pictures"):
             with gr.Row():
                 pictures = [picture(name) for name in PICTURES[:2]]
+            next_pair = gr.Button(I18N("next_pair"), visible=pairs, elem_id="next_pair", size="sm")
             with gr.Accordion(I18N("more_pictures"), open=False), gr.Row():
                 pictures += [picture(name) for name in PICTURES[2:]]
-            next_pair = gr.Button(I18N("next_pair"), visible=pairs, elem_id="next_pair")
-        with gr.Column(min_width=320):
-            result = shown("result")
+        with gr.Column(elem_id="fuse_result"):
+            result = shown("result", height=420)
             line = gr.HTML(elem_id="line", apply_default_css=False)
-    found: dict[str, Control] = {"ratio": slider("ratio", 0, 1, 0.5)}
-    found["mode"] = choice("mode", MODES, "cross_fade")
-    with gr.Row():
-        found |= {name: slider(name, 0, 1, 0.25, visible=False) for name in WEIGHTS}
-    found["region"] = choice("region", ("everywhere", "saliency"), "everywhere")
-    with gr.Accordion(I18N("edits"), open=False):
-        found["edit"] = choice("edit", (NO_EDIT, *EDITS), NO_EDIT)
-        found["strength"] = slider("strength", 0, 1, 0.5)
-    found |= steps_and_noise()
-    with gr.Accordion(I18N("prompts"), open=False, visible=False) as prompts:
-        found["source"], found["target"] = text("source"), text("target")
-        found["guidance_source"] = slider("guidance_source", 0, 20, 0, 0.1)
-        found["guidance_target"] = slider("guidance_target", 0, 20, 0, 0.1)
+        with gr.Column(elem_id="fuse_controls"):
+            controls, prompts = fuse_controls()
     with gr.Accordion(I18N("strip"), open=False):
-        strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do"), shown("strip")
+        strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do", size="sm"), shown("strip")
     with gr.Accordion(I18N("batch"), open=False):
         command, yaml = text("command", 3, copy=True), text("yaml", 8, copy=True)
-        save, saved = gr.Button(I18N("save"), elem_id="save"), gr.HTML(elem_id="saved", apply_default_css=False)
+        save = gr.Button(I18N("save"), elem_id="save", size="sm")
+        saved = gr.HTML(elem_id="saved", apply_default_css=False)
     return Parts(
         pictures=pictures,
-        controls=found,
+        controls=controls,
         prompts=prompts,
         next_pair=next_pair,
         result=result,

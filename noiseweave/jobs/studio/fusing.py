@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from noiseweave.cluster import storage
@@ -44,7 +43,7 @@ def config_of(
     alone = edit is not None or count < 2
     ratio = _number(controls, "ratio") if count == 2 and not alone else None
     weights = tuple(_number(controls, name) for name in WEIGHTS[:count])
-    region = controls["region"] if count == 2 and not alone else "everywhere"
+    region: Any = controls["region"] if count == 2 and not alone else "everywhere"
 
     def made(output: str) -> fuse.Config:
         return fuse.Config(
@@ -73,13 +72,13 @@ def config_of(
 
 
 def _prompt(controls: Mapping[str, Any]) -> PromptRecipe:
-    texts = {name: str(controls[name] or "").strip() or None for name in ("source", "target")}
-    guided = texts["source"] or texts["target"]
-    scales = {
-        name: _number(controls, name) if guided and controls[name] else None
+    source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
+    guided = source is not None or target is not None
+    scales = [
+        _number(controls, name) if guided and controls[name] else None
         for name in ("guidance_source", "guidance_target")
-    }
-    return PromptRecipe(**texts, **scales)
+    ]
+    return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
 
 
 def _number(controls: Mapping[str, Any], name: str) -> float:

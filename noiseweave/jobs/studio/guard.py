@@ -1,7 +1,8 @@
-"""What reaches the page: requests of this machine's own browser, for this page, none of which names an address.
+"""What reaches the page: requests of this machine's own browser, for this page, none of which names an address or another file.
 
 An ASGI middleware. A page elsewhere could send requests to 127.0.0.1 through a visitor's browser (Origin), or give its
-own name this machine's address (Host); and a request could ask the page to fetch an address for it.
+own name this machine's address (Host). A request could name an address to be fetched, or a file that is no upload: mounted in
+another app, Gradio copies whatever file a request names to its own folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
+
+from noiseweave.jobs.studio.pictures import Limits, below
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -30,9 +33,9 @@ POLICY = (
 class Guard:
     """The page's app, for requests of its own alone."""
 
-    def __init__(self, app: App, port: int, upload_bytes: int) -> None:
+    def __init__(self, app: App, port: int, limits: Limits) -> None:
         names = ("127.0.0.1", "localhost", "[::1]")
-        self.app, self.upload_bytes = app, upload_bytes
+        self.app, self.folder, self.upload_bytes = app, limits.folder, limits.size
         self.hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -43,9 +46,10 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         refused = self._refused(scope, headers)
-        if refused is None and headers.get("content-type", "").startswith("application/json"):
+        sends = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if refused is None and sends and not headers.get("content-type", "").startswith("multipart/"):
             body = await _body(receive)
-            refused = _refused_body(body)
+            refused = _refused_body(body, self.folder)
             receive = _again(body or b"", receive)
         if refused is not None:
             await _answer(send, *refused)
@@ -65,20 +69,20 @@ class Guard:
         if ADDRESS.match(named) or "/proxy=" in path:
             return 403, "no address is fetched"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.upload_bytes + JSON_BYTES:
+        if not length.isdigit() or int(length) > max(self.upload_bytes, JSON_BYTES) + JSON_BYTES:
             return 413, f"too_large: at most {self.upload_bytes / 2**20:g} MiB"
         return None
 
 
-def _refused_body(body: bytes | None) -> tuple[int, str] | None:
+def _refused_body(body: bytes | None, folder: str) -> tuple[int, str] | None:
     if body is None:
         return 413, f"too_large: at most {JSON_BYTES} bytes of JSON"
     try:
         content = json.loads(body or b"null")
     except (ValueError, RecursionError):
         return 400, "no JSON"
-    if any(ADDRESS.match(path) for path in _paths(content)):
-        return 403, "no address is fetched"
+    if not all(below(folder, path) for path in _paths(content)):
+        return 403, "no file is opened but an upload"
     return None
 
 

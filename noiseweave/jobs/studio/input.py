@@ -102,7 +102,9 @@ def _pairs(s_NN: np.ndarray, labels: Sequence[str]) -> list[tuple[int, int]]:
     s_NN = np.where(label_N[:, None] == label_N, s_NN, -np.inf)
     np.fill_diagonal(s_NN, -np.inf)
     best_N = s_NN.argmax(1)
-    found = {(min(i, j), max(i, j)): s_NN[i, j] for i, j in enumerate(best_N.tolist()) if s_NN[i, j] > -np.inf}
+    found = {
+        (min(i, j), max(i, j)): s_NN[i, j] for i, j in enumerate(best_N.tolist()) if s_NN[i, j] > -np.inf
+    }
     return sorted(found, key=lambda pair: (-found[pair], pair)) or [(0, 1)]
 
 

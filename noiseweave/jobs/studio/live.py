@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from noiseweave.jobs.fuse import config as fuse
+from noiseweave.jobs.fuse.config import Config as FuseConfig
+from noiseweave.jobs.fuse.config import drawn
 from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
 from noiseweave.jobs.reading import loras
 from noiseweave.jobs.studio.config import Config
@@ -79,7 +80,7 @@ class Live:
         facts, _, _ = self.load()
         return self.pictures.get(path, facts.side, facts.channels)
 
-    def fuse(self, config: fuse.Config, pictures: Sequence[Picture]) -> Shown:
+    def fuse(self, config: FuseConfig, pictures: Sequence[Picture]) -> Shown:
         """What ``noiseweave fuse`` draws of a config and these pictures, bit for bit.
 
         Raises:
@@ -94,7 +95,7 @@ class Live:
         config = replace(config, prompt=loading.settled_prompt(facts, config.prompt))
         prompts = config.prompts if facts.conditioning == "text" else None
         keys = [picture.key for picture in pictures]
-        config = fuse.drawn(config, keys)
+        config = drawn(config, keys)
         made = False
         for seed in (config.seed, seed_of(config.seed, "flagged", *keys)):
             config = replace(config, seed=seed)
@@ -107,7 +108,7 @@ class Live:
         raise ValueError(f"flagged: {FLAGGED}")
 
     def _inverted(
-        self, config: fuse.Config, pictures: Sequence[Picture], prompts: Prompts | None
+        self, config: FuseConfig, pictures: Sequence[Picture], prompts: Prompts | None
     ) -> tuple[Inverted, bool]:
         """The pictures' noise maps, of the cache where it has all of them, and whether they were made.
 
@@ -123,16 +124,12 @@ class Live:
         if made := len(found) < len(names):
             image_NHWC = np.stack([picture.image_HWC for picture in pictures])
             keys = [picture.key for picture in pictures]
-            _, found = groups.invert_pictures(
-                model, image_NHWC, keys, config.inversion, config.seed, prompts
-            )
+            _, found = groups.invert_pictures(model, image_NHWC, keys, config.inversion, config.seed, prompts)
             for name, one in zip(names, found, strict=True):
                 self.maps.put(name, one)
         return groups.Inverted(path=model.path(config.inversion), maps=found, prompts=prompts), made
 
-    def _names(
-        self, config: fuse.Config, pictures: Sequence[Picture], prompts: Prompts | None
-    ) -> list[str]:
+    def _names(self, config: FuseConfig, pictures: Sequence[Picture], prompts: Prompts | None) -> list[str]:
         """Cache keys: all that each picture's noise map is a function of, its place in the batch too."""
         from noiseweave.engine.fusion.map_cache import map_key
 
@@ -141,7 +138,13 @@ class Live:
         words = (prompts.source, prompts.guidance_source, prompts.guidance_interval) if prompts else None
         return [
             map_key(
-                picture.image_HWC, fingerprint, config.inversion, seed=config.seed, group=group, place=i, words=words
+                picture.image_HWC,
+                fingerprint,
+                config.inversion,
+                seed=config.seed,
+                group=group,
+                place=i,
+                words=words,
             )
             for i, picture in enumerate(pictures)
         ]

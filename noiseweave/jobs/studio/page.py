@@ -15,15 +15,26 @@ from noiseweave.jobs.studio import controls, fuse_events
 from noiseweave.jobs.studio.fuse_events import FuseEvents, fault, language, line
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
-from noiseweave.jobs.studio.pictures import MIB
 from noiseweave.jobs.studio.texts import say
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 CSS = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto; }
-#line p, #saved p, #about p { margin: 0; overflow-wrap: anywhere; }
-p.bad { background: var(--error-background-fill); color: var(--error-text-color); border-radius: 8px; padding: 8px 12px; }
-#result img { width: 100%; object-fit: contain; }
+.gradio-container main { max-width: 1320px !important; margin: 0 auto; }
+#fuse_grid { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
+  grid-template-rows: auto 1fr; grid-template-areas: "pictures result" "controls result"; }
+#fuse_pictures { grid-area: pictures; }
+#fuse_result { grid-area: result; position: sticky; top: 8px; align-self: start; z-index: 2; }
+#fuse_controls { grid-area: controls; }
+@media (max-width: 800px) {
+  #fuse_grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "pictures" "result" "controls"; }
+  #fuse_result { background: var(--body-background-fill); }
+  #result { height: 240px !important; }
+}
+#result img { width: 100%; height: 100%; object-fit: contain; }
+#title h1 { font-size: 26px; margin: 8px 0 0; }
+#line p, #saved p, #about p { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
+#line p.bad, #saved p.bad, #about p.bad { background: var(--error-background-fill); color: var(--error-text-color);
+  border-radius: 8px; padding: 8px 12px; }
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
 OLD_FILES = (600, 3600)
@@ -52,6 +63,7 @@ def theme() -> gr.themes.Base:
         "body_text_color_subdued": "soft",
         "border_color_primary": "line",
         "color_accent": "accent",
+        "input_border_color": "line",
         "slider_color": "accent",
         "link_text_color": "accent",
         "error_background_fill": "bad-ground",
@@ -66,7 +78,9 @@ def theme() -> gr.themes.Base:
 def build(live: Live) -> gr.Blocks:
     """The page of a model."""
     model = live.config.model.name
-    with gr.Blocks(title="Noiseweave studio", analytics_enabled=False, delete_cache=OLD_FILES) as page:
+    with gr.Blocks(
+        title="Noiseweave studio", analytics_enabled=False, delete_cache=OLD_FILES, fill_width=True
+    ) as page:
         gr.Markdown(controls.I18N("title"), elem_id="title")
         about = gr.HTML(elem_id="about", apply_default_css=False)
         with gr.Tab(controls.I18N("fuse"), id="fuse"):
@@ -90,10 +104,11 @@ def build(live: Live) -> gr.Blocks:
 
 def app(live: Live) -> Guard:
     """What a server runs."""
-    size = live.pictures.limits.size
+    size, page = live.pictures.limits.size, build(live).queue()
+    page.has_launched = True  # else it copies any file that a request names, not uploads alone
     site = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        build(live).queue(),
+        page,
         path="/",
         server_name="127.0.0.1",
         server_port=live.config.port,
@@ -108,4 +123,4 @@ def app(live: Live) -> Guard:
         theme=theme(),
         css=CSS,
     )
-    return Guard(site, live.config.port, max(size, MIB))
+    return Guard(site, live.config.port, live.pictures.limits)

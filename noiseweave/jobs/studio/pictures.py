@@ -49,6 +49,15 @@ class Limits:
     folder: str
 
 
+def below(folder: str, path: str) -> bool:
+    """Whether a path, links resolved, lies in a folder or below it."""
+    try:
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        return os.path.commonpath([root, real]) == root
+    except ValueError:  # a zero byte
+        return False
+
+
 class Pictures:
     """Uploads, decoded by the product's own decoder; the least recently used leave memory first."""
 
@@ -66,8 +75,8 @@ class Pictures:
         Raises:
             ValueError: ``"reason: detail"``: it lies elsewhere, is no file, or too large.
         """
-        root, real = os.path.realpath(self.limits.folder), os.path.realpath(path)
-        if os.path.commonpath([root, real]) != root or not os.path.isfile(real):
+        real = os.path.realpath(path)
+        if not below(self.limits.folder, path) or not os.path.isfile(real):
             raise ValueError("unreadable: no such upload; choose the picture again")
         if (size := os.path.getsize(real)) > self.limits.size:
             raise ValueError(f"too_large: {size / MIB:.1f} MiB, at most {self.limits.size / MIB:g} MiB")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-import anyio
 
 T = TypeVar("T")
 MOST = 1000
@@ -29,10 +28,13 @@ class Turns:
         self.computed = self.dropped = 0
         self._latest: OrderedDict[str, int] = OrderedDict()
         self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(
+            1
+        )  # one for all: each thread would have helpers of its own in torch
         self._count = 0
 
     async def run(self, page: str, work: Callable[[], T]) -> T:
-        """What ``work`` gives, called in a thread once it is this request's turn.
+        """What ``work`` gives, called in the one thread for it once it is this request's turn.
 
         Raises:
             Stale: a newer request of this page waits.
@@ -47,4 +49,4 @@ class Turns:
                 self.dropped += 1
                 raise Stale
             self.computed += 1
-            return await anyio.to_thread.run_sync(work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
