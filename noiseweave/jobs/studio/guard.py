@@ -1,8 +1,8 @@
-"""What reaches the page: requests of this machine's own browser, for this page, none of which names an address or another file.
+"""What reaches the page: requests of this machine's own browser, for this page, that name no file but uploads.
 
 An ASGI middleware. A page elsewhere could send requests to 127.0.0.1 through a visitor's browser (Origin), or give its
-own name this machine's address (Host). A request could name an address to be fetched, or a file that is no upload: mounted in
-another app, Gradio copies whatever file a request names to its own folder.
+own name this machine's address (Host). A request could name an address to be fetched, or a file that is no upload:
+mounted in another app, Gradio copies whatever file a request names to its own folder.
 """
 
 from __future__ import annotations
