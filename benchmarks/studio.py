@@ -22,6 +22,8 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 PHOTOS = sorted((ROOT / "examples/flowers/daisy").glob("*.jpg"))[:2]
 SESSION = "bench"
@@ -92,17 +94,25 @@ def drag(page: Page, pictures: list[dict], values: int) -> int:
     return sum(isinstance(picture, dict) and "url" in picture for picture, *_ in answers)
 
 
-def measure(page: Page, moves: int) -> dict[str, object]:
+def seconds(server: psutil.Process) -> float:
+    """CPU time of the server so far."""
+    times = server.cpu_times()
+    return times.user + times.system
+
+
+def measure(page: Page, moves: int, server: psutil.Process) -> dict[str, object]:
     pictures = [page.upload(path) for path in PHOTOS]
     found: dict[str, object] = {}
     for skip in (4, 0):
         first = page.move(pictures, 0.5, skip)
+        before = seconds(server)
         times = sorted(page.move(pictures, round(i / moves, 4), skip) for i in range(moves))
         found[f"skip {skip}"] = {
             "network calls": 20 - skip,
             "inverted and drawn, ms": round(1000 * first),
             "median, ms": round(1000 * statistics.median(times)),
             "95th percentile, ms": round(1000 * times[int(0.95 * len(times))]),
+            "CPU time a move, ms": round(1000 * (seconds(server) - before) / moves),
         }
     return found | {"drawn of 50 values dragged over": drag(page, pictures, 50)}
 
@@ -123,7 +133,10 @@ def main() -> None:
     ):
         try:
             first = opened(port, process)
-            found = {"first page, s": round(first, 1), **measure(Page(port), given.moves)}
+            found = {
+                "first page, s": round(first, 1),
+                **measure(Page(port), given.moves, psutil.Process(process.pid)),
+            }
         finally:
             process.terminate()
     load = os.getloadavg()[0]

@@ -18,6 +18,7 @@ from gradio import processing_utils
 from noiseweave.cluster import storage
 from noiseweave.engine.fusion.recipes import MODES
 from noiseweave.engine.pictures import collage
+from noiseweave.engine.records import Json
 from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands, fusing, input
 from noiseweave.jobs.studio.controls import Parts
@@ -27,6 +28,8 @@ from noiseweave.jobs.studio.texts import language_of, say
 from noiseweave.jobs.studio.turns import Stale, Turns
 
 PLACES = 4
+Answer = tuple[Any, ...]
+"""New values of the page's parts, as Gradio takes them."""
 
 
 class Wanted(Exception):
@@ -76,10 +79,10 @@ class FuseEvents:
         self.live, self.turns = live, Turns()
         self._input: input.Input | None = None
 
-    async def draw(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+    async def draw(self, request: gr.Request, *values: object) -> Answer:
         """Values of the page -> the picture, a line, the command, the YAML; a stale request changes nothing."""
 
-        def work() -> tuple[Any, ...]:
+        def work() -> Answer:
             start = time.perf_counter()
             pictures, config = self._read(values)
             shown = self.live.fuse(config, pictures)
@@ -90,10 +93,10 @@ class FuseEvents:
 
         return await self._turn(request, work, lambda fault: (None, fault, "", ""))
 
-    async def strip(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+    async def strip(self, request: gr.Request, *values: object) -> Answer:
         """Values of the page -> every mode at every ratio, as fuse's sweep.png has them, and a line."""
 
-        def work() -> tuple[Any, ...]:
+        def work() -> Answer:
             pictures, config = self._read(values, sweep=True)
             cells, width = self.live.fuse(config, pictures).image_FHWC[1:], len(config.ratios)
             rows = [list(cells[i : i + width]) for i in range(0, len(cells), width)]
@@ -103,10 +106,10 @@ class FuseEvents:
 
         return await self._turn(request, work, lambda fault: (None, fault))
 
-    async def save(self, request: gr.Request, *values: Any) -> str:
+    async def save(self, request: gr.Request, *values: object) -> str:
         """Write uploads and the YAML below the output; where they are, as a line."""
 
-        def work() -> tuple[Any, ...]:
+        def work() -> Answer:
             pictures, config = self._read(values)
             for path, picture in zip(config.images, pictures, strict=True):
                 if picture.key not in self._origins:
@@ -117,7 +120,7 @@ class FuseEvents:
 
         return (await self._turn(request, work, lambda fault: (fault,)))[0]
 
-    async def next_pair(self, number: int) -> tuple[Any, ...]:
+    async def next_pair(self, number: int) -> Answer:
         """Number of a pair of the input -> the next number, and the pair's two pictures."""
         found = await anyio.to_thread.run_sync(self._pair, number)
         return number + 1, *found
@@ -138,7 +141,7 @@ class FuseEvents:
     def _origins(self) -> dict[str, str]:
         return self._input.origins if self._input else {}
 
-    def _read(self, values: Sequence[Any], sweep: bool = False) -> tuple[list[Picture], fuse.Config]:
+    def _read(self, values: Sequence[object], sweep: bool = False) -> tuple[list[Picture], fuse.Config]:
         """The pictures that are chosen, and the config of what the controls say of them.
 
         Raises:
@@ -159,11 +162,8 @@ class FuseEvents:
         return pictures[: len(config.images)], config
 
     async def _turn(
-        self,
-        request: gr.Request,
-        work: Callable[[], tuple[Any, ...]],
-        failed: Callable[[str], tuple[Any, ...]],
-    ) -> tuple[Any, ...]:
+        self, request: gr.Request, work: Callable[[], Answer], failed: Callable[[str], Answer]
+    ) -> Answer:
         """What ``work`` gives, or the line of what went wrong; nothing changes for a stale request."""
         try:
             return await self.turns.run(str(request.session_hash), work)
@@ -176,7 +176,7 @@ class FuseEvents:
 def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     """Bind the tab's parts to what they do."""
     values = [*parts.pictures, *(parts.controls[name] for name in fusing.CONTROLS)]
-    usual: dict[str, Any] = {"inputs": values, "preprocess": False, "concurrency_limit": None}
+    usual: Json = {"inputs": values, "preprocess": False, "concurrency_limit": None}
     triggers = [one.change for one in parts.pictures]
     triggers += [one.input for one in parts.controls.values()]
     outputs = [parts.result, parts.line, parts.command, parts.yaml]
@@ -205,12 +205,12 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     )
     number = gr.State(0)
     if events.live.config.input is not None:
-        pair: dict[str, Any] = {"inputs": [number], "outputs": [number, *parts.pictures[:2]]}
+        pair: Json = {"inputs": [number], "outputs": [number, *parts.pictures[:2]]}
         parts.next_pair.click(events.next_pair, api_name="next_pair", **pair)
         page.load(events.next_pair, api_visibility="private", **pair)
 
 
-def _weights_shown(*pictures: Any) -> list[Any]:
+def _weights_shown(*pictures: object) -> list[object]:
     """The ratio of two pictures, or a weight for each of more."""
     count = sum(isinstance(one, dict) for one in pictures)
     return [gr.update(visible=count == 2), *(gr.update(visible=2 < count > i) for i in range(PLACES))]

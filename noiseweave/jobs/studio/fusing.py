@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from noiseweave.cluster import storage
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.recipes import EditRecipe, RegionRecipe
 from noiseweave.engine.networks.recipes import PromptRecipe
+from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands
 from noiseweave.jobs.studio.config import Config
@@ -25,7 +25,7 @@ CONTROLS = (
 
 
 def config_of(
-    config: Config, controls: Mapping[str, Any], images: Sequence[str], sweep: bool = False
+    config: Config, controls: JsonMapping, images: Sequence[str], sweep: bool = False
 ) -> fuse.Config:
     """What the controls say of so many pictures; its output is named by what it is.
 
@@ -43,17 +43,15 @@ def config_of(
     alone = edit is not None or count < 2
     ratio = _number(controls, "ratio") if count == 2 and not alone else None
     weights = tuple(_number(controls, name) for name in WEIGHTS[:count])
-    region: Any = controls["region"] if count == 2 and not alone else "everywhere"
+    everywhere = RegionRecipe()
+    region = RegionRecipe(source=controls["region"]) if count == 2 and not alone else everywhere
 
     def made(output: str) -> fuse.Config:
         return fuse.Config(
             images=tuple(images),
             output=output,
             fusion=fuse.FuseRecipe(
-                modes=controls["mode"],
-                ratio=ratio,
-                region=RegionRecipe(source=region),
-                variation=_number(controls, "variation"),
+                modes=controls["mode"], ratio=ratio, region=region, variation=_number(controls, "variation")
             ),
             weights=weights if count > 2 and not alone else None,
             sweep=sweep,
@@ -71,7 +69,7 @@ def config_of(
     return made(storage.join(config.output, f"fuse-{name}"))
 
 
-def _prompt(controls: Mapping[str, Any]) -> PromptRecipe:
+def _prompt(controls: JsonMapping) -> PromptRecipe:
     source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
     guided = source is not None or target is not None
     scales = [
@@ -81,7 +79,7 @@ def _prompt(controls: Mapping[str, Any]) -> PromptRecipe:
     return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
 
 
-def _number(controls: Mapping[str, Any], name: str) -> float:
+def _number(controls: JsonMapping, name: str) -> float:
     """A number of the browser's, rounded as its slider shows it; it may send any JSON."""
     value = controls[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -89,7 +87,7 @@ def _number(controls: Mapping[str, Any], name: str) -> float:
     return round(float(value), 6)
 
 
-def _whole(controls: Mapping[str, Any], name: str) -> int:
+def _whole(controls: JsonMapping, name: str) -> int:
     value = _number(controls, name)
     if not value.is_integer():
         raise ValueError(f"{name}={value!r}: a whole number")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from importlib import resources
-from typing import Any
 
 import anyio
 import gradio as gr
@@ -87,7 +86,7 @@ def build(live: Live) -> gr.Blocks:
             parts = controls.fuse_tab(pairs=live.config.input is not None)
             fuse_events.connect(parts, FuseEvents(live), page)
 
-        async def opened(request: gr.Request) -> AsyncIterator[tuple[str, Any]]:
+        async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
             lang = language(request)
             yield line(say(lang, "loading", model=model)), gr.skip()
             try:
