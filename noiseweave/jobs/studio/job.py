@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -51,8 +52,14 @@ def _serve(config: Config, uploads: str) -> None:
     server = uvicorn.Server(
         uvicorn.Config(app, host=HOST, port=config.port, log_level="warning", timeout_graceful_shutdown=1)
     )
+    signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
+
+
+def _end(number: int, frame: object) -> None:
+    """End by an exception, so that the uploads' folder goes too."""
+    raise SystemExit(128 + number)
 
 
 def _load(live: Live) -> None:

@@ -43,12 +43,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    """A page of digits-ddpm, as a command starts it."""
+    """A page of digits-ddpm, as a command starts it; at its end its uploads are gone."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["studio", "--model.name", "digits-ddpm", "--output", "out", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
     with subprocess.Popen(
         [sys.executable, "-m", "noiseweave", *words], cwd=folder, env=environment
     ) as process:
@@ -61,7 +63,10 @@ def address(folder):
             except OSError:
                 time.sleep(0.1)
         yield address
+        assert any(temporary.glob("noiseweave-studio-*"))
         process.terminate()
+    assert process.returncode == 143
+    assert not any(temporary.glob("noiseweave-studio-*"))
 
 
 @pytest.fixture(params=["en-US"])
