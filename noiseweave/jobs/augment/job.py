@@ -16,9 +16,10 @@ from noiseweave.engine.records import Json
 from noiseweave.jobs.augment import originals, packing
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
-from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
+from noiseweave.jobs.augment.reference import FORGOTTEN
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.reading import class_names, looks
+from noiseweave.jobs.reading.places import common_root
 
 
 def run(config: Config) -> int:

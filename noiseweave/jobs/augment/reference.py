@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from itertools import takewhile
 
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.judging.recipes import QualityRecipe
@@ -61,10 +60,3 @@ class Reference:
 def digest_of(shard: str, key: str) -> str:
     """What a run keeps of a picture that was forgotten, in place of its name."""
     return hashlib.sha256(f"{shard}#{key}".encode()).hexdigest()
-
-
-def common_root(found: list[str]) -> str:
-    """The folder that all shards lie in, with its slash."""
-    first, last = min(found).split("/")[:-1], max(found).split("/")[:-1]
-    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-    return "/".join([*same, ""])

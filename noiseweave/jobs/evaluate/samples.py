@@ -30,12 +30,13 @@ from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs import outputs
 from noiseweave.jobs.augment import dataset, worker
 from noiseweave.jobs.augment import judge as judging
-from noiseweave.jobs.augment.reference import Reference, common_root
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.evaluate import lineage, originals, pair_figures, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
 from noiseweave.jobs.evaluate.pictures import PictureSet
+from noiseweave.jobs.reading.places import common_root
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import Figures
