@@ -118,10 +118,19 @@ def test_hugging_face_datasets_reads_it(source, tmp_path):
         f"m{i:04d}": sample(4, json=json.dumps({"long": "x" * 2000, "n": i}).encode()) for i in range(1200)
     }
     shard(source / "shards/r.tar", many)  # sorts before the others
+    shard(
+        source / "shards/t.tar", {"test_1": sample(5, 0), "val": sample(6, 1)}
+    )  # words that it knows as splits
     unpack(source, tmp_path / "o")
-    rows = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "o"), cache_dir=str(tmp_path / "c"))
-    found = {row["key"]: row for row in rows["train"]}
-    assert len(found) == 1204
+    rows = datasets.load_dataset(
+        "imagefolder",
+        data_dir=str(tmp_path / "o"),
+        data_files="**",
+        split="train",
+        cache_dir=str(tmp_path / "c"),
+    )
+    found = {row["key"]: row for row in rows}
+    assert len(found) == 1206
     assert (found["a"]["label"], found["a"]["class_name"], found["a"]["text"]) == (2, "cat", "a cat")
     assert found["a"]["image"].size == (12, 9)
     assert json.loads(found["a"]["json"]) == LINEAGE
