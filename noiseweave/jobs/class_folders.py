@@ -10,6 +10,7 @@ does not tell cases apart.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -64,26 +65,33 @@ def suspect(name: str, of: str) -> bool:
     return not name or len(of.encode(errors="replace")) > LONGEST or MARKED.search(name) is not None
 
 
-def folder_names(names: Sequence[str], labels: Iterable[int]) -> dict[int | None, str]:
-    """Label -> the name of its folder; None -> that of pictures without one.
+def folder_of(label: int | None, names: Sequence[str]) -> str:
+    """The name of a class's folder: as the class is called, or, where it has no name, its number.
 
-    A class's folder is called as the class, or, where it has no name, as its number. Names that a path cannot be are
-    made plain; where two would share a folder, both have a hash at their ends.
+    Names that a path cannot be are made plain; where two classes would share a folder, both have a hash at their ends.
+    It depends on the label and the names alone.
 
     Args:
+        label: None for pictures without one.
         names: of the classes, in the order of their numbers.
-        labels: that there are.
     """
-    whole = {label: names[label] if label < len(names) else str(label) for label in sorted(set(labels))}
-    short = {label: plain(name) for label, name in whole.items()}
-    uses = Counter(same(name) for name in short.values()) + Counter([UNLABELLED])
-    found: dict[int | None, str] = {None: UNLABELLED}
-    for label, name in short.items():
-        twice = uses[same(name)] > 1
-        found[label] = (
-            marked(name, f"{label} {whole[label]}") if twice or suspect(name, whole[label]) else name
-        )
-    return found
+    if label is None:
+        return UNLABELLED
+    named = _folders(tuple(names))
+    if label < len(named):
+        return named[label]
+    taken = str(label) in {same(name) for name in named}
+    return marked(str(label), str(label)) if taken else str(label)
+
+
+@functools.cache
+def _folders(names: tuple[str, ...]) -> tuple[str, ...]:
+    short = [plain(name) for name in names]
+    uses = Counter(same(name) for name in (*short, UNLABELLED))
+    return tuple(
+        marked(name, f"{n} {of}") if uses[same(name)] > 1 or suspect(name, of) else name
+        for n, (name, of) in enumerate(zip(short, names, strict=True))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,12 @@ def test_a_plain_name(name, wanted):
 
 def test_folders_differ_whatever_the_classes_are_called():
     names = ["cat", "CAT", "cat", "unlabelled", "..", "", "5", "é", "e\u0301", "x" * 400, "x" * 401]
-    found = class_folders.folder_names(names, [*range(len(names)), 11, 12])
+    found = {label: class_folders.folder_of(label, names) for label in (*range(len(names)), 11, 12, None)}
     assert found[None] == "unlabelled"
     assert (found[11], found[12]) == ("11", "12")
     assert len({class_folders.same(name) for name in found.values()}) == len(names) + 3
     assert all((name and class_folders.plain(name) == name) or "--" in name for name in found.values())
-    assert class_folders.folder_names(names, [5])[5] == class_folders.folder_names(names, [5, 5])[5]
+    assert class_folders.folder_of(1, ["1"]) not in ("1", class_folders.folder_of(0, ["1"]))
 
 
 def test_a_marked_name_cannot_be_had_by_asking_for_it():

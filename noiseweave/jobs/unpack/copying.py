@@ -82,7 +82,7 @@ def _commit(task: Task, book: Ledger, unit: Unit, url: str) -> Committed:
 def _copied(task: Task, url: str, twice: frozenset[int], entry: shards.Entry, place: Location) -> Copied:
     """Write a sample's files; its picture last, so that it is there once all of them are."""
     main = entry.picture or ""
-    folder, shard = task.folders[place.label], task.name_of(url)
+    folder, shard = class_folders.folder_of(place.label, task.classes), task.name_of(url)
     stem = class_folders.stem_of(folder, entry.key, shard, twice)
     try:
         sides = {kind: _read(url, entry, kind) for kind in shards.SIDES if kind in entry.members}

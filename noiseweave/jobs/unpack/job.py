@@ -38,12 +38,12 @@ def run(config: Config) -> int:
             listed = listing.run(found, book, s)
             if listed.failed:
                 return report.failed(listed)
-            task = replace(task, folders=listing.decide(task, listed, book))
+            folders = listing.decide(task, listed, book)
             copied = copying.run(task, found, book, s)
         if copied.failed:
             return report.failed(copied)
-        code = report.finish(task, book, copied)
-        output.close(book, known, sorted(task.folders.values()))
+        code = report.finish(task, book, copied, folders)
+        output.close(book, known, sorted(folders.values()))
         storage.sweep_temporaries(folder)
     return code
 

@@ -58,20 +58,23 @@ def content_of(book: Ledger, unit: str) -> str:
 
 def decide(task: Task, outcome: Outcome, book: Ledger) -> dict[int | None, str]:
     """Label -> folder; and, kept for the workers, the names that come twice."""
-    labels = [int(name) for name in outcome.tallies["labels"] if name]
-    folders = class_folders.folder_names(task.classes, labels)
+    labels = [int(name) if name else None for name in outcome.tallies["labels"]]
+    folders = {label: class_folders.folder_of(label, task.classes) for label in labels}
     if not storage.exists(book.path(TWICE)):
-        twice = class_folders.repeated(_numbers(book, folders))
+        twice = class_folders.repeated(_numbers(task, book))
         # what a later --overwrite has to remove
         storage.write_json(book.path(FOLDERS), sorted(folders.values()))
         storage.write(book.path(TWICE), npy(twice))
     return folders
 
 
-def _numbers(book: Ledger, folders: dict[int | None, str]) -> Iterable[np.ndarray]:
+def _numbers(task: Task, book: Ledger) -> Iterable[np.ndarray]:
     for name in storage.names_in(book.path(NAME)):
         keys = storage.read_object(book.path(NAME, name))["keys"]
-        numbers = [class_folders.number_of(folders[label], key) for key, label in keys]
+        folders = (class_folders.folder_of(label, task.classes) for _, label in keys)
+        numbers = [
+            class_folders.number_of(folder, key) for folder, (key, _) in zip(folders, keys, strict=True)
+        ]
         yield np.array(numbers, np.uint64)
 
 

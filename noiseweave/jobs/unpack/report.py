@@ -13,6 +13,8 @@ from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.unpack import copying, listing
 from noiseweave.jobs.unpack.task import Task
 
+Folders = Mapping[int | None, str]
+"""Label -> the name of its folder, None -> that of pictures without one."""
 WHY = {
     "plain": "had what no file's name may have",
     "long": f"had over {class_folders.LONGEST} bytes",
@@ -28,7 +30,7 @@ def failed(outcome: Outcome) -> int:
     return 1
 
 
-def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
+def finish(task: Task, book: Ledger, outcome: Outcome, folders: Folders) -> int:
     """Write the files beside the class folders. Returns the exit code: 1 when there is no picture."""
     class_folders.join_rows(task.output, book.path(copying.ROWS))
     class_names.write(task.output, task.classes)
@@ -41,8 +43,8 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
     report = {
         "job": "unpack",
         "pictures": outcome.produced,
-        "classes": copying.counts(outcome, task.folders),
-        "renamed_classes": _renamed(task),
+        "classes": copying.counts(outcome, folders),
+        "renamed_classes": _renamed(task, folders),
         "renamed": _sorted(outcome.tallies["renamed"]),
         "left_out": _sorted(outcome.tallies["left_out"]),
         "quarantined": _sorted(quarantined),
@@ -56,9 +58,9 @@ def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _renamed(task: Task) -> Json:
+def _renamed(task: Task, folders: Folders) -> Json:
     """Folder -> the class's name, where that is not the folder's."""
-    named = {n: folder for n, folder in task.folders.items() if n is not None and n < len(task.classes)}
+    named = {n: folder for n, folder in folders.items() if n is not None and n < len(task.classes)}
     return {folder: task.classes[n] for n, folder in named.items() if folder != task.classes[n]}
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,14 +14,12 @@ class Task:
         root: what the URLs of all shards begin with; a shard's name is the rest.
         classes: names of the classes, where the input has them.
         whole: write all members of a sample, not its picture alone.
-        folders: label -> the name of its folder, None -> that of pictures without one; once they are known.
     """
 
     output: str
     root: str
     classes: tuple[str, ...]
     whole: bool = False
-    folders: Mapping[int | None, str] = field(default_factory=dict)
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
