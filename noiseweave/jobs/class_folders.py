@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from noiseweave.cluster import storage
+from noiseweave.cluster import labels, storage
 from noiseweave.cluster.joining import join_files
+from noiseweave.engine import formats
 from noiseweave.engine.records import Json
 from noiseweave.jobs.outputs import json_lines
 
@@ -145,6 +146,33 @@ def write(folder: str, name: str, kind: str, data: bytes) -> None:
     """
     assert KIND.fullmatch(kind), kind
     storage.write(storage.join(folder, f"{name}.{kind}"), data)
+
+
+def line_of(
+    classes: Sequence[str],
+    sample: tuple[str, Mapping[str, bytes]],
+    shard: str | None = None,
+    twice: frozenset[int] = frozenset(),
+) -> Json:
+    """The line of metadata.jsonl of a sample that a job made.
+
+    Args:
+        sample: its key, and its files by extension, of which the first picture is the sample's.
+        shard: that it comes from, where it comes from one.
+        twice: see ``stem_of``.
+    """
+    key, files = sample
+    sides: dict[str, bytes | None] = {kind: files.get(kind) for kind in ("cls", "txt", "json")}
+    label, caption = labels.label_and_caption(sides)
+    of, said = folder_of(label, classes), sides["json"]
+    name = f"{of}/{stem_of(of, key, shard or '', twice).name}.{picture_of(files)}"
+    lineage = None if said is None else labels.text_of(said)
+    return row(name, label, classes, key, shard=shard, text=caption, json=lineage)
+
+
+def picture_of(files: Mapping[str, bytes]) -> str:
+    """The extension of a made sample's picture."""
+    return next(kind for kind in files if kind in formats.EXTENSIONS)
 
 
 def row(name: str, label: int | None, classes: Sequence[str], key: str, **more: str | None) -> Json:

@@ -46,6 +46,10 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
 
 ORIGINALS = "originals"
 """The folder of an augment run's output with copies of its input's samples."""
+PICTURES = "pictures"
+"""The folder of an augment run's output with its samples as files, in class folders."""
+ROWS = "rows"
+"""In _run: the lines of metadata.jsonl that units made, in a folder for each that will have such a file."""
 PACKED = "_run/packed/shards"
 """Shards of an augment run whose input was a folder of pictures."""
 COPIED_FROM = "copied_from"
@@ -65,12 +69,12 @@ def say_broken_profiles(count: int) -> None:
 
 
 Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
-SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
+SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.(?:tar|jsonl)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardName:
-    """The name of a shard that a job wrote.
+    """The name of a shard that a job wrote, or, with .jsonl at its end, of the lines of as many files.
 
     Attributes:
         kind: of its samples.
@@ -83,7 +87,12 @@ class ShardName:
     group: str | None = None
 
     def __str__(self) -> str:
-        return f"{'-'.join(filter(None, (self.kind, self.unit, self.group)))}.tar"
+        return f"{self.stem}.tar"
+
+    @property
+    def stem(self) -> str:
+        """Without its extension."""
+        return "-".join(filter(None, (self.kind, self.unit, self.group)))
 
     @classmethod
     def of(cls, path: str) -> ShardName | None:

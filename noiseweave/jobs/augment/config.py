@@ -21,7 +21,14 @@ POSITIONAL_HELP = (
 )
 USUAL = {
     "input and output": ("input", "output", "overwrite"),
-    "what it does": ("pairing.threshold", "pairing.max_pairs", "fusion.modes", "fusion.ratio", "gate"),
+    "what it does": (
+        "pairing.threshold",
+        "pairing.max_pairs",
+        "fusion.modes",
+        "fusion.ratio",
+        "gate",
+        "files",
+    ),
     "model": ("model.name", "inversion.num_steps", "inversion.skip"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
@@ -41,7 +48,7 @@ class SampleRecipe:
 
     Args:
         image_format: png and webp are lossless, jpg is quality 95.
-        copy_original: also write the input's samples, at the new ones' size, as originals/original-*.tar.
+        copy_original: also write the input's samples, at the new ones' size, to originals/.
         provenance: each new picture's file says in XMP that a model made it, which, and from what.
     """
 
@@ -57,7 +64,8 @@ class Config:
     Args:
         input: a local folder of pictures, one sub-folder a class or all directly in it, which is packed into
             output/_run/packed first; or a folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
-        output: folder or URL for shards/augmented-*.tar, originals/, report.json, quarantine.jsonl, contact_sheet.png.
+        output: folder or URL for shards/augmented-*.tar or pictures/, originals/, report.json, quarantine.jsonl,
+            contact_sheet.png.
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -70,6 +78,8 @@ class Config:
             leave out what stays so. null checks photos alone: pictures in colour of 64 pixels a side or more.
         quality: what the gate asks for.
         samples: how the new samples are written.
+        files: shards writes WebDataset tars, to shards/; folder writes the pictures as files, to pictures/: a folder
+            for each class, classes.json and a metadata.jsonl with their lineage, as unpack makes them of shards.
         max_pixels: larger pictures are quarantined unread.
         follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
             order of their names.
@@ -94,6 +104,7 @@ class Config:
     gate: bool | None = None
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
+    files: Literal["shards", "folder"] = "shards"
     max_pixels: int = 64_000_000
     follow: bool = field(default=False, metadata=ASIDE)
     follow_marker: str = field(default="_END", metadata=ASIDE)

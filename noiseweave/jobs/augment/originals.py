@@ -10,8 +10,10 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+
 from noiseweave.cluster import pipeline, shards, stages, storage
-from noiseweave.cluster.arrays import table
+from noiseweave.cluster.arrays import array, npy, table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -19,6 +21,8 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Location, Quarantined
+from noiseweave.jobs import class_folders
+from noiseweave.jobs.augment import writing
 from noiseweave.jobs.augment.dataset import INDEX, rows_of
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
@@ -26,17 +30,22 @@ from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, ShardName
 from noiseweave.jobs.reading import shard_pictures
 
 Files = dict[str, bytes]
-Copied = tuple[list[tuple[str, Files]], list[Quarantined]]
+Copied = tuple[list[tuple[str, Files]], list[Quarantined], str]
+"""Samples, what was quarantined, and the name of the shard that they are of."""
+TWICE = "twice.npy"
 
 
 def copy_original(task: Task, found: Sequence[str], book: Ledger, s: Session) -> Outcome:
     """Write every shard's good samples again, as originals/original-*.tar."""
     units = [unit for unit, _ in rows_of(book)]
+    if task.config.files == "folder" and not storage.exists(book.path(TWICE)):
+        numbers = (_numbers(task, book, unit) for unit in units)
+        storage.write(book.path(TWICE), npy(class_folders.repeated(numbers)))
     phase = Phase(
         name="copy",
         fetch=partial(_fetch_original, task, book),
         make_compute=stages.unchanged,
-        commit=partial(_commit_original, task),
+        commit=partial(_commit_original, task, book),
         size=stages.length_of_first,
     )
     outcome = pipeline.run(Plan.of(units, units), phase, book, s)
@@ -60,7 +69,7 @@ def _fetch_original(task: Task, book: Ledger, unit: Unit) -> Copied:
             bad.append(Quarantined.of(e, shard=url, key=entry.key))
     for place in places.values():  # it is no longer there
         shard_pictures.check_same(place, b"")
-    return out, bad
+    return out, bad, task.name_of(url)
 
 
 def fitted(task: Task, place: Location, files: Files, main: str) -> Files:
@@ -85,9 +94,18 @@ def fitted(task: Task, place: Location, files: Files, main: str) -> Files:
     return out | {"json": json.dumps(known, ensure_ascii=False).encode()}
 
 
-def _commit_original(task: Task, unit: Unit, result: Copied) -> Committed:
-    rows, bad = result
-    if rows:
-        name = str(ShardName(kind="original", unit=unit.id))
-        storage.write(storage.join(task.output, ORIGINALS, name), shards.pack(rows))
+def _numbers(task: Task, book: Ledger, unit: str) -> np.ndarray:
+    """Of each sample of a shard, what two of one name in one class share."""
+    index = table(book.path("index", f"{unit}.parquet"), ["key", "label"]).to_pylist()
+    folders = (class_folders.folder_of(row["label"], task.classes) for row in index)
+    numbers = [class_folders.number_of(of, row["key"]) for of, row in zip(folders, index, strict=True)]
+    return np.array(numbers, np.uint64)
+
+
+def _commit_original(task: Task, book: Ledger, unit: Unit, result: Copied) -> Committed:
+    rows, bad, shard = result
+    source = None
+    if task.config.files == "folder":
+        source = writing.Source(shard=shard, twice=frozenset(array(storage.read(book.path(TWICE))).tolist()))
+    writing.put(task, ORIGINALS, ShardName(kind="original", unit=unit.id), rows, source)
     return UnitReport(id=unit.id, produced=len(rows)), bad

@@ -21,13 +21,15 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import packing, paired, skipping
+from noiseweave.jobs.augment import packing, paired, skipping, writing
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ORIGINALS
+from noiseweave.jobs.reading import looks
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
     "shards",
+    outputs.PICTURES,
     ORIGINALS,
     "rejected",
     "report.html",
@@ -51,7 +53,8 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     quarantined = outputs.write_quarantine(task.output, bad)
     report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
     storage.write_json(storage.join(task.output, "report.json"), report)
-    sheet = _contact_sheet(task)
+    writing.finish(task)
+    sheet = _contact_sheet(task, book)
     _show(task, report, sheet)
     for row in bad:
         if row["reason"] == skipping.REASON:
@@ -140,17 +143,20 @@ def _truncated(outcome: Outcome) -> Json:
     )
 
 
-def _contact_sheet(task: Task) -> str | None:
+def _contact_sheet(task: Task, book: Ledger) -> str | None:
     """Some fused pictures between their parents; None when there are none."""
     from noiseweave.engine.pictures import collage
 
-    folder = storage.join(task.output, "shards")
+    of_files = task.config.files == "folder"
+    folder = book.path(outputs.ROWS, outputs.PICTURES) if of_files else storage.join(task.output, "shards")
+    look = _in_rows if of_files else _in_shard
     made = [
         n for n in storage.names_in(folder) if (name := outputs.ShardName.of(n)) and name.kind == "augmented"
     ]
     picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
     each = -(-ROWS // max(1, len(picked)))
-    rows = [row for name in picked for row in _rows(task, storage.join(folder, name), each)][:ROWS]
+    found = [one for name in picked for one in look(task, storage.join(folder, name), each)][:ROWS]
+    rows = [_row(task, lineage, picture) for lineage, picture in found]
     if not rows:
         return None
     page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
@@ -167,19 +173,31 @@ def _mark(task: Task) -> Mark | None:
     return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
 
 
-def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray], str]]:
-    """``count`` samples of a shard, spread over it, as (first parent, fused, second parent) and a caption."""
+def _in_shard(task: Task, shard: str, count: int) -> Iterator[tuple[Json, bytes]]:
+    """Lineage and picture of at most ``count`` samples of a shard, spread over it."""
     entries = shards.index(shard)[0]
-    for i in range(min(count, len(entries))):
-        entry = entries[i * len(entries) // min(count, len(entries))]
-        member = entry.members
+    for i in looks.spread(len(entries), count):
+        entry = entries[i]
         assert entry.picture is not None
         with storage.open_read(shard) as f:
             lineage = json.loads(shards.small(f, entry, "json") or b"{}")
-        picture = storage.read(shard, member[entry.picture].offset, member[entry.picture].size)
-        parents = [_parent(task, p) for p in lineage["parents"]]
-        text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
-        yield [parents[0], images.decode(picture, task.channels), parents[1]], text
+        where = entry.members[entry.picture]
+        yield lineage, storage.read(shard, where.offset, where.size)
+
+
+def _in_rows(task: Task, path: str, count: int) -> Iterator[tuple[Json, bytes]]:
+    """The same of the lines of a unit's files."""
+    rows = outputs.read_json_lines(path)
+    for i in looks.spread(len(rows), count):
+        picture = storage.join(task.output, outputs.PICTURES, rows[i]["file_name"])
+        yield json.loads(rows[i]["json"]), storage.read(picture)
+
+
+def _row(task: Task, lineage: Json, picture: bytes) -> tuple[list[np.ndarray], str]:
+    """(first parent, fused, second parent) and a caption."""
+    parents = [_parent(task, p) for p in lineage["parents"]]
+    text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
+    return [parents[0], images.decode(picture, task.channels), parents[1]], text
 
 
 def _parent(task: Task, parent: Json) -> np.ndarray:
@@ -234,7 +252,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
-    table.add_row("shards", storage.join(task.output, "shards"))
+    place = "shards" if task.config.files == "shards" else outputs.PICTURES
+    table.add_row(place, storage.join(task.output, place))
     if task.config.samples.copy_original:
         table.add_row("originals", storage.join(task.output, ORIGINALS))
     table.add_row("report", storage.join(task.output, "report.json"))
