@@ -23,7 +23,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Location, Quarantined
 from noiseweave.jobs import class_folders
 from noiseweave.jobs.augment import writing
-from noiseweave.jobs.augment.dataset import INDEX, rows_of
+from noiseweave.jobs.augment.index import INDEX, rows_of
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, ShardName

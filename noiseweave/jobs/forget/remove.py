@@ -26,7 +26,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment.dataset import INDEX
+from noiseweave.jobs.augment.index import INDEX
 from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
 from noiseweave.jobs.forget import class_folders
 from noiseweave.jobs.forget.class_folders import Files
