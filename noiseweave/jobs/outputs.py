@@ -52,6 +52,10 @@ ROWS = "rows"
 """In _run: the lines of metadata.jsonl that units made, in a folder for each that will have such a file."""
 PACKED = "_run/packed/shards"
 """Shards of an augment run whose input was a folder of pictures."""
+PACKED_POOL = "_run/packed-pool/shards"
+"""The same of its pool."""
+GUESSED = "guessed"
+"""The folder of an augment run's output with copies of its pool's samples, with guessed labels."""
 COPIED_FROM = "copied_from"
 """In the .json of such a copy: shard, key and sha256 of the sample that it was made from."""
 
@@ -68,7 +72,7 @@ def say_broken_profiles(count: int) -> None:
         print(f"{count} broken colour profiles ignored")
 
 
-Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
+Kind = Literal["augmented", "rejected", "original", "guessed", "inpainted", "sample"]
 SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.(?:tar|jsonl)")
 
 
@@ -106,4 +110,6 @@ class ShardName:
     def phase(self) -> str:
         """The phase whose unit wrote it."""
         fused = "generate" if self.group is None else "window"
-        return {"original": "copy", "inpainted": "inpaint", "sample": "sample"}.get(self.kind, fused)
+        return {"original": "copy", "guessed": "keep", "inpainted": "inpaint", "sample": "sample"}.get(
+            self.kind, fused
+        )

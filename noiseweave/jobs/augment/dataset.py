@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import hashing
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
-from noiseweave.jobs.augment import fusing, grouping, index, paired, reading, worker, writing
+from noiseweave.jobs.augment import fusing, grouping, index, paired, pool, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.skipping import skip_failed
@@ -40,26 +40,48 @@ Embedded = tuple[list[Location], np.ndarray, np.ndarray, list[Quarantined]]
 """Locations, features and perceptual hashes of the good pictures of a shard, and what was quarantined."""
 
 
-def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
-    """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
+def run(
+    task: Task, found: list[str], book: Ledger, s: Session, unlabelled: Sequence[str] = ()
+) -> dict[str, Outcome]:
+    """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped.
+
+    Args:
+        unlabelled: shards of the pool.
+    """
+    every = [*found, *unlabelled]
     outcomes = {"embed": embed(task.reference, found, book, s)}
     skip_failed(task, book, "embed", outcomes["embed"], lambda unit: [found[int(unit)]])
     if outcomes["embed"].failed:
         return outcomes
+    if unlabelled:
+        outcomes |= _with_pool(task, len(found), list(unlabelled), book, s)
+        if any(outcome.failed for outcome in outcomes.values()):
+            return outcomes
     outcomes["pair"] = pair(task, book, s)
-    skip_failed(task, book, "pair", outcomes["pair"], partial(_shards_of_block, task, book, found))
+    skip_failed(task, book, "pair", outcomes["pair"], partial(_shards_of_block, task, book, every))
     if outcomes["pair"].failed:
         return outcomes
     plan_groups(task, book)
     if task.config.gate:
-        outcomes["judge"] = judging.make(
-            task.reference, book, s, partial(index.spread_places, book), partial(index.spread_features, book)
-        )
+        places = partial(index.spread_places, book, own=True)
+        features = partial(index.spread_features, book, own=True)
+        outcomes["judge"] = judging.make(task.reference, book, s, places, features)
         if outcomes["judge"].failed:
             return outcomes
     outcomes["generate"] = generate(task, book, s)
     skip_failed(task, book, "generate", outcomes["generate"], partial(_shards_of_group, book))
     return outcomes
+
+
+def _with_pool(task: Task, first: int, unlabelled: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Embed the pool, and take in what is new and sure of it."""
+    own = pool.book_of(book)
+    outcome = embed(task.reference, unlabelled, own, s)
+    skip_failed(task, own, "embed", outcome, lambda unit: [unlabelled[int(unit)]])
+    if outcome.failed:
+        return {pool.EMBED: outcome}
+    pool.check(task, book, outcome.produced)
+    return {pool.EMBED: outcome, **pool.run(task, first, book, s)}
 
 
 # embed: a shard -> features + an index of byte ranges
@@ -206,7 +228,8 @@ def plan_groups(task: Task, book: Ledger) -> None:
         if r["produced"]
     ]
     table = np.concatenate(tables) if tables else np.zeros(0, CANDIDATE)
-    known = selection.Known(label_N=_table(book, "label", np.int64), hash_N=_table(book, "hash", np.uint64))
+    label_N, hash_N = index.numbers(book, "label", np.int64), index.numbers(book, "hash", np.uint64)
+    known = selection.Known(label_N=label_N, hash_N=hash_N)
     found = table["a"], table["b"], table["similarity"]
     selected = selection.select(found, known, task.config.pairing, task.config.seed)
     every, count = index.whole(book), 0
@@ -218,14 +241,6 @@ def plan_groups(task: Task, book: Ledger) -> None:
         count += len(lines)
     about = asdict(paired.count(known.label_N, selected))
     storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(selected.a), "paired": about})
-
-
-def _table(book: Ledger, name: str, kind: type[np.integer]) -> np.ndarray:
-    """A number of each picture of the input, [N]."""
-    parts = [
-        np.asarray(load_npy(book.path("features", f"{unit}.{name}.npy"))) for unit, _ in index.rows_of(book)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, kind)
 
 
 def read_group(book: Ledger, number: int) -> Group:

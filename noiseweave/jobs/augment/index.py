@@ -19,6 +19,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Location
 from noiseweave.jobs.augment import judge as judging
 
+POOLED = "pool"  # the phase that takes pictures of the pool in
 MOST = 1 << 30  # bytes of features that a judge holds
 INDEX = pa.schema(
     [
@@ -31,6 +32,7 @@ INDEX = pa.schema(
         ("mask_offset", pa.int64()),
         ("mask_size", pa.int64()),
         ("digest", pa.string()),
+        ("guess", pa.float64()),
     ]
 )
 
@@ -42,20 +44,32 @@ def parquet(locations: Sequence[Location]) -> bytes:
     return buffer.getvalue()
 
 
-def rows_of(book: Ledger) -> list[tuple[str, int]]:
-    """(unit id, rows) of every embedded shard that has rows, in order."""
-    return [(r["id"], r["produced"]) for r in book.records("embed") if r["produced"]]
+def rows_of(book: Ledger, own: bool = False) -> list[tuple[str, int]]:
+    """(unit id, rows) of every embedded shard that has rows, in order.
+
+    Args:
+        own: of the input alone, without the pool's.
+    """
+    phases = ("embed",) if own else ("embed", POOLED)
+    return [(r["id"], r["produced"]) for phase in phases for r in book.records(phase) if r["produced"]]
 
 
-def whole(book: Ledger) -> pa.Table:
+def numbers(book: Ledger, name: str, kind: type[np.integer], own: bool = False) -> np.ndarray:
+    """A number of each picture, [N]: label or hash."""
+    units = [unit for unit, _ in rows_of(book, own)]
+    parts = [np.asarray(load_npy(book.path("features", f"{unit}.{name}.npy"))) for unit in units]
+    return np.concatenate(parts) if parts else np.zeros(0, kind)
+
+
+def whole(book: Ledger, own: bool = False) -> pa.Table:
     """The index of all pictures."""
-    tables = [table(book.path("index", f"{unit}.parquet"), INDEX) for unit, _ in rows_of(book)]
+    tables = [table(book.path("index", f"{unit}.parquet"), INDEX) for unit, _ in rows_of(book, own)]
     return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
 
 
-def spread_features(book: Ledger, most: int) -> np.ndarray:
+def spread_features(book: Ledger, most: int, own: bool = False) -> np.ndarray:
     """At most so many rows of the features, evenly spread over the input; fewer where they would take over 1 GiB."""
-    rows = rows_of(book)
+    rows = rows_of(book, own)
     places = judging.spread(sum(n for _, n in rows), _fitting(book, most))
     wanted, parts, position = np.asarray(places, np.int64), [], 0
     for unit, n in rows:
@@ -65,9 +79,9 @@ def spread_features(book: Ledger, most: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def spread_places(book: Ledger, most: int) -> list[Location]:
+def spread_places(book: Ledger, most: int, own: bool = False) -> list[Location]:
     """As many of the index."""
-    every = whole(book)
+    every = whole(book, own)
     places = judging.spread(len(every), _fitting(book, most))
     return [Location(**row) for row in every.take(pa.array(places)).to_pylist()]
 

@@ -21,6 +21,7 @@ class Reference:
 
     Attributes:
         root: what the URLs of all shards begin with; a shard's name is the rest.
+        pool_root: the same of the pool's shards, whose names begin with its last folder; "" without one.
         channels, size: of the pictures as the judge sees them, and the model makes them.
         features: their feature space.
         feature_side: side of the pictures that the extractor wants.
@@ -42,9 +43,13 @@ class Reference:
     max_pixels: int
     gpus_per_worker: float | None
     forgotten: frozenset[str] = frozenset()
+    pool_root: str = ""
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
+        of_pool = bool(self.pool_root) and shard.startswith(self.pool_root)
+        if of_pool and (len(self.pool_root) > len(self.root) or not shard.startswith(self.root)):
+            return shard[len(above(self.pool_root)) :]
         return shard[len(self.root) :]
 
     def key_of(self, shard: str, key: str) -> str:
@@ -55,6 +60,11 @@ class Reference:
         """Whether a picture is no longer to be used."""
         names = (self.name_of(shard), shard)
         return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
+
+
+def above(root: str) -> str:
+    """The folder that a folder lies in; both with their slash."""
+    return root[: root.rstrip("/").rfind("/") + 1]
 
 
 def digest_of(shard: str, key: str) -> str:

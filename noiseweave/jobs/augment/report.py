@@ -21,9 +21,10 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import packing, paired, skipping, writing
+from noiseweave.jobs.augment import index, packing, paired, pool, skipping, writing
+from noiseweave.jobs.augment.reference import above
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.outputs import ORIGINALS
+from noiseweave.jobs.outputs import GUESSED, ORIGINALS
 from noiseweave.jobs.reading import looks
 from noiseweave.jobs.report.job import finish_page
 
@@ -31,6 +32,7 @@ OWNED = (
     "shards",
     outputs.PICTURES,
     ORIGINALS,
+    GUESSED,
     "rejected",
     "report.html",
     "report.json",
@@ -52,6 +54,8 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
     report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
+    if index.POOLED in outcomes:
+        report["pool"] = pool.report(outcomes[index.POOLED])
     storage.write_json(storage.join(task.output, "report.json"), report)
     writing.finish(task)
     sheet = _contact_sheet(task, book)
@@ -79,9 +83,13 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
     """One row for each quarantined piece of input, gathered from the done-markers."""
 
     def named(shard: str) -> str:
-        return task.name_of(shard) if shard.startswith(task.root) else shard
+        roots = tuple(filter(None, (task.root, task.pool_root)))
+        return task.name_of(shard) if shard.startswith(roots) else shard
 
-    rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
+    books = {
+        phase: (pool.book_of(book), "embed") if phase == pool.EMBED else (book, phase) for phase in outcomes
+    }
+    rows = ((phase, bad) for phase, where in books.items() for bad in outputs.quarantined(*where))
     named_rows = [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
     return [*packing.quarantined(book), *named_rows]
 
@@ -202,7 +210,7 @@ def _row(task: Task, lineage: Json, picture: bytes) -> tuple[list[np.ndarray], s
 
 def _parent(task: Task, parent: Json) -> np.ndarray:
     """A parent as the model saw it."""
-    url = task.root + parent["shard"]
+    url = (above(task.pool_root) if "guess" in parent else task.root) + parent["shard"]
     entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
     assert entry.picture is not None
     where = entry.members[entry.picture]
@@ -223,11 +231,20 @@ def _why_none(report: Json) -> str:
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
+def _folders(task: Task) -> list[str]:
+    """The folders that pictures lie in."""
+    made = "shards" if task.config.files == "shards" else outputs.PICTURES
+    more = {ORIGINALS: task.config.samples.copy_original, GUESSED: task.config.samples.keep_pool}
+    return [made, *(name for name, asked in more.items() if asked)]
+
+
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     if report["broken_profiles"]:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
+    for name, text in pool.rows(report["pool"], task.classes) if "pool" in report else ():
+        table.add_row(name, escape(text))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     for name, text in paired.rows(report, task.classes) if "pictures_used" in report else ():
         table.add_row(name, escape(text))
@@ -252,10 +269,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
-    place = "shards" if task.config.files == "shards" else outputs.PICTURES
-    table.add_row(place, storage.join(task.output, place))
-    if task.config.samples.copy_original:
-        table.add_row("originals", storage.join(task.output, ORIGINALS))
+    for folder in _folders(task):
+        table.add_row(folder, storage.join(task.output, folder))
     table.add_row("report", storage.join(task.output, "report.json"))
     table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()

@@ -219,7 +219,7 @@ def _correct_report(book: Ledger, job: str) -> None:
     if not storage.exists(path):
         return
     report = storage.read_object(path)
-    sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "inpaint")}
+    sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "keep", "inpaint")}
     if job == "augment":
         from noiseweave.jobs.augment.report import figures, rejections
 

@@ -19,13 +19,13 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.forget import class_folders
-from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, PACKED
+from noiseweave.jobs.outputs import COPIED_FROM, GUESSED, ORIGINALS, PACKED, PACKED_POOL
 
 Tally = tuple[str, str]
 """A tally of a done-marker, and the key that counts a sample in it."""
 
-PLACES = ("shards", ORIGINALS, "rejected", PACKED, "")  # below an input
-ORIGINAL = re.compile(r"original-(\d+)\.(?:tar|jsonl)")
+PLACES = ("shards", ORIGINALS, GUESSED, "rejected", PACKED, PACKED_POOL, "")  # below an input
+ORIGINAL = re.compile(r"(?:original|guessed)-(\d+)\.(?:tar|jsonl)")
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
 """What hides samples, or their lineage."""
 
@@ -99,9 +99,15 @@ def pieces(folders: Sequence[str]) -> list[Piece]:
 
 
 def index_files(folder: str) -> list[str]:
-    """The indices of the pictures that an augment run has read, in its working folder."""
-    index = storage.join(folder, "_run", "index")
-    return [storage.join(index, name) for name in storage.names_in(index) if name.endswith(".parquet")]
+    """The indices of the pictures that an augment run has read, in its working folder; of its pool's, too."""
+    run = storage.join(folder, "_run")
+    indices = (storage.join(run, "index"), storage.join(run, "pool", "_run", "index"))
+    return [
+        storage.join(where, name)
+        for where in indices
+        for name in storage.names_in(where)
+        if name.endswith(".parquet")
+    ]
 
 
 def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
