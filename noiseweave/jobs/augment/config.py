@@ -30,7 +30,7 @@ USUAL = {
         "gate",
         "files",
     ),
-    "model": ("model.name", "inversion.num_steps", "inversion.skip"),
+    "model": ("model.name", "inversion.num_steps"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {

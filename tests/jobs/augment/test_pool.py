@@ -43,7 +43,16 @@ def places(tmp_path_factory):
 
 
 def words(places, output, *more):
-    given = [places / "in", "--pool", places / "pool", "--guess.confidence", 0.8, "--pairing.hash", 1]
+    given = [
+        "--input",
+        places / "in",
+        "--pool",
+        places / "pool",
+        "--guess.confidence",
+        0.8,
+        "--pairing.hash",
+        1,
+    ]
     return [*BASE, *given, "--output", output, *more]
 
 
