@@ -94,7 +94,7 @@ class PoolRecipe:
 
     Args:
         confidence: a picture of the pool is used where its class is at least so probable, by a logistic regression of
-            the labelled pictures' features. With few labelled pictures it is surer of itself than it should be.
+            the labelled pictures' features.
     """
 
     confidence: float = 0.9
