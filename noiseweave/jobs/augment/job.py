@@ -18,7 +18,7 @@ from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names, looks
+from noiseweave.jobs.reading import class_names, looks, loras
 from noiseweave.jobs.reading.places import common_root
 
 
@@ -107,6 +107,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     from noiseweave.cluster import storage
     from noiseweave.engine.features import choice, spaces
 
+    config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
     loading.check_chain(model, config.inversion)
     features = choice.settled(config.features, model)
@@ -126,7 +127,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         size=model.side,
         root=root,
         feature_side=spaces.side(features, config.model.name, config.size),
-        model_hash=loading.fingerprint(model),
+        model_hash=loading.fingerprint(model, config.model),
         conditioning=model.conditioning,
         classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),
     )

@@ -25,7 +25,7 @@ from noiseweave.jobs.augment import index, packing, paired, pool, skipping, writ
 from noiseweave.jobs.augment.reference import above
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import GUESSED, ORIGINALS
-from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading import looks, loras
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
@@ -104,6 +104,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "config": asdict(task.config),
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
+        "lora": loras.record(task.config.model),
         "images": embedded,
         "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
         **figures(last),

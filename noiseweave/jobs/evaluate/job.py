@@ -8,8 +8,10 @@ generated picture with its parents and with all that it was made from.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 from noiseweave.jobs.evaluate.config import Config
+from noiseweave.jobs.reading import loras
 
 
 def run(config: Config) -> int:
@@ -18,4 +20,5 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
+    config = replace(config, model=loras.settled(config.model))
     return importlib.import_module(f"noiseweave.jobs.evaluate.{config.mode}").run(config)

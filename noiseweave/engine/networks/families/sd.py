@@ -17,7 +17,7 @@ class StableDiffusion(Family):
 
     name = "sd"
     pipeline, filling = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
-    network = "unet"
+    network, kind = "unet", "UNet2DConditionModel"
 
     def usual(self, network: Json) -> Usual:
         """The edit's as Huberman-Spiegelglas et al. have them (arXiv 2304.06140)."""
