@@ -131,6 +131,14 @@ def _pack(folder: Path, *more: str) -> None:
     job.run(_parse("pack", "--input", folder / "in", "--output", folder / "made", *more))
 
 
+def _unpack(folder: Path) -> None:
+    from noiseweave.jobs.unpack import job
+
+    words = ("--members", "all", "--cluster.address", "inline")
+    code = job.run(_parse("unpack", "--input", folder / "in", "--output", folder / "made", *words))
+    assert code == 0 or not list((folder / "made").rglob("*.png")), "a unit failed"
+
+
 def _evaluate(folder: Path) -> None:
     from noiseweave.jobs.evaluate import pictures
     from noiseweave.jobs.reading.contents import Contents
@@ -202,7 +210,19 @@ def _report(folder: Path) -> None:
     assert b"<html" in page
 
 
-JOBS = ("augment", "inpaint", "lora", "sample", "pack", "evaluate", "train", "fuse", "forget", "report")
+JOBS = (
+    "augment",
+    "inpaint",
+    "lora",
+    "sample",
+    "pack",
+    "unpack",
+    "evaluate",
+    "train",
+    "fuse",
+    "forget",
+    "report",
+)
 
 
 def _config(folder: Path) -> None:
@@ -340,6 +360,7 @@ TARGETS = {
     "pack shards": Target(build=corpora.tars, read=lambda f: _pack(f, "--size", "8")),
     "pack lmdb": Target(build=corpora.databases, read=_pack, files="in/**/*"),
     "pack imagefolder": Target(build=corpora.imagefolder, read=_pack, files="in/**/*"),
+    "unpack": Target(build=corpora.tars, read=_unpack, files="in/*"),
     "evaluate sets": Target(build=_both, read=_evaluate),
     "evaluate pairs": Target(build=_two_sides, read=_pairs),
     "evaluate lineage": Target(build=corpora.augmented, read=_lineage, files="out/**/*"),

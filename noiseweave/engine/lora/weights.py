@@ -215,9 +215,7 @@ def _changes(
                 scale = _scale(key, layer, len(A), values.get("alpha"), config)
             except (AttributeError, TypeError, ValueError, re.error):
                 raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
-            changes.append(
-                Change(key=key, layer=layer, A=A_part, B=B_part, scale=scale, m=m_of.get(layer))
-            )
+            changes.append(Change(key=key, layer=layer, A=A_part, B=B_part, scale=scale, m=m_of.get(layer)))
     return changes
 
 
