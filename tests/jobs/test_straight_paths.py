@@ -154,8 +154,8 @@ REFUSED = [
     (("--inversion.num_steps", 5, "--inversion.skip", 5), "inversion.skip=5: 0 to num_steps - 1"),
     (("--inversion.eta", 2), "inversion.eta=2.0: 0 to 1"),
     (
-        ("--inversion.sampler", "sde-dpm-solver++", "--inversion.eta", 0.5),
-        "inversion.eta=0.5: 1, for sde-dpm",
+        ("--inversion.num_steps", 4, "--inversion.skip", 3, "--inversion.noise_shift", 1),
+        "inversion.noise_shift=1.0: below 1, for num_steps - skip is 1 step",
     ),
     (("--prompt.guidance_interval", "[0.8,0.2]"), "prompt.guidance_interval=(0.8, 0.2): 0 to 1"),
     (("--prompt.target", "a rose"), "prompt.target='a rose': model"),

@@ -88,8 +88,9 @@ class LatentBackbone(Backbone):
         if self.text is None or not paths.is_straight(self.scheduler):
             return super().path(recipe)
         side, family = self.size // self.vae_scale_factor, self.text.family
-        size, steps = (side, side), recipe.num_steps
-        return paths.pipeline_path(family, self.scheduler, size, steps, recipe.skip, recipe.eta)
+        size, r = (side, side), recipe
+        shift = r.noise_shift or 0.0
+        return paths.pipeline_path(family, self.scheduler, size, r.num_steps, r.skip, r.eta, shift)
 
     @torch.inference_mode()
     def encode(self, image_BHWC: np.ndarray) -> Tensor:

@@ -205,6 +205,7 @@ class Usual:
         sampler, steps, guidance: of a drawing, as ``TextRecipe`` has them.
         edit: guidance of the inversion and of the replay of a text-guided edit.
         fill: guidance of a hole's filling.
+        distilled: made for a few steps, so that an inversion has ``noise_shift`` 1.
     """
 
     sampler: TextSampler = "pipeline"
@@ -212,6 +213,7 @@ class Usual:
     guidance: float
     edit: tuple[float, float]
     fill: float = 5.0
+    distilled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +225,11 @@ class TextOptions:
             euler, or pipeline, the scheduler that the model's folder names. null takes dpm-solver++, and pipeline of a
             flow (SD3, FLUX.1), which has that and euler alone.
         steps: of the sampler, at most as many as the model was trained with. null takes 25; 28 of SD3 and FLUX.1 dev,
-            4 of FLUX.1 schnell, 9 of Z-Image.
+            4 of FLUX.1 schnell, Turbo and LCM, 9 of Z-Image.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
-            negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev takes it as an input
-            instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 1 of Z-Image and of FLUX.1 schnell,
-            which has no other.
+            negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev and LCM take it as an
+            input instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 8.5 of an LCM, 1 of Turbo, of
+            Z-Image and of FLUX.1 schnell, which has no other.
         height: pixels, a multiple of 8, of SD3 and FLUX.1 of 16; null takes what the model was made for.
         width: as height.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).

@@ -170,8 +170,10 @@ def text_scheduler(model: TextModel, recipe: TextRecipe) -> Scheduler:
     if recipe.sampler == "euler":
         return diffusers.EulerDiscreteScheduler.from_config(config)
     kind: Any = diffusers.DDPMScheduler if recipe.sampler == "ddpm" else diffusers.DDIMScheduler
+    # a latent consistency model knows the last of each 20 steps
+    more = {"timestep_spacing": "trailing"} if type(model.scheduler).__name__ == "LCMScheduler" else {}
     # a latent goes beyond [-1, 1]; without a word in the config both of them would clip it
-    return kind.from_config(config, clip_sample=False, thresholding=False)
+    return kind.from_config(config, clip_sample=False, thresholding=False, **more)
 
 
 def draw_prompts(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:

@@ -65,7 +65,8 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     from noiseweave.engine.features import choice, spaces
 
     model = loading.describe(config.model.name, config.size)
-    loading.check_chain(model, config.inversion)
+    inversion = loading.settled_chain(model, config.inversion)
+    looks.warn(loading.long_chain(model, inversion))
     features = choice.settled(config.features, model)
     spaces.check_here(features)
     if features != config.features:
@@ -74,7 +75,9 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     gate = photos if config.gate is None else config.gate
     quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
-    config = replace(config, features=features, prompt=prompt, gate=gate, quality=quality)
+    config = replace(
+        config, inversion=inversion, features=features, prompt=prompt, gate=gate, quality=quality
+    )
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,

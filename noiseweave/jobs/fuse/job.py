@@ -47,8 +47,9 @@ def run(config: Config) -> int:
     from noiseweave.jobs.fuse import pictures as work
 
     facts = loading.describe(config.model.name, config.size)
-    loading.check_chain(facts, config.inversion)
-    config = replace(config, prompt=loading.settled_prompt(facts, config.prompt))
+    inversion = loading.settled_chain(facts, config.inversion)
+    looks.warn(loading.long_chain(facts, inversion))
+    config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)

@@ -49,7 +49,7 @@ def _settled(config: Config, model: ModelFacts) -> Config:
     check(free or not negative, "negative_prompt", negative, f'"", as a {model.pipeline} takes none')
     ok = kind != "none" or recipe.guidance in (None, 1)
     check(ok, "inpaint.guidance", recipe.guidance, "1, as the model was distilled without guidance")
-    usual = model.reader.usual(model.unet).fill
+    usual = model.usual.fill
     return replace(config, inpaint=replace(recipe, guidance=recipe.guidance or usual))
 
 
