@@ -146,13 +146,14 @@ def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequen
 
     family = facts.reader
     kind = family.filling if facts.sees_holes else family.pipeline
-    memory.check_fits(facts, config.precision, device)
+    config, precision = tuning.settled_here(config, device)
+    memory.check_fits(facts, precision, device)
     exact = replace(config, precision="fp32") if loras else config
     pipeline = text_pipeline.opened(getattr(diffusers, kind), exact, facts.folder)
     if loras:
         weights.add(pipeline, loras)
-        pipeline.to(DTYPES[config.precision])
-    if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
+        pipeline.to(DTYPES[precision])
+    if precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
     tuning.tune(family.network_of(pipeline), config, device)
     return pipeline.to(device)

@@ -18,5 +18,7 @@ def open_pipeline(
 
     folder = read_facts(name).folder
     parts = {part: None for part in without if os.path.isdir(os.path.join(folder, part))}
-    pipeline = text_pipeline.opened(AutoPipelineForInpainting, ModelConfig(name=name), folder, **parts)
+    pipeline = text_pipeline.opened(
+        AutoPipelineForInpainting, ModelConfig(name=name, precision="fp32"), folder, **parts
+    )
     return pipeline.to(device)

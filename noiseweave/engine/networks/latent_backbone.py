@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
+from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
@@ -161,7 +161,8 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
     Raises:
         ValueError: one line, when its weights are broken.
     """
-    more: Json = {"precision": config.precision, "micro_batch": config.micro_batch, "size": model.side}
+    config, precision = tuning.settled_here(config, device)
+    more: Json = {"precision": precision, "micro_batch": config.micro_batch, "size": model.side}
     if model.conditioning != "text":
         base = base_models.load(config, device, model)
         parts = LatentNetworks(unet=base.network, vae=base.encoder, prediction=base.prediction)

@@ -166,6 +166,7 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
             variant=pretrained.variant(model.folder / "unet"),
         )
         scheduler = kind.from_pretrained(model.folder, subfolder="scheduler")
+    config, precision = tuning.settled_here(config, device)
     tuning.tune(unet, config, device)
     prediction = cast(Prediction, model.prediction)  # describe has looked
-    return Backbone(unet, scheduler, device, config.precision, config.micro_batch, prediction)
+    return Backbone(unet, scheduler, device, precision, config.micro_batch, prediction)

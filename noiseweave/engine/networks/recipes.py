@@ -23,10 +23,12 @@ class ModelConfig:
     Args:
         name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that
             train or diffusers' save_pretrained wrote, or a hub id. No model is taken by itself.
-        precision: what the network runs in; the scheduler's arithmetic is float32 always.
+        precision: what the network runs in; the scheduler's arithmetic is float32 always. auto takes bf16 where all
+            workers have a GPU that computes in it, else fp32; a run that goes on keeps what it began with.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
             CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
-        compile: torch.compile the network: faster, after a first call of minutes. null is false.
+        compile: torch.compile the network: faster, after a first call of minutes. auto does where the job has so many
+            calls that it is done sooner, by what was measured on such a device.
         channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
         safety_checker: ask the safety checker of a pipeline that has one; what it flags is drawn once more, and left
@@ -34,9 +36,9 @@ class ModelConfig:
     """
 
     name: str
-    precision: Precision = "fp32"
+    precision: Precision | Literal["auto"] = "auto"
     micro_batch: int = field(default=0, metadata=ASIDE)
-    compile: bool | None = field(default=None, metadata=ASIDE)
+    compile: bool | Literal["auto"] = field(default="auto", metadata=ASIDE)
     channels_last: bool | None = field(default=None, metadata=ASIDE)
     attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
     safety_checker: bool = True

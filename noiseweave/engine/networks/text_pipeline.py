@@ -120,7 +120,8 @@ def load(
 
     facts = facts or read_facts(config.name)
     check_text_to_image(facts)
-    memory.check_fits(facts, config.precision, device)
+    config, precision = tuning.settled_here(config, device)
+    memory.check_fits(facts, precision, device)
     pipeline = opened(getattr(diffusers, facts.reader.pipeline), config, facts.folder)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
@@ -142,7 +143,7 @@ def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pip
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
-            dtype=DTYPES[config.precision],
+            dtype=DTYPES[tuning.settled_here(config, "cpu")[1]],
             use_safetensors=True,
             variant=pretrained.variant(folder),
             local_files_only=True,

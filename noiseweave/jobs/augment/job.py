@@ -18,7 +18,7 @@ from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names, looks
+from noiseweave.jobs.reading import class_names, looks, running
 
 
 def run(config: Config) -> int:
@@ -32,6 +32,8 @@ def run(config: Config) -> int:
     from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
+    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=model)
     source = None if config.follow else packing.look(config)
     found = [] if config.follow or source else _find(config)
     task = _task(config, output, found, source)

@@ -8,8 +8,11 @@ generated picture with its parents and with all that it was made from.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
+from noiseweave.cluster import storage
 from noiseweave.jobs.evaluate.config import Config
+from noiseweave.jobs.reading import running
 
 
 def run(config: Config) -> int:
@@ -18,4 +21,7 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
+    output = storage.absolute(config.output)
+    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=model)
     return importlib.import_module(f"noiseweave.jobs.evaluate.{config.mode}").run(config)

@@ -43,9 +43,12 @@ def run(config: Config) -> int:
         ValueError: what a user can put right, in one line.
     """
     from noiseweave.cluster import lock, storage
+    from noiseweave.engine.networks import tuning
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
 
+    model, _ = tuning.settled_here(config.model, tuning.pick_device())
+    config = replace(config, model=model)
     facts = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(facts, config.inversion)
     looks.warn(loading.long_chain(facts, inversion))
