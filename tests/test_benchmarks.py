@@ -310,6 +310,19 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
     )
 
 
+def test_ways_to_train_are_timed_against_float32(modules, tmp_path, monkeypatch):
+    import training_speed
+
+    out = tmp_path / "out.json"
+    monkeypatch.setattr(
+        sys, "argv", ["training_speed.py", "--rows", "2", "--repeats", "1", "--out", str(out)]
+    )
+    training_speed.main()
+    found = json.loads(out.read_text())
+    assert found["speed_to_fp32"]["fp32"] == 1.0
+    assert set(found["pictures_per_second"]) == {"fp32", "bf16", "bf16, as train"}
+
+
 # LoRA on a subject
 
 

@@ -171,7 +171,7 @@ def published(config: train_config.Config, link: Alone, folder: Path) -> str:
     """The last checkpoint as a model's folder."""
     for name, data in link.saved[max(link.saved)].items():
         storage.write(f"{folder}/{name}", data)
-    report.publish(config, train_input.survey(config).classes, str(folder))
+    report.publish(config, train_input.survey(config), str(folder))
     return config.output
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,6 +112,50 @@ def tune(
         _write_out_attention(network)
     if config.compile is True and _compiles(kind, backend):
         network.compile(backend=backend)
+
+
+SHORT = 256
+"""Tokens up to which, in bf16 on a CPU, three products are trained at least as fast as PyTorch's fused kernel: its
+backward pass takes 12 times as long at 16 tokens, 9 times at 64, as long at 256, and 0.6 times at 1024."""
+
+
+def tune_training(network: nn.Module, precision: Precision, device: torch.device | str) -> None:
+    """Arrange a network that is to be trained, in place, as measured fastest."""
+    if torch.device(device).type == "cpu" and precision == "bf16":
+        from diffusers.models.attention_processor import Attention
+
+        for module in network.modules():
+            if isinstance(module, Attention):
+                _by_length(module)
+
+
+def _by_length(module: Any) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    if type(module.processor) is AttnProcessor2_0:
+        module.processor = ByLength()
+
+
+class ByLength:
+    """Attention over few tokens is written out, over many is PyTorch's kernel; a processor of diffusers'."""
+
+    def __init__(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+        self.products, self.fused = AttnProcessor(), AttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of [B, N, D] or [B, D, H, W], over N or H x W tokens."""
+        spatial = hidden_states.shape[2:] if hidden_states.ndim == 4 else hidden_states.shape[1:2]
+        chosen = self.products if spatial.numel() <= SHORT else self.fused
+        return chosen(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
 def _write_out_attention(network: nn.Module) -> None:

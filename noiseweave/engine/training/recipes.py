@@ -9,6 +9,11 @@ from typing import Literal
 from noiseweave.engine.checks import check
 from noiseweave.engine.networks.recipes import UNETS, Kind
 
+Target = Literal["epsilon", "sample", "v_prediction"]
+"""What a ddpm's network gives."""
+Curve = Literal["cosine", "linear", "scaled_linear"]
+"""How a ddpm's betas grow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
@@ -59,7 +64,7 @@ class ObjectiveRecipe:
         smoothing: of a dcgan: real pictures are labelled 1 - smoothing (Salimans et al. 2016).
     """
 
-    target: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    target: Target = "epsilon"
     min_snr: float = 0.0
     coupling: Literal["independent", "optimal_transport"] = "independent"
     beta: float = 1.0
@@ -112,7 +117,7 @@ class ScheduleRecipe:
         clip_sample: whether samplers clip their estimate of x_0 to [-1, 1]; latents are never clipped.
     """
 
-    kind: Literal["cosine", "linear", "scaled_linear"] = "cosine"
+    kind: Curve = "cosine"
     timesteps: int = 1000
     clip_sample: bool = True
 

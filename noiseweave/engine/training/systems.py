@@ -83,28 +83,32 @@ class System(Learner):
     model: BaseModel
 
 
-def build(plan: Blueprint, encoder: Autoencoder | None = None) -> System:
+def build(plan: Blueprint, encoder: Autoencoder | None = None, *, start: BaseModel | None = None) -> System:
     """A system with its first weights, a function of the seed.
 
     Args:
         encoder: frozen VAE whose latents a UNet works on, or None.
+        start: a model with a UNet that training goes on from, in place of plan.unet, plan.schedule and the encoder.
 
     Raises:
         ValueError: sizes that do not fit each other.
     """
     torch.manual_seed(plan.seed)
     kinds = {"vae": _vae, "dcgan": _dcgan}
-    return kinds[plan.model.kind](plan) if plan.model.kind in kinds else _unet(plan, encoder)
+    if plan.model.kind in kinds:
+        return kinds[plan.model.kind](plan)
+    return _denoising(plan, start or _fresh(plan, encoder))
 
 
-def _unet(plan: Blueprint, encoder: Autoencoder | None) -> System:
+def _fresh(plan: Blueprint, encoder: Autoencoder | None) -> BaseModel:
+    """A UNet with first weights."""
     pixels = (plan.channels, plan.size, plan.size)
     shape = pixels if encoder is None else latent_shape(encoder, plan.size)
     halvings = 1 << (len(plan.unet.channels) - 1)
     if shape[1] % halvings:
         what = "data.size" if encoder is None else "latents' side"
         raise ValueError(f"{what}={shape[1]}: a multiple of {halvings}, as unet.channels has it")
-    model = BaseModel(
+    return BaseModel(
         kind=plan.model.kind,
         network=unet_of(plan, shape),
         classes=plan.classes,
@@ -114,6 +118,10 @@ def _unet(plan: Blueprint, encoder: Autoencoder | None) -> System:
         scheduler=training_scheduler(plan, encoder is not None),
         encoder=encoder,
     )
+
+
+def _denoising(plan: Blueprint, model: BaseModel) -> System:
+    """A UNet that learns to take noise off."""
     turn = Turn(name="loss", network="unet", loss=_loss_of(plan, model.scheduler))
     couples = plan.model.kind == "flow" and plan.objective.coupling == "optimal_transport"
     return System(

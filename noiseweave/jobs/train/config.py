@@ -25,7 +25,7 @@ from noiseweave.engine.training.recipes import (
 
 USUAL = {
     "input and output": ("input", "output", "overwrite"),
-    "what it does": ("steps", "batch", "optimizer.lr", "data.size", "data.channels"),
+    "what it does": ("steps", "batch", "optimizer.lr", "data.size", "data.channels", "init"),
     "model": ("model.kind", "model.classes", "model.vae"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
@@ -115,6 +115,9 @@ class Config:
         ema: decay of the moving average of the weights, which is what is saved; 0 saves the last weights.
         log_every: steps between rows of the log; a line is shown every few seconds at most.
         seed: of the first weights, the order and the noise.
+        init: a model to start from (ddpm, linear_mixing or flow; a shipped one, a folder or a hub id): its weights,
+            and with them its kind, network, VAE, schedule and pictures' size, which are then not given. Classes of
+            the same name keep what it knows of them, others begin as no class.
         model: what is trained.
         objective: what it is trained to do.
         data: how pictures are read.
@@ -137,6 +140,7 @@ class Config:
     ema: float = 0.995
     log_every: int = 10
     seed: int = 0
+    init: str | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -155,6 +159,7 @@ class Config:
         check(
             self.batch % self.streams == 0, "data.streams", self.streams, f"a divisor of batch={self.batch}"
         )
+        check(self.init is None or bool(self.init), "init", self.init, "a model's name or folder, or null")
         check_size(self)
         sampler_name(self.model.kind, self.preview.sampler, "preview.sampler")
         fits = self.model.kind != "ddpm" or self.preview.sampler.steps <= self.schedule.timesteps
@@ -177,8 +182,13 @@ class Config:
 
 
 def check_size(config: Config) -> None:
-    """Raise ValueError where the pictures' size does not fit the network; latents are checked by their VAE."""
+    """Raise ValueError where the pictures' size does not fit the network; latents are checked by their VAE.
+
+    A model to start from has a size of its own.
+    """
     size, channels = config.data.size, config.data.channels
+    if config.init is not None:
+        return
     if config.model.kind in BASELINES:
         widths(size or SIZES[0], channels or 3, 1)
     elif config.model.vae is None:

@@ -25,7 +25,8 @@ from noiseweave.engine.records import Json, Location, Quarantined
 from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.class_names import carried_classes
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
-from noiseweave.jobs.train.config import Config, blueprint, state
+from noiseweave.jobs.train import start
+from noiseweave.jobs.train.config import Config, state
 from noiseweave.jobs.train.task import Source
 
 LATENT = ("npy",)
@@ -52,10 +53,13 @@ def _source(
     classes = _classes(config, labels)
     content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
     identity: Json = {"samples": sum(t.count for t in tables), "classes": classes, "content": content}
-    if config.model.vae is not None:
-        _check_latents(config, classes)
+    source = Source(shards=tables, payload=shards.PICTURES, classes=classes, bad=bad)
+    if config.init is not None:
+        identity["init_hash"] = start.fingerprint(config)
+    elif config.model.vae is not None:
+        start.build(config, source)  # VAE, latents and network fit each other, or this says what does not
         identity["model.vae_hash"] = _encoder_hash(config.model.vae)
-    return Source(shards=tables, payload=shards.PICTURES, classes=classes, bad=bad, identity=identity)
+    return replace(source, identity=identity)
 
 
 def _tables(
@@ -104,15 +108,6 @@ def _classes(config: Config, labels: Counter[int | None]) -> int:
     ok = config.model.classes == 0 or highest < config.model.classes
     check(ok, "model.classes", config.model.classes, f"more than {highest}, the highest label in the input")
     return config.model.classes
-
-
-def _check_latents(config: Config, classes: int) -> None:
-    """Raise ValueError where the VAE, its latents' size and the network do not fit each other."""
-    from noiseweave.engine.networks import base_models
-    from noiseweave.engine.training import systems
-
-    assert config.model.vae is not None
-    systems.build(blueprint(config, classes), base_models.load_encoder(config.model.vae))
 
 
 def _encoder_hash(name: str) -> str:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 def run(config: Config) -> int:
     """Train, or go on training, or say that it is done: 0 when the model is there, 1 when training failed."""
     from noiseweave.jobs.train import input as train_input
-    from noiseweave.jobs.train import sizing
+    from noiseweave.jobs.train import sizing, start
 
-    config, unlike = sizing.settled(dataclasses.replace(config, output=storage.absolute(config.output)))
+    config = start.settled(dataclasses.replace(config, output=storage.absolute(config.output)))
+    config, unlike = sizing.settled(config)
     source = train_input.survey(config)
     with lock.held(config.output):
         return _run(config, source, unlike)
@@ -40,7 +41,7 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
     from noiseweave.cluster.session import session
     from noiseweave.jobs.reading import looks
     from noiseweave.jobs.train import input as train_input
-    from noiseweave.jobs.train import report
+    from noiseweave.jobs.train import report, start
 
     identity = identity_of(config, job="train", **source.identity)
     known = check_run(config.output, identity, config.overwrite, OWNED)
@@ -48,6 +49,8 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
         print(f"{config.output}: finished already ({config.steps} steps)")
         return 0
     looks.warn(unlike)
+    if config.init is not None:
+        print(start.told(config, source), flush=True)
     print(f"{source.count} pictures in {len(source.shards)} shards -> {config.output}", flush=True)
     with session(config.cluster) as s:
         _check(config, s)
@@ -64,7 +67,7 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
         why = failure or "training ended early"
         print(f"error: {why}; last good checkpoint: {last}", file=sys.stderr)
         return 1
-    report.publish(config, source.classes, last)
+    report.publish(config, source, last)
     print(f"saved {config.output}")
     return 0
 

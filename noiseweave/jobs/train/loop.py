@@ -11,15 +11,15 @@ import torch
 from noiseweave.cluster import storage
 from noiseweave.cluster.streams import Raw
 from noiseweave.cluster.training import Link
-from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks import tuning
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.records import Quarantined
 from noiseweave.engine.sampling import samplers
-from noiseweave.engine.training import systems
 from noiseweave.jobs import outputs
+from noiseweave.jobs.train import start
 from noiseweave.jobs.train.batches import Unreadable, batches, streams_of
-from noiseweave.jobs.train.config import Config, blueprint, state
+from noiseweave.jobs.train.config import Config, state
 from noiseweave.jobs.train.task import Task
 from noiseweave.jobs.training.trainer import Regime, Trainer, steps
 
@@ -47,8 +47,8 @@ def loop(task: Task, link: Link) -> None:
     config = task.config
     torch.set_num_threads(task.threads)
     device = "cuda" if link.gpu else "cpu"
-    encoder = None if config.model.vae is None else base_models.load_encoder(config.model.vae, device)
-    system = systems.build(blueprint(config, task.source.classes), encoder)
+    system = start.build(config, task.source, device)
+    tuning.tune_training(system.model.network, config.precision, device)
     trainer = Trainer(regime(config), system, link)
     quarantine = Quarantine(task, link.rank, trainer.step)
     ready = batches(

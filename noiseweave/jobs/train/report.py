@@ -12,7 +12,9 @@ from pathlib import Path
 from noiseweave.cluster import storage
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs import outputs
-from noiseweave.jobs.train.config import Config, blueprint, state
+from noiseweave.jobs.train import start
+from noiseweave.jobs.train.config import Config, state
+from noiseweave.jobs.train.task import Source
 
 STRIP = 12  # rows of the strip
 
@@ -34,16 +36,14 @@ def last(config: Config) -> str:
     return latest(state(config, "checkpoints")) or "none"
 
 
-def publish(config: Config, classes: int, checkpoint: str) -> None:
+def publish(config: Config, source: Source, checkpoint: str) -> None:
     """A checkpoint's averaged weights as a model's folder; model_index.json, which makes it one, goes last."""
     import safetensors.torch
     import torch
 
     from noiseweave.engine.networks import base_models
-    from noiseweave.engine.training import systems
 
-    encoder = None if config.model.vae is None else base_models.load_encoder(config.model.vae)
-    model = systems.build(blueprint(config, classes), encoder).model
+    model = start.build(config, source).model
     model.network.load_state_dict(safetensors.torch.load(storage.read(f"{checkpoint}/ema.safetensors")))
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[config.save_precision]
     strip(config)

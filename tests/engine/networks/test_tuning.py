@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from noiseweave.engine.identity import identity_of
@@ -204,3 +205,35 @@ def test_how_it_runs_is_no_part_of_a_runs_identity():
         identity_of(one) == identity_of(other) == {"name": "a", "precision": "bf16", "safety_checker": True}
     )
     assert identity_of(ModelConfig(name="b")) != identity_of(one)
+
+
+@pytest.mark.parametrize(("side", "written_out"), [(16, True), (20, False)])
+def test_training_in_bf16_on_a_cpu_writes_short_attention_out(monkeypatch, side, written_out):
+    """At 16 x 16 tokens three products, above PyTorch's kernel; the function is the same and learns the same."""
+    unet = {"in_channels": 4, "block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4}
+    blocks = {"down_block_types": ("AttnDownBlock2D",) * 2, "up_block_types": ("AttnUpBlock2D",) * 2}
+    network = UNet2DModel(sample_size=side, out_channels=4, layers_per_block=1, **unet, **blocks)
+    x, calls = torch.randn(2, 4, side, side), []
+    monkeypatch.setattr(AttnProcessor, "__call__", spying(AttnProcessor.__call__, calls))
+    plain = network(x, 500).sample
+    plain.sum().backward()
+    gradient = network.conv_in.weight.grad.clone()
+    for precision, device in (("fp32", "cpu"), ("bf16", "cuda")):
+        tuning.tune_training(network, precision, device)
+    network(x, 500)
+    assert not calls
+    tuning.tune_training(network, "bf16", "cpu")
+    network.zero_grad()
+    other = network(x, 500).sample
+    other.sum().backward()
+    assert (side * side in calls) == written_out
+    torch.testing.assert_close(other, plain)
+    torch.testing.assert_close(network.conv_in.weight.grad, gradient, rtol=1e-3, atol=1e-3)
+
+
+def spying(call, seen):
+    def processor(self, attn, x, *more):
+        seen.append(x.shape[2:].numel())
+        return call(self, attn, x, *more)
+
+    return processor

@@ -24,6 +24,7 @@ from noiseweave.jobs.cli import main
 from noiseweave.jobs.train import config as train_config
 from noiseweave.jobs.train import job as train
 from noiseweave.jobs.train import report
+from noiseweave.jobs.train.task import Source
 from noiseweave.jobs.training import watch
 
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
@@ -157,7 +158,8 @@ def test_bad_pictures_and_shards_are_listed_once_and_the_run_goes_on(bad_shards,
 
 def test_half_precision_is_of_the_saved_weights(bad_shards, whole, tmp_path):
     last = training.latest(str(whole / "_run" / "checkpoints"))
-    report.publish(config_of(bad_shards, tmp_path / "half", "--save_precision", "fp16"), 0, last)
+    config = config_of(bad_shards, tmp_path / "half", "--save_precision", "fp16")
+    report.publish(config, Source(shards=(), payload=(), classes=0), last)
     full, half = weights_of(whole), weights_of(tmp_path / "half")
     assert all(torch.equal(half[name], full[name].half()) for name in full)
     assert (
