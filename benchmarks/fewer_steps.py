@@ -36,9 +36,6 @@ RECIPES = (
     InversionRecipe(num_steps=20, skip=4, sampler="sde-dpm-solver++"),
     InversionRecipe(num_steps=20, skip=4),
     InversionRecipe(num_steps=15, skip=3, sampler="sde-dpm-solver++"),
-    InversionRecipe(num_steps=15, skip=3),
-    InversionRecipe(num_steps=10, skip=2, sampler="sde-dpm-solver++"),
-    InversionRecipe(num_steps=10, skip=2),
 )
 CHAIN, SKIP = 100, 36  # of the published loop
 
