@@ -32,8 +32,6 @@ def run(config: Config) -> int:
     from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
-    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
-    config = replace(config, model=model)
     source = None if config.follow else packing.look(config)
     found = [] if config.follow or source else _find(config)
     task = _task(config, output, found, source)
@@ -77,6 +75,8 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     gate = photos if config.gate is None else config.gate
     quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
+    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=chosen)
     config = replace(
         config, inversion=inversion, features=features, prompt=prompt, gate=gate, quality=quality
     )

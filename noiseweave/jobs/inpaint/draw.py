@@ -33,6 +33,7 @@ from noiseweave.jobs.inpaint import lora_files
 from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
+from noiseweave.jobs.reading import running
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         value = getattr(config, name)
         check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
     config = _settled(config, model)
+    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=chosen)
     if about.repaint:
         print(
             f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from noiseweave.engine.checks import check
@@ -15,7 +14,7 @@ from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.inpaint.config import OWNED, SHEETS, Config
 from noiseweave.jobs.inpaint.task import Task
-from noiseweave.jobs.reading import class_names, looks, running
+from noiseweave.jobs.reading import class_names, looks
 
 if TYPE_CHECKING:
     from noiseweave.jobs.inpaint.input import Input
@@ -35,8 +34,6 @@ def run(config: Config) -> int:
     from noiseweave.jobs.reading.contents import Contents
 
     output, sheet = destination(config)
-    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
-    config = replace(config, model=model)
     contents = Contents(output)
     work = inpaint_input.gather(config, contents)
     task = draw.plan(config, output, sheet, seed_of(config, output))
