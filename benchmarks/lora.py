@@ -35,6 +35,7 @@ from torchvision import transforms
 from noiseweave.engine.lora import adapters
 from noiseweave.engine.lora import pipelines as lora_pipelines
 from noiseweave.engine.lora.loss import LoraNetwork
+from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs.arguments import parse
 from noiseweave.jobs.lora import cache
@@ -71,8 +72,8 @@ def ours(config: lora_config.Config, source: lora_input.Source) -> Callable[[], 
     task = Task(config=config, source=source, threads=1, workers=1)
     fresh()
     pipeline = lora_pipelines.open_pipeline(config.model.name, "cpu")
-    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed)).train()
-    trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), Alone())  # type: ignore[arg-type]
+    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed), family_of(pipeline)).train()
+    trainer = Trainer(regime(task), learner(config, network, pipeline), Alone())  # type: ignore[arg-type]
     ready = batches(Reader(config, source, Encoders(pipeline)), 0, 1, 0, 1)
     return lambda: float(trainer.update(next(ready)))
 
@@ -119,7 +120,12 @@ def plain(config: lora_config.Config) -> Callable[[], float]:
         part.requires_grad_(False)
     r = config.lora
     pipe.unet.add_adapter(
-        LoraConfig(r=r.rank, lora_alpha=r.rank, init_lora_weights="gaussian", target_modules=list(r.targets))
+        LoraConfig(
+            r=r.rank,
+            lora_alpha=r.rank,
+            init_lora_weights="gaussian",
+            target_modules=list(family_of(pipe).lora_layers),
+        )
     )
     weights = [p for p in pipe.unet.parameters() if p.requires_grad]
     o = config.optimizer

@@ -39,13 +39,14 @@ from noiseweave.engine.lora import adapters
 from noiseweave.engine.lora import pipelines as lora_pipelines
 from noiseweave.engine.lora.loss import LoraBatch, LoraNetwork, held_out_loss
 from noiseweave.engine.networks import latents
+from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.pictures import crops, images
 from noiseweave.jobs.arguments import parse
 from noiseweave.jobs.lora import config as lora_config
 from noiseweave.jobs.lora import input as lora_input
 from noiseweave.jobs.lora.batches import Encoders, Reader
 from noiseweave.jobs.lora.input import Item
-from noiseweave.jobs.lora.loop import loop
+from noiseweave.jobs.lora.loop import goal_of, loop
 from noiseweave.jobs.lora.task import Task
 
 sys.path.append(str(pipelines.ROOT / "tests/jobs"))
@@ -176,15 +177,15 @@ class Judge:
         self, config: lora_config.Config, batch: LoraBatch, keys: Sequence[str], noises: int
     ) -> None:
         pipe = lora_pipelines.open_pipeline(config.model.name, "cpu")
-        self.network = LoraNetwork(adapters.attach(pipe, config.lora, config.seed))
+        self.network = LoraNetwork(adapters.attach(pipe, config.lora, config.seed), family_of(pipe))
         self.untrained = {n: w.clone() for n, w in adapters.state(self.network).items()}
-        self.scheduler, self.batch, self.keys, self.noises = pipe.scheduler, batch, keys, noises
+        self.goal, self.batch, self.keys, self.noises = goal_of(config, pipe), batch, keys, noises
 
     def __call__(self, state: State | None) -> np.ndarray:
         """float64 [pictures]; None asks about the base."""
         adapters.load(self.network, self.untrained if state is None else state)
         each = [
-            held_out_loss(self.network, self.batch, self.scheduler, self.keys, seed, TIMES).double()
+            held_out_loss(self.network, self.batch, self.goal, self.keys, seed, TIMES).double()
             for seed in range(self.noises)
         ]
         return torch.stack(each).mean(0).numpy()

@@ -210,8 +210,8 @@ def configs(folder: Path) -> None:
     texts = {
         "augment": "input: in\noutput: out\nseed: 3\nmodel: {name: digits-ddpm}\ninversion:\n"
         "  num_steps: 6\n  skip: 1\npairing:\n  threshold: 0.7\nfusion:\n  mode: [linear, cross_fade]\n  ratio: 0.3\n",
-        "inpaint": "images: imgs\nmasks: masks\noutput: out\nmodel: {name: digits-ddpm}\nseed: 1\nlora: [a, b]\n"
-        "lora_weight: [1, 0.5]\ninpaint: {steps: 3}\nprompt: 'clay'\n",
+        "inpaint": "images: imgs\nmasks: masks\noutput: out\nseed: 1\nmodel:\n  name: digits-ddpm\n"
+        "  lora: [a, b]\n  lora_weight: [1, 0.5]\ninpaint: {steps: 3}\nprompt: 'clay'\n",
         "lora": "input: in\noutput: out\nmodel: {name: sd}\ndata:\n  size: 64\n  template: 'a {caption}'\nsteps: 3\n",
         "sample": "output: out\nmodel: {name: digits-ddpm}\ncount: 3\nsampler: {name: ddim, steps: 5}\n",
         "pack": "input: in\noutput: out\nsize: 16\nkeep_labels: [0, 2]\nrenumber: true\nvalidation: 0.1\n",

@@ -87,7 +87,7 @@ def identity(recipe: FeatureRecipe, model: ModelConfig, size: int | None = None)
     """
     name, about = recipe.name, {"name": recipe.name, "side": side(recipe, model.name, size)}
     if name == "unet":
-        precision, files = model.precision, loading.fingerprint(loading.describe(model.name))
+        precision, files = model.precision, loading.fingerprint(loading.describe(model.name), model)
         return about | {"noise_level": recipe.noise_level, "model": files, "precision": precision}
     if name in PUBLISHED:
         return about | {"weights": networks.sha256(networks.weights_of(name, recipe.weights))}

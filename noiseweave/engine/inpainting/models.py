@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from noiseweave.engine.diffusion.path import Prediction
-from noiseweave.engine.lora import weights
-from noiseweave.engine.lora.weights import Lora
 from noiseweave.engine.networks import base_models, memory, paths, safety, text_pipeline, tuning
-from noiseweave.engine.networks.backbone import DTYPES
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
 from noiseweave.engine.networks.families.registry import text_to_image
-from noiseweave.engine.networks.protocols import Pipeline, Scheduler
+from noiseweave.engine.networks.protocols import Adding, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import UNETS, ModelConfig
 from noiseweave.engine.networks.text_pipeline import TextModel
 
@@ -115,44 +111,39 @@ def for_inpainting(model: ModelFacts) -> InpaintFacts:
     return InpaintFacts(kind=kind, channels=model.channels, size=model.side, multiple=model.multiple)
 
 
-def load(config: ModelConfig, device: str = "cpu", loras: Sequence[Lora] = ()) -> InpaintModel:
+def load(config: ModelConfig, device: str = "cpu", add: Adding | None = None) -> InpaintModel:
     """Load a model that ``for_inpainting`` knows.
 
     micro_batch 0 takes 16 pictures of a pipeline on a GPU and 4 elsewhere, of a pixel model 256 and 64.
 
     Args:
-        loras: what is added to a pipeline's weights; none for a pixel model.
+        add: adds the config's LoRA files, see ``text_pipeline.with_loras``.
 
     Raises:
         ValueError: one line, when it is missing, broken or of another kind, or a LoRA does not fit.
     """
     facts = read_facts(config.name)
     about = for_inpainting(facts)
-    assert about.kind != "pixel" or not loras
     on_gpu = torch.device(device).type == "cuda"
     if about.kind == "pixel":
         base = base_models.load(config, device, facts)
         return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
     size = config.micro_batch or (16 if on_gpu else 4)
-    pipeline = _pipeline(facts, config, device, loras)
+    pipeline = _pipeline(facts, config, device, add)
     text = TextModel(
         pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=safety.taken_from(pipeline)
     )
     return InpaintModel(about=about, text=text, micro_batch=size)
 
 
-def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, loras: Sequence[Lora]) -> Pipeline:
+def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, add: Adding | None) -> Pipeline:
     import diffusers
 
     family = facts.reader
     kind = family.filling if facts.sees_holes else family.pipeline
     config, precision = tuning.settled_here(config, device)
     memory.check_fits(facts, precision, device)
-    exact = replace(config, precision="fp32") if loras else config
-    pipeline = text_pipeline.opened(getattr(diffusers, kind), exact, facts.folder)
-    if loras:
-        weights.add(pipeline, loras)
-        pipeline.to(DTYPES[precision])
+    pipeline = text_pipeline.with_loras(getattr(diffusers, kind), config, facts.folder, add)
     if precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
     tuning.tune(family.network_of(pipeline), config, device)

@@ -15,9 +15,11 @@ from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from noiseweave.engine.lora.names import PARTS
+from noiseweave.engine.lora.names import NETWORKS
 from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import METADATA
+from noiseweave.engine.networks.families.family import Family
+from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.records import Json
 from noiseweave.engine.seeding import seed_of
@@ -35,15 +37,17 @@ def attach(pipeline: Pipeline, recipe: LoraRecipe, seed: int) -> dict[str, nn.Mo
     needs autocast there.
 
     Returns:
-        The networks with trained weights: unet, and with ``recipe.text_encoder`` text_encoder and, of SDXL,
-        text_encoder_2.
+        The networks with trained weights: unet or transformer, and with ``recipe.text_encoder`` text_encoder and, of
+        SDXL, text_encoder_2.
 
     Raises:
         ValueError: one line: a target that is no layer, or a rank over a layer's width.
     """
-    networks = {p: getattr(pipeline, p, None) for p in (PARTS if recipe.text_encoder else PARTS[:1])}
+    family = family_of(pipeline)
+    parts = [family.network, *(("text_encoder", "text_encoder_2") if recipe.text_encoder else ())]
+    networks = {part: getattr(pipeline, part, None) for part in parts}
     present = {part: network for part, network in networks.items() if network is not None}
-    chosen = {part: _chosen(part, network, recipe, len(present)) for part, network in present.items()}
+    chosen = {part: _chosen(part, network, recipe, family, len(present)) for part, network in present.items()}
     for frozen in pipeline.components.values():
         if isinstance(frozen, nn.Module):
             frozen.requires_grad_(False)
@@ -56,13 +60,14 @@ def attach(pipeline: Pipeline, recipe: LoraRecipe, seed: int) -> dict[str, nn.Mo
     return present
 
 
-def check_targets(config: Json, recipe: LoraRecipe) -> None:
-    """Raise ValueError as ``attach`` does, from a UNet's config alone: no weight is read."""
-    from diffusers import UNet2DConditionModel
+def check_targets(family: Family, config: Json, recipe: LoraRecipe) -> None:
+    """Raise ValueError as ``attach`` does, from a network's config alone: no weight is read."""
+    import diffusers
 
+    kind = getattr(diffusers, family.kind)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(config))
-    _chosen("unet", unet, recipe, 1)
+        network = kind.from_config(dict(config))
+    _chosen(family.network, network, recipe, family, 1)
 
 
 def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> None:
@@ -78,9 +83,9 @@ def _insert(network: Any, layers: list[str], recipe: LoraRecipe, seed: int) -> N
             p.data = p.data.float()
 
 
-def _chosen(part: str, network: Any, recipe: LoraRecipe, parts: int) -> Json:
+def _chosen(part: str, network: Any, recipe: LoraRecipe, family: Family, parts: int) -> Json:
     """The layers that are trained, by name."""
-    targets = recipe.targets if part == "unet" else ATTENTION
+    targets = (recipe.targets or family.lora_layers) if part in NETWORKS else ATTENTION
     layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     for target in targets:
         if not any(_is(name, target) for name in layers):
@@ -154,12 +159,13 @@ def files(state: Mapping[str, Tensor], recipe: LoraRecipe) -> dict[str, bytes]:
         state: as ``state`` gives it, with the network's name in front of each: unet.mid_block....
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    network = next(n for n in NETWORKS if any(name.startswith(f"{n}.") for name in plain))
     if recipe.method == "partial":
-        own = {name.removeprefix("unet."): t for name, t in plain.items()}
-        return {"unet_partial_tuned.safetensors": save(own, {"format": "pt"})}
+        own = {name.removeprefix(f"{network}."): t for name, t in plain.items()}
+        return {f"{network}_partial_tuned.safetensors": save(own, {"format": "pt"})}
     return {
-        "lora_unet.safetensors": _diffusers(plain, recipe),
-        "lora_unet_kohya.safetensors": _kohya(plain, recipe),
+        f"lora_{network}.safetensors": _diffusers(plain, recipe),
+        f"lora_{network}_kohya.safetensors": _kohya(plain, recipe),
     }
 
 
@@ -176,10 +182,10 @@ def _diffusers(state: Mapping[str, Tensor], recipe: LoraRecipe) -> bytes:
 
 
 def _kohya(state: Mapping[str, Tensor], recipe: LoraRecipe) -> bytes:
-    """kohya's names, which have no dots but at the end, with an alpha for each layer."""
+    """kohya's names, which have no dots but at the end, with an alpha for each layer; of a transformer OneTrainer's."""
     parts = {_split(name)[0] for name in state}
     first = "te1" if "text_encoder_2" in parts else "te"
-    short = {"unet": "unet", "text_encoder": first, "text_encoder_2": "te2"}
+    short = {network: network for network in NETWORKS} | {"text_encoder": first, "text_encoder_2": "te2"}
     tensors = {}
     for name, t in state.items():
         part, rest = _with_model(*_split(name))
@@ -203,4 +209,4 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _with_model(part: str, rest: str) -> tuple[str, str]:
-    return part, rest if part == "unet" else f"text_model.{rest}"
+    return part, rest if part in NETWORKS else f"text_model.{rest}"

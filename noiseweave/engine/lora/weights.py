@@ -1,4 +1,4 @@
-"""LoRA weights (Hu et al., arXiv 2106.09685, equation 3) in a pipeline of the Stable Diffusion family.
+"""LoRA weights (Hu et al., arXiv 2106.09685, equation 3) in a pipeline that reads texts.
 
 A file holds for some layers with weight W [out, in, ...] a down matrix A [r, in, ...] and an up matrix
 B [out, r, ...] of a small rank r. With weight w such a layer becomes
@@ -9,9 +9,15 @@ which is added to W here once: a step then costs what it costs without LoRA, and
 of it. B A is often smaller than the distance between neighbouring bfloat16 numbers near W, where it would be lost, so
 the sum is made of float32 weights and rounded once, when the pipeline is brought to its precision.
 
-Three formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
-and kohya's (lora_unet_..., lora_te_...), with its alpha for each layer. A file with layers of a UNet that were trained
-themselves is read too; with weight w they come W + w (W' - W).
+With DoRA (Liu et al., arXiv 2402.09353, equation 5) a file holds a magnitude m [out] too, and the layer becomes, with
+the norm over all but the outputs,
+
+    W + w (m V / |V| - W),    V = W + alpha / r B A
+
+Four formats of file are read: diffusers', new (which is peft's: lora_A, lora_B) and old (lora.down, to_q_lora.up),
+kohya's (lora_unet_..., lora_te_...), with its alpha for each layer, and ComfyUI's (diffusion_model....); of FLUX.1
+after the names of its own code too. A file with layers of a network that were trained themselves is read as well;
+with weight w they come W + w (W' - W).
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from noiseweave.engine.lora.names import ENDS, PARTS, UNET, Layers, has_layer, layer_name
+from noiseweave.engine.lora.names import ENDS, NETWORKS, OWN, PARTS, Layers, has_layer, layer_name, made_for
 from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.records import Json
 
@@ -55,7 +61,7 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a file adds to a layer at weight 1: ``scale B A``.
+    """What a file adds to a layer at weight 1: ``scale B A``, with magnitudes DoRA's difference.
 
     Attributes:
         key: what the file calls the layer.
@@ -63,6 +69,7 @@ class Change:
         A: [r, in, ...], finite; the kernel's sides behind, of a convolution.
         B: [out, r, ...], finite; sides of 1 behind.
         scale: alpha / r.
+        m: DoRA's magnitudes, of ``out`` elements; None of a plain LoRA.
     """
 
     key: str
@@ -70,6 +77,7 @@ class Change:
     A: Tensor
     B: Tensor
     scale: float
+    m: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,6 +87,21 @@ class Change:
     def product(self) -> Tensor:
         """float32 [out, in, ...]."""
         return (self.scale * self.B.float().flatten(1) @ self.A.float().flatten(1)).view(self.shape)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the difference is one whatever W is."""
+        return self.m is None
+
+    def difference(self, W: Tensor) -> Tensor:
+        """float32, of W's shape: what is added to W at weight 1."""
+        added = self.product().view_as(W).to(W.device)
+        if self.m is None:
+            return added
+        V = W + added
+        norm_O = V.flatten(1).norm(dim=1).clamp_min(1e-12)
+        scale_O = self.m.float().to(W.device).flatten() / norm_O
+        return scale_O.view(-1, *[1] * (W.ndim - 1)) * V - W
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +116,7 @@ class Tuned:
     key: str
     layer: str
     value: Tensor
+    fixed = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -136,13 +160,11 @@ def add(pipeline: Pipeline, loras: Iterable[Lora]) -> None:
     layers = Layers({name: tuple(w.shape) for name, w in weights.items()})
     changes = [(lora.weight, c) for lora in loras if lora.weight for c in read(lora, layers)]
     # all are differences from the weights as they were, so that it is all one which file comes first
-    tuned = [
-        (w, weights[c.layer], c.difference(weights[c.layer])) for w, c in changes if isinstance(c, Tuned)
-    ]
-    added = ((w, weights[c.layer], c.product()) for w, c in changes if isinstance(c, Change))
-    for weight, W, difference in itertools.chain(tuned, added):
+    first = [(w, weights[c.layer], c.difference(weights[c.layer])) for w, c in changes if not c.fixed]
+    added = ((w, weights[c.layer], c.difference(weights[c.layer])) for w, c in changes if c.fixed)
+    for weight, W, difference in itertools.chain(first, added):
         assert W.dtype == torch.float32
-        W += weight * difference.view_as(W).to(W.device)
+        W += weight * difference
 
 
 def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
@@ -168,13 +190,16 @@ def read(lora: Lora, layers: Layers) -> list[Change] | list[Tuned]:
 
 
 def _tuned(tensors: Mapping[str, Tensor]) -> list[Tuned]:
-    """The weights of a file with a UNet's own layers; none where it is another."""
-    names = {key: key.removeprefix("unet.") for key in sorted(tensors)}
-    if not all(
-        n.startswith(UNET) and n.endswith((".weight", ".bias")) and "lora" not in n for n in names.values()
-    ):
+    """The weights of a file with a network's own layers; none where it is another."""
+    if not all(key.endswith((".weight", ".bias")) and "lora" not in key for key in tensors):
         return []
-    return [Tuned(key=key, layer=layer_name("unet", n), value=tensors[key]) for key, n in names.items()]
+    for network, own in OWN.items():
+        names = {key: key.removeprefix(f"{network}.") for key in sorted(tensors)}
+        if all(name.startswith(own) for name in names.values()):
+            return [
+                Tuned(key=key, layer=layer_name(network, n), value=tensors[key]) for key, n in names.items()
+            ]
+    return []
 
 
 def _changes(
@@ -182,17 +207,20 @@ def _changes(
 ) -> list[Change]:
     config, changes = _config(which, data), []
     for key, values in found.items():
-        layer, rank = layers.called(key), len(values["A"])
-        try:
-            scale = _scale(key, layer, rank, values.get("alpha"), config)
-        except (AttributeError, TypeError, ValueError, re.error):
-            raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
-        changes.append(Change(key=key, layer=layer, A=values["A"], B=values["B"], scale=scale))
+        A, B, m = values["A"], values["B"], values.get("m", values.get("dora"))
+        parts = layers.split(key, A, B)
+        m_of = {} if m is None else {layer: m_O for layer, _, m_O in layers.split(key, A[:1], m.view(-1, 1))}
+        for layer, A_part, B_part in parts:
+            try:
+                scale = _scale(key, layer, len(A), values.get("alpha"), config)
+            except (AttributeError, TypeError, ValueError, re.error):
+                raise ValueError(f"{which}the header says no scale that is understood, for {key}") from None
+            changes.append(Change(key=key, layer=layer, A=A_part, B=B_part, scale=scale, m=m_of.get(layer)))
     return changes
 
 
 def _sorted(which: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What the file calls a layer -> its A, B and, of kohya's, alpha."""
+    """What the file calls a layer -> its A, B and, where it has them, alpha and m or dora, magnitudes."""
     found: dict[str, dict[str, Tensor]] = defaultdict(dict)
     unknown = []
     for key, value in sorted(tensors.items()):
@@ -207,12 +235,15 @@ def _sorted(which: str, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Te
             found[key.removesuffix(end)][ENDS[end]] = value
     if unknown or not found:
         raise ValueError(
-            f"{which}not LoRA weights of a known format (diffusers' and kohya's are; DoRA, LoHa, LoKr and bare peft "
+            f"{which}not LoRA weights of a known format (diffusers' and kohya's are; LoHa, LoKr and bare peft "
             f"adapters are not): {_first(unknown) if unknown else 'it is empty'}"
         )
     damaged = [key for key, values in found.items() if not _whole(values)]
     if damaged:
-        raise ValueError(f"{which}damaged: no down and up matrix of one rank for {_first(damaged)}")
+        raise ValueError(
+            f"{which}damaged: no down and up matrix of one rank, with DoRA a magnitude for each output, for "
+            f"{_first(damaged)}"
+        )
     return found
 
 
@@ -220,7 +251,13 @@ def _whole(values: Mapping[str, Tensor]) -> bool:
     if "A" not in values or "B" not in values or values.get("alpha", torch.ones(1)).numel() != 1:
         return False
     A, B = values["A"], values["B"]
-    return A.ndim > 1 and A.ndim == B.ndim and len(A) == B.shape[1] > 0 and B[0].numel() == B.shape[1]
+    if not (A.ndim > 1 and A.ndim == B.ndim and len(A) == B.shape[1] > 0 and B[0].numel() == B.shape[1]):
+        return False
+    m, dora = (
+        values.get("m", B[:, 0]),
+        values.get("dora", B[:, 0]),
+    )  # kohya's may be one for each input instead
+    return m.numel() == len(B) and dora.numel() == len(B) == len(dora)
 
 
 def _check_fit(which: str, changes: Sequence[Change | Tuned], layers: Layers) -> None:
@@ -232,9 +269,11 @@ def _check_fit(which: str, changes: Sequence[Change | Tuned], layers: Layers) ->
         elif _plain(has) != _plain(change.shape):
             unfit.append(f"{change.key} ({_text(change.shape)}, the model's is {_text(has)})")
     if unfit:
-        raise ValueError(
-            f"{which}made for another base model: {len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
-        )
+        meant, own = made_for({change.key: change.shape for change in changes}), made_for(layers.shapes)
+        known = bool(meant and own) and not set(meant) & set(own)
+        other = f", {' or '.join(meant)} and not {' or '.join(own)}" if known else ""
+        fit = f"{len(unfit)} of its {len(changes)} layers do not fit: {_first(unfit)}"
+        raise ValueError(f"{which}made for another base model{other}: {fit}")
 
 
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -270,7 +309,7 @@ def _scale(key: str, layer: str, rank: int, alpha: Tensor | None, config: Json) 
         return float(alpha) / rank
     part = layer.partition(".")[0]
     own = {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
-    own = own or (dict(config) if part == "unet" else {})
+    own = own or (dict(config) if part in NETWORKS else {})
     if own.get("lora_alpha") is None:
         return 1.0
     module, chosen = key.removeprefix(f"{part}."), own["lora_alpha"]

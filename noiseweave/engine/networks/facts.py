@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -9,7 +11,7 @@ from typing import Literal, cast
 from noiseweave.engine.networks import latents, pretrained
 from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import BY_PIPELINE, FAMILIES
-from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind, Usual
+from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind, ModelConfig, Usual
 from noiseweave.engine.records import Json
 
 OWN = "NoiseweaveModel"
@@ -164,8 +166,12 @@ def read_facts(name: str, size: int | None = None) -> ModelFacts:
     return read(name, index, size)
 
 
-def fingerprint(facts: ModelFacts) -> str:
-    """SHA-256 over the model's configs, vocabulary and weights, 16 hex digits: the same files, the same model."""
+def fingerprint(facts: ModelFacts, config: ModelConfig | None = None) -> str:
+    """SHA-256 over the model's configs, vocabulary and weights, 16 hex digits: the same files, the same model.
+
+    Args:
+        config: adds the contents and weights of its LoRA files, whose hashes it has; None adds nothing.
+    """
     folder = facts.folder
     if facts.conditioning == "text":
         kinds = (".json", ".txt", ".model", ".jinja", ".safetensors")
@@ -174,7 +180,12 @@ def fingerprint(facts: ModelFacts) -> str:
         parts = [k for k in pretrained.read(facts.name, folder, "model_index.json") if not k.startswith("_")]
         inside = [f for part in sorted(parts) for f in sorted((folder / part).glob("*"))]
         files = [f for f in inside if f.suffix in (".json", ".safetensors")]
-    return pretrained.hash_files([folder / "model_index.json", *files])
+    own = pretrained.hash_files([folder / "model_index.json", *files])
+    if config is None or not config.loras:
+        return own
+    assert config.lora_sha256 is not None, "the LoRA files were not looked at"
+    said = json.dumps([own, config.lora_sha256, config.lora_weights])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _read_pipeline(name: str, index: Config, size: int | None) -> ModelFacts:

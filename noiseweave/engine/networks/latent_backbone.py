@@ -22,7 +22,7 @@ from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Autoencoder, Scheduler, Unet
+from noiseweave.engine.networks.protocols import Adding, Autoencoder, Scheduler, Unet
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.networks.text_pipeline import TextModel
 from noiseweave.engine.records import Json
@@ -155,8 +155,10 @@ def _rows(device: str, side: int) -> int:
     return max(1, min(ROWS.get(kind, 64), AREA.get(kind, AREA["cpu"]) // side**2))
 
 
-def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentBackbone:
-    """Load a latent model, for pictures of ``model.side``.
+def load(
+    model: ModelFacts, config: ModelConfig, device: str = "cpu", add: Adding | None = None
+) -> LatentBackbone:
+    """Load a latent model, for pictures of ``model.side``; ``add`` as of ``text_pipeline.with_loras``.
 
     Raises:
         ValueError: one line, when its weights are broken.
@@ -167,7 +169,7 @@ def load(model: ModelFacts, config: ModelConfig, device: str = "cpu") -> LatentB
         base = base_models.load(config, device, model)
         parts = LatentNetworks(unet=base.network, vae=base.encoder, prediction=base.prediction)
         return LatentBackbone(parts, paths.stepping(base.scheduler), device, **more)
-    text = text_pipeline.load(config, TextRecipe(steps=1), device, model)
+    text = text_pipeline.load(config, TextRecipe(steps=1), device, model, add)
     scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
     networks = LatentNetworks(unet=text.network, vae=text.pipeline.vae, text=text)
     return LatentBackbone(networks, scheduler, device, **more)

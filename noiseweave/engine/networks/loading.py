@@ -14,6 +14,7 @@ from noiseweave.engine.networks import facts, latent_backbone, pretrained, tunin
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.families.registry import text_to_image
+from noiseweave.engine.networks.protocols import Adding
 from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe
 
 TARGETS = ("epsilon", "v_prediction", "sample")
@@ -133,20 +134,26 @@ def _distilled(model: ModelFacts) -> bool:
     return model.conditioning == "text" and model.usual.distilled
 
 
-def fingerprint(model: ModelFacts) -> str:
-    """SHA-256 over the configs and weights, 16 hex digits; of a pixel model, those of its UNet and scheduler alone."""
+def fingerprint(model: ModelFacts, config: ModelConfig | None = None) -> str:
+    """SHA-256 over the configs and weights, 16 hex digits; of a pixel model, those of its UNet and scheduler alone.
+
+    The LoRA files of a config are part of it, see ``facts.fingerprint``.
+    """
     if model.latent:
-        return facts.fingerprint(model)
+        return facts.fingerprint(model, config)
     files = (model.folder / name for name in facts.PIXEL_FILES)
     return pretrained.hash_files([*files, *sorted(model.folder.glob(facts.PIXEL_WEIGHTS))])
 
 
-def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> Backbone:
+def load(
+    config: ModelConfig, device: str = "cpu", size: int | None = None, add: Adding | None = None
+) -> Backbone:
     """Load a model: a LatentBackbone for one that works on latents.
 
     Args:
         size: side of the pictures, in pixels; None takes what the model was made for, and a pixel model has
             no other.
+        add: adds the config's LoRA files, where it has some; see ``text_pipeline.with_loras``.
 
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or cannot take that size.
@@ -155,7 +162,7 @@ def load(config: ModelConfig, device: str = "cpu", size: int | None = None) -> B
 
     model = describe(config.name, size)
     if model.latent:
-        return latent_backbone.load(model, config, device)
+        return latent_backbone.load(model, config, device, add)
     pretrained.quiet()
     kind = FlowMatchEulerDiscreteScheduler if model.path == "straight" else DDIMScheduler
     with pretrained.one_line(config.name, model.folder):

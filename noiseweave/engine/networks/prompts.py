@@ -48,12 +48,14 @@ class PromptList:
         across: pictures that belong in one row of a sheet: variants, frames or styles; 1 where they are
             unrelated.
         skipped: {reason: number} of shard samples without a usable caption.
+        classes: of the pictures in turn, () where they have none.
     """
 
     prompts: list[Prompt]
     labels: list[str]
     across: int
     skipped: dict[str, int]
+    classes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)

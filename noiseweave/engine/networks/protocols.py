@@ -91,3 +91,7 @@ class Pipeline(Protocol):
 
     def to(self: M, *where: Any) -> M:
         """Moved, in place."""
+
+
+Adding = Callable[[Pipeline], None]
+"""Adds LoRA files to a pipeline's weights, which are float32, in place; see ``lora.weights.add``."""

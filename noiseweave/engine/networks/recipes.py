@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,11 @@ class ModelConfig:
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
         safety_checker: ask the safety checker of a pipeline that has one; what it flags is drawn once more, and left
             out where it is flagged again. false does without.
+        lora: LoRA weights that are added to a text-to-image pipeline: a .safetensors file of diffusers' or kohya's
+            format, or a folder with one; several as '["a.safetensors", "b.safetensors"]'.
+        lora_weight: how much of each is added, or of all; 1 is as it was trained, 0 leaves the model as it is.
+        lora_sha256: SHA-256 of each file, as a run writes it down: another content is refused. null takes the files
+            as they are when the run begins.
     """
 
     name: str
@@ -42,9 +48,37 @@ class ModelConfig:
     channels_last: bool | None = field(default=None, metadata=ASIDE)
     attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
     safety_checker: bool = True
+    lora: str | tuple[str, ...] | None = field(default=None, metadata=ASIDE)  # their contents count
+    lora_weight: float | tuple[float, ...] = 1.0
+    lora_sha256: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check(self.micro_batch >= 0, "model.micro_batch", self.micro_batch, "0 (automatic) or more")
+        _check_loras(self)
+
+    @property
+    def loras(self) -> tuple[str, ...]:
+        """The LoRA files, none, one or several."""
+        return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora or ())
+
+    @property
+    def lora_weights(self) -> tuple[float, ...]:
+        """Of each LoRA."""
+        weight = self.lora_weight
+        if isinstance(weight, int | float):
+            return (float(weight),) * len(self.loras)
+        return tuple(map(float, weight))
+
+
+def _check_loras(model: ModelConfig) -> None:
+    count, value, hashes = len(model.loras), model.lora_weight, model.lora_sha256
+    check(all(path.strip() for path in model.loras), "model.lora", model.lora, "files or folders")
+    fits = isinstance(value, float | int) or len(value) == count
+    check(fits, "model.lora_weight", value, f"one number, or one for each of the {count} files")
+    check(all(map(math.isfinite, model.lora_weights)), "model.lora_weight", value, "finite numbers")
+    check(count > 0 or value in (1, (), []), "model.lora_weight", value, "nothing, as no model.lora is given")
+    ok = hashes is None or (len(hashes) == count and all(re.fullmatch("[0-9a-f]{64}", h) for h in hashes))
+    check(ok, "model.lora_sha256", hashes, f"64 hex digits for each of the {count} files, or null")
 
 
 UNNAMED = ModelConfig(name="")

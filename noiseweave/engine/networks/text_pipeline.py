@@ -6,8 +6,8 @@ B pictures, H x W pixels, K kept steps; z is a latent.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import family_of, text_to_image
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Pipeline, Scheduler
-from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.protocols import Adding, Pipeline, Scheduler
+from noiseweave.engine.networks.recipes import ModelConfig, Precision, TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.tuning import DTYPES
 from noiseweave.engine.records import Json
@@ -102,7 +102,11 @@ def check_recipe(facts: ModelFacts, recipe: TextRecipe) -> None:
 
 
 def load(
-    config: ModelConfig, recipe: TextRecipe, device: str = "cpu", facts: ModelFacts | None = None
+    config: ModelConfig,
+    recipe: TextRecipe,
+    device: str = "cpu",
+    facts: ModelFacts | None = None,
+    add: Adding | None = None,
 ) -> TextModel:
     """Load a pipeline from a folder that save_pretrained wrote, or from the hub.
 
@@ -112,6 +116,7 @@ def load(
 
     Args:
         facts: what ``read_facts`` says of it, where that is known.
+        add: as of ``with_loras``.
 
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or not fit for the recipe.
@@ -122,7 +127,7 @@ def load(
     check_text_to_image(facts)
     config, precision = tuning.settled_here(config, device)
     memory.check_fits(facts, precision, device)
-    pipeline = opened(getattr(diffusers, facts.reader.pipeline), config, facts.folder)
+    pipeline = with_loras(getattr(diffusers, facts.reader.pipeline), config, facts.folder, add)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
     checker = safety.taken_from(pipeline.to(device))
@@ -132,18 +137,50 @@ def load(
     return model
 
 
-def opened(auto: Any, config: ModelConfig, folder: Path, **parts: object) -> Pipeline:
-    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's."""
+def with_loras(auto: Any, config: ModelConfig, folder: Path, add: Adding | None) -> Pipeline:
+    """As ``opened``, with the config's LoRA files added in float32, before the weights are rounded to its precision.
+
+    Args:
+        add: adds them, see ``lora.weights.add``; None where the config has none.
+
+    Raises:
+        ValueError: as of ``opened``, and where a LoRA file does not fit.
+    """
+    assert (add is not None) == bool(config.loras), (
+        "LoRA files are named and not handed in, or handed in unnamed"
+    )
+    if add is None:
+        return opened(auto, config, folder)
+    pipeline = opened(auto, replace(config, precision="fp32"), folder)
+    add(pipeline)
+    return pipeline.to(DTYPES[tuning.chosen(config)])
+
+
+def opened(
+    auto: Any,
+    config: ModelConfig,
+    folder: Path,
+    others: Mapping[str, Precision] | None = None,
+    **parts: object,
+) -> Pipeline:
+    """A pipeline in its precision, as a class of diffusers' makes it; ``parts`` instead of the folder's.
+
+    Args:
+        others: parts that are in another precision.
+    """
     pretrained.quiet()
     index = pretrained.read(config.name, folder, "model_index.json")
     # what the folder says that it does without: diffusers takes a part of no default for forgotten
-    parts = {part: None for part, named in index.items() if named == [None, None]} | parts
+    absent = [part for part, named in index.items() if named == [None, None]]
+    # a tokenizer is of no use without its text encoder, and families ask by it how far a text is read
+    absent += [part.replace("text_encoder", "tokenizer") for part in absent]
+    parts = dict.fromkeys(absent) | parts
     if not config.safety_checker and (folder / "safety_checker").is_dir():
         parts["safety_checker"] = None
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
-            dtype=DTYPES[tuning.settled_here(config, "cpu")[1]],
+            dtype={n: DTYPES[p] for n, p in {"default": tuning.chosen(config), **(others or {})}.items()},
             use_safetensors=True,
             variant=pretrained.variant(folder),
             local_files_only=True,

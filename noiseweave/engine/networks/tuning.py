@@ -83,6 +83,12 @@ def settled_here(config: ModelConfig, device: torch.device | str) -> tuple[Model
     return replace(config, precision=chosen), chosen
 
 
+def chosen(config: ModelConfig) -> Precision:
+    """The precision of a config that ``settled_here``, or the job, has settled."""
+    assert config.precision != "auto", "settled first"
+    return config.precision
+
+
 def pick_device(gpus_per_worker: float | None = None) -> str:
     """cuda where this process has a GPU and a worker is given one (None: whatever there is), else cpu."""
     return "cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu"

@@ -16,12 +16,12 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.seeding import generator
 
 NetworkCall = Callable[[Tensor, Tensor], Tensor]
 """network(x_BCHW, t_B) -> [B, C, H, W]; t is a time step of the schedule, or 1000 sigma for straight paths."""
 
-Target = Literal["epsilon", "sample", "v_prediction"]
 TIME = 1000.0  # what a straight path's time in [0, 1] is multiplied by: the range of UNet2DModel's embedding
 
 
@@ -30,28 +30,48 @@ def step_of(time_B: Tensor, steps: int) -> Tensor:
     return (time_B * steps).long().clamp(max=steps - 1)
 
 
+def path_loss(
+    network: NetworkCall,
+    x0_BCHW: Tensor,
+    eps_BCHW: Tensor,
+    level: tuple[Tensor, Tensor, Tensor],
+    target: Prediction,
+) -> Tensor:
+    """``|| y - network(alpha x0 + sigma eps, t) ||^2``, the mean over values, on any Gaussian path.
+
+    y is eps (Ho et al., eq. 14), x0, v = alpha eps - sigma x0 (Salimans & Ho, arXiv 2202.00512), or of a flow
+    eps - x0 (Lipman et al., arXiv 2210.02747, eq. 23, sigma_min = 0; sigma is 1 - t of that paper, whose x_0 is noise).
+
+    Args:
+        level: alpha, sigma and what the network is conditioned on, each [B].
+    """
+    alpha, sigma = (side_B.view(-1, 1, 1, 1) for side_B in level[:2])
+    x_t = alpha * x0_BCHW + sigma * eps_BCHW
+    y = {
+        "epsilon": lambda: eps_BCHW,
+        "sample": lambda: x0_BCHW,
+        "v_prediction": lambda: alpha * eps_BCHW - sigma * x0_BCHW,
+        "flow": lambda: eps_BCHW - x0_BCHW,
+    }[target]()
+    return mean_square(y - network(x_t, level[2]).float())
+
+
 def ddpm_loss(
     network: NetworkCall,
     x0_BCHW: Tensor,
     eps_BCHW: Tensor,
     t_B: Tensor,
     alpha_bar_T: Tensor,
-    target: Target = "epsilon",
+    target: Prediction = "epsilon",
     min_snr: float = 0.0,
 ) -> Tensor:
-    """``w(t) || y - network(sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, t) ||^2``, the mean over values.
-
-    y is eps (eq. 14), x0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho, arXiv 2202.00512).
-    """
-    a = alpha_bar_T[t_B].view(-1, 1, 1, 1)
-    x_t = a.sqrt() * x0_BCHW + (1 - a).sqrt() * eps_BCHW
-    v = a.sqrt() * eps_BCHW - (1 - a).sqrt() * x0_BCHW
-    y = {"epsilon": eps_BCHW, "sample": x0_BCHW, "v_prediction": v}[target]
-    loss = mean_square(y - network(x_t, t_B).float())
-    return loss * min_snr_weight(alpha_bar_T[t_B], target, min_snr) if min_snr else loss
+    """``path_loss`` where alpha is sqrt(alpha_bar_t) and sigma sqrt(1 - alpha_bar_t), times w(t)."""
+    a_B = alpha_bar_T[t_B]
+    loss = path_loss(network, x0_BCHW, eps_BCHW, (a_B.sqrt(), (1 - a_B).sqrt(), t_B), target)
+    return loss * min_snr_weight(a_B, target, min_snr) if min_snr else loss
 
 
-def min_snr_weight(alpha_bar_B: Tensor, target: Target, gamma: float) -> Tensor:
+def min_snr_weight(alpha_bar_B: Tensor, target: Prediction, gamma: float) -> Tensor:
     """min(SNR, gamma), a weight of the error in x0, as a weight of the error in the target.
 
     Hang et al. 2023 (arXiv 2303.09556), eq. 6: with SNR = alpha_bar / (1 - alpha_bar), an error in eps counts
@@ -63,20 +83,21 @@ def min_snr_weight(alpha_bar_B: Tensor, target: Target, gamma: float) -> Tensor:
 
 
 def flow_loss(network: NetworkCall, x0_BCHW: Tensor, eps_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-    """Conditional flow matching on straight paths (Lipman et al., arXiv 2210.02747, eq. 23, sigma_min = 0).
-
-    ``|| (eps - x0) - network((1 - sigma) x0 + sigma eps, 1000 sigma) ||^2``. sigma is 1 - t of the paper, whose
-    x_0 is the noise: diffusers' FlowMatchEulerDiscreteScheduler reads the network as it is.
-    """
-    s = sigma_B.view(-1, 1, 1, 1)
-    velocity = network((1 - s) * x0_BCHW + s * eps_BCHW, TIME * sigma_B).float()
-    return mean_square((eps_BCHW - x0_BCHW) - velocity)
+    """``path_loss`` on the straight path: diffusers' FlowMatchEulerDiscreteScheduler reads the network as it is."""
+    return path_loss(network, x0_BCHW, eps_BCHW, (1 - sigma_B, sigma_B, TIME * sigma_B), "flow")
 
 
 def mixing_loss(network: NetworkCall, x0_BCHW: Tensor, eps_BCHW: Tensor, w_B: Tensor) -> Tensor:
-    """The teaching form: ``|| x0 - network((1 - w) x0 + w eps, 1000 w) ||^2``, w in [0, 1]."""
-    w = w_B.view(-1, 1, 1, 1)
-    return mean_square(x0_BCHW - network((1 - w) * x0_BCHW + w * eps_BCHW, TIME * w_B).float())
+    """The teaching form: the straight path, w in [0, 1] in place of sigma, and x0 as the target."""
+    return path_loss(network, x0_BCHW, eps_BCHW, (1 - w_B, w_B, TIME * w_B), "sample")
+
+
+def logit_normal(time_B: Tensor, mean: float, std: float) -> Tensor:
+    """Even chance in [0, 1] -> that of a logit-normal distribution (Esser et al., arXiv 2403.03206, eq. 19).
+
+    1 is noise: a mean above 0 draws noisier levels.
+    """
+    return torch.sigmoid(mean + std * torch.special.ndtri(time_B.double())).to(time_B)
 
 
 def mean_square(difference_BCHW: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names, looks, running
+from noiseweave.jobs.reading import class_names, looks, loras, running
 
 
 def run(config: Config) -> int:
@@ -64,6 +64,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     from noiseweave.cluster import storage
     from noiseweave.engine.features import choice, spaces
 
+    config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(model, config.inversion)
     looks.warn(loading.long_chain(model, inversion))
@@ -88,7 +89,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         size=model.side,
         root=root,
         feature_side=spaces.side(features, config.model.name, config.size),
-        model_hash=loading.fingerprint(model),
+        model_hash=loading.fingerprint(model, config.model),
         conditioning=model.conditioning,
         classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),
     )

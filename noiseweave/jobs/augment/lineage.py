@@ -9,6 +9,7 @@ from noiseweave import __version__
 from noiseweave.engine.pictures.provenance import CREATED, Mark
 from noiseweave.engine.records import Json, JsonMapping, Location, Pair
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading import loras
 
 
 def mark(known: JsonMapping) -> Mark:
@@ -59,6 +60,7 @@ def lineage(
         "pair_seed": pair.seed,
         "model": config.model.name,
         "model_hash": task.model_hash,
+        "lora": loras.record(config.model),
         "precision": config.model.precision,
         "noiseweave": __version__,
     }

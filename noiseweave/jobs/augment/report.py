@@ -24,6 +24,7 @@ from noiseweave.jobs import outputs
 from noiseweave.jobs.augment import packing, paired, skipping
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import ORIGINALS
+from noiseweave.jobs.reading import loras
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
@@ -93,6 +94,7 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "config": asdict(task.config),
         "read_from": {"root": task.root},
         "model_hash": task.model_hash,
+        "lora": loras.record(task.config.model),
         "images": embedded,
         "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
         **figures(last),

@@ -9,7 +9,7 @@ import numpy as np
 
 from noiseweave.engine.networks import loading
 from noiseweave.jobs.augment.reference import Reference
-from noiseweave.jobs.reading import feature_cache
+from noiseweave.jobs.reading import feature_cache, loras
 
 if TYPE_CHECKING:
     from noiseweave.engine.networks.backbone import Backbone
@@ -24,7 +24,8 @@ def device(reference: Reference) -> str:
 
 def load_backbone(reference: Reference) -> Backbone:
     """The diffusion model, on this worker's device."""
-    return loading.load(reference.model, device(reference), reference.model_size)
+    model = reference.model
+    return loading.load(model, device(reference), reference.model_size, loras.adding(model))
 
 
 def load_extractor(reference: Reference) -> Callable[[np.ndarray], np.ndarray]:

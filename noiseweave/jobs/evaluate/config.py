@@ -120,6 +120,8 @@ class Config:
         unet = self.features.name == "unet" and self.mode in ("sets", "samples")
         if self.mode == "reconstruction" or unet:
             check_named(self.model)
+        else:
+            check(not self.model.loras, "model.lora", self.model.lora, "null, as no model is used here")
 
     def _check_mode(self) -> None:
         of_mode = {"sets": OF_SETS, "pairs": OF_PAIRS, "reconstruction": OF_PAIRS, "samples": ()}

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from noiseweave.cluster import storage
 from noiseweave.jobs.evaluate.config import Config
-from noiseweave.jobs.reading import running
+from noiseweave.jobs.reading import loras, running
 
 
 def run(config: Config) -> int:
@@ -21,7 +21,7 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    output = storage.absolute(config.output)
-    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    output, model = storage.absolute(config.output), loras.settled(config.model)
+    model = running.with_precision(model, config.cluster, output, config.overwrite)
     config = replace(config, model=model)
     return importlib.import_module(f"noiseweave.jobs.evaluate.{config.mode}").run(config)

@@ -27,7 +27,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pairs import Scored
 from noiseweave.jobs.evaluate.pictures import Read
-from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading import looks, loras
 from noiseweave.jobs.reading.contents import Contents
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(config: Config) -> int:
         loading.settled_chain(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
-    output, model_hash = storage.absolute(config.output), loading.fingerprint(model)
+    output, model_hash = storage.absolute(config.output), loading.fingerprint(model, config.model)
     contents = Contents(output)
     found = pictures.find("input", config.input, config.unit_pictures, contents)
     about = identity(config, several, found.digest, model_hash)
@@ -95,7 +95,7 @@ def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book:
     warnings = [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)]
     report = {
         "mode": "reconstruction",
-        "model_hash": loading.fingerprint(model),
+        "model_hash": loading.fingerprint(model, config.model),
         "quarantined": counts,
         "failed": outcome.failed,
         "seconds": round(outcome.seconds, 2),
@@ -139,7 +139,8 @@ def _rows(config: Config, data: Read) -> int:
 
 
 def _make_rows(config: Config) -> Callable[[Read], Scored]:
-    model = loading.load(config.model, evaluate_report.device(config), config.size)
+    add = loras.adding(config.model)
+    model = loading.load(config.model, evaluate_report.device(config), config.size, add)
     words = loading.describe(config.model.name).conditioning == "text"
     score = pairs.scorer(config)
 

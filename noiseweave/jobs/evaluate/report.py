@@ -17,6 +17,7 @@ from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.evaluate.config import Config
 from noiseweave.jobs.evaluate.pictures import PictureSet
+from noiseweave.jobs.reading import loras
 
 
 def device(config: Config) -> str:
@@ -50,7 +51,8 @@ def write_quarantine(
 def finish(config: Config, output: str, report: Json) -> int:
     """Write the report and show it. Returns the exit code: 1 when units failed."""
     path = storage.join(output, "report.json")
-    storage.write_json(path, {"noiseweave": __version__, "config": asdict(config)} | report)
+    about = {"noiseweave": __version__, "config": asdict(config), "lora": loras.record(config.model)}
+    storage.write_json(path, about | report)
     console = Console()
     console.width = max(console.width, 120)  # names of figures are not broken
     for name, about in report.get("sets", {}).items():

@@ -24,7 +24,7 @@ from noiseweave.jobs.evaluate import statistics as evaluate_statistics
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.pictures import PictureSet, Read
 from noiseweave.jobs.evaluate.set_task import Task
-from noiseweave.jobs.reading import feature_cache
+from noiseweave.jobs.reading import feature_cache, loras
 from noiseweave.jobs.reading.contents import Contents
 
 Extracted = tuple[np.ndarray, np.ndarray | None, int, list[Quarantined]]
@@ -128,7 +128,10 @@ def _make_extract(task: Task) -> Callable[[Read], Extracted]:
 
     config, device = task.config, evaluate_report.device(task.config)
     load = partial(
-        spaces.load_space, config.features, lambda: loading.load(config.model, device, config.size), device
+        spaces.load_space,
+        config.features,
+        lambda: loading.load(config.model, device, config.size, loras.adding(config.model)),
+        device,
     )
     extract = feature_cache.extractor(config.features, load, lambda: task.space)
     classify = load().classify if task.classes else None

@@ -21,7 +21,7 @@ from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs.fuse.config import Config, drawn, spread
-from noiseweave.jobs.reading import looks
+from noiseweave.jobs.reading import looks, loras
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def run(config: Config) -> int:
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
 
-    model, _ = tuning.settled_here(config.model, tuning.pick_device())
+    model, _ = tuning.settled_here(loras.settled(config.model), tuning.pick_device())
     config = replace(config, model=model)
     facts = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(facts, config.inversion)
@@ -83,7 +83,7 @@ def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | No
     from noiseweave.jobs.report.job import finish_page
 
     output, (keys, image_NHWC, mask_HW, mask_key) = storage.absolute(config.output), read
-    model = loading.load(config.model, pick_device(), config.size)
+    model = loading.load(config.model, pick_device(), config.size, loras.adding(config.model))
     work.warn(model, prompts)
     made = drawing(config, model, image_NHWC, keys, prompts, mask_HW)
     if made.flagged_F[0]:
@@ -92,7 +92,7 @@ def _fused(config: Config, facts: ModelFacts, read: _Read, prompts: Prompts | No
     if made.flagged_F[0]:
         print(f"error: flagged: {FLAGGED}", file=sys.stderr)
         return 1
-    psnr, model_hash = made.psnr, loading.fingerprint(facts)
+    psnr, model_hash = made.psnr, loading.fingerprint(facts, config.model)
     files = work.encoded(config, image_NHWC, made.shown_FHWC, keys, model_hash)
     folder.replace(output, files.items())
     lineage = describe(config, keys, psnr, list(files), model_hash, prompts)
@@ -185,6 +185,7 @@ def describe(
         **asdict(config.inversion),
         "model": config.model.name,
         "model_hash": model_hash,
+        "lora": loras.record(config.model),
         "precision": config.model.precision,
         "noiseweave": __version__,
         "files": files,

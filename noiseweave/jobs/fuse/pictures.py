@@ -120,10 +120,8 @@ def map_keys(
     config: Config, image_NHWC: np.ndarray, keys: Sequence[str], prompts: Prompts | None
 ) -> list[str]:
     """Cache keys: all that each picture's noise map is a function of."""
-    own, model = (
-        config.inversion.noise == "independent",
-        loading.fingerprint(loading.describe(config.model.name)),
-    )
+    own = config.inversion.noise == "independent"
+    model = loading.fingerprint(loading.describe(config.model.name), config.model)
     return [
         map_key(
             image_HWC,

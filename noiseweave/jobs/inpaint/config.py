@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,12 +15,14 @@ from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, check_named
 USUAL = {
     "input and output": ("images", "masks", "image", "mask", "input", "output"),
     "what it does": ("prompt", "mask_mode", "rows"),
-    "model": ("model.name", "lora", "inpaint.steps"),
+    "model": ("model.name", "model.lora", "inpaint.steps"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 # short spellings of options, those of the project that this job follows among them
 ALIASES = {
     "--model": "--model.name",
+    "--lora": "--model.lora",
+    "--lora_weight": "--model.lora_weight",
     "--steps": "--inpaint.steps",
     "--guidance": "--inpaint.guidance",
     "--strength": "--inpaint.strength",
@@ -71,9 +72,6 @@ class Config:
         crop_to_mask: paint boxes around the holes at full resolution, holes that are apart apart, and not the
             whole picture.
         padding: pixels around a hole that its box shows the model.
-        lora: LoRA weights that are added to the model: a .safetensors file of diffusers' or kohya's format, or a folder
-            with one; several as '["a.safetensors", "b.safetensors"]'.
-        lora_weight: how much of each is added, or of all; 1 is as it was trained.
         output_format: of the restored pictures; same keeps each picture's own. All but jpg are lossless.
         collage: write original | original with the hole in white | restored, a row for each variant. null
             does for pictures in files and does not for shards.
@@ -107,8 +105,6 @@ class Config:
     feather: int = 4
     crop_to_mask: bool = False
     padding: int = 64
-    lora: str | tuple[str, ...] | None = None
-    lora_weight: float | tuple[float, ...] = 1.0
     output_format: Literal["same", "png", "jpg", "webp", "bmp", "tif"] = "same"
     collage: bool | None = None
     collage_spacing_h: int = 20
@@ -142,15 +138,6 @@ class Config:
         check(
             ok, "output_format", self.output_format, "another format with provenance, which a bmp cannot hold"
         )
-        self._check_loras()
-
-    def _check_loras(self) -> None:
-        count, value = len(self.loras), self.lora_weight
-        check(all(path.strip() for path in self.loras), "lora", self.lora, "files or folders")
-        fits = isinstance(value, float | int) or len(value) == count
-        check(fits, "lora_weight", value, f"one number, or one for each of the {count} files")
-        check(all(map(math.isfinite, self.weights)), "lora_weight", value, "finite numbers")
-        check(count > 0 or value in (1, (), []), "lora_weight", value, "nothing, as no --lora is given")
 
     def _check_input(self) -> None:
         if (self.image is None) != (self.mask is None):
@@ -165,19 +152,6 @@ class Config:
                 "one of --image with --mask, --images with --masks (or masks beside them), and --input is needed; "
                 "given: " + (", ".join(given) or "none")
             )
-
-    @property
-    def loras(self) -> tuple[str, ...]:
-        """The LoRA files, none, one or several."""
-        if self.lora is None:
-            return ()
-        return (self.lora,) if isinstance(self.lora, str) else tuple(self.lora)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """Of each LoRA."""
-        several = isinstance(self.lora_weight, tuple | list)
-        return tuple(self.lora_weight) if several else (float(self.lora_weight),) * len(self.loras)  # type: ignore[arg-type]
 
     @property
     def sheets(self) -> bool:

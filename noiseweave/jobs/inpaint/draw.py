@@ -29,11 +29,10 @@ from noiseweave.engine.inpainting.patches import resized
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.jobs.inpaint import lora_files
 from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
-from noiseweave.jobs.reading import running
+from noiseweave.jobs.reading import loras, running
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
     from noiseweave.engine.networks.facts import fingerprint, read_facts
 
     set_cache(config)
+    config = replace(config, model=loras.settled(config.model))
     model = read_facts(config.model.name)
     about = for_inpainting(model)
     check_steps("inpaint.steps", config.inpaint.steps, model.trained_steps)
@@ -90,8 +90,7 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         sheet=sheet,
         about=asdict(about),
         seed=seed,
-        model_hash=fingerprint(model),
-        loras=lora_files.look(config, about.kind),
+        model_hash=fingerprint(model, config.model),
     )
 
 
@@ -198,8 +197,8 @@ def _make_paint(task: Task, gpu: bool) -> Callable[[Batch], Result]:
     from noiseweave.engine.inpainting import filling
 
     set_cache(task.config)
-    loras = [file.read() for file in task.loras]
-    model = filling.load(task.config.model, "cuda" if gpu else "cpu", loras)
+    config = task.config.model
+    model = filling.load(config, "cuda" if gpu else "cpu", loras.adding(config))
     return Painter(task, model, lambda: _exact(task, gpu))
 
 
@@ -210,7 +209,7 @@ def _exact(task: Task, gpu: bool) -> InpaintModel | None:
     if task.config.model.precision == "fp32":
         return None
     exact = replace(task.config.model, precision="fp32")
-    return filling.load(exact, "cuda" if gpu else "cpu", [file.read() for file in task.loras])
+    return filling.load(exact, "cuda" if gpu else "cpu", loras.adding(exact))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,8 +125,6 @@ def identity(task: Task, work: Input) -> JsonMapping:
         task.config,
         job="inpaint",
         model_hash=task.model_hash,
-        lora=[file.sha256[:16] for file in task.loras],
-        lora_weight=[file.weight for file in task.loras],
         **{"input.content": work.digest},
         class_names=work.classes,
         seed=task.seed,

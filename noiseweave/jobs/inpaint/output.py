@@ -29,6 +29,7 @@ from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
 from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
+from noiseweave.jobs.reading import loras
 from noiseweave.jobs.reading.places import Item, Place
 from noiseweave.jobs.report.job import finish_page
 
@@ -221,7 +222,7 @@ def lineage(task: Task, one: Painted) -> Json:
         "method": task.method,
         "model": config.model.name,
         "model_hash": task.model_hash,
-        "lora": [file.record for file in task.loras],
+        "lora": loras.record(task.config.model),
         "precision": one.precision,
         "noiseweave": __version__,
     }
@@ -270,7 +271,7 @@ def summary(task: Task, work: Input, outcome: Outcome, quarantined: Counter[str]
         "model": task.config.model.name,
         "model_hash": task.model_hash,
         "method": task.method,
-        "lora": [file.record for file in task.loras],
+        "lora": loras.record(task.config.model),
         "pictures": work.pictures,
         "restored": outcome.produced - len(copied) * task.config.rows,
         "copied": len(copied),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.reading.places import Item
-
-if TYPE_CHECKING:
-    from noiseweave.jobs.inpaint.lora_files import LoraFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +23,6 @@ class Task:
         about: what the model is: its kind, size and channels.
         model_hash: fingerprint of its files.
         seed: of the first variant, drawn where the config gives none.
-        loras: what is added to the model's weights.
     """
 
     config: Config
@@ -36,7 +31,6 @@ class Task:
     about: JsonMapping
     model_hash: str
     seed: int
-    loras: tuple[LoraFile, ...] = ()
 
     @property
     def method(self) -> str:

@@ -30,7 +30,7 @@ from noiseweave.jobs.lora.input import Item, Source, content_of
 from noiseweave.jobs.reading.places import Place
 from noiseweave.jobs.reading.shard_pictures import InputChanged
 
-REMEMBERED = 1024  # captions whose embeddings a worker keeps
+REMEMBERED = 128  # captions whose embeddings a worker keeps: of T5 8 MiB each
 
 
 def views(config: Config) -> int:

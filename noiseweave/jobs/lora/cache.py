@@ -27,7 +27,7 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine import spans
-from noiseweave.engine.lora.pipelines import open_pipeline
+from noiseweave.engine.lora.pipelines import ENCODERS, NETWORKS, open_pipeline, open_readers
 from noiseweave.engine.records import Quarantined
 from noiseweave.jobs.lora.config import Config, state
 from noiseweave.jobs.lora.input import Item, Source, unseen
@@ -224,9 +224,7 @@ def _fetch(config: Config, seen: Sequence[str], unit: Unit) -> tuple[list[Views]
 def _make_encode(name: str, gpu: bool) -> Callable[[tuple[list[Views], list[Quarantined]]], Encoded]:
     from noiseweave.jobs.lora.batches import Encoders
 
-    encoders = Encoders(
-        open_pipeline(name, "cuda" if gpu else "cpu", "unet", "text_encoder", "text_encoder_2")
-    )
+    encoders = Encoders(open_pipeline(name, "cuda" if gpu else "cpu", *NETWORKS, *ENCODERS))
 
     def compute(data: tuple[list[Views], list[Quarantined]]) -> Encoded:
         good, bad = data
@@ -247,8 +245,7 @@ def truncated_captions(config: Config, source: Source) -> tuple[str, ...]:
     from noiseweave.engine.networks import text_encoding
     from noiseweave.engine.networks.prompts import Prompt
 
-    heavy = ("vae", "unet", "text_encoder", "text_encoder_2", "safety_checker")
-    pipe = open_pipeline(config.model.name, "cpu", *heavy)
+    pipe = open_pipeline(config.model.name, "cpu", "vae", *NETWORKS, *ENCODERS, "safety_checker")
     texts = sorted({item.words for item in source.all})
     return tuple(text_encoding.truncated_ends(pipe, [Prompt(text=t, key="") for t in texts]).values())
 
@@ -298,7 +295,7 @@ def _words(config: Config, source: Source, where: str, s: Session) -> dict[str, 
 def _make_say(name: str, gpu: bool) -> Callable[[Sequence[str]], Spoken]:
     from noiseweave.jobs.lora.batches import Encoders
 
-    encoders = Encoders(open_pipeline(name, "cuda" if gpu else "cpu", "unet"))
+    encoders = Encoders(open_readers(name, "cuda" if gpu else "cpu"))
     return lambda texts: [
         (_hash(t), {n: _half(x) for n, x in encoders.said(t).items()}) for t in spans.steps(texts)
     ]

@@ -39,6 +39,9 @@ OWNED = (
     "lora_unet.safetensors",
     "lora_unet_kohya.safetensors",
     "unet_partial_tuned.safetensors",
+    "lora_transformer.safetensors",
+    "lora_transformer_kohya.safetensors",
+    "transformer_partial_tuned.safetensors",
     "report.json",
     "quarantine.jsonl",
     "validation",
@@ -50,8 +53,8 @@ class BaseRecipe:
     """The model that the weights are trained for.
 
     Args:
-        name: a folder that diffusers' save_pretrained wrote, or a hub id: a pipeline of the Stable Diffusion
-            family, made for inpainting or plain.
+        name: a folder that diffusers' save_pretrained wrote, or a hub id: a Stable Diffusion 1, 2, XL or 3, FLUX.1 or
+            Z-Image, made for inpainting or plain.
     """
 
     name: str = "stabilityai/stable-diffusion-2-inpainting"
@@ -123,7 +126,7 @@ class ValidationRecipe:
         most: held-out pictures that the loss is measured on.
         pictures: held-out pictures that are drawn each time, with the same noise; 0 draws none.
         steps: of the sampler that draws them.
-        guidance: classifier-free guidance scale of it.
+        guidance: of it; null takes what is usual for the model, 5 to fill holes with Stable Diffusion 1, 2 and XL.
     """
 
     share: float = 0.0
@@ -131,7 +134,7 @@ class ValidationRecipe:
     most: int = 16
     pictures: int = 0
     steps: int = 20
-    guidance: float = 5.0
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         check(0 <= self.share < 1, "validation.share", self.share, "0 (none) to below 1")
@@ -139,7 +142,8 @@ class ValidationRecipe:
         check(1 <= self.most <= 1024, "validation.most", self.most, "1 to 1024")
         check(0 <= self.pictures <= 64, "validation.pictures", self.pictures, "0 to 64")
         check(self.steps >= 1, "validation.steps", self.steps, "1 or more")
-        check(1 <= self.guidance <= 100, "validation.guidance", self.guidance, "1 (off) to 100")
+        scale = self.guidance
+        check(scale is None or 1 <= scale <= 100, "validation.guidance", scale, "1 (off) to 100, or null")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from noiseweave.engine.pictures.crops import Size
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs.lora.config import Config
 from noiseweave.jobs.lora.listing import Found, found_in, without_mask
+from noiseweave.jobs.lora.model import Model, look
 from noiseweave.jobs.reading.places import TEXT_LIMIT, Place
 
 PLAIN: JsonMapping = {"captions": True, "template": "{caption}"}
@@ -44,28 +45,6 @@ class Item:
     mode: masks.MaskMode
     content: str
     broken_profile: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """What the workers need to know of the model.
-
-    Attributes:
-        sees_holes: whether its UNet takes the mask and the masked picture too.
-        multiple: sides of pictures are multiples of it.
-        vae_scale_factor: pixels on a latent's side.
-        channels: of a latent.
-        encoder, words: hashes of the VAE's files, and of the text encoders' and tokenizers'.
-        hash: of all files.
-    """
-
-    sees_holes: bool
-    multiple: int
-    vae_scale_factor: int
-    channels: int
-    encoder: str
-    words: str
-    hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,48 +173,6 @@ def summary(config: Config, source: Source, workers: int) -> str:
     )
 
 
-# the model
-
-
-def look(config: Config) -> Model:
-    """What kind of model it is, from its configs alone.
-
-    Raises:
-        ValueError: it is no Stable Diffusion pipeline, or what is to be trained does not fit it.
-    """
-    from noiseweave.engine.inpainting import models
-    from noiseweave.engine.lora import adapters
-    from noiseweave.engine.networks import pretrained
-    from noiseweave.engine.networks.facts import fingerprint, read_facts
-
-    name = config.model.name
-    facts = read_facts(name)
-    about, folder, unet = models.for_inpainting(facts), facts.folder, facts.unet
-    if about.kind == "pixel":
-        raise ValueError(f"model {name!r}: a base model; lora takes a Stable Diffusion pipeline")
-    if facts.transformer:
-        raise ValueError(f"model {name!r}: a {facts.pipeline}; lora takes Stable Diffusion 1, 2 and XL")
-    adapters.check_targets(unet, config.lora)
-    factor = facts.vae_scale_factor
-
-    def hashed(*parts: str) -> str:
-        kept = (f for part in parts for f in sorted((folder / part).glob("*")))
-        return pretrained.hash_files(f for f in kept if f.suffix in (".json", ".txt", ".safetensors"))
-
-    return Model(
-        sees_holes=about.kind == "inpaint",
-        multiple=factor * 2 ** (len(unet.get("block_out_channels", ())) - 1),
-        vae_scale_factor=factor,
-        channels=facts.latent_channels,
-        encoder=hashed("vae"),
-        words=hashed("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-        hash=fingerprint(facts),
-    )
-
-
-# folders and shards
-
-
 # one picture
 
 
@@ -243,12 +180,23 @@ def _looked(
     config: Config, model: Model, found: Sequence[Found], mode: masks.MaskMode
 ) -> tuple[list[Item], list[Quarantined]]:
     """Every picture's size, bucket, words and content; those that cannot be read are quarantined."""
-    among = crops.buckets(config.data.size, model.multiple)
-    square = (config.data.size, config.data.size)
-    look_at = functools.partial(_item, config, among if config.data.buckets else [square], mode)
+    among = _sizes(config, model)
+    look_at = functools.partial(_item, config, among, mode)
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(look_at, found))
     return [o for o in outcomes if isinstance(o, Item)], [o for o in outcomes if isinstance(o, Quarantined)]
+
+
+def _sizes(config: Config, model: Model) -> list[Size]:
+    """What pictures are cut to."""
+    size, square = config.data.size, (config.data.size, config.data.size)
+    among = crops.buckets(size, model.multiple) if config.data.buckets else [square]
+    kept = [sides for sides in among if model.most is None or max(sides) <= model.most]
+    if not kept:
+        raise ValueError(
+            f"data.size={size}: model {config.model.name!r} takes at most {model.most} on a side"
+        )
+    return kept
 
 
 def _item(config: Config, among: list[Size], mode: masks.MaskMode, f: Found) -> Item | Quarantined:
@@ -316,7 +264,7 @@ def _masked(config: Config, model: Model, found: Sequence[Found]) -> bool:
     masked = there if wanted is None else wanted
     if masked and not model.sees_holes:
         raise ValueError(
-            f"model {config.model.name!r}: no inpainting UNet (it sees no mask), and the pictures have masks; "
+            f"model {config.model.name!r}: its network sees no mask, and the pictures have masks; "
             "take an inpainting model, or --data.masks false"
         )
     return masked

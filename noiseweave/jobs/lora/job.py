@@ -1,4 +1,4 @@
-"""``noiseweave lora``: pictures, with or without masks -> LoRA weights of a Stable Diffusion-family model.
+"""``noiseweave lora``: pictures, with or without masks -> LoRA weights of a text-to-image model.
 
 The result depends on everything here but ``cluster`` and ``cache``: each sample's chance comes from (seed, step, place
 in the global batch), so one worker and many see the same.

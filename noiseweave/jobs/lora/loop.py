@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,12 @@ from noiseweave.engine.inpainting import filling
 from noiseweave.engine.inpainting.models import InpaintFacts, InpaintKind, InpaintModel
 from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import LoraNetwork, held_out_loss, loss, prepare
-from noiseweave.engine.lora.pipelines import open_pipeline
+from noiseweave.engine.lora.loss import Goal, LoraNetwork, held_out_loss, loss, prepare
+from noiseweave.engine.lora.pipelines import ENCODERS, open_pipeline
 from noiseweave.engine.networks import safety, text_pipeline
+from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
+from noiseweave.engine.networks.protocols import Pipeline
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.networks.safety import Checked, SafetyChecker
 from noiseweave.engine.networks.text_pipeline import TextModel
@@ -60,9 +61,9 @@ def loop(task: Task, link: Link) -> None:
     config = task.config
     torch.set_num_threads(task.threads)
     pipeline = _pipeline(task, link)
-    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed))
+    network = LoraNetwork(adapters.attach(pipeline, config.lora, config.seed), family_of(pipeline))
     prepare(network, config.precision, config.gradient_checkpointing, link.gpu)
-    trainer = Trainer(regime(task), learner(config, network, pipeline.scheduler), link)
+    trainer = Trainer(regime(task), learner(config, network, pipeline), link)
     # every worker looks for itself, and all hear of the first that lacks something
     if lacks := [said for said in gather_object([lacking(task)]) if said]:
         trainer.end()
@@ -89,21 +90,30 @@ def lacking(task: Task) -> str | None:
 
 
 def _pipeline(task: Task, link: Link) -> Any:
-    """The pipeline in float32, without the parts that this worker has no use for."""
+    """The pipeline without the parts that this worker has no use for, in float32 but for the frozen network."""
     config, source = task.config, task.source
     draws = config.validation.pictures > 0 and source.held and link.rank == 0
     encodes = not source.encoded or source.draws_holes
     says = not source.spoken or config.lora.text_encoder
     without = [] if draws or encodes else ["vae"]
-    without += [] if draws or says else ["text_encoder", "text_encoder_2"]
-    return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without)
+    without += [] if draws or says else ENCODERS
+    # FLUX.1 in float32 is 48 GB; weights that are trained themselves stay float32, see prepare
+    half = link.gpu and config.lora.method == "lora"
+    network = config.precision if half else "fp32"
+    return open_pipeline(config.model.name, "cuda" if link.gpu else "cpu", *without, network=network)
 
 
-def learner(config: Config, network: LoraNetwork, scheduler: Any) -> Learner:
+def goal_of(config: Config, pipeline: Pipeline) -> Goal:
+    """What the loss of a pipeline's network is."""
+    return Goal(family=family_of(pipeline), scheduler=pipeline.scheduler, objective=config.objective)
+
+
+def learner(config: Config, network: LoraNetwork, pipeline: Pipeline) -> Learner:
     """The network that learns, its loss, and what is kept of it."""
+    goal = goal_of(config, pipeline)
 
     def mean(networks: JsonMapping, batch: Any) -> torch.Tensor:
-        return loss(networks[NAME], batch, scheduler, config.objective)
+        return loss(networks[NAME], batch, goal)
 
     return Learner(
         networks={NAME: network},
@@ -130,14 +140,14 @@ class Validation:
         trainer = self.trainer
         if self.batches is None:
             self.batches = self.reader.held_out(self.config.validation.most)
-        network, scheduler = trainer.drawing, self.reader.encoders.pipeline.scheduler
+        network, goal = trainer.drawing, goal_of(self.config, self.reader.encoders.pipeline)
         losses = []
         with trainer.averaged():
             for batch, items in self.batches:
                 with trainer.accelerator.autocast():
                     moved = on_device(batch, trainer.accelerator.device)
                     keys = [item.key for item in items]
-                    losses += held_out_loss(network, moved, scheduler, keys, self.config.seed).tolist()
+                    losses += held_out_loss(network, moved, goal, keys, self.config.seed).tolist()
             if self.config.validation.pictures:
                 self._draw(step)
         return {"validation_loss": float(np.mean(losses))}
@@ -156,20 +166,21 @@ class Validation:
 
     def _rows(self) -> Iterator[list[np.ndarray]]:
         """Of each held-out picture, where the model sees holes: the picture, its hole in white, the repair."""
-        recipe, model = self.config.validation, self._model()
+        recipe, model, guidance = self.config.validation, self._model(), self.source.model.guidance
         for item in self.source.held[: recipe.pictures]:
             prompt = Prompt(text=item.words, key=item.key)
             if not self.source.model.sees_holes:
                 height, width = item.bucket
-                words = TextRecipe(steps=recipe.steps, guidance=recipe.guidance, height=height, width=width)
-                drawn = text_pipeline.checked(_text(model), [prompt], words, self.config.seed)
+                assert model.text is not None
+                words = TextRecipe(steps=recipe.steps, guidance=guidance, height=height, width=width)
+                drawn = text_pipeline.checked(model.text, [prompt], words, self.config.seed)
                 yield [self._shown(item, drawn, drawn.drawn[0, -1])]
                 continue
             image = pixels(self.config, item, [0])[0]
             sample = self.reader.sample(item, -1, 0)
             assert sample.hole_HW is not None
             hole = sample.hole_HW[None]
-            made = InpaintRecipe(steps=recipe.steps, guidance=recipe.guidance)
+            made = InpaintRecipe(steps=recipe.steps, guidance=guidance)
             filled = filling.checked(model, image, hole, [prompt], made, self.config.seed)
             shown = self._shown(item, filled, filled.drawn[0])
             yield [image[0], np.where(hole[0, ..., None], np.uint8(255), image[0]), shown]
@@ -189,17 +200,7 @@ class Validation:
         checker, pipeline = self._checker, self.reader.encoders.pipeline
         pipeline.set_progress_bar_config(disable=True)
         kind: InpaintKind = "inpaint" if self.source.model.sees_holes else "latent"
-        side, multiple = self.config.data.size, self.source.model.vae_scale_factor
+        side, multiple = self.config.data.size, self.source.model.multiple
         about = InpaintFacts(kind=kind, channels=3, size=side, multiple=multiple)
         text = TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=1, checker=checker)
         return InpaintModel(about=about, text=text, micro_batch=1)
-
-
-def _text(model: InpaintModel) -> TextModel:
-    """The pipeline as text-to-image runs it."""
-    from diffusers import AutoPipelineForText2Image
-
-    assert model.text is not None
-    pipeline = AutoPipelineForText2Image.from_pipe(model.text.pipeline)
-    pipeline.set_progress_bar_config(disable=True)
-    return replace(model.text, pipeline=pipeline)

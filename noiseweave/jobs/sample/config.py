@@ -64,6 +64,8 @@ class Config:
         walk: of a vae: frames of a walk from one random code to another; writes walk.png and walk.webp.
         prompts: of a text-to-image model: texts, a picture of each (or count of each).
         prompts_file: a text file with one prompt a line; blank lines and lines that begin with # are left out.
+        classes: {label} in each prompt stands for each of these names, and a picture has its class as a label: a .txt
+            with one name a line, or shards whose classes.json has them.
         captions: shards whose captions are the prompts.
         negative_prompt: what the pictures keep away from.
         interpolate: two texts, --interpolate "A" "B": frames from one to the other by slerp of their
@@ -94,6 +96,7 @@ class Config:
     walk: int = field(default=0, metadata=ASIDE)
     prompts: tuple[str, ...] = ()
     prompts_file: str | None = None
+    classes: str | None = field(default=None, metadata=ASIDE)  # the names count
     captions: str | None = None
     negative_prompt: str = ""
     interpolate: tuple[str, str] | None = None

@@ -24,7 +24,7 @@ from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs import outputs
 from noiseweave.jobs.outputs import ShardName
-from noiseweave.jobs.reading import running
+from noiseweave.jobs.reading import loras, running
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -118,7 +118,7 @@ def _make_text(task: Task, device: str) -> Callable[[range], Result]:
 
     config, text = task.config, task.text
     assert text is not None
-    model = text_pipeline.load(config.model, text, device)
+    model = text_pipeline.load(config.model, text, device, add=loras.adding(config.model))
 
     def compute(numbers: range) -> Result:
         prompts = [task.words[i][0] for i in numbers]
@@ -214,6 +214,7 @@ def lineage(task: Task, i: int, label: int | None, calls: int) -> Json:
         "seed": config.seed,
         "model": config.model.name,
         "model_hash": task.model_hash,
+        "lora": loras.record(config.model),
         "kind": task.about["kind"],
         **how,
         "sampler": task.sampler,
@@ -266,6 +267,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome) -> int:
         "config": asdict(task.config),
         "model": task.config.model.name,
         "model_hash": task.model_hash,
+        "lora": loras.record(task.config.model),
         "kind": task.about["kind"],
         "sampler": task.sampler,
         "samples": outcome.produced,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
@@ -11,13 +12,13 @@ from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.sampling.recipes import sampler_name
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, loras
 from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
-from noiseweave.jobs.sample.prompts import PromptValues, prompts_of
+from noiseweave.jobs.sample.prompts import PromptValues, class_names_of, prompts_of
 from noiseweave.jobs.sample.task import Task
 
-WORDS = ("prompts", "prompts_file", "captions", "negative_prompt", "interpolate", "styles")
+WORDS = ("prompts", "prompts_file", "classes", "captions", "negative_prompt", "interpolate", "styles")
 FOR_BASE = ("match", "labels", "panel", "reconstruct", "walk")
 
 
@@ -27,9 +28,14 @@ def plan(config: Config, output: str) -> Task:
     Raises:
         ValueError: they do not fit the options.
     """
+    config = replace(config, model=loras.settled(config.model))
     model = read_facts(config.model.name)
     if model.conditioning == "text":
         return _plan_text(config, output, model)
+    return _plan_base(config, output, model)
+
+
+def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
     asked = [name for name in WORDS if getattr(config, name) not in ((), None, "")]
     if asked:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
@@ -64,7 +70,7 @@ def plan(config: Config, output: str) -> Task:
         config=config,
         output=output,
         about={"kind": kind, "classes": classes, "size": model.side, "channels": model.channels},
-        model_hash=fingerprint(model),
+        model_hash=fingerprint(model, config.model),
         sampler=name,
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
@@ -126,6 +132,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         value = getattr(config, name)
         check(not value, name, value, "null for a text-to-image model")
     text = _recipe(config, model)
+    names = class_names_of(config.classes) if config.classes is not None else ()
     values = PromptValues(
         prompts=config.prompts,
         prompts_file=config.prompts_file,
@@ -135,6 +142,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         frames=config.frames,
         styles=config.styles,
         count=config.count,
+        classes=names,
     )
     words = prompts_of(values)
     if words.skipped:
@@ -143,10 +151,12 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         config=config,
         output=output,
         about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=fingerprint(model),
+        model_hash=fingerprint(model, config.model),
         sampler=text.sampler,
         text=text,
         total=len(words),
         words=tuple(zip(words.prompts, words.labels, strict=True)),
         across=words.across,
+        cycle=words.classes,
+        names=names,
     )

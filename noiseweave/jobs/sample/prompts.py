@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.networks.prompts import Prompt, PromptList, dress_with, interpolate, keyed
+from noiseweave.jobs.reading import class_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,11 @@ class PromptValues:
             "{content}, {style}", or the line itself where it holds {content} or {}. All styles of a prompt
             start from the same noise.
         count: variants of each, which differ in their noise alone; null draws one.
+        classes: names that {label} in each of prompts or of the file's lines stands for, one after another.
 
     Raises:
         ValueError: no or several of prompts, prompts_file, captions and interpolate; an empty text; a number out of
-            range.
+            range; classes with another source than prompts and prompts_file.
     """
 
     prompts: Sequence[str] = ()
@@ -44,6 +46,7 @@ class PromptValues:
     frames: int = 8
     styles: str | None = None
     count: int | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sources = ("prompts", "prompts_file", "captions", "interpolate")
@@ -59,6 +62,8 @@ class PromptValues:
             raise ValueError(f"{chosen[0]}={list(texts)!r}: a text is empty")
         if self.interpolate is not None and self.frames < 2:
             raise ValueError(f"frames={self.frames}: 2 or more")
+        if self.classes and chosen[0] not in ("prompts", "prompts_file"):
+            raise ValueError(f"classes: with prompts or prompts_file, not with {chosen[0]}")
         if self.count is not None and self.count < 1:
             raise ValueError(f"count={self.count}: 1 or more, or null")
 
@@ -67,7 +72,7 @@ def prompts_of(values: PromptValues) -> PromptList:
     """The pictures that the values mean, the same list for the same values and files.
 
     Raises:
-        ValueError: a file that is empty or cannot be read.
+        ValueError: a file that is empty or cannot be read; a text without {label} with classes, or with it without.
     """
     variants = 1 if values.count is None else values.count
     if values.interpolate is not None:
@@ -79,6 +84,8 @@ def prompts_of(values: PromptValues) -> PromptList:
         texts = _captions(values.captions, skipped)
     else:
         texts = list(values.prompts)
+    if values.captions is None:
+        texts = _of_classes(texts, values.classes)
     dressed = (
         [dress_with(style) for style in lines(values.styles, "styles")]
         if values.styles is not None
@@ -89,10 +96,40 @@ def prompts_of(values: PromptValues) -> PromptList:
         for text, key in keyed(texts, variants)
         for dress in dressed
     ]
+    each = variants * len(dressed)
     across = len(dressed) if values.styles is not None else variants
     return PromptList(
-        prompts=drawn, labels=[p.text for p in drawn], across=across, skipped=dict(sorted(skipped.items()))
+        prompts=drawn,
+        labels=[p.text for p in drawn],
+        across=across,
+        skipped=dict(sorted(skipped.items())),
+        classes=tuple(i for i in range(len(values.classes)) for _ in range(each)),
     )
+
+
+def _of_classes(texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Each text once for each class, its name in place of {label}; the texts as they are where there are no classes."""
+    wrong = next((text for text in texts if ("{label}" in text) != bool(names)), None)
+    if wrong is not None:
+        why = "each prompt needs {label} with classes" if names else "{label} needs classes"
+        raise ValueError(f"prompt {wrong[:200]!r}: {why}")
+    return [text.replace("{label}", name) for text in texts for name in names] if names else list(texts)
+
+
+def class_names_of(given: str) -> tuple[str, ...]:
+    """The lines of a text file, or the names that the classes.json of shards has.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if given.endswith(".txt"):
+        return tuple(lines(given, "classes"))
+    names = class_names.carried_classes(given, shards.find(given))
+    if not names:
+        raise ValueError(
+            f"classes {given!r}: its shards have no classes.json; give a .txt with one name a line"
+        )
+    return tuple(names)
 
 
 def lines(url: str, field: str) -> list[str]:

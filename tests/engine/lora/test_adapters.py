@@ -20,6 +20,7 @@ from noiseweave.engine.lora import adapters, weights
 from noiseweave.engine.lora.names import PARTS, Layers, layer_name
 from noiseweave.engine.lora.recipes import LoraRecipe
 from noiseweave.engine.lora.weights import Lora
+from noiseweave.engine.networks.families.registry import family_of
 
 WIDE = ("to_q", "to_out.0", "ff.net.2", "proj_in", "conv1", "time_emb_proj", "linear_1", "linear_2")
 KINDS = {
@@ -291,11 +292,12 @@ def test_what_does_not_fit_the_model_is_one_line(pipelines, recipe, line):
         adapters.attach(pipe, recipe, 0)
     assert all(p.requires_grad for p in pipe.unet.parameters())
     with pytest.raises(ValueError, match=f"^{line}$"):
-        adapters.check_targets(json.loads(pipe.unet.to_json_string()), recipe)
+        adapters.check_targets(family_of(pipe), json.loads(pipe.unet.to_json_string()), recipe)
 
 
 @pytest.mark.parametrize("kind", [(4, False), (9, True)])
 def test_what_fits_the_model_passes_the_check_of_its_config(pipelines, kind):
-    config = json.loads(pipelines(*kind).unet.to_json_string())
-    adapters.check_targets(config, LoraRecipe(rank=32, text_encoder=True))
-    adapters.check_targets(config, LoraRecipe(rank=4, targets=("conv_in", "conv_out")))
+    pipe = pipelines(*kind)
+    config, family = json.loads(pipe.unet.to_json_string()), family_of(pipe)
+    adapters.check_targets(family, config, LoraRecipe(rank=32, text_encoder=True))
+    adapters.check_targets(family, config, LoraRecipe(rank=4, targets=("conv_in", "conv_out")))

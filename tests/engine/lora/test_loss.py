@@ -8,8 +8,10 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from diffusers.training_utils import compute_snr
 
 from noiseweave.engine.lora import adapters
-from noiseweave.engine.lora.loss import LoraBatch, LoraNetwork, held_out_loss, loss
+from noiseweave.engine.lora.loss import Goal, LoraBatch, LoraNetwork, held_out_loss, loss
 from noiseweave.engine.lora.recipes import LoraObjective, LoraRecipe
+from noiseweave.engine.networks.families.family import How
+from noiseweave.engine.networks.families.registry import FAMILIES, family_of
 
 PLAIN = LoraObjective()
 TARGETS = pytest.mark.parametrize("target", ["epsilon", "v_prediction"])
@@ -19,6 +21,10 @@ def schedule(target="epsilon"):
     return DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=target
     )
+
+
+def goal(scheduler, objective=PLAIN, family="sd"):
+    return Goal(family=FAMILIES[family], scheduler=scheduler, objective=objective)
 
 
 def batch_of(count=6, seed=0, **more):
@@ -48,13 +54,13 @@ def test_a_network_that_gives_the_target_has_no_loss_and_sees_diffusers_noise(ta
     batch, scheduler = batch_of(), schedule(target)
     z_t, wanted = truth(batch, scheduler)
 
-    def network(seen, t, words, size):
+    def network(seen, t, words, how):
         torch.testing.assert_close(seen, z_t)
         assert torch.equal(t, (batch.time_B * 1000).long())
-        assert (words, size) == (batch.words, (32, 32))
+        assert (words, how.size) == (batch.words, (32, 32))
         return wanted
 
-    found = loss(network, batch, scheduler, PLAIN)
+    found = loss(network, batch, goal(scheduler))
     assert (found.shape, found.dtype) == ((6,), torch.float32)
     torch.testing.assert_close(found, torch.zeros(6), atol=1e-10, rtol=0)
 
@@ -66,7 +72,7 @@ def test_an_error_of_two_costs_four_times_the_weight_of_min_snr(target):
     _, wanted = truth(batch, scheduler)
     snr = compute_snr(scheduler, (batch.time_B * 1000).long())
     weight = snr.clamp(max=5) / (snr if target == "epsilon" else snr + 1)
-    found = loss(lambda *_: wanted + 2, batch, scheduler, LoraObjective(min_snr=5))
+    found = loss(lambda *_: wanted + 2, batch, goal(scheduler, LoraObjective(min_snr=5)))
     torch.testing.assert_close(found, 4 * weight, rtol=1e-4, atol=1e-6)
     assert weight.min() < 0.5 * weight.max()
 
@@ -84,9 +90,9 @@ def test_the_noise_offset_is_one_number_for_each_picture_and_channel(target):
         torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
         return wanted
 
-    found = loss(network, batch, scheduler, LoraObjective(noise_offset=0.1))
+    found = loss(network, batch, goal(scheduler, LoraObjective(noise_offset=0.1)))
     torch.testing.assert_close(found, torch.zeros(6), atol=1e-10, rtol=0)
-    without = loss(lambda *_: truth(batch, scheduler)[1], batch, scheduler, PLAIN)
+    without = loss(lambda *_: truth(batch, scheduler)[1], batch, goal(scheduler))
     torch.testing.assert_close(without, torch.zeros(6), atol=1e-10, rtol=0)
 
 
@@ -94,7 +100,7 @@ def test_pictures_of_the_prior_count_as_much_as_is_said():
     prior = torch.tensor([True, False, True, False, False, True])
     batch, scheduler = batch_of(prior_B=prior), schedule()
     _, wanted = truth(batch, scheduler)
-    found = loss(lambda *_: wanted + 1, batch, scheduler, LoraObjective(prior_weight=0.25))
+    found = loss(lambda *_: wanted + 1, batch, goal(scheduler, LoraObjective(prior_weight=0.25)))
     torch.testing.assert_close(found, torch.where(prior, 0.25, 1.0), rtol=1e-5, atol=0)
 
 
@@ -114,13 +120,13 @@ def test_a_unet_for_inpainting_sees_noise_then_hole_then_surroundings():
         assert torch.equal(seen[:, 5:], around)
         return wanted
 
-    assert loss(network, batch, scheduler, PLAIN).max() == 0
+    assert loss(network, batch, goal(scheduler)).max() == 0
 
 
 def test_a_time_that_float32_rounds_to_one_is_the_last_step():
     batch = batch_of(1, time_B=torch.tensor([1 - 1e-9]))
     assert batch.time_B == 1
-    loss(lambda seen, t, *_: seen * (t == 999), batch, schedule(), PLAIN)
+    loss(lambda seen, t, *_: seen * (t == 999), batch, goal(schedule()))
 
 
 @pytest.fixture(scope="module")
@@ -154,12 +160,12 @@ def test_the_denoiser_does_as_the_pipeline_and_all_it_trains_gets_gradients(pipe
     with torch.no_grad():
         wanted = pipe.unet(x, t, told[0], **more).sample
     frozen = {"prompt_embeds": told[0].detach()} | ({"pooled_prompt_embeds": told[2].detach()} if xl else {})
-    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, text_encoder=True), 0))
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, text_encoder=True), 0), family_of(pipe))
     for words in (frozen, tokens(pipe, texts)):
-        torch.testing.assert_close(network(x, t, words, (32, 48)), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(network(x, t, words, How(size=(32, 48))), wanted, atol=1e-5, rtol=1e-5)
     filled = {n: torch.randn_like(w) * 0.1 for n, w in adapters.state(network).items()}
     adapters.load(network, filled)
-    network(x, t, tokens(pipe, texts), (32, 48)).square().mean().backward()
+    network(x, t, tokens(pipe, texts), How(size=(32, 48))).square().mean().backward()
     assert {n.partition(".")[0] for n in filled} == {"unet", "text_encoder", *["text_encoder_2"] * xl}
     gradients = [(n, p.grad) for n, p in network.named_parameters() if p.requires_grad]
     assert all(g is not None and g.abs().max() > 0 for _, g in gradients), gradients
@@ -174,10 +180,10 @@ def test_in_bfloat16_the_loss_is_near_that_of_float32_and_float32(pipelines, tra
         words = tokens(pipe, ["a red wall"] * 6)
         with torch.no_grad():
             told = {"prompt_embeds": pipe.text_encoder(words["input_ids"])[0]}
-        network = LoraNetwork(adapters.attach(pipe, recipe, 0))
+        network = LoraNetwork(adapters.attach(pipe, recipe, 0), family_of(pipe))
         batch = batch_of(words=words if trained else told)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
-            found.append(loss(network, batch, schedule(), PLAIN))
+            found.append(loss(network, batch, goal(schedule())))
         found[-1].mean().backward()
     assert found[1].dtype == torch.float32
     torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=0)
@@ -185,28 +191,30 @@ def test_in_bfloat16_the_loss_is_near_that_of_float32_and_float32(pipelines, tra
 
 def test_held_out_loss_is_the_mean_over_fixed_times_whatever_the_batch(pipelines):
     pipe, scheduler = pipelines(False), schedule("v_prediction")
-    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, dropout=0.5), 0)).train()
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(rank=2, dropout=0.5), 0), family_of(pipe)).train()
     adapters.load(network, {n: torch.randn_like(w) * 0.1 for n, w in adapters.state(network).items()})
     batch, keys = batch_of(3), ["a", "b", "c"]
-    found = held_out_loss(network, batch, scheduler, keys, 7)
+    found = held_out_loss(network, batch, goal(scheduler), keys, 7)
     assert network.training
     assert not found.requires_grad
     other = batch_of(
         3, seed=1, z_BCHW=batch.z_BCHW, words=batch.words, prior_B=torch.ones(3, dtype=torch.bool)
     )
-    assert torch.equal(held_out_loss(network, other, scheduler, keys, 7), found)
+    assert torch.equal(held_out_loss(network, other, goal(scheduler), keys, 7), found)
     one = dataclasses.replace(
         batch,
         z_BCHW=batch.z_BCHW[1:2],
         eps_BCHW=batch.eps_BCHW[1:2],
         words={n: x[1:2] for n, x in batch.words.items()},
     )
-    torch.testing.assert_close(held_out_loss(network, one, scheduler, ["b"], 7), found[1:2])
-    each = [held_out_loss(network, batch, scheduler, keys, 7, times=[t]) for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    torch.testing.assert_close(held_out_loss(network, one, goal(scheduler), ["b"], 7), found[1:2])
+    each = [
+        held_out_loss(network, batch, goal(scheduler), keys, 7, times=[t]) for t in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
     torch.testing.assert_close(torch.stack(each).mean(0), found)
     for keys, seed in ((["a", "b", "d"], 7), (["a", "b", "c"], 8)):
         assert not torch.allclose(
-            held_out_loss(network, batch, scheduler, keys, seed)[2], found[2], atol=1e-4
+            held_out_loss(network, batch, goal(scheduler), keys, seed)[2], found[2], atol=1e-4
         )
 
 
@@ -214,11 +222,11 @@ def test_held_out_loss_of_nothing_said_is_the_targets_square():
     """A network that says 0 loses the mean square of the noise: 1, but for its chance."""
 
     class Silent(torch.nn.Module):
-        def forward(self, seen, t, words, size):
+        def forward(self, seen, t, words, how):
             return torch.zeros_like(seen)
 
     batch = batch_of(64)
-    found = held_out_loss(Silent(), batch, schedule(), [str(i) for i in range(64)], 0)
+    found = held_out_loss(Silent(), batch, goal(schedule()), [str(i) for i in range(64)], 0)
     assert abs(found.mean() - 1) < 4 * (2 / (64 * 5 * 64)) ** 0.5
 
 
@@ -229,14 +237,14 @@ def test_thirty_steps_lower_the_loss_of_pictures_that_were_not_seen(pipelines, m
     pipe, scheduler = pipelines(False), schedule("v_prediction")
     z = torch.randn(1, 4, 4, 4) + 0.3 * torch.randn(12, 4, 4, 4)
     words = {"prompt_embeds": torch.randn(1, 77, 32).expand(12, -1, -1)}
-    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(method=method, rank=8), 0))
+    network = LoraNetwork(adapters.attach(pipe, LoraRecipe(method=method, rank=8), 0), family_of(pipe))
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-2)
     held = batch_of(3, z_BCHW=z[9:], words={n: x[9:] for n, x in words.items()})
-    before = held_out_loss(network, held, scheduler, ["a", "b", "c"], 0)
+    before = held_out_loss(network, held, goal(scheduler), ["a", "b", "c"], 0)
     for step in range(30):
         batch = batch_of(9, seed=step, z_BCHW=z[:9], words={n: x[:9] for n, x in words.items()})
-        loss(network, batch, scheduler, PLAIN).mean().backward()
+        loss(network, batch, goal(scheduler)).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = held_out_loss(network, held, scheduler, ["a", "b", "c"], 0)
+    after = held_out_loss(network, held, goal(scheduler), ["a", "b", "c"], 0)
     assert (after < 0.9 * before).all(), (before, after)

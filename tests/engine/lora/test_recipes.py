@@ -12,9 +12,12 @@ from noiseweave.engine.lora.recipes import LoraObjective, LoraRecipe
         ({"alpha": 0.0}, "lora.alpha=0.0: above 0, or null for the rank"),
         ({"alpha": float("nan")}, "lora.alpha=nan: above 0, or null for the rank"),
         ({"dropout": 1.0}, r"lora.dropout=1.0: 0 \(off\) to below 1"),
-        ({"targets": ()}, r"lora.targets=\(\): names of layers, each once"),
-        ({"targets": ("to_q", "to_q")}, r"lora.targets=\('to_q', 'to_q'\): names of layers, each once"),
-        ({"targets": ("",)}, r"lora.targets=\('',\): names of layers, each once"),
+        ({"targets": ()}, r"lora.targets=\(\): names of layers, each once, or null"),
+        (
+            {"targets": ("to_q", "to_q")},
+            r"lora.targets=\('to_q', 'to_q'\): names of layers, each once, or null",
+        ),
+        ({"targets": ("",)}, r"lora.targets=\('',\): names of layers, each once, or null"),
         (
             {"method": "partial", "text_encoder": True},
             "lora.text_encoder=True: false with lora.method=partial",

@@ -92,25 +92,25 @@ def saved(pipe, folder):
     return (folder / "pytorch_lora_weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_a_file_of_diffusers_gives_what_diffusers_and_peft_give(kl_folder, tmp_path, rslora):
-    pipe = trained(
-        opened(kl_folder), {"unet": ATTENTION, "text_encoder": ["q_proj", "out_proj"]}, use_rslora=rslora
-    )
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_a_file_of_diffusers_gives_what_diffusers_and_peft_give(kl_folder, tmp_path, options):
+    pipe = trained(opened(kl_folder), {"unet": ATTENTION, "text_encoder": ["q_proj", "out_proj"]}, **options)
     data, wanted = saved(pipe, tmp_path), noise_pred(pipe)
     theirs, ours = opened(kl_folder), opened(kl_folder)
     plain_pred = noise_pred(theirs)
     theirs.load_lora_weights(tmp_path)
     lora_weights.add(ours, [Lora(name="a", data=data)])
-    for other in (theirs, pipe):
+    # transformers 5 loses the magnitudes of a text encoder as diffusers reads them
+    for other in (pipe,) if "use_dora" in options else (theirs, pipe):
         assert torch.allclose(noise_pred(ours), noise_pred(other), atol=1e-4)
     assert (wanted - plain_pred).abs().max() > 1e-2
 
 
-def test_a_unet_saved_on_its_own(kl_folder, tmp_path):
-    pipe = trained(
-        opened(kl_folder), {"unet": [*ATTENTION, "conv1"]}, alpha_pattern={"conv1": 2, ".*attn2.to_q": 1}
-    )
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_unet_saved_on_its_own(kl_folder, tmp_path, dora):
+    patterns = {"conv1": 2, ".*attn2.to_q": 1}
+    layers = {"unet": [*ATTENTION, "conv1"]}
+    pipe = trained(opened(kl_folder), layers, alpha_pattern=patterns, use_dora=dora)
     pipe.unet.save_lora_adapter(tmp_path)
     ours = opened(kl_folder)
     data = (tmp_path / "pytorch_lora_weights.safetensors").read_bytes()
@@ -239,13 +239,36 @@ def test_weights_add_up_and_0_is_the_model_itself(kl_folder):
         assert torch.allclose(w, second[key] + 0.5 * first.get(key, 0), atol=1e-4), key
 
 
+def test_kohyas_magnitudes_are_the_closed_form_and_differences_from_the_model_alone(kl_folder):
+    """m V / |V| of V = W + B A, over all but the outputs, at weight w that far from W; beside it a plain LoRA."""
+    data, added = kohya(kl_folder, lambda i: None)
+    pipe = opened(kl_folder)
+    before, tensors, magnitudes = weights(pipe), load(data), {}
+    layers = lora_weights.Layers({k.removesuffix(".weight"): tuple(w.shape) for k, w in before.items()})
+    for key in [k for k in tensors if k.endswith(".lora_down.weight")]:
+        stem = key.removesuffix(".lora_down.weight")
+        m = 1 + torch.rand(len(tensors[f"{stem}.lora_up.weight"]), generator=torch.Generator().manual_seed(0))
+        name = layers.called(stem).replace("text_encoder.encoder", "text_encoder.text_model.encoder")
+        magnitudes[name + ".weight" if name + ".weight" in before else layers.called(stem) + ".weight"] = m
+        tensors[f"{stem}.dora_scale"] = m[:, None]
+    files = [Lora(name="plain", data=data, weight=2), Lora(name="dora", data=save(tensors), weight=0.5)]
+    lora_weights.add(pipe, files)
+    assert magnitudes.keys() == added.keys()
+    for key, now in weights(pipe).items():
+        W = before[key]
+        if key in added:
+            V = (W + added[key]).flatten(1)
+            V = (magnitudes[key][:, None] * V / V.norm(dim=1, keepdim=True)).view_as(W)
+            W = W + 0.5 * (V - W) + 2 * added[key]
+        assert torch.allclose(now, W, atol=1e-4), key
+
+
 def test_in_bfloat16_the_sum_is_rounded_once(kl_folder):
     """Changes far below the distance of two bfloat16 numbers near the weight are there on average, and not lost."""
     data, added = kohya(kl_folder, lambda i: 1e-3)
     base = weights(opened(kl_folder))
-    loaded = models.load(
-        ModelConfig(name=str(kl_folder), precision="bf16"), loras=[Lora(name="k", data=data)]
-    )
+    config = ModelConfig(name=str(kl_folder), precision="bf16", lora="k")
+    loaded = models.load(config, add=functools.partial(lora_weights.add, loras=[Lora(name="k", data=data)]))
     got = weights(loaded.text.pipeline)
     for key, w in got.items():
         assert torch.equal(w, (base[key] + added.get(key, 0)).to(torch.bfloat16)) or w.dtype == torch.int64, (
@@ -278,7 +301,8 @@ def test_one_for_four_channels_without_conv_in_fits_a_model_of_nine(kl_folder, t
     made_for_it = StableDiffusionInpaintPipeline(**parts, unet=unet, requires_safety_checker=False)
     made_for_it.save_pretrained(tmp_path / "nine")
     loras = [Lora(name="a", data=data)]
-    model = models.load(ModelConfig(name=str(tmp_path / "nine")), loras=loras)
+    add = functools.partial(lora_weights.add, loras=loras)
+    model = models.load(ModelConfig(name=str(tmp_path / "nine"), lora="a"), add=add)
     lora_weights.add(made_for_it, loras)
     assert len(lora_weights.read(loras[0], lora_weights.layers_in(tmp_path / "nine"))) == 8 * 4
     x = torch.randn(1, 9, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -330,12 +354,14 @@ HALF = torch.zeros(32, 2)
         ({}, "it is empty"),
         ({"model.diffusion_model.out.2.weight": HALF}, "known format"),
         (
-            {DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]},
-            "lora_magnitude_vector",
+            {DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.lora_magnitude_vector": HALF[1:, 0]},
+            "with DoRA a magnitude for each output, for unet",
         ),
+        ({DOWN: HALF.T, UP: HALF, f"unet.{QUERY}.dora_scale": HALF[None, :, 0]}, "for each output, for unet"),
+        ({f"unet.{QUERY}.lora_magnitude_vector": HALF[:, 0]}, "damaged"),
         ({"lora_unet_conv_in.hada_w1_a": HALF, "lora_unet_conv_in.hada_w1_b": HALF}, "hada_w1_a"),
         ({f"base_model.model.{QUERY}.lora_A.weight": HALF.T}, "bare peft adapters are not"),
-        ({DOWN: HALF.T}, f"damaged: no down and up matrix of one rank for unet.{QUERY}"),
+        ({DOWN: HALF.T}, "damaged: no down and up matrix of one rank, "),
         ({DOWN: HALF.T, UP: torch.zeros(32, 3)}, "damaged"),
         ({DOWN: HALF.T, UP: torch.full((32, 2), torch.nan)}, f"not finite (NaN or infinity): {UP}"),
         (

@@ -300,10 +300,10 @@ def test_the_original_projects_spellings():
     assert (config.model.name, config.inpaint.steps, config.inpaint.guidance) == ("some/model", 30, 5.5)
     assert (config.inpaint.strength, config.seed, config.size, config.mask_mode) == (0.5, 1234, 768, "white")
     assert (config.rows, config.collage_spacing_h, config.collage_spacing_v) == (4, 3, 5)
-    assert (config.prompt, config.loras, config.weights) == ("p", ("w.safetensors",), (1.0,))
+    assert (config.prompt, config.model.loras, config.model.lora_weights) == ("p", ("w.safetensors",), (1.0,))
     several = [*DIGITS, "--lora", '["a", "b"]', "--lora_weight", "[0.5, 1]", *base]
     config = jobs_arguments.parse("inpaint", several)
-    assert (config.loras, config.weights) == (("a", "b"), (0.5, 1.0))
+    assert (config.model.loras, config.model.lora_weights) == (("a", "b"), (0.5, 1.0))
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "configs").glob("inpaint*.yaml")))

@@ -160,7 +160,7 @@ def test_what_does_not_fit_the_model_is_one_line(more, words, gather, tmp_path):
 
 def test_masks_and_a_model_that_sees_none_do_not_fit(gather, kl_folder, tmp_path):
     data = make(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"no inpainting UNet .* or --data.masks false"):
+    with pytest.raises(ValueError, match=r"its network sees no mask.* or --data.masks false"):
         gather(data, model=kl_folder)
     assert not gather(data, "--data.masks", "false", model=kl_folder)[1].masked
 

@@ -49,6 +49,7 @@ def test_count_pictures_in_shards_with_their_lineage(calm):
         assert set(files) == {"png", "json"}
         assert line.pop("noiseweave")
         assert line.pop("model_hash") == report(calm)["model_hash"]
+        assert line.pop("lora") == []
         assert line == {
             "number": i,
             "label": None,

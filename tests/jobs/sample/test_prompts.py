@@ -119,6 +119,30 @@ def test_captions_in_the_order_of_the_shards(captioned):
     assert texts(captions=f"{captioned}/s-{{1..1}}.tar", count=2) == ["a cat in the rain"] * 2
 
 
+def test_a_bank_of_prompts_is_filled_with_each_class(file):
+    """Class after class of each line; a class's pictures are the same beside other classes."""
+    bank = file("a photo of a {label}\na {label} in a {pot}")
+    found = p.prompts_of(p.PromptValues(prompts_file=bank, classes=("rose", "tulip"), count=2))
+    wanted = ["a photo of a rose", "a photo of a tulip", "a rose in a {pot}", "a tulip in a {pot}"]
+    assert [x.text for x in found.prompts] == [text for text in wanted for _ in range(2)]
+    assert found.classes == (0, 0, 1, 1)
+    alone = p.prompts_of(p.PromptValues(prompts_file=bank, classes=("tulip",), count=2)).prompts
+    assert alone == [x for x in found.prompts if "tulip" in x.text]
+    styled = p.PromptValues(
+        prompts=("a {label}",), classes=("x", "y"), styles=file("ink\nchalk", "styles.txt")
+    )
+    assert p.prompts_of(styled).classes == (0, 0, 1, 1)
+
+
+def test_names_of_classes_come_from_a_file_or_from_shards(file, tmp_path):
+    assert p.class_names_of(file("rose\n# no\ntulip", "names.txt")) == ("rose", "tulip")
+    storage.write(str(tmp_path / "in/s-0.tar"), shards.pack([("a", {"png": b"x"})]))
+    with pytest.raises(ValueError, match=r"have no classes\.json; give a .txt"):
+        p.class_names_of(str(tmp_path / "in"))
+    storage.write_json(str(tmp_path / "classes.json"), ["a", "b"])
+    assert p.class_names_of(str(tmp_path / "in")) == ("a", "b")
+
+
 def test_captions_take_styles_too(captioned, file, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "s-0.tar").rename(tmp_path / "in/s.tar")
@@ -145,6 +169,9 @@ WRONG = {
     "no styles": ({"prompts": ("a",), "styles": "none.txt"}, r"styles 'none\.txt': cannot be read"),
     "no protocol": ({"prompts_file": "nosuch://x"}, "prompts_file 'nosuch://x': cannot be read"),
     "no shards": ({"captions": "none"}, "none"),
+    "classes of captions": ({"captions": "x", "classes": ("a",)}, "classes: with prompts or prompts_file"),
+    "no label": ({"prompts": ("a {label}", "b"), "classes": ("a",)}, "prompt 'b': each prompt needs {label}"),
+    "no classes": ({"prompts": ("a {label}",)}, "prompt 'a {label}': {label} needs classes"),
 }
 
 

@@ -60,6 +60,7 @@ class Family:
         filling: diffusers' class whose network sees the hole that it fills, where there is one.
         also: diffusers' classes of folders that ``pipeline`` opens as well.
         network: the part that takes noise off.
+        kind: diffusers' class of it.
         parts: that a folder must have, beside network, VAE and scheduler.
         embeddings: names of what a text becomes.
         patch: latents on a side of one token: the sides of latents are multiples of it.
@@ -71,6 +72,7 @@ class Family:
     filling: str = ""
     also: tuple[str, ...] = ()
     network: Literal["unet", "transformer"] = "transformer"
+    kind: str
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
     embeddings: tuple[str, ...] = ("prompt_embeds", "pooled_prompt_embeds")
     patch = 1

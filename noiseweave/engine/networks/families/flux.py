@@ -29,8 +29,14 @@ class Flux(Family):
 
     name = "flux"
     pipeline, filling = "FluxPipeline", "FluxFillPipeline"
+    kind = "FluxTransformer2DModel"
     parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     patch = 2
+    lora_layers = (
+        *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
 
     def usual(self, network: Json, scheduler: Json) -> Usual:
         """dev's edit as FlowEdit has it (Kulikov et al., arXiv 2412.08629)."""

@@ -22,7 +22,7 @@ class StableDiffusion(Family):
     name = "sd"
     pipeline, filling = "StableDiffusionPipeline", "StableDiffusionInpaintPipeline"
     also: tuple[str, ...] = ("LatentConsistencyModelPipeline",)
-    network = "unet"
+    network, kind = "unet", "UNet2DConditionModel"
 
     def usual(self, network: Json, scheduler: Json) -> Usual:
         """The edit's as Huberman-Spiegelglas et al. have them (arXiv 2304.06140); distilled ones as diffusers draws."""

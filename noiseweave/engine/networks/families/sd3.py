@@ -17,7 +17,7 @@ class StableDiffusion3(Family):
     """
 
     name = "sd3"
-    pipeline = "StableDiffusion3Pipeline"
+    pipeline, kind = "StableDiffusion3Pipeline", "SD3Transformer2DModel"
     parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
     patch = 2
     lora_layers = (
@@ -50,8 +50,7 @@ class StableDiffusion3(Family):
     def readers(self, pipeline: Pipeline) -> list[Reader]:
         """T5's, which reads on where CLIP stops."""
         t5 = pipeline.components["tokenizer_3"]
-        with_t5 = pipeline.components["text_encoder_3"] is not None
-        return [Reader(tokenizer=t5, most=256)] if with_t5 else super().readers(pipeline)[:1]
+        return super().readers(pipeline)[:1] if t5 is None else [Reader(tokenizer=t5, most=256)]
 
     def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
         """Conditioned on the time step as it is."""

@@ -21,7 +21,7 @@ class ZImage(Family):
     """
 
     name = "z_image"
-    pipeline = "ZImagePipeline"
+    pipeline, kind = "ZImagePipeline", "ZImageTransformer2DModel"
     embeddings = ("prompt_embeds", "prompt_mask")
     patch = 2
 
