@@ -201,9 +201,8 @@ def test_how_it_runs_is_no_part_of_a_runs_identity():
     other = ModelConfig(
         name="a", precision="bf16", micro_batch=3, compile=True, channels_last=True, attention="eager"
     )
-    assert (
-        identity_of(one) == identity_of(other) == {"name": "a", "precision": "bf16", "safety_checker": True}
-    )
+    assert identity_of(one) == identity_of(other)
+    assert identity_of(one).items() >= {"name": "a", "precision": "bf16", "safety_checker": True}.items()
     assert identity_of(ModelConfig(name="b")) != identity_of(one)
 
 
