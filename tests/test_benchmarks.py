@@ -323,6 +323,14 @@ def test_ways_to_train_are_timed_against_float32(modules, tmp_path, monkeypatch)
     assert set(found["pictures_per_second"]) == {"fp32", "bf16", "bf16, as train"}
 
 
+def test_fewer_steps_are_timed_by_the_row(latent):
+    import fewer_steps
+
+    found = fewer_steps.with_speed({"rows_a_picture": 50}, 0.004)
+    assert found == {"rows_a_picture": 50, "pictures_per_s": 5.0}
+    assert 0 < fewer_steps.seconds_a_row(1) < 10
+
+
 # LoRA on a subject
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading import running
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 if TYPE_CHECKING:
@@ -264,6 +265,12 @@ def _shards_of_group(book: Ledger, unit: str) -> list[str]:
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     """The fused pictures of each group."""
+    planned = storage.read_json(book.path("groups.json"))
+    config, inputs = task.config, sum(n for _, n in rows_of(book))
+    guided = task.conditioning != "none" and (config.prompt.guidance_target or 1) > 1
+    pictures = min(2 * planned["pairs"], inputs) + (1 + guided) * planned["pairs"]
+    model = running.with_compiling(config.model, config.size, config.inversion.kept * pictures, s)
+    task = replace(task, config=replace(config, model=model))
     phase = Phase(
         name="generate",
         fetch=partial(_fetch_group, task, book),
@@ -271,7 +278,7 @@ def generate(task: Task, book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit_group, task),
         size=_pairs,
     )
-    plan = Plan.of(range(storage.read_json(book.path("groups.json"))["groups"]))
+    plan = Plan.of(range(planned["groups"]))
     return pipeline.run(plan, phase, book, s)
 
 

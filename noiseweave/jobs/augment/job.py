@@ -18,7 +18,7 @@ from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names, looks, loras
+from noiseweave.jobs.reading import class_names, looks, loras, running
 from noiseweave.jobs.reading.places import common_root
 
 
@@ -109,7 +109,8 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
 
     config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
-    loading.check_chain(model, config.inversion)
+    inversion = loading.settled_chain(model, config.inversion)
+    looks.warn(loading.long_chain(model, inversion))
     features = choice.settled(config.features, model)
     spaces.check_here(features)
     if features != config.features:
@@ -118,7 +119,11 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     gate = photos if config.gate is None else config.gate
     quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
-    config = replace(config, features=features, prompt=prompt, gate=gate, quality=quality)
+    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=chosen)
+    config = replace(
+        config, inversion=inversion, features=features, prompt=prompt, gate=gate, quality=quality
+    )
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,

@@ -55,6 +55,7 @@ def lineage(
         "noise": config.inversion.noise,
         "sampler": config.inversion.sampler,
         "eta": config.inversion.eta,
+        "noise_shift": config.inversion.noise_shift,
         "keep_spread": config.fusion.keep_spread,
         "seed": config.seed,
         "pair_seed": pair.seed,
