@@ -109,12 +109,12 @@ def _inpaint(folder: Path, *where: object) -> None:
 def _lora(folder: Path, where: str) -> None:
     from noiseweave.jobs.lora import batches, cache, listing
     from noiseweave.jobs.lora import input as lora_input
+    from noiseweave.jobs.lora import model as lora_model
 
     config = _parse("lora", "--input", folder / where, "--output", folder / "made", "--model.name", "x")
     config = replace(config, data=replace(config.data, size=32))
-    model = lora_input.Model(
-        sees_holes=True, multiple=8, vae_scale_factor=8, channels=4, encoder="", words="", hash=""
-    )
+    sizes = {"multiple": 8, "most": None, "vae_scale_factor": 8, "channels": 4}
+    model = lora_model.Model(sees_holes=True, guidance=1.0, encoder="", words="", hash="", **sizes)
     found, mode, _, _ = listing.found_in(config, str(folder / where), "input")
     items, _ = lora_input._looked(config, model, found, mode)
     for item in items:

@@ -266,7 +266,7 @@ def _shards_of_group(book: Ledger, unit: str) -> list[str]:
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     """The fused pictures of each group."""
     planned = storage.read_json(book.path("groups.json"))
-    config, inputs = task.config, sum(n for _, n in rows_of(book))
+    config, inputs = task.config, sum(n for _, n in index.rows_of(book))
     guided = task.conditioning != "none" and (config.prompt.guidance_target or 1) > 1
     pictures = min(2 * planned["pairs"], inputs) + (1 + guided) * planned["pairs"]
     model = running.with_compiling(config.model, config.size, config.inversion.kept * pictures, s)
