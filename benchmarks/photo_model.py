@@ -111,8 +111,8 @@ def drawn(model: base_models.BaseModel, label_N: np.ndarray, recipe: SamplerReci
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="flowers-flow")
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="of EfficientNet-lite0")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--weights", type=Path, help="of EfficientNet-lite0")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--count", type=int, default=500)
@@ -120,6 +120,9 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="folder for a sheet of samples of each guidance")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if not (args.photos and args.weights):
+        print("left out: it needs --photos and --weights")
+        return
     torch.set_num_threads(args.threads)
     model = base_models.load(ModelConfig(name=args.model))
     judge = Judge(args.photos, model.size, extractor(args.weights))
