@@ -1,6 +1,7 @@
 """The benchmarks: the scores of base models in full, the others once with models as small as can be."""
 
 import argparse
+import importlib
 import io
 import json
 import sys
@@ -310,6 +311,13 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
     )
 
 
+@pytest.mark.parametrize("name", ["fewer_steps", "fusion_modes", "photo_model", "quality_gate", "real_sizes"])
+def test_what_needs_more_than_a_clone_has_is_left_out_in_a_line(modules, monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    importlib.import_module(name).main()
+    assert capsys.readouterr().out.startswith("left out: it needs --")
+
+
 def test_ways_to_train_are_timed_against_float32(modules, tmp_path, monkeypatch):
     import training_speed
 
@@ -321,6 +329,14 @@ def test_ways_to_train_are_timed_against_float32(modules, tmp_path, monkeypatch)
     found = json.loads(out.read_text())
     assert found["speed_to_fp32"]["fp32"] == 1.0
     assert set(found["pictures_per_second"]) == {"fp32", "bf16", "bf16, as train"}
+
+
+def test_fewer_steps_are_timed_by_the_row(latent):
+    import fewer_steps
+
+    found = fewer_steps.with_speed({"rows_a_picture": 50}, 0.004)
+    assert found == {"rows_a_picture": 50, "pictures_per_s": 5.0}
+    assert 0 < fewer_steps.seconds_a_row(1) < 10
 
 
 # LoRA on a subject

@@ -34,6 +34,7 @@ class Location:
         mask_offset, mask_size: of the sample's mask, as offset and size; None where it has none.
         digest: first 16 hex digits of the picture's SHA-256; None where nobody has read it yet.
         broken_profile: once it was read: its colour profile is ignored.
+        guess: how probable its label is, in [0, 1], where that was guessed; None where the sample says it.
     """
 
     shard: str
@@ -46,6 +47,7 @@ class Location:
     mask_size: int | None = None
     digest: str | None = None
     broken_profile: bool = False
+    guess: float | None = None
 
     @property
     def mask(self) -> tuple[int, int] | None:

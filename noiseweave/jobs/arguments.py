@@ -30,6 +30,7 @@ JOBS = {
     "forget": "a picture's key -> all that descends from it, removed from the shards it lies in",
     "fuse": "pictures -> their fusion in noise space, or an edit of one",
     "describe": "a model -> what it is, and the memory that its workers take",
+    "unpack": "shards -> class folders of pictures, with classes.json and metadata.jsonl",
     "report": "a job's output folder -> report.html, one page that shows it all",
     "studio": "pictures -> a page on this machine where they are fused and edited live",
 }

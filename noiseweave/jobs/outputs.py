@@ -46,8 +46,16 @@ def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:
 
 ORIGINALS = "originals"
 """The folder of an augment run's output with copies of its input's samples."""
+PICTURES = "pictures"
+"""The folder of an augment run's output with its samples as files, in class folders."""
+ROWS = "rows"
+"""In _run: the lines of metadata.jsonl that units made, in a folder for each that will have such a file."""
 PACKED = "_run/packed/shards"
 """Shards of an augment run whose input was a folder of pictures."""
+PACKED_POOL = "_run/packed-pool/shards"
+"""The same of its pool."""
+GUESSED = "guessed"
+"""The folder of an augment run's output with copies of its pool's samples, with guessed labels."""
 COPIED_FROM = "copied_from"
 """In the .json of such a copy: shard, key and sha256 of the sample that it was made from."""
 
@@ -64,13 +72,13 @@ def say_broken_profiles(count: int) -> None:
         print(f"{count} broken colour profiles ignored")
 
 
-Kind = Literal["augmented", "rejected", "original", "inpainted", "sample"]
-SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.tar")
+Kind = Literal["augmented", "rejected", "original", "guessed", "inpainted", "sample"]
+SHARD = re.compile(r"([a-z]+)-(\d+)(?:-(\d+))?\.(?:tar|jsonl)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardName:
-    """The name of a shard that a job wrote.
+    """The name of a shard that a job wrote, or, with .jsonl at its end, of the lines of as many files.
 
     Attributes:
         kind: of its samples.
@@ -83,7 +91,12 @@ class ShardName:
     group: str | None = None
 
     def __str__(self) -> str:
-        return f"{'-'.join(filter(None, (self.kind, self.unit, self.group)))}.tar"
+        return f"{self.stem}.tar"
+
+    @property
+    def stem(self) -> str:
+        """Without its extension."""
+        return "-".join(filter(None, (self.kind, self.unit, self.group)))
 
     @classmethod
     def of(cls, path: str) -> ShardName | None:
@@ -97,4 +110,6 @@ class ShardName:
     def phase(self) -> str:
         """The phase whose unit wrote it."""
         fused = "generate" if self.group is None else "window"
-        return {"original": "copy", "inpainted": "inpaint", "sample": "sample"}.get(self.kind, fused)
+        return {"original": "copy", "guessed": "keep", "inpainted": "inpaint", "sample": "sample"}.get(
+            self.kind, fused
+        )

@@ -16,7 +16,7 @@ from noiseweave import models
 from noiseweave.cluster import arrays, ledger, shards, storage
 from noiseweave.cluster.units import UnitReport
 from noiseweave.engine.records import Location
-from noiseweave.jobs.augment import dataset
+from noiseweave.jobs.augment import index
 
 
 def picture(i: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
@@ -134,7 +134,7 @@ def augmented(folder: Path) -> None:
         for e in shards.index(str(folder / "in" / "a.tar"))[0]
         for m in e.members.values()
     ]
-    storage.write(book.path("index", "000000.parquet"), dataset._parquet(where))
+    storage.write(book.path("index", "000000.parquet"), index.parquet(where))
     storage.write(f"{output}/shards/original-000000.tar", shards.pack(samples(2)))
     storage.write_json(book.path("reference.json"), [str(folder / "in" / "a.tar")])
 

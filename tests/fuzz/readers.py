@@ -109,12 +109,12 @@ def _inpaint(folder: Path, *where: object) -> None:
 def _lora(folder: Path, where: str) -> None:
     from noiseweave.jobs.lora import batches, cache, listing
     from noiseweave.jobs.lora import input as lora_input
+    from noiseweave.jobs.lora import model as lora_model
 
     config = _parse("lora", "--input", folder / where, "--output", folder / "made", "--model.name", "x")
     config = replace(config, data=replace(config.data, size=32))
-    model = lora_input.Model(
-        sees_holes=True, multiple=8, vae_scale_factor=8, channels=4, encoder="", words="", hash=""
-    )
+    sizes = {"multiple": 8, "most": None, "vae_scale_factor": 8, "channels": 4}
+    model = lora_model.Model(sees_holes=True, guidance=1.0, encoder="", words="", hash="", **sizes)
     found, mode, _, _ = listing.found_in(config, str(folder / where), "input")
     items, _ = lora_input._looked(config, model, found, mode)
     for item in items:
@@ -129,6 +129,14 @@ def _pack(folder: Path, *more: str) -> None:
     from noiseweave.jobs.pack import job
 
     job.run(_parse("pack", "--input", folder / "in", "--output", folder / "made", *more))
+
+
+def _unpack(folder: Path) -> None:
+    from noiseweave.jobs.unpack import job
+
+    words = ("--members", "all", "--cluster.address", "inline")
+    code = job.run(_parse("unpack", "--input", folder / "in", "--output", folder / "made", *words))
+    assert code == 0 or not list((folder / "made").rglob("*.png")), "a unit failed"
 
 
 def _evaluate(folder: Path) -> None:
@@ -202,7 +210,19 @@ def _report(folder: Path) -> None:
     assert b"<html" in page
 
 
-JOBS = ("augment", "inpaint", "lora", "sample", "pack", "evaluate", "train", "fuse", "forget", "report")
+JOBS = (
+    "augment",
+    "inpaint",
+    "lora",
+    "sample",
+    "pack",
+    "unpack",
+    "evaluate",
+    "train",
+    "fuse",
+    "forget",
+    "report",
+)
 
 
 def _config(folder: Path) -> None:
@@ -340,6 +360,7 @@ TARGETS = {
     "pack shards": Target(build=corpora.tars, read=lambda f: _pack(f, "--size", "8")),
     "pack lmdb": Target(build=corpora.databases, read=_pack, files="in/**/*"),
     "pack imagefolder": Target(build=corpora.imagefolder, read=_pack, files="in/**/*"),
+    "unpack": Target(build=corpora.tars, read=_unpack, files="in/*"),
     "evaluate sets": Target(build=_both, read=_evaluate),
     "evaluate pairs": Target(build=_two_sides, read=_pairs),
     "evaluate lineage": Target(build=corpora.augmented, read=_lineage, files="out/**/*"),

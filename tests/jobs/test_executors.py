@@ -186,9 +186,14 @@ JOBS = {
         "--model.vae",
         "{d}/kl/vae",
     ),
+    "unpack": ("unpack", "--input", "{d}/in"),
     "lora": ("lora", "--data_root", "{d}/pictures", "--model", "{d}/kl", *LORA),
 }
-QUICK = ("sample", "sets")  # the others are slow through Ray: a worker with torch and diffusers each
+QUICK = (
+    "sample",
+    "sets",
+    "unpack",
+)  # the others are slow through Ray: a worker with torch and diffusers each
 TIMES = {  # what two runs do not share
     "seconds",
     "hours",
@@ -274,6 +279,7 @@ def test_no_job_imports_ray_inline_and_each_ends_well(here):
         "evaluate",
         "evaluate usefulness",
         "train",
+        "unpack",
         "lora",
         "forget",
     }

@@ -10,7 +10,8 @@ from fusing import picture, png
 from PIL import Image
 from training import fresh
 
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import bfloat16, shards, storage
+from noiseweave.cluster.bfloat16 import Gpus
 from noiseweave.engine.pictures.images import encode
 from noiseweave.jobs import cli
 
@@ -78,6 +79,35 @@ def test_augment(model, source, tmp_path, more):
         known = json.loads(files["json"])
         assert known["prompt"]["source"] == [p["label"] for p in known["parents"]], "each on its own class"
         assert known["eta"] == (0.5 if "0.5" in more else 1)
+
+
+def test_the_workers_precision_is_in_each_lineage_and_stays_where_the_run_goes_on(
+    model, source, tmp_path, monkeypatch, capsys
+):
+    """Few shifted steps, begun by workers with GPUs and gone on with by others."""
+    given = (
+        "--model.name",
+        model,
+        "--input",
+        source,
+        "--inversion.noise_shift",
+        "1",
+        "--inversion.num_steps",
+        "4",
+    )
+    monkeypatch.setattr(bfloat16, "workers_gpus", lambda config: Gpus(any=True, bfloat16=True))
+    _, made = through(tmp_path / "out", *BASE, *given)
+    for files in made.values():
+        known = json.loads(files["json"])
+        assert (known["precision"], known["noise_shift"], known["num_steps"]) == ("bf16", 1, 4)
+    monkeypatch.setattr(bfloat16, "workers_gpus", lambda config: Gpus(any=False, bfloat16=False))
+    _, again = through(tmp_path / "out", *BASE, *given)
+    assert again == made
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        through(tmp_path / "out", *BASE, *given, "--model.precision", "fp32")
+    assert stop.value.code == 2
+    assert "model.precision bf16 -> fp32" in error_line(capsys.readouterr().err)
 
 
 def test_fuse_gives_pictures_back_and_mixes_and_edits_them(model, tmp_path, monkeypatch):
@@ -154,8 +184,8 @@ REFUSED = [
     (("--inversion.num_steps", 5, "--inversion.skip", 5), "inversion.skip=5: 0 to num_steps - 1"),
     (("--inversion.eta", 2), "inversion.eta=2.0: 0 to 1"),
     (
-        ("--inversion.sampler", "sde-dpm-solver++", "--inversion.eta", 0.5),
-        "inversion.eta=0.5: 1, for sde-dpm",
+        ("--inversion.num_steps", 4, "--inversion.skip", 3, "--inversion.noise_shift", 1),
+        "inversion.noise_shift=1.0: below 1, for num_steps - skip is 1 step",
     ),
     (("--prompt.guidance_interval", "[0.8,0.2]"), "prompt.guidance_interval=(0.8, 0.2): 0 to 1"),
     (("--prompt.target", "a rose"), "prompt.target='a rose': model"),

@@ -1,8 +1,9 @@
 """The second inversion sampler: SDE-DPM-Solver++ of order 2, for chains of 20 to 25 steps.
 
-Lu et al.: DPM-Solver++ (arXiv 2211.01095), its SDE-DPM-Solver++(2M); inverted as in LEDITS++ (Brack et al.,
-arXiv 2311.16711, section 3.1). Letters: B images, T kept steps (index 0 the noisiest), C channels, H height,
-W width; alpha = sqrt(a), sigma = sqrt(1 - a), lambda = log(alpha / sigma), s a step and t the next, cleaner one.
+Lu et al.: DPM-Solver++ (arXiv 2211.01095): its SDE-DPM-Solver++(2M), and DPM-Solver++(2M) with eta 0; inverted as in
+LEDITS++ (Brack et al., arXiv 2311.16711, section 3.1). Letters: B images, T kept steps (index 0 the noisiest), C
+channels, H height, W width; alpha = sqrt(a), sigma = sqrt(1 - a), lambda = log(alpha / sigma), s a step and t the
+next, cleaner one.
 
 With the model's data prediction x_theta the reverse SDE has the solution (h = lambda_t - lambda_s)
 
@@ -14,6 +15,11 @@ so ``Path.mean``. Order 2 takes the slope of x_theta from the step before, r, an
 
     + 1/2 alpha_t (1 - e^{-2h}) D_1,   D_1 = h / h_r (x_theta(x_s) - x_theta(x_r)),   h_r = lambda_s - lambda_r.
 
+In general the factor of x_theta in order 1 is that of x_0 in ``Path.mean`` where x_s is held,
+
+    alpha_t - alpha_s / sigma_s sqrt(sigma_t^2 - c^2),
+
+so alpha_t (1 - e^{-2h}) with the posterior's c, and alpha_t (1 - e^{-h}) without noise, which is DPM-Solver++(2M)'s.
 Only the mean differs from DDIM, so a residual is again the whole x_t - mu: replay is exact.
 """
 
@@ -60,13 +66,14 @@ def preserving_steps(scheduler: Any, num_steps: int) -> tuple[Tensor, Tensor]:
 
 
 def slope_weights(path: Path) -> Tensor:
-    """float64 [T]: 1/2 alpha_t (1 - e^{-2h}) h / h_r, the factor of x_theta(x_s) - x_theta(x_r) at each step.
+    """float64 [T]: half the factor of x_theta times h / h_r, that of x_theta(x_s) - x_theta(x_r) at each step.
 
     0 at the first kept step, which has none before, and at the last, which lands on x_0: there h is infinite,
     and the library takes order 1 too. So it does after a step without signal, where h_r is infinite.
     """
     h = path.log_snr_T.diff()  # of the steps 0 .. T - 2
-    gain = path.alpha_next_T[:-1] * -torch.expm1(-2 * h)
+    direction_T = (path.sigma_next_T**2 - path.deviation_T**2).clamp(min=0).sqrt()
+    gain = (path.alpha_next_T - path.alpha_T / path.sigma_T * direction_T)[:-1]
     weight_T = torch.zeros_like(path.alpha_T)
     weight_T[1:-1] = gain[1:] * h[1:] / h[:-1] / 2
     return weight_T

@@ -26,7 +26,7 @@ T kept steps, index 0 the noisiest; B images.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -52,6 +52,7 @@ class Path:
         alpha_next_T, sigma_next_T: float64 [T], of the next, cleaner one; 1 and 0 at the last, which lands on x_0.
         prediction: what the network gives.
         eta: noise of a step, 0 (none, the ODE) to 1 (the posterior's).
+        drawn_T: alpha and sigma that an inversion draws x at, where they are not those of the step.
     """
 
     t_T: Tensor
@@ -61,6 +62,7 @@ class Path:
     sigma_next_T: Tensor
     prediction: Prediction = "epsilon"
     eta: float = 1.0
+    drawn_T: Linear | None = None
 
     def __post_init__(self) -> None:
         ends = (self.alpha_T, self.sigma_T, self.alpha_next_T, self.sigma_next_T)
@@ -109,7 +111,8 @@ class Path:
 
     def noised(self, x_0: Tensor, noise: Tensor) -> Tensor:
         """x_t of every step, drawn straight from x_0 [B, ...] with noise [T, B, ...]."""
-        return broadcast(self.alpha_T, noise) * x_0 + broadcast(self.sigma_T, noise) * noise
+        alpha_T, sigma_T = self.drawn_T or (self.alpha_T, self.sigma_T)
+        return broadcast(alpha_T, noise) * x_0 + broadcast(sigma_T, noise) * noise
 
     def clean(self, x: Tensor, out: Tensor, i: int | None = None) -> Tensor:
         """x_0 that the network sees in x: of step i, [B, ...]; or of all steps, [T, B, ...]."""
@@ -156,7 +159,12 @@ def noise_of(prediction: str, alpha: Tensor, sigma: Tensor) -> Linear:
 
 
 def preserving_path(
-    t_S: Tensor, alpha_bar: Tensor, skip: int = 0, prediction: Prediction = "epsilon", eta: float = 1.0
+    t_S: Tensor,
+    alpha_bar: Tensor,
+    skip: int = 0,
+    prediction: Prediction = "epsilon",
+    eta: float = 1.0,
+    noise_shift: float = 0.0,
 ) -> Path:
     """The S time steps of a noise schedule, without its ``skip`` noisiest ones.
 
@@ -164,14 +172,26 @@ def preserving_path(
         t_S: int64 [S], descending.
         alpha_bar: float [number of training steps].
         skip: 0 <= skip < S.
+        noise_shift: 0 to 1, see diffusion.recipes.InversionRecipe.
     """
     t_T = t_S[skip:].cpu().long()
-    a_T = alpha_bar.cpu().double()[t_T]
-    return _path(t_T, a_T.sqrt(), (1 - a_T).sqrt(), prediction, eta)
+    a = torch.cat(
+        [alpha_bar.cpu().double(), torch.ones(1, dtype=torch.float64)]
+    )  # x_0 itself comes last, at -1
+    a_T = a[t_T]
+    path = _path(t_T, a_T.sqrt(), (1 - a_T).sqrt(), prediction, eta)
+    t_drawn_T = torch.lerp(t_T.double(), torch.cat([t_T[1:], t_T.new_tensor([-1])]).double(), noise_shift)
+    a_T = a[t_drawn_T.round().long()]
+    return replace(path, drawn_T=(a_T.sqrt(), (1 - a_T).sqrt())) if noise_shift else path
 
 
 def straight_path(
-    sigma_S: Tensor, time: float, skip: int = 0, prediction: Prediction = "flow", eta: float = 1.0
+    sigma_S: Tensor,
+    time: float,
+    skip: int = 0,
+    prediction: Prediction = "flow",
+    eta: float = 1.0,
+    noise_shift: float = 0.0,
 ) -> Path:
     """S levels of noise of a straight path, without the ``skip`` noisiest.
 
@@ -179,9 +199,12 @@ def straight_path(
         sigma_S: float64 [S], descending, in (0, 1].
         time: the network is conditioned on sigma times this.
         skip: 0 <= skip < S.
+        noise_shift: 0 to 1, see diffusion.recipes.InversionRecipe.
     """
     sigma_T = sigma_S[skip:].cpu().double()
-    return _path((time * sigma_T).float(), 1 - sigma_T, sigma_T, prediction, eta)
+    path = _path((time * sigma_T).float(), 1 - sigma_T, sigma_T, prediction, eta)
+    sigma_T = torch.lerp(sigma_T, path.sigma_next_T, noise_shift)
+    return replace(path, drawn_T=(1 - sigma_T, sigma_T)) if noise_shift else path
 
 
 def _path(t_T: Tensor, alpha_T: Tensor, sigma_T: Tensor, prediction: Prediction, eta: float) -> Path:

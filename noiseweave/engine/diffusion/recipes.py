@@ -24,8 +24,11 @@ class InversionRecipe:
         sampler: the reverse process that is inverted and replayed. ddim is of order 1, the paper's; of a flow it is
             the same step on the straight path. sde-dpm-solver++ is of order 2, for chains of 20 to 25 steps
             (arXiv 2211.01095, 2311.16711).
-        eta: noise of each step of ddim, as a share of the posterior's: 1 is DDPM, of the paper, 0 the ODE (DDIM, or
-            Euler of a flow). A picture comes back with any; fresh noise is so much weaker.
+        eta: noise of each step, as a share of the posterior's: 1 is DDPM, of the paper, 0 the ODE (DDIM, Euler of a
+            flow, or DPM-Solver++). A picture comes back with any; fresh noise is so much weaker.
+        noise_shift: for chains of 3 to 8 steps: each noisy version of a picture is drawn with less noise than the
+            network is told of, by so many steps, 0 to 1 (arXiv 2408.00735 has 1). null takes 1 of a model that is
+            distilled for few steps (SD-Turbo, SDXL-Turbo, LCM, FLUX.1 schnell), and 0 of others.
     """
 
     num_steps: int = 50
@@ -33,6 +36,7 @@ class InversionRecipe:
     noise: Literal["independent", "shared"] = "independent"
     sampler: SolverName = "ddim"
     eta: float = 1.0
+    noise_shift: float | None = None
 
     def __post_init__(self) -> None:
         check(1 <= self.num_steps <= 1000, "inversion.num_steps", self.num_steps, "1 to 1000")
@@ -40,5 +44,12 @@ class InversionRecipe:
         allowed = f"one of {', '.join(SOLVER_NAMES)}"
         check(self.sampler in SOLVER_NAMES, "inversion.sampler", self.sampler, allowed)
         check(0 <= self.eta <= 1, "inversion.eta", self.eta, "0 to 1")
-        fixed = f"1, for {self.sampler} has the posterior's noise; others belong to ddim"
-        check(self.eta == 1 or self.sampler == "ddim", "inversion.eta", self.eta, fixed)
+        shift, name = self.noise_shift or 0.0, "inversion.noise_shift"
+        check(0 <= shift <= 1, name, shift, "0 to 1, in steps, or null")
+        noisy = "below 1, for num_steps - skip is 1 step, which would be drawn without noise"
+        check(shift < 1 or self.kept > 1, name, shift, noisy)
+
+    @property
+    def kept(self) -> int:
+        """Steps that are taken."""
+        return self.num_steps - self.skip

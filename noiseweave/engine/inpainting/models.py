@@ -141,9 +141,10 @@ def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, add: Adding |
 
     family = facts.reader
     kind = family.filling if facts.sees_holes else family.pipeline
-    memory.check_fits(facts, config.precision, device)
+    config, precision = tuning.settled_here(config, device)
+    memory.check_fits(facts, precision, device)
     pipeline = text_pipeline.with_loras(getattr(diffusers, kind), config, facts.folder, add)
-    if config.precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
+    if precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
         pipeline.vae.to(torch.float32)  # it overflows in float16
     tuning.tune(family.network_of(pipeline), config, device)
     return pipeline.to(device)

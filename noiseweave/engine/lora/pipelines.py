@@ -29,7 +29,8 @@ def open_pipeline(
     kind = getattr(diffusers, family.filling if facts.sees_holes else family.pipeline)
     parts = {part: None for part in without if (facts.folder / part).is_dir()}
     own: dict[str, Precision] = {family.network: network}
-    return text_pipeline.opened(kind, ModelConfig(name=name), facts.folder, own, **parts).to(device)
+    exact = ModelConfig(name=name, precision="fp32")
+    return text_pipeline.opened(kind, exact, facts.folder, own, **parts).to(device)
 
 
 def open_readers(name: str, device: str) -> Any:

@@ -68,7 +68,8 @@ class Backbone:
     def path(self, recipe: InversionRecipe) -> Path:
         """The steps of a recipe on the path that the model was trained on; errors as of ``paths.path_of``."""
         r = recipe
-        return paths.path_of(self.scheduler, self.prediction, r.num_steps, r.skip, r.eta, r.sampler)
+        shift = r.noise_shift or 0.0
+        return paths.path_of(self.scheduler, self.prediction, r.num_steps, r.skip, r.eta, r.sampler, shift)
 
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
         """uint8 [B, size, size, channels] -> float32 [B, C, H, W] in -1..1."""

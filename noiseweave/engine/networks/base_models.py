@@ -172,7 +172,8 @@ def load(config: ModelConfig, device: str = "cpu", facts: ModelFacts | None = No
     facts = facts or read_facts(config.name)
     build = _load_baseline if _kind(facts) in BASELINES else _load_unet
     model = build(config, facts, device)
-    model.network.to(device, DTYPES[config.precision]).eval().requires_grad_(False)
+    config, precision = tuning.settled_here(config, device)
+    model.network.to(device, DTYPES[precision]).eval().requires_grad_(False)
     tuning.tune(model.network, config, device)
     return model
 

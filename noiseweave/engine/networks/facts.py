@@ -11,7 +11,7 @@ from typing import Literal, cast
 from noiseweave.engine.networks import latents, pretrained
 from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import BY_PIPELINE, FAMILIES
-from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind, ModelConfig
+from noiseweave.engine.networks.recipes import BASELINES, KINDS, Conditioning, Kind, ModelConfig, Usual
 from noiseweave.engine.records import Json
 
 OWN = "NoiseweaveModel"
@@ -108,6 +108,11 @@ class ModelFacts:
     def reader(self) -> Family:
         """Of a pipeline that reads texts: its family."""
         return FAMILIES[self.family]
+
+    @property
+    def usual(self) -> Usual:
+        """Of a pipeline that reads texts: what is taken of it where a user does not choose."""
+        return self.reader.usual(self.unet, self.scheduler)
 
     @property
     def transformer(self) -> bool:

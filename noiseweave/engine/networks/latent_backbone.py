@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline
+from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
 from noiseweave.engine.networks.facts import ModelFacts
@@ -88,8 +88,9 @@ class LatentBackbone(Backbone):
         if self.text is None or not paths.is_straight(self.scheduler):
             return super().path(recipe)
         side, family = self.size // self.vae_scale_factor, self.text.family
-        size, steps = (side, side), recipe.num_steps
-        return paths.pipeline_path(family, self.scheduler, size, steps, recipe.skip, recipe.eta)
+        size, r = (side, side), recipe
+        shift = r.noise_shift or 0.0
+        return paths.pipeline_path(family, self.scheduler, size, r.num_steps, r.skip, r.eta, shift)
 
     @torch.inference_mode()
     def encode(self, image_BHWC: np.ndarray) -> Tensor:
@@ -162,7 +163,8 @@ def load(
     Raises:
         ValueError: one line, when its weights are broken.
     """
-    more: Json = {"precision": config.precision, "micro_batch": config.micro_batch, "size": model.side}
+    config, precision = tuning.settled_here(config, device)
+    more: Json = {"precision": precision, "micro_batch": config.micro_batch, "size": model.side}
     if model.conditioning != "text":
         base = base_models.load(config, device, model)
         parts = LatentNetworks(unet=base.network, vae=base.encoder, prediction=base.prediction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -19,6 +20,8 @@ from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRec
 TARGETS = ("epsilon", "v_prediction", "sample")
 VAES = ("AutoencoderKL", "AutoencoderTiny")
 UNET_FAMILIES = ("sd", "sdxl")
+FEW = 8
+"""Steps that a model takes at most that is distilled for few."""
 
 
 def describe(name: str, size: int | None = None) -> ModelFacts:
@@ -100,14 +103,35 @@ def settled_prompt(model: ModelFacts, prompt: PromptRecipe) -> PromptRecipe:
             checks.check(
                 value in (None, 1), f"prompt.{name}", value, "1, as the model was distilled without guidance"
             )
-    return prompt.settled(model.reader.usual(model.unet).edit)
+    return prompt.settled(model.usual.edit)
 
 
-def check_chain(model: ModelFacts, recipe: InversionRecipe) -> None:
-    """Raise ValueError when a chain has more steps than the model was trained with, or its sampler can take."""
+def settled_chain(model: ModelFacts, recipe: InversionRecipe) -> InversionRecipe:
+    """The recipe with what is usual for the model, where nothing is chosen.
+
+    Raises:
+        ValueError: a chain has more steps than the model was trained with, or its sampler can take.
+    """
     checks.check_steps("inversion.num_steps", recipe.num_steps, model.trained_steps)
     if recipe.sampler != "ddim" and model.path == "vp":
         dpm_solver.preserving_steps(SimpleNamespace(config=model.scheduler), recipe.num_steps)
+    if recipe.noise_shift is not None:
+        return recipe
+    return replace(recipe, noise_shift=float(_distilled(model) and recipe.kept > 1))
+
+
+def long_chain(model: ModelFacts, recipe: InversionRecipe) -> str | None:
+    """A note on a chain that is longer than a model that is distilled for few steps was made for."""
+    if not _distilled(model) or recipe.kept <= FEW:
+        return None
+    what = f"inversion.num_steps={recipe.num_steps}, skip={recipe.skip}: {recipe.kept} steps"
+    return (
+        f"{what} of {model.name!r}, which is distilled for few; 3 to {FEW} serve, such as num_steps 5, skip 1"
+    )
+
+
+def _distilled(model: ModelFacts) -> bool:
+    return model.conditioning == "text" and model.usual.distilled
 
 
 def fingerprint(model: ModelFacts, config: ModelConfig | None = None) -> str:
@@ -149,6 +173,7 @@ def load(
             variant=pretrained.variant(model.folder / "unet"),
         )
         scheduler = kind.from_pretrained(model.folder, subfolder="scheduler")
+    config, precision = tuning.settled_here(config, device)
     tuning.tune(unet, config, device)
     prediction = cast(Prediction, model.prediction)  # describe has looked
-    return Backbone(unet, scheduler, device, config.precision, config.micro_batch, prediction)
+    return Backbone(unet, scheduler, device, precision, config.micro_batch, prediction)

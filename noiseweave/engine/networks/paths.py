@@ -40,12 +40,13 @@ def path_of(
     skip: int = 0,
     eta: float = 1.0,
     sampler: SolverName = "ddim",
+    noise_shift: float = 0.0,
 ) -> Path:
     """The scheduler's own steps, or evenly spaced levels of noise on a straight path, without the ``skip`` noisiest.
 
     Args:
         skip: 0 <= skip < num_steps.
-        eta, sampler: see diffusion.recipes.InversionRecipe.
+        eta, sampler, noise_shift: see diffusion.recipes.InversionRecipe.
 
     Raises:
         ValueError: more steps than the model was trained with, or than the sampler can separate; a first step that
@@ -55,14 +56,14 @@ def path_of(
     checks.check_steps("inversion.num_steps", num_steps, trained)
     if is_straight(scheduler):
         sigma_S = even_sigmas(num_steps, float(scheduler.config.shift))
-        return straight_path(sigma_S, trained, skip, prediction, eta)
+        return straight_path(sigma_S, trained, skip, prediction, eta, noise_shift)
     if sampler == "sde-dpm-solver++":
         t_S, alpha_bar = dpm_solver.preserving_steps(scheduler, num_steps)
-        return preserving_path(t_S, alpha_bar, skip, prediction, eta)
+        return preserving_path(t_S, alpha_bar, skip, prediction, eta, noise_shift)
     scheduler.set_timesteps(num_steps)
     t_S = scheduler.timesteps
     beyond = max(0, int(t_S[0]) - trained + 1)  # with a steps_offset a whole chain begins after its end
-    return preserving_path(t_S - beyond, scheduler.alphas_cumprod, skip, prediction, eta)
+    return preserving_path(t_S - beyond, scheduler.alphas_cumprod, skip, prediction, eta, noise_shift)
 
 
 def sigma_of(scheduler: Scheduler, t_B: Tensor) -> Tensor:
@@ -73,7 +74,13 @@ def sigma_of(scheduler: Scheduler, t_B: Tensor) -> Tensor:
 
 
 def pipeline_path(
-    family: Family, scheduler: Scheduler, size: tuple[int, int], steps: int, skip: int, eta: float
+    family: Family,
+    scheduler: Scheduler,
+    size: tuple[int, int],
+    steps: int,
+    skip: int,
+    eta: float,
+    noise_shift: float = 0.0,
 ) -> Path:
     """Of a pipeline that is a flow: the steps that its family takes for latents of H x W, without the noisiest.
 
@@ -82,7 +89,7 @@ def pipeline_path(
     """
     trained = int(scheduler.config.num_train_timesteps)
     checks.check_steps("inversion.num_steps", steps, trained)
-    return straight_path(family.sigmas(scheduler, steps, size), trained, skip, "flow", eta)
+    return straight_path(family.sigmas(scheduler, steps, size), trained, skip, "flow", eta, noise_shift)
 
 
 def noise_ratio(scheduler: Scheduler, ratio: float) -> tuple[float, Tensor, Tensor]:

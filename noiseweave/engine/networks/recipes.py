@@ -24,10 +24,12 @@ class ModelConfig:
     Args:
         name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that
             train or diffusers' save_pretrained wrote, or a hub id. No model is taken by itself.
-        precision: what the network runs in; the scheduler's arithmetic is float32 always.
+        precision: what the network runs in; the scheduler's arithmetic is float32 always. auto takes bf16 where all
+            workers have a GPU that computes in it, else fp32; a run that goes on keeps what it began with.
         micro_batch: images x time steps in one network call, halved when memory runs out. 0 picks 64 on a
             CPU (8 in half precision) and 256 on a GPU, fewer for large latents. A guided call has two rows for each.
-        compile: torch.compile the network: faster, after a first call of minutes. null is false.
+        compile: torch.compile the network: faster, after a first call of minutes. auto does where the job has so many
+            calls that it is done sooner, by what was measured on such a device.
         channels_last: keep the network's weights in NHWC order. null takes what measured fastest.
         attention: sdpa is PyTorch's fused kernel, eager three products. null takes what measured fastest.
         safety_checker: ask the safety checker of a pipeline that has one; what it flags is drawn once more, and left
@@ -40,9 +42,9 @@ class ModelConfig:
     """
 
     name: str
-    precision: Precision = "fp32"
+    precision: Precision | Literal["auto"] = "auto"
     micro_batch: int = field(default=0, metadata=ASIDE)
-    compile: bool | None = field(default=None, metadata=ASIDE)
+    compile: bool | Literal["auto"] = field(default="auto", metadata=ASIDE)
     channels_last: bool | None = field(default=None, metadata=ASIDE)
     attention: Literal["sdpa", "eager"] | None = field(default=None, metadata=ASIDE)
     safety_checker: bool = True
@@ -239,6 +241,7 @@ class Usual:
         sampler, steps, guidance: of a drawing, as ``TextRecipe`` has them.
         edit: guidance of the inversion and of the replay of a text-guided edit.
         fill: guidance of a hole's filling.
+        distilled: made for a few steps, so that an inversion has ``noise_shift`` 1.
     """
 
     sampler: TextSampler = "pipeline"
@@ -246,6 +249,7 @@ class Usual:
     guidance: float
     edit: tuple[float, float]
     fill: float = 5.0
+    distilled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +261,11 @@ class TextOptions:
             euler, or pipeline, the scheduler that the model's folder names. null takes dpm-solver++, and pipeline of a
             flow (SD3, FLUX.1), which has that and euler alone.
         steps: of the sampler, at most as many as the model was trained with. null takes 25; 28 of SD3 and FLUX.1 dev,
-            4 of FLUX.1 schnell, 9 of Z-Image.
+            4 of FLUX.1 schnell, Turbo and LCM, 9 of Z-Image.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
-            negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev takes it as an input
-            instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 1 of Z-Image and of FLUX.1 schnell,
-            which has no other.
+            negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev and LCM take it as an
+            input instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 8.5 of an LCM, 1 of Turbo, of
+            Z-Image and of FLUX.1 schnell, which has no other.
         height: pixels, a multiple of 8, of SD3 and FLUX.1 of 16; null takes what the model was made for.
         width: as height.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).

@@ -125,7 +125,8 @@ def load(
 
     facts = facts or read_facts(config.name)
     check_text_to_image(facts)
-    memory.check_fits(facts, config.precision, device)
+    config, precision = tuning.settled_here(config, device)
+    memory.check_fits(facts, precision, device)
     pipeline = with_loras(getattr(diffusers, facts.reader.pipeline), config, facts.folder, add)
     pipeline.set_progress_bar_config(disable=True)
     size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
@@ -152,7 +153,7 @@ def with_loras(auto: Any, config: ModelConfig, folder: Path, add: Adding | None)
         return opened(auto, config, folder)
     pipeline = opened(auto, replace(config, precision="fp32"), folder)
     add(pipeline)
-    return pipeline.to(DTYPES[config.precision])
+    return pipeline.to(DTYPES[tuning.chosen(config)])
 
 
 def opened(
@@ -179,7 +180,7 @@ def opened(
     with pretrained.one_line(config.name, folder):
         return auto.from_pretrained(
             folder,
-            dtype={n: DTYPES[p] for n, p in {"default": config.precision, **(others or {})}.items()},
+            dtype={n: DTYPES[p] for n, p in {"default": tuning.chosen(config), **(others or {})}.items()},
             use_safetensors=True,
             variant=pretrained.variant(folder),
             local_files_only=True,
@@ -207,8 +208,10 @@ def text_scheduler(model: TextModel, recipe: TextRecipe) -> Scheduler:
     if recipe.sampler == "euler":
         return diffusers.EulerDiscreteScheduler.from_config(config)
     kind: Any = diffusers.DDPMScheduler if recipe.sampler == "ddpm" else diffusers.DDIMScheduler
+    # a latent consistency model knows the last of each 20 steps
+    more = {"timestep_spacing": "trailing"} if type(model.scheduler).__name__ == "LCMScheduler" else {}
     # a latent goes beyond [-1, 1]; without a word in the config both of them would clip it
-    return kind.from_config(config, clip_sample=False, thresholding=False)
+    return kind.from_config(config, clip_sample=False, thresholding=False, **more)
 
 
 def draw_prompts(model: TextModel, prompts: Sequence[Prompt], recipe: TextRecipe, seed: int) -> np.ndarray:

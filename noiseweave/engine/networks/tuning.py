@@ -7,25 +7,86 @@ from __future__ import annotations
 
 import functools
 import sys
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from noiseweave.engine.networks import memory
+from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.recipes import ModelConfig, Precision
 from noiseweave.engine.records import Json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 FASTEST: dict[str, Json] = {
-    "cpu": {"compile": False, "channels_last": False, "attention": "sdpa"},
-    "cuda": {
-        "compile": False,
-        "channels_last": False,
-        "attention": "sdpa",
-    },  # not measured yet: PyTorch's own
+    "cpu": {"channels_last": False, "attention": "sdpa"},
+    "cuda": {"channels_last": False, "attention": "sdpa"},  # not measured yet: PyTorch's own
 }
 """By kind of device: what a ModelConfig's null means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiling:
+    """What compiling a network costs and brings, as ``benchmarks/tuning.py --compile`` measured it.
+
+    Attributes:
+        seconds: of the first calls.
+        gain: share of a call's time that is saved after them.
+        rate: FLOP/s of a call that is not compiled, of one thread on a CPU.
+    """
+
+    seconds: float
+    gain: float
+    rate: float
+
+
+COMPILING: dict[str, Compiling] = {"cpu": Compiling(seconds=420, gain=0.14, rate=1e11)}
+"""By kind of device; one that is not here has not been measured, and nothing is compiled there by itself."""
+
+
+def compiling_repaid(model: ModelFacts, rows: float, kind: str, threads: int = 1) -> bool:
+    """Whether a worker that calls the network for so many rows is done sooner with it compiled.
+
+    Args:
+        kind: of device, cpu or cuda.
+        threads: of the worker on a CPU.
+    """
+    measured = COMPILING.get(kind)
+    if measured is None:
+        return False
+    seconds = rows * memory.flop_of_a_row(model) / measured.rate / (threads if kind == "cpu" else 1)
+    return seconds * measured.gain > measured.seconds
+
+
+def cpu_precision() -> Precision:
+    """What a CPU's ``auto`` is: float32, as half precision is emulated on most of them."""
+    return "fp32"
+
+
+def precision_for(gpu: bool, bfloat16: bool) -> Precision:
+    """What ``auto`` is for workers with or without a GPU.
+
+    Args:
+        bfloat16: all of their GPUs compute in it; what only emulates it is no faster than float32.
+    """
+    return cpu_precision() if not gpu else "bf16" if bfloat16 else "fp32"
+
+
+def settled_here(config: ModelConfig, device: torch.device | str) -> tuple[ModelConfig, Precision]:
+    """A config whose precision is chosen, by this process's device where that is still ``auto``; and the precision."""
+    if config.precision != "auto":
+        return config, config.precision
+    gpu = torch.device(device).type == "cuda"
+    chosen = precision_for(gpu, gpu and torch.cuda.is_bf16_supported(including_emulation=False))
+    return replace(config, precision=chosen), chosen
+
+
+def chosen(config: ModelConfig) -> Precision:
+    """The precision of a config that ``settled_here``, or the job, has settled."""
+    assert config.precision != "auto", "settled first"
+    return config.precision
 
 
 def pick_device(gpus_per_worker: float | None = None) -> str:
@@ -40,7 +101,8 @@ def tune(
 
     Compiling happens at the first call for its number of rows, once more for any number when that changes, and
     again for very few: a halved micro-batch is compiled a handful of times in all. Where this machine cannot
-    compile, one line on standard error says so and the network runs as it is.
+    compile, one line on standard error says so and the network runs as it is. What ``auto`` is was settled before, by
+    the job's number of calls; here it compiles nothing.
 
     Args:
         backend: torch.compile's; eager and aot_eager need no compiler and gain no speed.
@@ -54,7 +116,7 @@ def tune(
         network.to(memory_format=torch.channels_last)
     if chosen["attention"] == "eager":
         _write_out_attention(network)
-    if chosen["compile"] and _compiles(kind, backend):
+    if config.compile is True and _compiles(kind, backend):
         network.compile(backend=backend)
 
 

@@ -5,7 +5,10 @@ N pictures of the pool, M known ones, K classes, D of a feature.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.special import softmax
 
 from noiseweave.engine.features import spaces
 from noiseweave.engine.features.recipes import FeatureRecipe
@@ -59,14 +62,37 @@ def _regressed(
     classes: int,
 ) -> np.ndarray:
     """What a logistic regression of the few, and of the guesses that are sure, makes of each picture: [N, K]."""
-    from sklearn.linear_model import LogisticRegression
-
     known = np.concatenate([label_M, guess_N[sure_N]])
-    # unit features are small numbers: a weak penalty lets them speak
-    fitted = LogisticRegression(C=100.0, max_iter=1000).fit(np.concatenate([own_MD, f_ND[sure_N]]), known)
+    fitted = Regression.of(np.concatenate([own_MD, f_ND[sure_N]]), known)
     p_NK = np.zeros((len(f_ND), classes), np.float32)
-    p_NK[:, fitted.classes_] = fitted.predict_proba(f_ND)
+    p_NK[:, fitted.class_K] = fitted.chances(f_ND)
     return p_NK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """A logistic regression that was fitted: float64 [K, D] and [K], and the K classes that it knows, int64."""
+
+    weight_KD: np.ndarray
+    bias_K: np.ndarray
+    class_K: np.ndarray
+
+    @classmethod
+    def of(cls, f_MD: np.ndarray, label_M: np.ndarray) -> Regression:
+        """Fit it to unit features and labels of at least two classes."""
+        from sklearn.linear_model import LogisticRegression
+
+        # unit features are small numbers: a weak penalty lets them speak
+        fitted = LogisticRegression(C=100.0, max_iter=1000).fit(f_MD, label_M)
+        weight_KD, bias_K = fitted.coef_.astype(np.float64), fitted.intercept_.astype(np.float64)
+        if len(fitted.classes_) == 2:  # of two classes it keeps the second's alone
+            weight_KD = np.concatenate([np.zeros_like(weight_KD), weight_KD])
+            bias_K = np.concatenate([np.zeros_like(bias_K), bias_K])
+        return cls(weight_KD=weight_KD, bias_K=bias_K, class_K=fitted.classes_.astype(np.int64))
+
+    def chances(self, f_ND: np.ndarray) -> np.ndarray:
+        """Features -> probabilities of its classes, float64 [N, K]."""
+        return softmax(f_ND.astype(np.float64) @ self.weight_KD.T + self.bias_K, axis=1)
 
 
 def seen(recipe: FeatureRecipe, image_NHWC: np.ndarray, device: str) -> np.ndarray:

@@ -89,6 +89,21 @@ class GuessRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolRecipe:
+    """Which pictures of augment's pool get a label: pseudo-labels (Lee 2013).
+
+    Args:
+        confidence: a picture of the pool is used where its class is at least so probable, by a logistic regression of
+            the labelled pictures' features.
+    """
+
+    confidence: float = 0.9
+
+    def __post_init__(self) -> None:
+        check(0 < self.confidence <= 1, "guess.confidence", self.confidence, "above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to more pictures.
 

@@ -14,15 +14,23 @@ from noiseweave.engine.identity import ASIDE
 from noiseweave.engine.judging.recipes import QualityRecipe
 from noiseweave.engine.networks.recipes import UNNAMED, ModelConfig, PromptRecipe, check_named
 from noiseweave.engine.pairing.recipes import PairingRecipe
+from noiseweave.engine.usefulness.recipes import PoolRecipe
 
 POSITIONAL = "input"
 POSITIONAL_HELP = (
     "The input needs no flag: noiseweave augment my/photos --model.name NAME --output out/augmented"
 )
 USUAL = {
-    "input and output": ("input", "output", "overwrite"),
-    "what it does": ("pairing.threshold", "pairing.max_pairs", "fusion.modes", "fusion.ratio", "gate"),
-    "model": ("model.name", "inversion.num_steps", "inversion.skip"),
+    "input and output": ("input", "pool", "output", "overwrite"),
+    "what it does": (
+        "pairing.threshold",
+        "pairing.max_pairs",
+        "fusion.modes",
+        "fusion.ratio",
+        "gate",
+        "files",
+    ),
+    "model": ("model.name", "inversion.num_steps"),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {
@@ -41,12 +49,15 @@ class SampleRecipe:
 
     Args:
         image_format: png and webp are lossless, jpg is quality 95.
-        copy_original: also write the input's samples, at the new ones' size, as originals/original-*.tar.
+        keep_pool: also write the pool's pictures that were taken in, at the new ones' size and with their guessed
+            labels, to guessed/.
+        copy_original: also write the input's samples, at the new ones' size, to originals/.
         provenance: each new picture's file says in XMP that a model made it, which, and from what.
     """
 
     image_format: Literal["png", "jpg", "webp"] = "png"
     copy_original: bool = False
+    keep_pool: bool = False
     provenance: bool = False
 
 
@@ -57,7 +68,11 @@ class Config:
     Args:
         input: a local folder of pictures, one sub-folder a class or all directly in it, which is packed into
             output/_run/packed first; or a folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
-        output: folder or URL for shards/augmented-*.tar, originals/, report.json, quarantine.jsonl, contact_sheet.png.
+        output: folder or URL for shards/augmented-*.tar or pictures/, originals/, report.json, quarantine.jsonl,
+            contact_sheet.png.
+        pool: a folder of pictures, or shards, whose labels nobody knows (those that it has are passed over): the ones
+            whose class is guessed surely enough are parents beside the input's. Their guesses are their labels.
+        guess: which of the pool's pictures are taken in.
         seed: every random choice comes from it and the keys of the pictures.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.
         model: the diffusion model.
@@ -70,6 +85,8 @@ class Config:
             leave out what stays so. null checks photos alone: pictures in colour of 64 pixels a side or more.
         quality: what the gate asks for.
         samples: how the new samples are written.
+        files: shards writes WebDataset tars, to shards/; folder writes the pictures as files, to pictures/: a folder
+            for each class, classes.json and a metadata.jsonl with their lineage, as unpack makes them of shards.
         max_pixels: larger pictures are quarantined unread.
         follow: the input folder grows while the job runs (window scope only); its shards must arrive in the
             order of their names.
@@ -83,6 +100,8 @@ class Config:
 
     input: str = field(metadata=ASIDE)
     output: str = field(metadata=ASIDE)
+    pool: str | None = field(default=None, metadata=ASIDE)
+    guess: PoolRecipe = field(default_factory=PoolRecipe)
     seed: int = 0
     size: int | None = None
     model: ModelConfig = UNNAMED
@@ -94,6 +113,7 @@ class Config:
     gate: bool | None = None
     quality: QualityRecipe = field(default_factory=QualityRecipe)
     samples: SampleRecipe = field(default_factory=SampleRecipe)
+    files: Literal["shards", "folder"] = "shards"
     max_pixels: int = 64_000_000
     follow: bool = field(default=False, metadata=ASIDE)
     follow_marker: str = field(default="_END", metadata=ASIDE)
@@ -119,9 +139,18 @@ class Config:
             True,
             "for pairing.scope=dataset, which keeps an index of the input",
         )
+        self._check_pool()
         listed = isinstance(self.prompt.source, tuple)
         check(not listed, "prompt.source", self.prompt.source, "one text for augment; see prompt.template")
         if self.follow and self.pairing.scope != "window":
             raise ValueError(
                 "follow=True: needs pairing.scope=window, as dataset scope pairs the whole input"
             )
+
+    def _check_pool(self) -> None:
+        if self.pool is None:
+            check(not self.samples.keep_pool, "samples.keep_pool", True, "needs a pool")
+            return
+        check(bool(self.pool.strip()), "pool", self.pool, "a folder of pictures, or shards")
+        dataset = self.pairing.scope == "dataset"
+        check(dataset, "pool", self.pool, "for pairing.scope=dataset, which keeps an index of the input")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from noiseweave.cluster import pipeline, stages, storage
-from noiseweave.cluster.arrays import load_npy, npy, table
+from noiseweave.cluster.arrays import load_npy, npy
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -24,58 +22,67 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import hashing
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
-from noiseweave.jobs.augment import fusing, grouping, paired, reading, worker, writing
+from noiseweave.jobs.augment import fusing, grouping, index, paired, pool, reading, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.skipping import skip_failed
 from noiseweave.jobs.augment.task import Task
+from noiseweave.jobs.reading import running
 from noiseweave.jobs.reading.shard_pictures import ShardPictures
 
 if TYPE_CHECKING:
     from noiseweave.engine.pairing import selection
 
-POOL = 1 << 30  # bytes of features that a judge holds
 CHUNK = 16  # groups in one file of the plan
 CANDIDATE = [("a", "<i8"), ("b", "<i8"), ("similarity", "<f8")]
-INDEX = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("key", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("label", pa.int64()),
-        ("caption", pa.string()),
-        ("mask_offset", pa.int64()),
-        ("mask_size", pa.int64()),
-        ("digest", pa.string()),
-    ]
-)
 
 
 Embedded = tuple[list[Location], np.ndarray, np.ndarray, list[Quarantined]]
 """Locations, features and perceptual hashes of the good pictures of a shard, and what was quarantined."""
 
 
-def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
-    """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped."""
+def run(
+    task: Task, found: list[str], book: Ledger, s: Session, unlabelled: Sequence[str] = ()
+) -> dict[str, Outcome]:
+    """Embed, pair and generate; stops after a phase with failed units unless they are to be skipped.
+
+    Args:
+        unlabelled: shards of the pool.
+    """
+    every = [*found, *unlabelled]
     outcomes = {"embed": embed(task.reference, found, book, s)}
     skip_failed(task, book, "embed", outcomes["embed"], lambda unit: [found[int(unit)]])
     if outcomes["embed"].failed:
         return outcomes
+    if unlabelled:
+        outcomes |= _with_pool(task, len(found), list(unlabelled), book, s)
+        if any(outcome.failed for outcome in outcomes.values()):
+            return outcomes
     outcomes["pair"] = pair(task, book, s)
-    skip_failed(task, book, "pair", outcomes["pair"], partial(_shards_of_block, task, book, found))
+    skip_failed(task, book, "pair", outcomes["pair"], partial(_shards_of_block, task, book, every))
     if outcomes["pair"].failed:
         return outcomes
     plan_groups(task, book)
     if task.config.gate:
-        outcomes["judge"] = judging.make(
-            task.reference, book, s, partial(spread_places, book), partial(spread_features, book)
-        )
+        places = partial(index.spread_places, book, own=True)
+        features = partial(index.spread_features, book, own=True)
+        outcomes["judge"] = judging.make(task.reference, book, s, places, features)
         if outcomes["judge"].failed:
             return outcomes
     outcomes["generate"] = generate(task, book, s)
     skip_failed(task, book, "generate", outcomes["generate"], partial(_shards_of_group, book))
     return outcomes
+
+
+def _with_pool(task: Task, first: int, unlabelled: list[str], book: Ledger, s: Session) -> dict[str, Outcome]:
+    """Embed the pool, and take in what is new and sure of it."""
+    own = pool.book_of(book)
+    outcome = embed(task.reference, unlabelled, own, s)
+    skip_failed(task, own, "embed", outcome, lambda unit: [unlabelled[int(unit)]])
+    if outcome.failed:
+        return {pool.EMBED: outcome}
+    pool.check(task, book, outcome.produced)
+    return {pool.EMBED: outcome, **pool.run(task, first, book, s)}
 
 
 # embed: a shard -> features + an index of byte ranges
@@ -108,7 +115,7 @@ def _make_embed(reference: Reference) -> Callable[[ShardPictures], Embedded]:
 def _commit_embed(book: Ledger, unit: Unit, result: Embedded) -> Committed:
     locations, f_ND, hash_N, bad = result
     labels = np.array([-1 if p.label is None else p.label for p in locations], np.int64)
-    storage.write(book.path("index", f"{unit.id}.parquet"), _parquet(locations))
+    storage.write(book.path("index", f"{unit.id}.parquet"), index.parquet(locations))
     storage.write(book.path("features", f"{unit.id}.label.npy"), npy(labels))
     storage.write(book.path("features", f"{unit.id}.hash.npy"), npy(hash_N))
     storage.write(book.path("features", f"{unit.id}.npy"), npy(f_ND))
@@ -116,23 +123,12 @@ def _commit_embed(book: Ledger, unit: Unit, result: Embedded) -> Committed:
     return UnitReport(id=unit.id, produced=len(locations), extra=extra), bad
 
 
-def _parquet(locations: list[Location]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(p) for p in locations], schema=INDEX), buffer)
-    return buffer.getvalue()
-
-
-def rows_of(book: Ledger) -> list[tuple[str, int]]:
-    """(unit id, rows) of every embedded shard that has rows, in order."""
-    return [(r["id"], r["produced"]) for r in book.records("embed") if r["produced"]]
-
-
 # pair: a block of rows against all columns
 
 
 def pair(task: Task, book: Ledger, s: Session) -> Outcome:
     """The most similar partners of each block of pictures."""
-    rows, block = rows_of(book), task.config.pairing.block
+    rows, block = index.rows_of(book), task.config.pairing.block
     total = sum(n for _, n in rows)
     phase = Phase(
         name="pair",
@@ -153,7 +149,7 @@ def _shards_of_block(task: Task, book: Ledger, found: list[str], unit: str) -> l
     """The shards with the rows of a block."""
     block, position, names = task.config.pairing.block, 0, []
     first = int(unit) * block
-    for embedded, n in rows_of(book):
+    for embedded, n in index.rows_of(book):
         if position < first + block and first < position + n:
             names.append(found[int(embedded)])
         position += n
@@ -233,29 +229,19 @@ def plan_groups(task: Task, book: Ledger) -> None:
         if r["produced"]
     ]
     table = np.concatenate(tables) if tables else np.zeros(0, CANDIDATE)
-    known = selection.Known(label_N=_table(book, "label", np.int64), hash_N=_table(book, "hash", np.uint64))
+    label_N, hash_N = index.numbers(book, "label", np.int64), index.numbers(book, "hash", np.uint64)
+    known = selection.Known(label_N=label_N, hash_N=hash_N)
     found = table["a"], table["b"], table["similarity"]
     selected = selection.select(found, known, task.config.pairing, task.config.seed)
-    index, count = _index(book), 0
+    every, count = index.whole(book), 0
     groups = grouping.make_groups(
-        task, selected, lambda rows: [Location(**row) for row in index.take(pa.array(rows)).to_pylist()]
+        task, selected, lambda rows: [Location(**row) for row in every.take(pa.array(rows)).to_pylist()]
     )
     while lines := [json.dumps(asdict(group)) for group, _ in islice(groups, CHUNK)]:
         storage.write(book.path("groups", f"{count // CHUNK:06d}.jsonl"), "\n".join(lines).encode())
         count += len(lines)
     about = asdict(paired.count(known.label_N, selected))
     storage.write_json(book.path("groups.json"), {"groups": count, "pairs": len(selected.a), "paired": about})
-
-
-def _table(book: Ledger, name: str, kind: type[np.integer]) -> np.ndarray:
-    """A number of each picture of the input, [N]."""
-    parts = [np.asarray(load_npy(book.path("features", f"{unit}.{name}.npy"))) for unit, _ in rows_of(book)]
-    return np.concatenate(parts) if parts else np.zeros(0, kind)
-
-
-def _index(book: Ledger) -> pa.Table:
-    tables = [table(book.path("index", f"{unit}.parquet"), INDEX) for unit, _ in rows_of(book)]
-    return pa.concat_tables(tables, promote_options="default") if tables else INDEX.empty_table()
 
 
 def read_group(book: Ledger, number: int) -> Group:
@@ -279,6 +265,12 @@ def _shards_of_group(book: Ledger, unit: str) -> list[str]:
 
 def generate(task: Task, book: Ledger, s: Session) -> Outcome:
     """The fused pictures of each group."""
+    planned = storage.read_json(book.path("groups.json"))
+    config, inputs = task.config, sum(n for _, n in index.rows_of(book))
+    guided = task.conditioning != "none" and (config.prompt.guidance_target or 1) > 1
+    pictures = min(2 * planned["pairs"], inputs) + (1 + guided) * planned["pairs"]
+    model = running.with_compiling(config.model, config.size, config.inversion.kept * pictures, s)
+    task = replace(task, config=replace(config, model=model))
     phase = Phase(
         name="generate",
         fetch=partial(_fetch_group, task, book),
@@ -286,7 +278,7 @@ def generate(task: Task, book: Ledger, s: Session) -> Outcome:
         commit=partial(_commit_group, task),
         size=_pairs,
     )
-    plan = Plan.of(range(storage.read_json(book.path("groups.json"))["groups"]))
+    plan = Plan.of(range(planned["groups"]))
     return pipeline.run(plan, phase, book, s)
 
 
@@ -302,40 +294,11 @@ def _pairs(loaded: reading.Loaded) -> int:
 def _make_generate(task: Task, book: Ledger) -> Callable[[reading.Loaded], fusing.Made]:
     backbone, judge = worker.load_backbone(task.reference), None
     if task.config.gate:
-        f_ND = spread_features(book, task.config.quality.pool)
+        f_ND = index.spread_features(book, task.config.quality.pool)
         learnt = judging.load(book, worker.device(task.reference))
         extract = worker.load_extractor(task.reference)
         judge = judging.judge(task.reference, extract, f_ND, learnt, backbone)
     return partial(fusing.augment_group, task, backbone, judge)
-
-
-def spread_features(book: Ledger, most: int) -> np.ndarray:
-    """At most so many rows of the features, evenly spread over the input; fewer where they would take over 1 GiB."""
-    rows = rows_of(book)
-    places = judging.spread(sum(n for _, n in rows), _fitting(book, most))
-    wanted, parts, position = np.asarray(places, np.int64), [], 0
-    for unit, n in rows:
-        here = wanted[(wanted >= position) & (wanted < position + n)] - position
-        parts.append(np.asarray(load_npy(book.path("features", f"{unit}.npy"))[here]))
-        position += n
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
-
-
-def spread_places(book: Ledger, most: int) -> list[Location]:
-    """As many of the index."""
-    index = _index(book)
-    places = judging.spread(len(index), _fitting(book, most))
-    return [Location(**row) for row in index.take(pa.array(places)).to_pylist()]
-
-
-def _fitting(book: Ledger, most: int) -> int:
-    """At most so many rows of features that fit into POOL bytes: a latent model's own have 80,000 values a picture."""
-    rows = rows_of(book)
-    return (
-        min(most, max(1, POOL // load_npy(book.path("features", f"{rows[0][0]}.npy"))[0].nbytes))
-        if rows
-        else most
-    )
 
 
 def _commit_group(task: Task, unit: Unit, made: fusing.Made) -> Committed:

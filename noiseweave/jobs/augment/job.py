@@ -8,7 +8,7 @@ Three flows with a barrier between them: embed (a shard), pair (a block of rows)
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
@@ -16,9 +16,10 @@ from noiseweave.engine.records import Json
 from noiseweave.jobs.augment import originals, packing
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
-from noiseweave.jobs.augment.reference import FORGOTTEN, common_root
+from noiseweave.jobs.augment.reference import FORGOTTEN
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.reading import class_names, looks, loras
+from noiseweave.jobs.reading import class_names, looks, loras, running
+from noiseweave.jobs.reading.places import common_root
 
 
 def run(config: Config) -> int:
@@ -33,31 +34,73 @@ def run(config: Config) -> int:
 
     output = storage.absolute(config.output)
     source = None if config.follow else packing.look(config)
-    found = [] if config.follow or source else _find(config)
+    found = [] if config.follow or source else _find("input", config.input)
+    unlabelled = _pool(config)
     task = _task(config, output, found, source)
-    held = ledger.held_run(output, identity(task, found, source), config.overwrite, report.OWNED)
+    task = replace(task, pool_root=_root_of(unlabelled))
+    if source is None:
+        _check_apart(task, found, unlabelled.found)
+    held = ledger.held_run(output, identity(task, found, source, unlabelled), config.overwrite, report.OWNED)
     with held as book, session(config.cluster) as s:
         if source:
             found = packing.packed(source, book)
             names = tuple(class_names.carried_classes(config.input, found))
             task = replace(task, root=common_root(found), classes=names)
+        if unlabelled.folder:
+            unlabelled = replace(unlabelled, found=packing.packed(unlabelled.folder, book))
+            task = replace(task, pool_root=_root_of(unlabelled))
         if found:
             seen = looks.look_at_shards(found, config.max_pixels)
             looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
         class_names.write(output, task.classes)
         path = book.path(FORGOTTEN)
         task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
-        phases = window if config.pairing.scope == "window" else dataset
-        outcomes = phases.run(task, found, book, s)
-        if config.samples.copy_original and not report.failed(outcomes):
-            outcomes["copy"] = originals.copy_original(task, found, book, s)
+        if config.pairing.scope == "window":
+            outcomes = window.run(task, found, book, s)
+        else:
+            outcomes = dataset.run(task, found, book, s, unlabelled.found)
+        every = [*found, *unlabelled.found]
+        for place in originals.wanted(config.samples):
+            if not report.failed(outcomes):
+                outcomes[place.phase] = originals.copy(task, place, every, book, s)
         return report.finish(task, book, outcomes, s)
 
 
-def _find(config: Config) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """The pool: its shards, or the folder of pictures that they will be made of; neither without one."""
+
+    found: list[str] = field(default_factory=list)
+    folder: Folder | None = None
+
+
+def _pool(config: Config) -> Unlabelled:
+    if config.pool is None:
+        return Unlabelled()
+    folder = packing.look(config, "pool")
+    return Unlabelled(folder=folder, found=[] if folder else _find("pool", config.pool))
+
+
+def _root_of(unlabelled: Unlabelled) -> str:
+    return common_root(unlabelled.found) if unlabelled.found else ""
+
+
+def _check_apart(task: Task, found: list[str], unlabelled: list[str]) -> None:
+    """Raise ValueError where a shard of the pool is one of the input, or is called as one."""
+    names = {task.name_of(shard): shard for shard in found}
+    same = next((shard for shard in unlabelled if task.name_of(shard) in names), None)
+    if same is not None:
+        other = names[task.name_of(same)]
+        raise ValueError(f"pool: its shard {same} has the name of {other} of the input; give another folder")
+
+
+def _find(name: str, given: str) -> list[str]:
     from noiseweave.cluster import shards
 
-    return shards.find(config.input)
+    try:
+        return shards.find(given)
+    except ValueError as e:
+        raise ValueError(str(e) if name == "input" else f"{name}: {e}") from None
 
 
 def _task(config: Config, output: str, found: list[str], source: Folder | None = None) -> Task:
@@ -66,7 +109,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
 
     config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
-    loading.check_chain(model, config.inversion)
+    inversion = loading.settled_chain(model, config.inversion)
     features = choice.settled(config.features, model)
     spaces.check_here(features)
     if features != config.features:
@@ -75,7 +118,12 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     gate = photos if config.gate is None else config.gate
     quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
-    config = replace(config, features=features, prompt=prompt, gate=gate, quality=quality)
+    looks.warn(loading.long_chain(model, inversion))
+    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=chosen)
+    config = replace(
+        config, inversion=inversion, features=features, prompt=prompt, gate=gate, quality=quality
+    )
     root = common_root(found) if found else storage.absolute(config.input).rstrip("/") + "/"
     return Task(
         config=config,
@@ -90,8 +138,10 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     )
 
 
-def identity(task: Task, found: list[str], source: Folder | None = None) -> Json:
-    """What the output depends on: the config, the model's weights, the input and its class names."""
+def identity(
+    task: Task, found: list[str], source: Folder | None = None, unlabelled: Unlabelled | None = None
+) -> Json:
+    """What the output depends on: the config, the model's weights, the input and its class names, the pool."""
     from noiseweave.cluster import shards
 
     if source:
@@ -102,4 +152,10 @@ def identity(task: Task, found: list[str], source: Folder | None = None) -> Json
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}
+    if unlabelled and unlabelled.folder:
+        folder = unlabelled.folder
+        known["pool"] = {"pictures": folder.pictures, "content": folder.content}
+    elif unlabelled and unlabelled.found:
+        content = shards.digest(unlabelled.found, task.pool_root, task.config.skip_failed)
+        known["pool"] = {"shards": len(unlabelled.found), "content": content}
     return identity_of(task.config, **known)

@@ -44,6 +44,7 @@ def lineage(
     value: Json = {
         "parents": [
             {"shard": task.name_of(p.shard), "key": p.key, "sha256": h, "label": p.label, "weight": w}
+            | ({} if p.guess is None else {"guess": p.guess})
             for p, w, h in zip((first, second), weights, hashes, strict=True)
         ],
         "similarity": round(pair.similarity, 6),
@@ -54,6 +55,7 @@ def lineage(
         "noise": config.inversion.noise,
         "sampler": config.inversion.sampler,
         "eta": config.inversion.eta,
+        "noise_shift": config.inversion.noise_shift,
         "keep_spread": config.fusion.keep_spread,
         "seed": config.seed,
         "pair_seed": pair.seed,

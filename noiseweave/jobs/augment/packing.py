@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.cluster.ledger import Ledger
@@ -18,7 +19,10 @@ from noiseweave.jobs.pack import config as pack_config
 from noiseweave.jobs.pack import folder as pack_folder
 from noiseweave.jobs.pack import job as pack
 
-PACKED = "packed"  # in _run; outputs.PACKED are its shards
+PACKED, PACKED_POOL = (
+    "packed",
+    "packed-pool",
+)  # in _run; outputs.PACKED and outputs.PACKED_POOL are their shards
 EACH = 256  # pictures in a shard, which is a unit of work
 
 
@@ -27,45 +31,50 @@ class Folder:
     """A folder of pictures.
 
     Attributes:
+        field: of the config, that names it.
         given: as the user called it.
         pictures: how many it has.
         content: 16 hex digits that change with the name or bytes of any picture or side file, or with the classes.
     """
 
+    field: str
     given: str
     pictures: int
     content: str
 
 
-def look(config: Config) -> Folder | None:
+def look(config: Config, field: str = "input") -> Folder | None:
     """The folder of pictures that an input is; None where it is none, and is to be read as shards.
+
+    Args:
+        field: of the config: input or pool.
 
     Raises:
         ValueError: it is of another format that pack reads, the output of a run, or the output lies in it.
     """
-    root = storage.absolute(config.input)
-    if "://" in config.input or not os.path.isdir(root):
+    given = str(getattr(config, field))
+    root = storage.absolute(given)
+    if "://" in given or not os.path.isdir(root):
         return None
-    kind = pack.detected(config.input)
+    kind = pack.detected(given)
     if kind == "shards":
         return None
-    given = config.input
     if any(name.endswith(".tar") for name in storage.names_in(storage.join(root, "shards"))):
         inner = storage.join(given, "shards")
-        raise ValueError(f"input {given!r}: the folder of a run; its shards are in {inner}")
+        raise ValueError(f"{field} {given!r}: the folder of a run; its shards are in {inner}")
     if kind != "folder":
         raise ValueError(
-            f"input {given!r}: in the format {kind}; noiseweave pack --input {given} makes shards of it"
+            f"{field} {given!r}: in the format {kind}; noiseweave pack --input {given} makes shards of it"
         )
     found = folders.listing(root, "")
     if not found.items:
         raise ValueError(
-            f"input {given!r}: no .tar shards there, and no .jpg, .jpeg, .png, .webp or .bmp in it or below it"
+            f"{field} {given!r}: no .tar shards there, and no .jpg, .jpeg, .png, .webp or .bmp in it or below it"
         )
     real, inside = os.path.realpath(storage.absolute(config.output)), os.path.realpath(root)
     apart = "://" in config.output or os.path.commonpath([real, inside]) not in (real, inside)
-    check(apart, "output", config.output, "a folder apart from the input")
-    return Folder(given=given, pictures=len(found.items), content=_content(root, found))
+    check(apart, "output", config.output, f"a folder apart from the {field}")
+    return Folder(field=field, given=given, pictures=len(found.items), content=_content(root, found))
 
 
 def _content(root: str, found: folders.Listing) -> str:
@@ -91,18 +100,22 @@ def packed(source: Folder, book: Ledger) -> list[str]:
     Raises:
         ValueError: none of its pictures opens.
     """
-    output = book.path(PACKED)
+    of_pool = source.field == "pool"
+    output = book.path(PACKED_POOL if of_pool else PACKED)
     if not storage.exists(storage.join(output, "report.json")):  # pack's last file
-        recipe = pack_config.Config(input=source.given, format="folder", output=output, shard_samples=EACH)
+        labels: Literal["none", "folders"] = "none" if of_pool else "folders"
+        recipe = pack_config.Config(
+            input=source.given, format="folder", output=output, shard_samples=EACH, labels=labels
+        )
         if pack.run(recipe):
-            raise ValueError(f"input {source.given!r}: none of its {source.pictures} pictures opens")
+            raise ValueError(f"{source.field} {source.given!r}: none of its {source.pictures} pictures opens")
     return shards.find(storage.join(output, "shards"))
 
 
 def quarantined(book: Ledger) -> Iterator[Json]:
     """What packing left out, as a phase of the run."""
-    path = book.path(PACKED, outputs.QUARANTINE)
-    for row in outputs.read_json_lines(path) if storage.exists(path) else ():
+    paths = [book.path(folder, outputs.QUARANTINE) for folder in (PACKED, PACKED_POOL)]
+    for row in (row for path in paths if storage.exists(path) for row in outputs.read_json_lines(path)):
         yield {
             "phase": "pack",
             "shard": "",

@@ -109,7 +109,8 @@ def fields(about: Paired, threshold: float, upper: float) -> Json:
 
 def rows(report: JsonMapping, classes: Sequence[str]) -> list[tuple[str, str]]:
     """What the screen says of it."""
-    used = f"{report['pictures_used']} of {report['images']}, each in at most {report['most_uses']} pairs"
+    every = report["images"] + sum(report.get("pool", {}).get("guessed", {}).values())
+    used = f"{report['pictures_used']} of {every}, each in at most {report['most_uses']} pairs"
     out = [("pictures used", used)]
     if set(report["pairs_per_class"]) - {UNLABELLED}:
         of_class = (f"{_shown(name, classes)} {n}" for name, n in report["pairs_per_class"].items())

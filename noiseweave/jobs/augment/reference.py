@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from itertools import takewhile
 
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.judging.recipes import QualityRecipe
@@ -22,6 +21,7 @@ class Reference:
 
     Attributes:
         root: what the URLs of all shards begin with; a shard's name is the rest.
+        pool_root: the same of the pool's shards, whose names begin with its last folder; "" without one.
         channels, size: of the pictures as the judge sees them, and the model makes them.
         features: their feature space.
         feature_side: side of the pictures that the extractor wants.
@@ -43,9 +43,13 @@ class Reference:
     max_pixels: int
     gpus_per_worker: float | None
     forgotten: frozenset[str] = frozenset()
+    pool_root: str = ""
 
     def name_of(self, shard: str) -> str:
         """A shard's name: it stays when the whole data set moves."""
+        of_pool = bool(self.pool_root) and shard.startswith(self.pool_root)
+        if of_pool and (len(self.pool_root) > len(self.root) or not shard.startswith(self.root)):
+            return shard[len(above(self.pool_root)) :]
         return shard[len(self.root) :]
 
     def key_of(self, shard: str, key: str) -> str:
@@ -58,13 +62,11 @@ class Reference:
         return bool(self.forgotten) and any(digest_of(name, key) in self.forgotten for name in names)
 
 
+def above(root: str) -> str:
+    """The folder that a folder lies in; both with their slash."""
+    return root[: root.rstrip("/").rfind("/") + 1]
+
+
 def digest_of(shard: str, key: str) -> str:
     """What a run keeps of a picture that was forgotten, in place of its name."""
     return hashlib.sha256(f"{shard}#{key}".encode()).hexdigest()
-
-
-def common_root(found: list[str]) -> str:
-    """The folder that all shards lie in, with its slash."""
-    first, last = min(found).split("/")[:-1], max(found).split("/")[:-1]
-    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-    return "/".join([*same, ""])

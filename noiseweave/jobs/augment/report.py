@@ -21,15 +21,18 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import packing, paired, skipping
+from noiseweave.jobs.augment import index, packing, paired, pool, skipping, writing
+from noiseweave.jobs.augment.reference import above
 from noiseweave.jobs.augment.task import Task
-from noiseweave.jobs.outputs import ORIGINALS
-from noiseweave.jobs.reading import loras
+from noiseweave.jobs.outputs import GUESSED, ORIGINALS
+from noiseweave.jobs.reading import looks, loras
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
     "shards",
+    outputs.PICTURES,
     ORIGINALS,
+    GUESSED,
     "rejected",
     "report.html",
     "report.json",
@@ -51,8 +54,11 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
     report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
+    if index.POOLED in outcomes:
+        report["pool"] = pool.report(outcomes[index.POOLED])
     storage.write_json(storage.join(task.output, "report.json"), report)
-    sheet = _contact_sheet(task)
+    writing.finish(task)
+    sheet = _contact_sheet(task, book)
     _show(task, report, sheet)
     for row in bad:
         if row["reason"] == skipping.REASON:
@@ -77,9 +83,13 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
     """One row for each quarantined piece of input, gathered from the done-markers."""
 
     def named(shard: str) -> str:
-        return task.name_of(shard) if shard.startswith(task.root) else shard
+        roots = tuple(filter(None, (task.root, task.pool_root)))
+        return task.name_of(shard) if shard.startswith(roots) else shard
 
-    rows = ((phase, bad) for phase in outcomes for bad in outputs.quarantined(book, phase))
+    books = {
+        phase: (pool.book_of(book), "embed") if phase == pool.EMBED else (book, phase) for phase in outcomes
+    }
+    rows = ((phase, bad) for phase, where in books.items() for bad in outputs.quarantined(*where))
     named_rows = [{"phase": phase, **bad, "shard": named(bad["shard"])} for phase, bad in rows]
     return [*packing.quarantined(book), *named_rows]
 
@@ -142,17 +152,20 @@ def _truncated(outcome: Outcome) -> Json:
     )
 
 
-def _contact_sheet(task: Task) -> str | None:
+def _contact_sheet(task: Task, book: Ledger) -> str | None:
     """Some fused pictures between their parents; None when there are none."""
     from noiseweave.engine.pictures import collage
 
-    folder = storage.join(task.output, "shards")
+    of_files = task.config.files == "folder"
+    folder = book.path(outputs.ROWS, outputs.PICTURES) if of_files else storage.join(task.output, "shards")
+    look = _in_rows if of_files else _in_shard
     made = [
         n for n in storage.names_in(folder) if (name := outputs.ShardName.of(n)) and name.kind == "augmented"
     ]
     picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
     each = -(-ROWS // max(1, len(picked)))
-    rows = [row for name in picked for row in _rows(task, storage.join(folder, name), each)][:ROWS]
+    found = [one for name in picked for one in look(task, storage.join(folder, name), each)][:ROWS]
+    rows = [_row(task, lineage, picture) for lineage, picture in found]
     if not rows:
         return None
     page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
@@ -169,24 +182,36 @@ def _mark(task: Task) -> Mark | None:
     return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
 
 
-def _rows(task: Task, shard: str, count: int) -> Iterator[tuple[list[np.ndarray], str]]:
-    """``count`` samples of a shard, spread over it, as (first parent, fused, second parent) and a caption."""
+def _in_shard(task: Task, shard: str, count: int) -> Iterator[tuple[Json, bytes]]:
+    """Lineage and picture of at most ``count`` samples of a shard, spread over it."""
     entries = shards.index(shard)[0]
-    for i in range(min(count, len(entries))):
-        entry = entries[i * len(entries) // min(count, len(entries))]
-        member = entry.members
+    for i in looks.spread(len(entries), count):
+        entry = entries[i]
         assert entry.picture is not None
         with storage.open_read(shard) as f:
             lineage = json.loads(shards.small(f, entry, "json") or b"{}")
-        picture = storage.read(shard, member[entry.picture].offset, member[entry.picture].size)
-        parents = [_parent(task, p) for p in lineage["parents"]]
-        text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
-        yield [parents[0], images.decode(picture, task.channels), parents[1]], text
+        where = entry.members[entry.picture]
+        yield lineage, storage.read(shard, where.offset, where.size)
+
+
+def _in_rows(task: Task, path: str, count: int) -> Iterator[tuple[Json, bytes]]:
+    """The same of the lines of a unit's files."""
+    rows = outputs.read_json_lines(path)
+    for i in looks.spread(len(rows), count):
+        picture = storage.join(task.output, outputs.PICTURES, rows[i]["file_name"])
+        yield json.loads(rows[i]["json"]), storage.read(picture)
+
+
+def _row(task: Task, lineage: Json, picture: bytes) -> tuple[list[np.ndarray], str]:
+    """(first parent, fused, second parent) and a caption."""
+    parents = [_parent(task, p) for p in lineage["parents"]]
+    text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
+    return [parents[0], images.decode(picture, task.channels), parents[1]], text
 
 
 def _parent(task: Task, parent: Json) -> np.ndarray:
     """A parent as the model saw it."""
-    url = task.root + parent["shard"]
+    url = (above(task.pool_root) if "guess" in parent else task.root) + parent["shard"]
     entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
     assert entry.picture is not None
     where = entry.members[entry.picture]
@@ -207,11 +232,20 @@ def _why_none(report: Json) -> str:
     return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
 
 
+def _folders(task: Task) -> list[str]:
+    """The folders that pictures lie in."""
+    made = "shards" if task.config.files == "shards" else outputs.PICTURES
+    more = {ORIGINALS: task.config.samples.copy_original, GUESSED: task.config.samples.keep_pool}
+    return [made, *(name for name, asked in more.items() if asked)]
+
+
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     if report["broken_profiles"]:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
+    for name, text in pool.rows(report["pool"], task.classes) if "pool" in report else ():
+        table.add_row(name, escape(text))
     table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
     for name, text in paired.rows(report, task.classes) if "pictures_used" in report else ():
         table.add_row(name, escape(text))
@@ -236,9 +270,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     table.add_row("quarantined", str(report["quarantined"] or "none"))
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
-    table.add_row("shards", storage.join(task.output, "shards"))
-    if task.config.samples.copy_original:
-        table.add_row("originals", storage.join(task.output, ORIGINALS))
+    for folder in _folders(task):
+        table.add_row(folder, storage.join(task.output, folder))
     table.add_row("report", storage.join(task.output, "report.json"))
     table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
     console = Console()

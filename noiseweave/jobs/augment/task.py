@@ -24,6 +24,7 @@ class Task:
         config: the job's config.
         output: absolute output folder or URL.
         root: what the URLs of all shards begin with; a shard's name is the rest.
+        pool_root: the same of the pool's shards; "" without a pool.
         channels, size: of the model's pictures.
         feature_side: side of the pictures that the extractor wants.
         model_hash: fingerprint of the model's files.
@@ -42,6 +43,7 @@ class Task:
     conditioning: Conditioning = "none"
     classes: tuple[str, ...] = ()
     forgotten: frozenset[str] = frozenset()
+    pool_root: str = ""
 
     @cached_property
     def reference(self) -> Reference:
@@ -60,6 +62,7 @@ class Task:
             max_pixels=config.max_pixels,
             gpus_per_worker=config.cluster.gpus_per_worker,
             forgotten=self.forgotten,
+            pool_root=self.pool_root,
         )
 
     def name_of(self, shard: str) -> str:

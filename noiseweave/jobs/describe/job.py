@@ -43,9 +43,8 @@ def _about(facts: ModelFacts) -> Json:
         "fills_holes": facts.sees_holes,
     }
     if facts.conditioning == "text":
-        usual = facts.reader.usual(facts.unet)
-        about |= {"guidance": facts.reader.guidance(facts.unet), "usual_steps": usual.steps}
-        about |= {"usual_guidance": usual.guidance}
+        about |= {"guidance": facts.reader.guidance(facts.unet), "usual_steps": facts.usual.steps}
+        about |= {"usual_guidance": facts.usual.guidance}
     return about
 
 

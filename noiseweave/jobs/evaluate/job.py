@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 
+from noiseweave.cluster import storage
 from noiseweave.jobs.evaluate.config import Config
-from noiseweave.jobs.reading import loras
+from noiseweave.jobs.reading import loras, running
 
 
 def run(config: Config) -> int:
@@ -20,5 +21,7 @@ def run(config: Config) -> int:
     Raises:
         ValueError: what a user can put right, in one line.
     """
-    config = replace(config, model=loras.settled(config.model))
+    output, model = storage.absolute(config.output), loras.settled(config.model)
+    model = running.with_precision(model, config.cluster, output, config.overwrite)
+    config = replace(config, model=model)
     return importlib.import_module(f"noiseweave.jobs.evaluate.{config.mode}").run(config)

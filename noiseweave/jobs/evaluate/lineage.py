@@ -20,7 +20,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.cluster.arrays import table
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Json, Location, Quarantined
-from noiseweave.jobs.augment import dataset
+from noiseweave.jobs.augment import index as augment_index
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.reading import shard_pictures
 
@@ -168,7 +168,7 @@ def _rows(book: Ledger, units: Iterable[str | None], names: Iterable[Name]) -> l
     for unit in units:
         path = book.path("index", f"{unit}.parquet")
         if unit is not None and storage.exists(path):
-            index = table(path, dataset.INDEX)
+            index = table(path, augment_index.INDEX)
             out += index.filter(pc.is_in(index["key"], keys)).to_pylist()
     return out
 
@@ -200,7 +200,7 @@ def _parents(
 def _typical(reference: Reference, book: Ledger) -> dict[int, np.ndarray]:
     """A few pictures, spread evenly over the reference."""
     by_shard: dict[str, list[Location]] = defaultdict(list)
-    for place in dataset.spread_places(book, TYPICAL):
+    for place in augment_index.spread_places(book, TYPICAL):
         by_shard[place.shard].append(place)
     pictures = [
         picture

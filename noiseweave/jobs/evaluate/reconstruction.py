@@ -47,17 +47,19 @@ def name_of(recipe: InversionRecipe) -> str:
     """A recipe as the figures name it."""
     noise = "" if recipe.noise == "independent" else f", {recipe.noise} noise"
     eta = "" if recipe.eta == 1 else f", eta {recipe.eta:g}"
-    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{eta}{noise}"
+    shift = f", noise shift {recipe.noise_shift:g}" if recipe.noise_shift else ""
+    return f"{recipe.sampler} {recipe.num_steps} steps, skip {recipe.skip}{eta}{shift}{noise}"
 
 
 def run(config: Config) -> int:
     """Score inversion and replay of each picture, by recipe. Returns the exit code."""
     from noiseweave.engine.judging import picture_metrics
 
-    several = recipes(config)
     model = loading.describe(config.model.name, config.size)
+    config = replace(config, inversion=loading.settled_chain(model, config.inversion))
+    several = recipes(config)
     for recipe in several:
-        loading.check_chain(model, recipe)
+        loading.settled_chain(model, recipe)
     if "lpips" in config.wanted:
         picture_metrics.alexnet_weights(config.lpips_weights)
     output, model_hash = storage.absolute(config.output), loading.fingerprint(model, config.model)

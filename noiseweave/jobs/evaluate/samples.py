@@ -28,14 +28,15 @@ from noiseweave.engine.judging.quality import FIGURES, VERDICTS
 from noiseweave.engine.pictures import images
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import dataset, worker
+from noiseweave.jobs.augment import dataset, index, worker
 from noiseweave.jobs.augment import judge as judging
-from noiseweave.jobs.augment.reference import Reference, common_root
+from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.evaluate import lineage, originals, pair_figures, pictures
 from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
 from noiseweave.jobs.evaluate.pictures import PictureSet
+from noiseweave.jobs.reading.places import common_root
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import Figures
@@ -148,7 +149,7 @@ def phases(
         counts = dict(outcomes["embed"].quarantined)
         raise ValueError(f"reference={config.reference!r}: no picture could be read, quarantined {counts}")
     outcomes["judge"] = judging.make(
-        reference, book, s, partial(dataset.spread_places, book), partial(dataset.spread_features, book)
+        reference, book, s, partial(index.spread_places, book), partial(index.spread_features, book)
     )
     if not outcomes["judge"].failed:
         units = [Unit(index=i, id=f"input-{i:06d}", payload=u) for i, u in enumerate(sides["input"].payloads)]
@@ -177,10 +178,10 @@ def _make_rows(
     from noiseweave.engine.judging import quality
 
     extract = worker.load_extractor(reference)
-    f_ND = dataset.spread_features(book, reference.quality.pool)
+    f_ND = index.spread_features(book, reference.quality.pool)
     learnt = judging.load(book, worker.device(reference))
     judge = judging.judge(reference, extract, f_ND, learnt)
-    pool = [reference.key_of(p.shard, p.key) for p in dataset.spread_places(book, len(f_ND))]
+    pool = [reference.key_of(p.shard, p.key) for p in index.spread_places(book, len(f_ND))]
 
     def compute(data: Loaded) -> tuple[list[Row], list[Quarantined], int]:
         typical = [quality.sharpness(x) for x in data.typical_THWC]

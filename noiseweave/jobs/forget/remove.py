@@ -26,8 +26,10 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Group, Json, Location, Pair
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment.dataset import INDEX
+from noiseweave.jobs.augment.index import INDEX
 from noiseweave.jobs.augment.reference import FORGOTTEN, digest_of
+from noiseweave.jobs.forget import class_folders
+from noiseweave.jobs.forget.class_folders import Files
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import Tally, index_files
 from noiseweave.jobs.forget.source import is_packed
@@ -37,8 +39,6 @@ from noiseweave.jobs.report.job import PAGE, finish_page
 REPORT = "forget.json"
 SHOWING = ("contact_sheet.png", PAGE)  # may show what was removed
 SHOWN = 20  # shards that the screen lists
-Files = list[tuple[str, bytes | None]]
-"""path -> new content, None to delete it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ def _fetch(targets: Targets, unit: Unit) -> tuple[int, Files]:
         return 0, _groups(part.url, targets)
     if part.kind == "index":
         return 0, _index(part.url, targets)
+    if class_folders.are_in(part.url):
+        return class_folders.without(part.url, part.keys)
     data = storage.read(part.url)
     content, gone = (blanked if is_packed(part.url) else shards.without)(data, part.keys)
     return gone, [(part.url, content)] if gone else []
@@ -162,6 +164,7 @@ def tidy(config: Config, plan: Json, folders: Sequence[str]) -> None:
             continue
         for phase, unit, counted in _units(hits):
             _correct_marker(book.path("done", phase, f"{unit}.json"), counted, digest)
+        class_folders.close(folder)
         if job is not None:
             _correct_report(book, job)
         for name in SHOWING:
@@ -216,7 +219,7 @@ def _correct_report(book: Ledger, job: str) -> None:
     if not storage.exists(path):
         return
     report = storage.read_object(path)
-    sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "inpaint")}
+    sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "keep", "inpaint")}
     if job == "augment":
         from noiseweave.jobs.augment.report import figures, rejections
 

@@ -18,13 +18,14 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.jobs.outputs import COPIED_FROM, ORIGINALS, PACKED
+from noiseweave.jobs.forget import class_folders
+from noiseweave.jobs.outputs import COPIED_FROM, GUESSED, ORIGINALS, PACKED, PACKED_POOL
 
 Tally = tuple[str, str]
 """A tally of a done-marker, and the key that counts a sample in it."""
 
-PLACES = ("shards", ORIGINALS, "rejected", PACKED, "")  # below an input
-ORIGINAL = re.compile(r"original-(\d+)\.tar")
+PLACES = ("shards", ORIGINALS, GUESSED, "rejected", PACKED, PACKED_POOL, "")  # below an input
+ORIGINAL = re.compile(r"(?:original|guessed)-(\d+)\.(?:tar|jsonl)")
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
 """What hides samples, or their lineage."""
 
@@ -83,7 +84,7 @@ def pieces(folders: Sequence[str]) -> list[Piece]:
             for place in PLACES
             for name in storage.names_in(storage.join(folder, place) if place else folder)
             if name.endswith(".tar")
-        ]
+        ] + class_folders.found_in(folder)
         indices = index_files(folder)
         if not found and not indices:
             raise ValueError(
@@ -98,9 +99,15 @@ def pieces(folders: Sequence[str]) -> list[Piece]:
 
 
 def index_files(folder: str) -> list[str]:
-    """The indices of the pictures that an augment run has read, in its working folder."""
-    index = storage.join(folder, "_run", "index")
-    return [storage.join(index, name) for name in storage.names_in(index) if name.endswith(".parquet")]
+    """The indices of the pictures that an augment run has read, in its working folder; of its pool's, too."""
+    run = storage.join(folder, "_run")
+    indices = (storage.join(run, "index"), storage.join(run, "pool", "_run", "index"))
+    return [
+        storage.join(where, name)
+        for where in indices
+        for name in storage.names_in(where)
+        if name.endswith(".parquet")
+    ]
 
 
 def run(key: str, work: Sequence[Piece], book: Ledger, s: Session) -> Outcome:
@@ -140,21 +147,28 @@ def _source(piece: Piece) -> str | None:
 
 
 def _samples(url: str, key: str) -> tuple[list[Any], list[Quarantined]]:
-    entries, bad = shards.index(url)
+    bad: list[Quarantined] = []
     out: list[Any] = []
+    for own, read in class_folders.samples(url) if class_folders.are_in(url) else _in_shard(url, bad):
+        try:
+            known = _lineage(read())
+        except ValueError as e:
+            bad.append(Quarantined.of(e, shard=url, key=own))
+            known = {}
+        parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
+        if parents or own == key:
+            out.append([own, parents, _counted(known), _copied_from(known)])
+    return out, bad
+
+
+def _in_shard(url: str, bad: list[Quarantined]) -> Iterator[class_folders.Sample]:
+    entries, worse = shards.index(url)
+    bad += worse
     if not entries:
-        return out, bad
+        return
     with storage.open_read(url) as f:
         for entry in entries:
-            try:
-                known = _lineage(shards.small(f, entry, "json"))
-            except ValueError as e:
-                bad.append(Quarantined.of(e, shard=url, key=entry.key))
-                known = {}
-            parents = [[p.shard, p.key, p.sha256] for p in parents_of(known)]
-            if parents or entry.key == key:
-                out.append([entry.key, parents, _counted(known), _copied_from(known)])
-    return out, bad
+            yield entry.key, partial(shards.small, f, entry, "json")
 
 
 def _counted(known: JsonMapping) -> Tally | None:

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from noiseweave.jobs.forget.config import Config
 from noiseweave.jobs.forget.search import ORIGINAL, Parent, Record
-from noiseweave.jobs.outputs import PACKED
+from noiseweave.jobs.outputs import PACKED, PACKED_POOL
 
 LISTED = 10  # shards that an error names
 
@@ -110,7 +110,7 @@ def is_copy(name: str) -> bool:
 
 def is_packed(name: str) -> bool:
     """Whether a shard is what augment packed of a folder of pictures, whose samples its index knows by their place."""
-    return name.rpartition("/")[0].endswith(f"/{PACKED}")
+    return name.rpartition("/")[0].endswith((f"/{PACKED}", f"/{PACKED_POOL}"))
 
 
 def copy_of(record: Record, known: Sequence[str]) -> bool:

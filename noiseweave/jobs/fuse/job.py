@@ -44,13 +44,15 @@ def run(config: Config) -> int:
         ValueError: what a user can put right, in one line.
     """
     from noiseweave.cluster import lock, storage
+    from noiseweave.engine.networks import tuning
     from noiseweave.jobs.fuse import output as folder
     from noiseweave.jobs.fuse import pictures as work
 
-    config = replace(config, model=loras.settled(config.model))
+    model, _ = tuning.settled_here(loras.settled(config.model), tuning.pick_device())
+    config = replace(config, model=model)
     facts = loading.describe(config.model.name, config.size)
-    loading.check_chain(facts, config.inversion)
-    config = replace(config, prompt=loading.settled_prompt(facts, config.prompt))
+    inversion = loading.settled_chain(facts, config.inversion)
+    config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)
@@ -60,6 +62,7 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     folder.claim(output, config.images)
     looks.warn(unlike)
+    looks.warn(loading.long_chain(facts, inversion))
     with lock.held(output):
         return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
 

@@ -32,7 +32,7 @@ from noiseweave.engine.pictures import masks
 from noiseweave.jobs.inpaint.config import Config, set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
-from noiseweave.jobs.reading import loras
+from noiseweave.jobs.reading import loras, running
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _settled(config: Config, model: ModelFacts) -> Config:
     check(free or not negative, "negative_prompt", negative, f'"", as a {model.pipeline} takes none')
     ok = kind != "none" or recipe.guidance in (None, 1)
     check(ok, "inpaint.guidance", recipe.guidance, "1, as the model was distilled without guidance")
-    usual = model.reader.usual(model.unet).fill
+    usual = model.usual.fill
     return replace(config, inpaint=replace(recipe, guidance=recipe.guidance or usual))
 
 
@@ -78,6 +78,8 @@ def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
         value = getattr(config, name)
         check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
     config = _settled(config, model)
+    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=chosen)
     if about.repaint:
         print(
             f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr

@@ -62,7 +62,7 @@ def look(config: Config) -> Model:
     adapters.check_targets(family, network, config.lora)
     most = family.most(network)
     halved = factor * 2 ** (len(network.get("block_out_channels", ())) - 1)
-    usual = family.usual(network)
+    usual = facts.usual
 
     def hashed(*parts: str) -> str:
         kept = (f for part in parts for f in sorted((folder / part).glob("*")))

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from noiseweave.cluster import folders, storage
 from noiseweave.engine.formats import LISTED, is_picture
@@ -213,3 +214,10 @@ def _paired(
 def digest_of(listing: str) -> str:
     """16 hex digits of a listing's SHA-256."""
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def common_root(found: list[str]) -> str:
+    """The folder that all shards lie in, with its slash."""
+    first, last = min(found).split("/")[:-1], max(found).split("/")[:-1]
+    same = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    return "/".join([*same, ""])

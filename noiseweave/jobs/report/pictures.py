@@ -75,10 +75,12 @@ def _indexed(
         by_base[posixpath.basename(name)].append(name)
     for file in storage.names_in(folder) if wanted else ():
         try:
-            rows = table(storage.join(folder, file), ["shard", "key", "offset", "size"]).to_pylist()
+            rows = table(storage.join(folder, file), ["shard", "key", "offset", "size", "guess"]).to_pylist()
         except (storage.Damaged, OSError):
             damage["index files"] += 1
             continue
+        guesses = [row.pop("guess") for row in rows]
+        of_pool = any(guess is not None for guess in guesses)  # which lies where it lay
         good = [row for row in rows if set(map(type, row.values())) == {str, int}]
         damage["rows of the index"] += len(rows) - len(good)
         url = str(good[0]["shard"]) if good else ""
@@ -86,7 +88,7 @@ def _indexed(
         if not same:
             continue
         name = max(same, key=len)
-        url = url if root is None else storage.join(root, name)
+        url = url if root is None or of_pool else storage.join(root, name)
         there |= {
             (name, row["key"]): Source(url=url, offset=row["offset"], size=row["size"])
             for row in good

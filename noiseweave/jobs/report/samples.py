@@ -19,7 +19,7 @@ from noiseweave.cluster.labels import text_of
 from noiseweave.cluster.ledger import finite
 from noiseweave.engine.formats import is_picture
 from noiseweave.engine.records import Json, JsonMapping
-from noiseweave.jobs.outputs import ShardName
+from noiseweave.jobs.outputs import PICTURES, ROWS, ShardName
 from noiseweave.jobs.reading.class_names import shown
 from noiseweave.jobs.report.records import Damage, shallow
 
@@ -133,6 +133,8 @@ def found_in(output: str, job: str, damage: Damage) -> Iterator[Found]:
         for name in storage.names_in(path):
             if (shard := ShardName.of(name)) and shard.kind == kind:
                 yield from _in_shard(storage.join(path, name), damage)
+    if job == "augment":
+        yield from _in_class_folders(output, damage)
     if job == "sample":
         yield from _in_images(storage.join(output, "images"))
     if job == "inpaint":
@@ -188,6 +190,32 @@ def _in_images(folder: str) -> Iterator[Found]:
             if is_picture(name) and not name.startswith("."):
                 of = None if label is None else label.lstrip("0") or "0"
                 yield Found(key=key, picture=Source(url=storage.join(here, name)), label=of)
+
+
+def _in_class_folders(output: str, damage: Damage) -> Iterator[Found]:
+    """What augment writes with files=folder: a line for each picture."""
+    parts = storage.join(output, "_run", ROWS, PICTURES)
+    for name in storage.names_in(parts):
+        with storage.open_read(storage.join(parts, name)) as f:
+            for line in f:
+                try:
+                    yield _of_row(storage.json_of(name, line), storage.join(output, PICTURES))
+                except (ValueError, KeyError, TypeError):
+                    damage["lineages"] += 1
+
+
+def _of_row(row: JsonMapping, folder: str) -> Found:
+    named, label, caption, lineage = (row[name] for name in ("file_name", "label", "text", "json"))
+    lineage = storage.json_of("json", lineage)
+    if not isinstance(lineage, dict) or shards.unsafe(named):
+        raise ValueError("no line of metadata.jsonl")
+    return Found(
+        key=str(row["key"]),
+        picture=Source(url=storage.join(folder, named)),
+        lineage=shallow(lineage),
+        label=None if label is None else str(label)[:80],
+        caption=None if caption is None else str(caption)[:CHARACTERS],
+    )
 
 
 def _in_lineage(output: str, folder: str, damage: Damage) -> Iterator[Found]:

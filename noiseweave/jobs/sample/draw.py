@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from noiseweave.engine.pictures.provenance import CREATED, Mark, Source, options
 from noiseweave.engine.records import Json, Quarantined
 from noiseweave.jobs import outputs
 from noiseweave.jobs.outputs import ShardName
-from noiseweave.jobs.reading import loras
+from noiseweave.jobs.reading import loras, running
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
 
@@ -56,6 +56,10 @@ class Result:
 
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
     """Draw every shard of samples."""
+    recipe = task.text or task.config.sampler
+    rows = task.total * recipe.steps * (1 + (recipe.guidance > 1))
+    model = running.with_compiling(task.config.model, None, rows, s)
+    task = replace(task, config=replace(task.config, model=model))
     return pipeline.run(units(task), phase(task, s.gpus_per_worker > 0), book, s)
 
 

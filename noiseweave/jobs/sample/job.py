@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import JsonMapping
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, running
 from noiseweave.jobs.sample.config import OWNED, Config
 from noiseweave.jobs.sample.task import Task
 
@@ -28,6 +28,8 @@ def run(config: Config) -> int:
     from noiseweave.jobs.sample import draw, plan, sheets
 
     output = storage.absolute(config.output)
+    model = running.with_precision(config.model, config.cluster, output, config.overwrite)
+    config = replace(config, model=model)
     task = plan.plan(config, output)
     if not config.draws:
         with lock.held(output):

@@ -82,7 +82,7 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
 def _recipe(config: Config, model: ModelFacts) -> TextRecipe:
     """How the model draws, where it can draw so."""
     text_pipeline.check_text_to_image(model)
-    text = config.text.of(model.reader.usual(model.unet))
+    text = config.text.of(model.usual)
     text_pipeline.check_recipe(model, text)
     guided = model.reader.guidance(model.unet) == "classifier-free"
     negative = config.negative_prompt

@@ -60,14 +60,14 @@ class Live:
         Raises:
             ValueError: one line: it cannot be loaded.
         """
-        from noiseweave.engine.networks import loading
-        from noiseweave.engine.networks.tuning import pick_device
+        from noiseweave.engine.networks import loading, tuning
 
         with self._lock:
             if self._loaded is None:
-                model = loras.settled(self.config.model)
+                device = tuning.pick_device()
+                model, _ = tuning.settled_here(loras.settled(self.config.model), device)
                 facts = loading.describe(model.name, self.config.size)
-                network = loading.load(model, pick_device(), self.config.size, loras.adding(model))
+                network = loading.load(model, device, self.config.size, loras.adding(model))
                 self._loaded = facts, network, loading.fingerprint(facts, model)
             return self._loaded
 
@@ -91,8 +91,8 @@ class Live:
         from noiseweave.engine.seeding import seed_of
 
         facts, model, _ = self.load()
-        loading.check_chain(facts, config.inversion)
-        config = replace(config, prompt=loading.settled_prompt(facts, config.prompt))
+        inversion = loading.settled_chain(facts, config.inversion)
+        config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
         prompts = config.prompts if facts.conditioning == "text" else None
         keys = [picture.key for picture in pictures]
         config = drawn(config, keys)

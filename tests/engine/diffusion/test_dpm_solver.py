@@ -21,16 +21,16 @@ def scheduler(spacing="leading", **kw):
     )
 
 
-def library(spacing, steps):
+def library(spacing, steps, kind="sde-dpmsolver++"):
     lib = DPMSolverMultistepScheduler.from_config(
-        scheduler(spacing).config, algorithm_type="sde-dpmsolver++", lambda_min_clipped=dpm_solver.LAMBDA_MIN
+        scheduler(spacing).config, algorithm_type=kind, lambda_min_clipped=dpm_solver.LAMBDA_MIN
     )
     lib.set_timesteps(steps)
     return lib
 
 
-def path_of(scheduler, steps, skip=0):
-    return preserving_path(*dpm_solver.preserving_steps(scheduler, steps), skip)
+def path_of(scheduler, steps, skip=0, **more):
+    return preserving_path(*dpm_solver.preserving_steps(scheduler, steps), skip, **more)
 
 
 def gaussian(alpha_bar, m, s2):
@@ -128,6 +128,33 @@ def test_replay_walks_as_the_library_samples(spacing):
     for i, t in enumerate(lib.timesteps):
         x = lib.step(epsilon(x, t[None]).float(), t, x, variance_noise=z_T[i]).prev_sample
     torch.testing.assert_close(ours, x, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_without_noise_it_is_dpm_solver_plus_plus(spacing):
+    """eta 0: DPMSolverMultistepScheduler's dpmsolver++, along a chain on the Gaussian denoiser."""
+    lib, s = library(spacing, 20, "dpmsolver++"), path_of(scheduler(spacing), 20, eta=0.0)
+    epsilon = gaussian(lib.alphas_cumprod, 0.3, 0.5)
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    still = dpm_solver.NoiseMaps(x_T_CHW=x[0], residual_TCHW=torch.zeros(20, 1, 8, 8), timesteps_T=s.t_T)
+    ours = dpm_solver.replay_dpm(lambda x, t: epsilon(x, t).float(), s, [still])
+    for t in lib.timesteps:
+        x = lib.step(epsilon(x, t[None]).float(), t, x).prev_sample
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_with_less_noise_a_picture_comes_back_and_the_slope_is_between_those_of_both_ends(spacing):
+    x_0, noise = torch.randn(
+        2, 20, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    denoise, weights = gaussian(scheduler().alphas_cumprod, 0.3, 0.5), []
+    for eta in (0.0, 0.3, 0.7, 1.0):
+        s = path_of(scheduler(spacing), 20, eta=eta)
+        maps = dpm_solver.invert_dpm(denoise, s, x_0[0], noise)
+        torch.testing.assert_close(dpm_solver.replay_dpm(denoise, s, maps), x_0[0], rtol=0, atol=1e-10)
+        weights.append(dpm_solver.slope_weights(s)[1:-1])
+    assert (torch.stack(weights).diff(dim=0) > 0).all()
 
 
 def test_order_two_samples_a_gaussian_with_less_error_than_order_one():

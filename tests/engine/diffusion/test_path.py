@@ -1,9 +1,12 @@
 """Any Gaussian path: both ends from every prediction, and a step against Bayes, DDPM's posterior and Euler."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from noiseweave.engine.diffusion.dpm_solver import SOLVERS
 from noiseweave.engine.diffusion.inversion import invert, replay
 from noiseweave.engine.diffusion.path import even_sigmas, preserving_path, straight_path
 from noiseweave.engine.records import NoiseMaps
@@ -179,3 +182,55 @@ def test_a_noise_schedule_that_ends_without_signal_is_taken_where_noise_says_som
 def test_levels_are_moved_towards_noise_by_a_shift():
     assert even_sigmas(4).tolist() == [1, 0.75, 0.5, 0.25]
     torch.testing.assert_close(even_sigmas(4, 3.0), torch.tensor([1, 0.9, 0.75, 0.5], dtype=D))
+
+
+def test_shifted_noise_is_that_of_the_next_step_and_the_network_is_told_of_this_one():
+    """As TurboEdit's public code has it in 4 steps: x of time 799, 599, 399 and 199 is drawn at 599, 399, 199 and 0."""
+    lib = DDIMScheduler(1000, timestep_spacing="trailing")
+    lib.set_timesteps(5)
+    path = preserving_path(lib.timesteps, lib.alphas_cumprod, 1, noise_shift=1.0)
+    assert path.t_T.tolist() == [799, 599, 399, 199]
+    a_T = torch.cat([lib.alphas_cumprod[[599, 399, 199]].double(), torch.ones(1)])
+    x_0, noise = torch.randn(2, 4, 1, 3, generator=torch.Generator().manual_seed(0), dtype=D)
+    expected = a_T.sqrt().view(-1, 1, 1) * x_0 + (1 - a_T).sqrt().view(-1, 1, 1) * noise
+    torch.testing.assert_close(path.noised(x_0, noise), expected)
+    half = preserving_path(lib.timesteps, lib.alphas_cumprod, 1, noise_shift=0.5)
+    torch.testing.assert_close(half.drawn_T[0] ** 2, lib.alphas_cumprod[[699, 499, 299, 99]].double())
+    path = straight_path(even_sigmas(5), 1000.0, 1, noise_shift=0.5)
+    assert path.t_T.tolist() == [800, 600, 400, 200]
+    torch.testing.assert_close(path.drawn_T[1], torch.tensor([0.7, 0.5, 0.3, 0.1], dtype=D))
+    torch.testing.assert_close(sum(path.drawn_T), torch.ones(4, dtype=D))
+
+
+@pytest.mark.parametrize(("make", "prediction"), WAYS)
+@pytest.mark.parametrize("noise_shift", [0.0, 0.6, 1.0])
+def test_a_few_shifted_steps_give_a_picture_back_in_float64(make, prediction, noise_shift):
+    for solver in SOLVERS.values():
+        path, g = make(prediction, 4, skip=1, noise_shift=noise_shift), torch.Generator().manual_seed(1)
+        x_0, noise = (
+            torch.randn(2, 1, 4, 4, generator=g, dtype=D),
+            torch.randn(3, 2, 1, 4, 4, generator=g, dtype=D),
+        )
+        denoise = gaussian(path, 0.2, 0.3)
+        maps = solver.invert(denoise, path, x_0, noise)
+        torch.testing.assert_close(solver.replay(denoise, path, maps), x_0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [preserving, straight])
+def test_maps_drawn_at_the_matching_level_are_as_strong_as_the_noise_of_a_step(make):
+    """Of a network that sees x_0 the maps have sigma'^2 (1 + q) in place of c^2 = sigma'^2 (1 - q), where
+    q = (alpha sigma' / alpha' sigma)^2; noise that is sqrt((1 - q) / (1 + q)) as strong makes them equal."""
+    path, g = make("sample", 5, skip=1), torch.Generator().manual_seed(2)
+    x_0, noise = torch.zeros(1, 1, 64, 64, dtype=D), torch.randn(4, 1, 1, 64, 64, generator=g, dtype=D)
+    q = (path.alpha_T * path.sigma_next_T / path.alpha_next_T / path.sigma_T) ** 2
+
+    def spread(path):
+        [maps] = invert(lambda x, t: torch.zeros_like(x), path, x_0, noise)
+        return maps.residual_TCHW.std((1, 2, 3))
+
+    expected = path.sigma_next_T * (1 + q).sqrt()
+    torch.testing.assert_close(spread(path)[:-1], expected[:-1], rtol=0.05, atol=0)
+    for i in range(3):
+        rho = ((1 - q[i]) / (1 + q[i])).sqrt()
+        weaker = replace(path, drawn_T=(path.alpha_T, path.sigma_T * rho))
+        torch.testing.assert_close(spread(weaker)[i], path.deviation_T[i], rtol=0.05, atol=0)

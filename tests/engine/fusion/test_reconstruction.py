@@ -22,6 +22,8 @@ RECIPES = [
     InversionRecipe(num_steps=20, skip=5, eta=0.5),
     InversionRecipe(num_steps=12, skip=1, eta=0.0),
     InversionRecipe(num_steps=12, skip=0, sampler="sde-dpm-solver++"),
+    InversionRecipe(num_steps=12, skip=1, sampler="sde-dpm-solver++", eta=0.5),
+    InversionRecipe(num_steps=5, skip=1, noise_shift=1.0),
 ]
 
 
@@ -118,7 +120,7 @@ def test_what_is_known_before_the_weights_are_loaded(saved):
     assert (found.path, found.trained_steps) == ("straight", 1000)
     assert found.prediction == ("sample" if found.family == "linear_mixing" else "flow")
     for recipe in RECIPES:
-        loading.check_chain(found, recipe)
+        loading.settled_chain(found, recipe)
     assert len(loading.fingerprint(found)) == 16
     with pytest.raises(ValueError, match=r"prompt\.target='a': model .* reads no words"):
         loading.check_prompt(found, PromptRecipe(target="a"))

@@ -110,10 +110,10 @@ def test_the_schedule_is_the_librarys_without_its_noisiest_steps(digits_model):
 def test_what_can_be_asked_without_loading_the_weights():
     found = loading.describe("digits-ddpm")
     assert (found.channels, found.side, found.latent, found.vae_scale_factor) == (1, 16, False, 1)
-    loading.check_chain(found, InversionRecipe(num_steps=1000))
+    loading.settled_chain(found, InversionRecipe(num_steps=1000))
     few = replace(found, scheduler={**found.scheduler, "num_train_timesteps": 10})
     with pytest.raises(ValueError, match=r"inversion\.num_steps=11"):
-        loading.check_chain(few, InversionRecipe(num_steps=11))
+        loading.settled_chain(few, InversionRecipe(num_steps=11))
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_a_latent_base_model_of_ours(make, tmp_path, images):
     assert (found.conditioning, found.path, found.prediction) == ("none", "vp", "epsilon")
     assert (found.vae_scale_factor, found.trained_steps) == (2, 1000)
     assert loading.fingerprint(found) == facts.fingerprint(found)
-    loading.check_chain(found, InversionRecipe(num_steps=1000))
+    loading.settled_chain(found, InversionRecipe(num_steps=1000))
     model, small = loading.load(ModelConfig(name=name)), images[:, ::2, ::2]
     assert (model.channels, model.size, model.text) == (3, 16, None)
     x, z = there_and_back(model, small, None)

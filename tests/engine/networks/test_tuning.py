@@ -10,7 +10,7 @@ from torch import nn
 
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.inpainting import models
-from noiseweave.engine.networks import backbone, base_models, loading, text_pipeline, tuning
+from noiseweave.engine.networks import backbone, base_models, loading, memory, text_pipeline, tuning
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 
 WAYS = [{"channels_last": True}, {"attention": "eager"}, {"channels_last": True, "attention": "eager"}]
@@ -78,7 +78,7 @@ def test_a_layout_outlives_the_precision(kl_folder):
 
 
 def test_null_is_what_measured_fastest(monkeypatch):
-    told = {"compile": False, "channels_last": True, "attention": "eager"}
+    told = {"channels_last": True, "attention": "eager"}
     monkeypatch.setitem(tuning.FASTEST, "cpu", told)
     network = loading.load(ModelConfig(name="digits-ddpm")).unet
     assert is_channels_last(network)
@@ -147,14 +147,62 @@ def test_without_a_compiler_one_line_says_so_once_and_the_network_runs(monkeypat
     assert said[0].startswith("model.compile: this machine cannot compile")
 
 
+def test_auto_is_float32_on_a_cpu_and_bfloat16_where_all_gpus_compute_in_it(monkeypatch):
+    assert tuning.precision_for(gpu=False, bfloat16=False) == tuning.cpu_precision() == "fp32"
+    assert tuning.precision_for(gpu=True, bfloat16=True) == "bf16"
+    assert tuning.precision_for(gpu=True, bfloat16=False) == "fp32"
+    model = ModelConfig(name="digits-ddpm")
+    assert (model.precision, model.compile) == ("auto", "auto")
+    assert tuning.settled_here(model, "cpu") == (ModelConfig(name="digits-ddpm", precision="fp32"), "fp32")
+    half = ModelConfig(name="digits-ddpm", precision="fp16")
+    assert tuning.settled_here(half, "cuda") == (half, "fp16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert tuning.settled_here(model, "cuda:1")[1] == "bf16"
+
+
+def test_every_loader_takes_what_auto_is_here(monkeypatch, kl_folder):
+    monkeypatch.setattr(tuning, "cpu_precision", lambda: "bf16")
+    digits, small = ModelConfig(name="digits-ddpm"), ModelConfig(name=str(kl_folder))
+    loaded = [
+        loading.load(digits).unet,
+        loading.load(small).unet,
+        loading.load(small).vae,
+        base_models.load(digits).network,
+        text_pipeline.load(small, TextRecipe()).pipeline.unet,
+        models.load(small).text.pipeline.unet,
+        models.load(digits).base.network,
+    ]
+    assert {network.dtype for network in loaded} == {torch.bfloat16}
+
+
+def test_compiling_is_repaid_by_many_rows_alone_and_never_where_it_was_not_measured(monkeypatch, kl_folder):
+    known = loading.describe("digits-ddpm")
+    flop = memory.flop_of_a_row(known)
+    counted = 0.158e9  # torch's FlopCounterMode, of one row
+    assert 0.7 < flop / counted < 1.4
+    cost = tuning.COMPILING["cpu"]
+    enough = cost.seconds / cost.gain * cost.rate / flop
+    for threads in (1, 4):
+        assert tuning.compiling_repaid(known, 1.01 * threads * enough, "cpu", threads)
+        assert not tuning.compiling_repaid(known, 0.99 * threads * enough, "cpu", threads)
+    assert not tuning.compiling_repaid(known, 1e12, "cuda")
+    wide = loading.describe(str(kl_folder), 64)
+    assert memory.flop_of_a_row(wide) == pytest.approx(
+        4 * memory.flop_of_a_row(loading.describe(str(kl_folder)))
+    )
+
+
+def test_what_is_still_auto_is_not_compiled():
+    assert loading.load(ModelConfig(name="digits-ddpm")).unet._compiled_call_impl is None
+
+
 def test_how_it_runs_is_no_part_of_a_runs_identity():
     one = ModelConfig(name="a", precision="bf16")
     other = ModelConfig(
         name="a", precision="bf16", micro_batch=3, compile=True, channels_last=True, attention="eager"
     )
-    assert (
-        identity_of(one) == identity_of(other) == {"name": "a", "precision": "bf16", "safety_checker": True}
-    )
+    assert identity_of(one) == identity_of(other)
+    assert identity_of(one).items() >= {"name": "a", "precision": "bf16", "safety_checker": True}.items()
     assert identity_of(ModelConfig(name="b")) != identity_of(one)
 
 

@@ -58,6 +58,7 @@ class Family:
         name: as ``facts`` has it.
         pipeline: diffusers' class that draws pictures from texts.
         filling: diffusers' class whose network sees the hole that it fills, where there is one.
+        also: diffusers' classes of folders that ``pipeline`` opens as well.
         network: the part that takes noise off.
         kind: diffusers' class of it.
         parts: that a folder must have, beside network, VAE and scheduler.
@@ -69,6 +70,7 @@ class Family:
     name: str
     pipeline: str
     filling: str = ""
+    also: tuple[str, ...] = ()
     network: Literal["unet", "transformer"] = "transformer"
     kind: str
     parts: tuple[str, ...] = ("text_encoder", "tokenizer")
@@ -80,8 +82,8 @@ class Family:
         """The network that takes noise off."""
         return getattr(pipeline, self.network)
 
-    def usual(self, network: Json) -> Usual:
-        """What is taken where a user does not choose; ``network`` is the network's config, here and below."""
+    def usual(self, network: Json, scheduler: Json) -> Usual:
+        """What is taken where a user does not choose, by their configs; ``network`` is the network's below too."""
         raise NotImplementedError
 
     def guidance(self, network: Json) -> Guidance:

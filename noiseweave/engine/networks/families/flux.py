@@ -38,10 +38,10 @@ class Flux(Family):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
 
-    def usual(self, network: Json) -> Usual:
+    def usual(self, network: Json, scheduler: Json) -> Usual:
         """dev's edit as FlowEdit has it (Kulikov et al., arXiv 2412.08629)."""
         if self.guidance(network) == "none":
-            return Usual(steps=4, guidance=1.0, edit=(1.0, 1.0), fill=1.0)
+            return Usual(steps=4, guidance=1.0, edit=(1.0, 1.0), fill=1.0, distilled=True)
         fill = 30.0 if self.sees_holes(network, 16) else 3.5
         return Usual(steps=28, guidance=3.5, edit=(1.5, 5.5), fill=fill)
 

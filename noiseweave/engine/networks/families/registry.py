@@ -16,7 +16,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 BY_PIPELINE = {
-    name: family for family in FAMILIES.values() for name in (family.pipeline, family.filling) if name
+    name: family
+    for family in FAMILIES.values()
+    for name in (family.pipeline, family.filling, *family.also)
+    if name
 }
 
 

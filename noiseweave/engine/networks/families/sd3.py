@@ -31,7 +31,7 @@ class StableDiffusion3(Family):
         "attn.to_v",
     )
 
-    def usual(self, network: Json) -> Usual:
+    def usual(self, network: Json, scheduler: Json) -> Usual:
         """The edit's as FlowEdit has them (Kulikov et al., arXiv 2412.08629)."""
         return Usual(steps=28, guidance=7.0, edit=(3.5, 13.5), fill=7.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from noiseweave.engine.networks.families.family import How, Rows
-from noiseweave.engine.networks.families.sd import StableDiffusion
+from noiseweave.engine.networks.families.sd import StableDiffusion, guidance_embedding
 from noiseweave.engine.networks.protocols import Network
 
 
@@ -14,6 +14,7 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "sdxl"
     pipeline, filling = "StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
+    also = ()
     parts = ("text_encoder_2", "tokenizer_2")
 
     def predict(self, network: Network, x_BCHW: Tensor, t_B: Tensor, rows: Rows, how: How) -> Tensor:
@@ -21,7 +22,6 @@ class StableDiffusionXL(StableDiffusion):
         pooled = rows["pooled_prompt_embeds"]
         sizes = pooled.new_tensor([*how.size, 0, 0, *how.size])
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
-        words = rows["prompt_embeds"]
-        return network(x_BCHW, t_B, encoder_hidden_states=words, added_cond_kwargs=added, return_dict=False)[
-            0
-        ]
+        words, scale = rows["prompt_embeds"], guidance_embedding(network, x_BCHW, how.guidance)
+        more = {"timestep_cond": scale, "added_cond_kwargs": added, "return_dict": False}
+        return network(x_BCHW, t_B, encoder_hidden_states=words, **more)[0]

@@ -25,7 +25,7 @@ class ZImage(Family):
     embeddings = ("prompt_embeds", "prompt_mask")
     patch = 2
 
-    def usual(self, network: Json) -> Usual:
+    def usual(self, network: Json, scheduler: Json) -> Usual:
         """Turbo's, whose guidance is distilled: the configs of both are alike."""
         return Usual(steps=9, guidance=1.0, edit=(1.0, 1.0), fill=1.0)
 

@@ -122,3 +122,90 @@ def test_facts_of_a_family(small):
     assert (found.network_channels, found.latent_channels, found.multiple) == (16, 16, 16)
     assert found.side == (SIDE if name == "sd3" else 1024)
     assert not found.sees_holes
+
+
+# models of Stable Diffusion's layouts that are distilled for few steps
+
+
+def distilled(kind, source, folder):
+    """A small pipeline as SD-Turbo, SDXL-Turbo or a latent consistency model is saved, with random weights."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(source, use_safetensors=True)
+    schedule = {**pipe.scheduler.config, "prediction_type": "epsilon"}
+    if kind == "turbo":
+        euler = diffusers.EulerAncestralDiscreteScheduler.from_config(schedule, timestep_spacing="trailing")
+        pipe.register_modules(scheduler=euler)
+    else:
+        torch.manual_seed(1)
+        unet = diffusers.UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=16)
+        parts = {**pipe.components, "unet": unet, "scheduler": diffusers.LCMScheduler.from_config(schedule)}
+        pipe = diffusers.LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    pipe.save_pretrained(folder)
+    return str(folder)
+
+
+DISTILLED = [("turbo", "kl_folder"), ("turbo", "xl_folder"), ("lcm", "kl_folder")]
+
+
+@pytest.mark.parametrize(("kind", "source"), DISTILLED)
+def test_a_distilled_model_gives_pictures_back_in_few_shifted_steps(kind, source, request, tmp_path):
+    from latent_models import psnr, there_and_back, told
+
+    name = distilled(kind, request.getfixturevalue(source), tmp_path / "small")
+    found = loading.describe(name)
+    assert found.usual.steps == 4
+    assert found.usual.guidance == (8.5 if kind == "lcm" else 1.0)
+    model, image = (
+        loading.load(ModelConfig(name=name)),
+        np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8),
+    )
+    for steps, skip in ((4, 1), (5, 1), (8, 0)):
+        recipe = loading.settled_chain(found, InversionRecipe(num_steps=steps, skip=skip))
+        assert recipe.noise_shift == 1.0
+        assert loading.long_chain(found, recipe) is None
+        ours, x_0 = there_and_back(model, image, told(2, guidance_source=2.0), recipe)
+        assert psnr(ours, x_0) > 95
+        path = model.path(recipe)
+        assert path.t_T[0] == round(1000 - 1000 * skip / steps) - 1  # its own, trailing, time steps
+        assert (path.drawn_T[1][:-1] < path.sigma_T[:-1]).all()
+        assert path.drawn_T[1][-1] == 0
+
+
+@pytest.mark.parametrize(("kind", "source"), DISTILLED)
+def test_a_long_chain_of_a_distilled_model_is_noted_and_a_chosen_shift_stays(kind, source, request, tmp_path):
+    found = loading.describe(distilled(kind, request.getfixturevalue(source), tmp_path / "small"))
+    note = loading.long_chain(found, InversionRecipe(num_steps=50, skip=10))
+    assert note.startswith("inversion.num_steps=50, skip=10: 40 steps of ")
+    assert note.endswith("which is distilled for few; 3 to 8 serve, such as num_steps 5, skip 1")
+    settled = loading.settled_chain
+    assert settled(found, InversionRecipe(num_steps=5, noise_shift=0.25, skip=1)).noise_shift == 0.25
+    assert (
+        settled(found, InversionRecipe(num_steps=5, skip=4)).noise_shift == 0
+    )  # the one step needs its noise
+    whole = loading.describe(str(request.getfixturevalue(source)))
+    assert settled(whole, InversionRecipe(num_steps=5, skip=1)).noise_shift == 0
+    assert loading.long_chain(whole, InversionRecipe()) is None
+
+
+def test_schnell_is_distilled_and_others_are_not(small):
+    name, folder = small
+    recipe = loading.settled_chain(loading.describe(str(folder)), InversionRecipe(num_steps=5, skip=1))
+    assert recipe.noise_shift == (name == "schnell")
+
+
+def test_a_latent_consistency_model_has_its_guidance_as_its_own_pipeline_gives_it(kl_folder, tmp_path):
+    name = distilled("lcm", kl_folder, tmp_path / "small")
+    model, seen = loading.load(ModelConfig(name=name)), []
+    assert registry.BY_PIPELINE["LatentConsistencyModelPipeline"].name == "sd"
+    pipe = diffusers.LatentConsistencyModelPipeline(
+        **model.text.pipeline.components, requires_safety_checker=False
+    )
+    pipe.scheduler = diffusers.LCMScheduler.from_pretrained(name, subfolder="scheduler")
+    handle = model.unet.register_forward_pre_hook(lambda _m, _a, named: seen.append(named), with_kwargs=True)
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    pipe("a cat", latents=x, num_inference_steps=1, guidance_scale=5.5, output_type="latent")
+    model.conditioned(model.words(["a cat"]), 5.5)(x, torch.tensor([999]))
+    handle.remove()
+    theirs, ours = seen
+    torch.testing.assert_close(ours["timestep_cond"], theirs["timestep_cond"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours["encoder_hidden_states"], theirs["encoder_hidden_states"])
+    assert len(ours["encoder_hidden_states"]) == 1
