@@ -97,7 +97,7 @@ class ModelFacts:
     @property
     def latent_channels(self) -> int:
         """Channels of the VAE's latents; diffusers' default where its config does not say."""
-        return int(self.vae.get("latent_channels", 4))
+        return latents.latent_channels(self.vae)
 
     @property
     def conditioning(self) -> Conditioning:
