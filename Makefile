@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo demo-digits demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
+.PHONY: demo photo-model demo-digits demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -89,6 +89,16 @@ demo-model: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/digits
 	$(BIN)/noiseweave train --config configs/demo-model.yaml \
 		--input $(OUT)/digits/shards --output $(OUT)/demo-model
+
+# flowers-flow anew, from a folder with one of photographs for each class: hours on two cores
+photo-model: $(VENV)/.installed
+	@[ -n "$(PHOTOS)" ] || { echo "make photo-model PHOTOS=folder: give a folder with one of photographs for each class" >&2; exit 2; }
+	$(BIN)/noiseweave pack --input "$(PHOTOS)" --size 128 --output $(OUT)/photo-model/photos
+	$(BIN)/noiseweave train --config configs/train-photos-flow.yaml --model.classes -1 \
+		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/first
+	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/first \
+		--steps 7000 --ema 0.9995 --seed 1 --optimizer.warmup 300 \
+		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/model
 
 # one model of each kind on half of the digits, scored on the other half: about an hour on two cores
 base-models: $(VENV)/.installed-dev

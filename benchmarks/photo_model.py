@@ -1,6 +1,6 @@
 """How good a class-conditional photo model is: its samples against real photographs, by guidance.
 
-    python benchmarks/photo_model.py --photos DIR --weights FILE [--model flowers-flow] [--guidance 1 2 3] [--count 500]
+    python benchmarks/photo_model.py --photos DIR --weights FILE [--model flowers-flow ...] [--guidance 1 2 3]
 
 DIR has train/ and validation/, each with a folder of pictures for each class, in the alphabet's order of the
 model's classes. In features of EfficientNet-lite0: the share of samples that a linear probe of the real training
@@ -12,6 +12,7 @@ near samples come to their nearest training photo beside how near validation pho
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -110,9 +111,9 @@ def drawn(model: base_models.BaseModel, label_N: np.ndarray, recipe: SamplerReci
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="flowers-flow")
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="of EfficientNet-lite0")
+    parser.add_argument("--model", nargs="+", default=["flowers-flow"], help="of one side")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--weights", type=Path, help="of EfficientNet-lite0")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--count", type=int, default=500)
@@ -120,23 +121,26 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="folder for a sheet of samples of each guidance")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if not (args.photos and args.weights):
+        print("left out: it needs --photos and --weights")
+        return
     torch.set_num_threads(args.threads)
-    model = base_models.load(ModelConfig(name=args.model))
-    judge = Judge(args.photos, model.size, extractor(args.weights))
-    label_N = np.arange(args.count) % model.classes
+    models = {name: base_models.load(ModelConfig(name=name)) for name in args.model}
+    judge = Judge(args.photos, next(iter(models.values())).size, extractor(args.weights))
     real = {**judge.real, "frechet": judge.frechet_of_real(args.count)}
     print("real photographs", real, flush=True)
     recipe, rows = SamplerRecipe(name="euler", steps=args.steps), []
-    for guidance in args.guidance:
+    for (name, model), guidance in itertools.product(models.items(), args.guidance):
+        label_N = np.arange(args.count) % model.classes
         image_NHWC = drawn(model, label_N, replace(recipe, guidance=guidance), 0)
-        rows.append({"guidance": guidance, **judge.look(image_NHWC, label_N)})
+        rows.append({"model": name, "guidance": guidance, **judge.look(image_NHWC, label_N)})
         print(rows[-1], flush=True)
         if args.sheets:
             page = collage.sheet([list(image_NHWC[i : i + 10]) for i in range(0, 60, 10)], tile=model.size)
             args.sheets.mkdir(parents=True, exist_ok=True)
-            (args.sheets / f"guidance-{guidance:g}.png").write_bytes(collage.png(page))
+            (args.sheets / f"{Path(name).name}-{guidance:g}.png").write_bytes(collage.png(page))
     if args.out:
-        found = {"model": args.model, "count": args.count, "steps": args.steps, "real": real, "samples": rows}
+        found = {"count": args.count, "steps": args.steps, "real": real, "samples": rows}
         args.out.write_text(json.dumps({"hardware": hardware(), **found}, indent=1) + "\n")
 
 

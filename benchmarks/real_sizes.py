@@ -1,6 +1,6 @@
 """Whether the published sizes fit a machine: memory and seconds of one inversion and replay of one picture.
 
-    python benchmarks/real_sizes.py [--models sd15 sdxl] [--steps 6] [--skip 2] [--size 512]
+    python benchmarks/real_sizes.py --models sd15 sdxl [--steps 6] [--skip 2] [--size 512]
 
 Pipelines with the networks of Stable Diffusion 1.5 (in float32) and XL (in bf16) are built with random weights, saved,
 loaded as any model is, and one picture is inverted and replayed with guidance, each in a process of its own. SDXL's
@@ -120,7 +120,7 @@ def timed(run: Any) -> tuple[Any, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=list(PRECISION), default=list(PRECISION))
+    parser.add_argument("--models", nargs="+", choices=list(PRECISION), default=[])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--skip", type=int, default=2)
     parser.add_argument("--size", type=int, default=512)
@@ -131,6 +131,8 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(*args.one, args.steps, args.skip, args.size)))
         return
+    if not args.models:
+        print("left out: it needs --models, minutes, and 10 GB of disk and memory")
     found = []
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +149,8 @@ def main() -> None:
             )
         found.append(json.loads(said.stdout.splitlines()[-1]))
         print(json.dumps(found[-1], indent=1), flush=True)
-    args.out.write_text(json.dumps({"hardware": hardware(), "models": found}, indent=1) + "\n")
+    if found:
+        args.out.write_text(json.dumps({"hardware": hardware(), "models": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmarks: the scores of base models in full, the others once with models as small as can be."""
 
 import argparse
+import importlib
 import io
 import json
 import sys
@@ -308,6 +309,13 @@ def test_ways_to_run_a_network_are_timed_against_the_plain_one(latent, tmp_path,
         == set(found["first_calls_s"])
         == {"plain", "channels_last", "eager", "channels_last, eager"}
     )
+
+
+@pytest.mark.parametrize("name", ["fewer_steps", "fusion_modes", "photo_model", "quality_gate", "real_sizes"])
+def test_what_needs_more_than_a_clone_has_is_left_out_in_a_line(modules, monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    importlib.import_module(name).main()
+    assert capsys.readouterr().out.startswith("left out: it needs --")
 
 
 def test_ways_to_train_are_timed_against_float32(modules, tmp_path, monkeypatch):

@@ -130,11 +130,6 @@ def test_inpaint_fills_holes(name, guidance, folders, tmp_path, capsys):
     assert inline("inpaint", *said, "--output", tmp_path / "o") == 0
     found = [json.loads(p.read_text()) for p in (tmp_path / "o").rglob("*.json")]
     assert f'"guidance": {guidance}' in json.dumps(found)
-    with pytest.raises(SystemExit):
-        inline("inpaint", *said, "--lora", "x.safetensors", "--output", tmp_path / "p")
-    assert "none is read, of Stable Diffusion 1, 2 and XL" in error_line(
-        capsys.readouterr().err.splitlines()[-1]
-    )
 
 
 @pytest.mark.parametrize("name", ["z_image", "qwen_image"])
@@ -212,10 +207,3 @@ def test_features_of_a_unet_are_refused_of_a_transformer(folders, tmp_path, caps
             "unet",
         )
     assert "has no U-Net; name other features" in error_line(capsys.readouterr().err)
-
-
-def test_a_lora_of_a_transformer_is_refused(folders, tmp_path, capsys):
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    with pytest.raises(SystemExit):
-        inline("lora", "--input", tmp_path, "--output", tmp_path / "o", "--model.name", folders["dev"])
-    assert "lora takes" in error_line(capsys.readouterr().err)

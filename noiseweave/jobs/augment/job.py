@@ -110,7 +110,6 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(model, config.inversion)
-    looks.warn(loading.long_chain(model, inversion))
     features = choice.settled(config.features, model)
     spaces.check_here(features)
     if features != config.features:
@@ -119,6 +118,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
     gate = photos if config.gate is None else config.gate
     quality = config.quality.settled(photos)
     prompt = loading.settled_prompt(model, config.prompt)
+    looks.warn(loading.long_chain(model, inversion))
     chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
     config = replace(config, model=chosen)
     config = replace(

@@ -51,7 +51,6 @@ def run(config: Config) -> int:
     config = replace(config, model=model)
     facts = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(facts, config.inversion)
-    looks.warn(loading.long_chain(facts, inversion))
     config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
     prompts = config.prompts if facts.conditioning == "text" else None
     keys, image_NHWC, unlike = work.pictures(config.images, facts)
@@ -62,6 +61,7 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     folder.claim(output, config.images)
     looks.warn(unlike)
+    looks.warn(loading.long_chain(facts, inversion))
     with lock.held(output):
         return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
 

@@ -86,6 +86,7 @@ def test_a_network_without_its_weights_says_which_file_it_wants_and_where(name, 
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setattr("noiseweave.engine.features.networks._packaged", lambda _: None)
     with pytest.raises(ValueError, match=PUBLISHED[name]) as error:
         spaces.load(FeatureRecipe(name=name), never)
     assert f"{tmp_path}/checkpoints" in str(error.value)
@@ -95,6 +96,7 @@ def test_a_network_without_its_weights_says_which_file_it_wants_and_where(name, 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "facebook/dinov2-small", "{tmp}"])
 def test_what_is_missing_is_said_before_any_work(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("noiseweave.engine.features.networks._packaged", lambda _: None)
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -403,6 +403,7 @@ def refused(capsys, source, output, *change, run=inline):
 def test_missing_weights_of_features_end_it_at_once(name, source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_a, **_k: 1 / 0)
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setattr("noiseweave.engine.features.networks._packaged", lambda _: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stop:
         augment(source, tmp_path / "out", "--model.name", "digits-ddpm", "--features.name", name)
