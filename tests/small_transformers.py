@@ -142,8 +142,30 @@ def z_image(folder: str | Path) -> Path:
 
 # what Qwen-Image's tokenizer makes one token of, so that the template before the words has 34 as theirs has
 SYSTEM = (
-    *("system", "user", "assistant", "Describe", " the", " image", " by", " detailing", " color", " shape", " size"),
-    *(" texture", " quantity", " text", " spatial", " relationships", " of", " objects", " and", " background"),
+    *(
+        "system",
+        "user",
+        "assistant",
+        "Describe",
+        " the",
+        " image",
+        " by",
+        " detailing",
+        " color",
+        " shape",
+        " size",
+    ),
+    *(
+        " texture",
+        " quantity",
+        " text",
+        " spatial",
+        " relationships",
+        " of",
+        " objects",
+        " and",
+        " background",
+    ),
 )
 
 
@@ -179,7 +201,7 @@ def qwen_image(folder: str | Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = QwenImageTransformer2DModel(
-            num_layers=2,
+            num_layers=3,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=WIDTH,

@@ -40,7 +40,9 @@ USUAL = {
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
     flux = {name: small_transformers.flux(root / name, name) for name in ("dev", "schnell", "fill")}
-    others = {name: getattr(small_transformers, name)(root / name) for name in ("sd3", "z_image", "qwen_image")}
+    others = {
+        name: getattr(small_transformers, name)(root / name) for name in ("sd3", "z_image", "qwen_image")
+    }
     return others | flux
 
 
@@ -149,7 +151,11 @@ REFUSED = {
     "sides": ("sd3", ["--text.height", "40"], "text.height=40: a multiple of 16, at most 192"),
     "too large": ("sd3", ["--text.height", "208"], "text.height=208: a multiple of 16, at most 192"),
     "guidance": ("schnell", ["--text.guidance", "3"], "text.guidance=3.0: 1, as the model was distilled"),
-    "one step": ("qwen_image", ["--text.steps", "1"], "text.steps=1: 2 or more, as the model's scheduler takes"),
+    "one step": (
+        "qwen_image",
+        ["--text.steps", "1"],
+        "text.steps=1: 2 or more, as the model's scheduler takes",
+    ),
     "fill": ("fill", [], "it is a FluxFillPipeline; text-to-image takes"),
     "negative": (
         "dev",

@@ -87,8 +87,7 @@ def check_text_to_image(facts: ModelFacts) -> None:
 def check_recipe(facts: ModelFacts, recipe: TextRecipe) -> None:
     """Raise ValueError, one line, when a model cannot draw by a recipe."""
     check_steps("text.steps", recipe.steps, facts.trained_steps)
-    stretched = facts.scheduler.get("shift_terminal") and recipe.steps == 1
-    check(not stretched, "text.steps", recipe.steps, "2 or more, as the model's scheduler takes")
+    facts.check_fewest("text.steps", recipe.steps)
     family, multiple = facts.reader, facts.multiple
     if facts.path == "straight":
         fits = recipe.sampler in FLOW_SAMPLERS

@@ -79,7 +79,8 @@ class QwenImage(Family):
         """Each token as long as the conditional prediction's, as its pipeline has it."""
         guided, conditional = self.pack(guided_BCHW), self.pack(conditional_BCHW)
         own = guided.norm(dim=-1, keepdim=True).clamp_min(TINY)
-        return self.unpack(guided * (conditional.norm(dim=-1, keepdim=True) / own), guided_BCHW.shape[2:])
+        height, width = guided_BCHW.shape[2:]
+        return self.unpack(guided * (conditional.norm(dim=-1, keepdim=True) / own), (height, width))
 
     def sigmas(self, scheduler: Scheduler, steps: int, size: tuple[int, int]) -> Tensor:
         """Even levels, moved by the number of tokens and stretched to the scheduler's last one."""

@@ -127,6 +127,13 @@ def test_every_family_names_pipelines_of_diffusers():
         assert family.pipeline in registry.text_to_image()
 
 
+def test_a_single_step_begins_at_noise_alone(small):
+    _, folder = small
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    # Qwen-Image's scheduler, asked for one step, gives 0 / 0
+    assert registry.family_of(pipe).sigmas(pipe.scheduler, 1, (8, 8)).tolist() == pytest.approx([1.0])
+
+
 def test_facts_of_a_family(small):
     name, folder = small
     found = facts.read_facts(str(folder))
