@@ -1,6 +1,7 @@
 # make demo   install into .venv and augment 100 photographs with the photo model that ships (no GPU, no download of data)
 # make demo-digits   the same of 1797 handwritten digits, which most commands in the docs go on with
 # make demo-inpaint   holes in digits, repaired by the same model
+# make studio   a page in the browser where the same photographs are fused live
 # make cluster-demo   three Ray nodes here, one of them killed in the middle of augment
 # make test   the tests of every job and module (minutes); make test-all: the slow ones too (kills, several nodes, browser)
 # make lint   ruff, sizes, mypy, import-linter; make fuzz: damaged input for every reader; make bench: the quick measurements; make docs: the manuals as a site
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo photo-model demo-digits demo-inpaint cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
+.PHONY: demo photo-model demo-digits demo-inpaint studio cluster-demo test test-all test-slow test-shared lint fuzz bench docs demo-model base-models wheel clean
 .DELETE_ON_ERROR:
 
 # a stamp is older than pyproject.toml when the dependencies may have changed; the sources need no new install
@@ -38,6 +39,11 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@$(PIP) -e '.[docs]'
 	@touch $@
 
+$(VENV)/.installed-studio: $(VENV)/.installed
+	@echo "installing Gradio into $(VENV) ..."
+	@$(PIP) -e '.[studio]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --input examples/flowers --output $(OUT)/demo/flowers
 
@@ -51,7 +57,12 @@ demo-inpaint: $(VENV)/.installed
 	$(BIN)/noiseweave inpaint --config configs/inpaint-digits.yaml --images $(OUT)/demo/broken/images \
 		--masks $(OUT)/demo/broken/masks --output $(OUT)/demo/inpainted
 
-cluster-demo: $(VENV)/.installed
+cluster-$(VENV)/.installed-studio: $(VENV)/.installed
+	@echo "installing Gradio into $(VENV) ..."
+	@$(PIP) -e '.[studio]'
+	@touch $@
+
+demo: $(VENV)/.installed
 	$(BIN)/python scripts/cluster_demo.py $(OUT)/cluster-demo
 
 test: $(VENV)/.installed-dev

@@ -32,6 +32,7 @@ JOBS = {
     "describe": "a model -> what it is, and the memory that its workers take",
     "unpack": "shards -> class folders of pictures, with classes.json and metadata.jsonl",
     "report": "a job's output folder -> report.html, one page that shows it all",
+    "studio": "pictures -> a page on this machine where they are fused and edited live",
 }
 
 SECOND = {
@@ -209,7 +210,7 @@ def _positional(job: str, words: list[str], several: str | None, known: Mapping[
     if several is None:
         close = meant(words[0], [*SECOND.get(job, ()), *(f"--{name}" for name in known)])
         fail(f"noiseweave {job} has no place for {words[0]!r}: options begin with --{close}")
-    one = known[several].hint is str
+    one = known[several].hint in (str, str | None)
     if one and len(words) > 1:
         fail(f"{several}: one is needed, {len(words)} given: {', '.join(words)}")
     return f"--{several}={words[0] if one else json.dumps(words)}"

@@ -306,6 +306,7 @@ def fuse_pictures(
     keep_spread: bool = True,
     solver: SolverName = "ddim",
     mask_HW: Tensor | None = None,
+    fresh: tuple[float, int] = (0.0, 0),
 ) -> Tensor:
     """Several fusions (mode, weights) of all pictures of a group: float [len(recipes), C, H, W].
 
@@ -314,11 +315,13 @@ def fuse_pictures(
     Args:
         solver: that the maps were made with.
         mask_HW: float [h, w] in 0..1, where the fusion shows; elsewhere is the first picture. None is everywhere.
+        fresh: share of fresh noise in each fused map, 0 (none) to 1, and the seed that it is drawn from.
 
     Raises:
         ValueError: as of ``regions.fit_mask``.
     """
     fused = [_fuse_maps(group.maps, weights, mode, keep_spread, mask_HW) for mode, weights in recipes]
+    fused = [varied(maps, group.path, *fresh) for maps in fused]
     shares = [_shares(w, _area(mask_HW)) for _, w in recipes]
     denoise = target_denoisers(backbone, group.prompts)([list(enumerate(w)) for w in shares])
     return dpm_solver.SOLVERS[solver].replay(denoise, group.path, fused)

@@ -37,10 +37,17 @@ class FuseRecipe(MixingRecipe):
             weight that all but the first share equally. null weighs all pictures alike; with a region, 1.
         keep_spread: bring each fused step back to the standard deviation interpolated from its parents.
         region: where the second of two pictures shows.
+        variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept);
+            drawn from the seed and the pictures.
     """
 
     modes: Modes = "cross_fade"
     ratio: float | None = None
+    variation: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.variation <= 1, "fusion.variation", self.variation, "0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

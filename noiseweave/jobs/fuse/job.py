@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from noiseweave import __version__
-from noiseweave.engine.fusion import reconstruction, regions
+from noiseweave.engine.fusion import reconstruction
 from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import Prompts
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from noiseweave.engine.fusion.drawing import Drawing
     from noiseweave.engine.networks.backbone import Backbone
     from noiseweave.engine.networks.facts import ModelFacts
 
@@ -135,19 +136,31 @@ def drawing(
     mask_HW: Tensor | None,
 ) -> Made:
     """Invert, mix or edit, replay."""
-    from noiseweave.engine.fusion import groups
+    from noiseweave.engine.fusion import drawing as engine
+    from noiseweave.engine.fusion.groups import Inverted
     from noiseweave.jobs.fuse import pictures as work
 
     path, maps = work.inverted(config, model, image_NHWC, keys, prompts)
-    solver = config.inversion.sampler
-    psnr = reconstruction.fidelity(model, path, maps, image_NHWC, prompts, solver)
-    mask_HW = regions.where_second_shows(config.fusion.region, maps, mask_HW)
-    maps = work.edited(config, path, maps, keys)
-    recipes = [(config.mode, config.shares[: len(maps)]), *(grid(config) if config.sweep else ())]
-    group = groups.Inverted(path=path, maps=maps, prompts=prompts)
-    fused = groups.fuse_pictures(model, group, recipes, config.fusion.keep_spread, solver, mask_HW)
-    image_FHWC = model.decode(fused)
-    return Made(image_FHWC=image_FHWC, flagged_F=model.flagged(image_FHWC), psnr=psnr)
+    psnr = reconstruction.fidelity(model, path, maps, image_NHWC, prompts, config.inversion.sampler)
+    group = Inverted(path=path, maps=maps, prompts=prompts)
+    image_FHWC, flagged_F = engine.draw(model, group, keys, recipe_of(config, mask_HW))
+    return Made(image_FHWC=image_FHWC, flagged_F=flagged_F, psnr=psnr)
+
+
+def recipe_of(config: Config, mask_HW: Tensor | None = None) -> Drawing:
+    """What a config, once ``drawn`` has left one mode, draws: its picture and, with a sweep, the cells of that."""
+    from noiseweave.engine.fusion.drawing import Drawing
+
+    return Drawing(
+        cells=[(config.mode, config.shares), *(grid(config) if config.sweep else ())],
+        edit=config.edit,
+        region=config.fusion.region,
+        mask_HW=mask_HW,
+        fresh=config.fusion.variation,
+        keep_spread=config.fusion.keep_spread,
+        solver=config.inversion.sampler,
+        seed=config.seed,
+    )
 
 
 def grid(config: Config) -> list[tuple[Mode, list[float]]]:
@@ -181,6 +194,7 @@ def describe(
         ],
         "mode": config.mode,
         "keep_spread": config.fusion.keep_spread,
+        "variation": config.fusion.variation,
         "seed": config.seed,
         **asdict(config.inversion),
         "model": config.model.name,

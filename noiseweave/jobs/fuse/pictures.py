@@ -14,7 +14,6 @@ from noiseweave.cluster import storage
 from noiseweave.cluster.map_store import MapStore
 from noiseweave.engine.diffusion.path import Path
 from noiseweave.engine.fusion import groups
-from noiseweave.engine.fusion.edits import edit, fresh_noise
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
 from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
 from noiseweave.engine.fusion.reconstruction import psnr_of
@@ -71,15 +70,6 @@ def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | N
     except ValueError as e:
         raise ValueError(f"fusion.region.mask {region.mask!r}: {e}") from None
     return torch.from_numpy(mask_HW / np.float32(255)), hashlib.sha256(data).hexdigest()
-
-
-def edited(config: Config, path: Path, maps: list[NoiseMaps], keys: Sequence[str]) -> list[NoiseMaps]:
-    """The first picture's map, edited; all maps as they are where nothing is to be edited."""
-    if config.edit is None:
-        return maps
-    fresh_TCHW = fresh_noise(maps[0], config.seed, keys[0])
-    reference = maps[1] if len(maps) > 1 else None
-    return [edit(maps[0], path, config.edit.name, config.edit.strength, fresh_TCHW, reference)]
 
 
 def read(path: str) -> bytes:
@@ -179,6 +169,8 @@ def mark(config: Config, source: Source, keys: Sequence[str], model_hash: str) -
     how |= {"weights": " ".join(f"{share:.6g}" for share in config.shares)}
     if config.fusion.ratio is not None:
         how["ratio"] = config.fusion.ratio
+    if config.fusion.variation:
+        how["variation"] = config.fusion.variation
     name = config.model.name
     return Mark(source=source, model=name, model_hash=model_hash, parents=keys, seed=config.seed, how=how)
 

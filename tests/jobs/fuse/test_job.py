@@ -302,3 +302,20 @@ def test_a_folder_of_another_run_is_refused_and_a_picture_is_never_written_over(
     line = failed(capsys, "out/fused.png", "out/input-1.png", "--output", "out")
     assert "fuse would write over 'out/fused.png'" in line
     assert (digits / "out/input-1.png").read_bytes() == before
+
+
+def test_fresh_noise_is_said_and_drawn_from_the_seed(digits):
+    line = ("a.png", "b.png", "--ratio", "0.5", "--fusion.variation", "0.6")
+    for name, seed in (("one", "0"), ("same", "0"), ("other", "1")):
+        fused(*line, "--output", name, "--seed", seed)
+    fused("a.png", "b.png", "--ratio", "0.5", "--output", "none")
+    one, same, other, none = (picture(f"{name}/fused.png") for name in ("one", "same", "other", "none"))
+    assert (one == same).all()
+    assert (one != other).any()
+    assert (one != none).any()
+    assert json.loads((digits / "one/fuse.json").read_text())["variation"] == 0.6
+
+
+def test_fresh_noise_outside_of_its_range_is_one_line(digits, capsys):
+    error = failed(capsys, "a.png", "b.png", "--output", "out", "--fusion.variation", "1.5")
+    assert "fusion.variation=1.5: 0 to 1" in error

@@ -1,0 +1,152 @@
+"""The parts of the tab Fuse: pictures, controls, results, with their labels in the browser's language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import gradio as gr
+
+from noiseweave.engine.fusion.recipes import EDITS, MODES
+from noiseweave.jobs.studio.fusing import NO_EDIT, WEIGHTS
+from noiseweave.jobs.studio.texts import LANGUAGES, texts
+
+PICTURES = ("picture_1", "picture_2", "picture_3", "picture_4")
+Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number
+I18N = gr.I18n(
+    **{tag: dict(texts(language)) for language in LANGUAGES for tag in (language, f"{language}-CN")},
+    **{"zh-TW": dict(texts("zh"))},
+)
+
+
+def picture(name: str) -> gr.Image:
+    """A place for a picture: a file, or the clipboard."""
+    return gr.Image(
+        label=I18N(name),
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=200,
+        elem_id=name,
+        buttons=[],
+    )
+
+
+def slider(
+    name: str, low: float, high: float, value: float, step: float = 0.01, visible: bool = True
+) -> gr.Slider:
+    """A slider with its number."""
+    label = I18N(name)
+    return gr.Slider(low, high, value, step=step, label=label, elem_id=name, visible=visible, buttons=[])
+
+
+def choice(name: str, values: tuple[str, ...], value: str) -> gr.Radio:
+    """One of several words: those of the command line, but for what a person reads more easily translated."""
+    known = texts(LANGUAGES[0])
+    named = [(I18N(f"word_{word}") if f"word_{word}" in known else word, word) for word in values]
+    return gr.Radio(named, value=value, label=I18N(name), elem_id=name)
+
+
+def text(name: str, lines: int = 1, copy: bool = False) -> gr.Textbox:
+    """A line or several; to be copied, or to be written."""
+    return gr.Textbox(
+        label=I18N(name), lines=lines, elem_id=name, interactive=not copy, buttons=["copy"] if copy else []
+    )
+
+
+def shown(name: str, height: int | None = None) -> gr.Image:
+    """A picture that was drawn, pixel for pixel."""
+    return gr.Image(
+        height=height,
+        label=I18N(name),
+        format="png",
+        interactive=False,
+        elem_id=name,
+        buttons=["download", "fullscreen"],
+        alt_text=texts(LANGUAGES[0])[name],
+    )
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What the tab's events read and write.
+
+    Attributes:
+        pictures: four.
+        controls: by name.
+        prompts: what holds those of a model that reads texts.
+    """
+
+    pictures: list[gr.Image]
+    controls: dict[str, Control]
+    prompts: gr.Accordion
+    next_pair: gr.Button
+    result: gr.Image
+    line: gr.HTML
+    strip: gr.Image
+    strip_do: gr.Button
+    command: gr.Textbox
+    yaml: gr.Textbox
+    save: gr.Button
+    saved: gr.HTML
+
+
+def fuse_controls() -> tuple[dict[str, Control], gr.Accordion]:
+    """The controls by name, and what holds the prompts."""
+    found: dict[str, Control] = {"ratio": slider("ratio", 0, 1, 0.5)}
+    found |= {name: slider(name, 0, 1, 0.25, visible=False) for name in WEIGHTS}
+    found["mode"] = choice("mode", MODES, "cross_fade")
+    found["region"] = choice("region", ("everywhere", "saliency"), "everywhere")
+    with gr.Accordion(I18N("edits"), open=False):
+        found["edit"] = choice("edit", (NO_EDIT, *EDITS), NO_EDIT)
+        found["strength"] = slider("strength", 0, 1, 0.5)
+    with gr.Accordion(I18N("steps_and_noise"), open=False):
+        found["steps"], found["skip"] = slider("steps", 2, 100, 20, 1), slider("skip", 0, 50, 4, 1)
+        found["noise"] = choice("noise", ("independent", "shared"), "independent")
+        found["variation"] = slider("variation", 0, 1, 0)
+        found["seed"] = gr.Number(0, label=I18N("seed"), precision=0, elem_id="seed")
+    with gr.Accordion(I18N("prompts"), open=False, visible=False) as prompts:
+        found["source"], found["target"] = text("source"), text("target")
+        for name in ("guidance_source", "guidance_target"):
+            found[name] = slider(name, 0, 20, 0, 0.1)
+    return found, prompts
+
+
+def fuse_tab(pairs: bool) -> Parts:
+    """Lay out the tab.
+
+    Args:
+        pairs: there is an input, whose pairs it offers.
+    """
+    with gr.Row(elem_id="fuse_grid"):
+        with gr.Column(elem_id="fuse_pictures"):
+            with gr.Row():
+                pictures = [picture(name) for name in PICTURES[:2]]
+            next_pair = gr.Button(I18N("next_pair"), visible=pairs, elem_id="next_pair", size="sm")
+            with gr.Accordion(I18N("more_pictures"), open=False), gr.Row():
+                pictures += [picture(name) for name in PICTURES[2:]]
+        with gr.Column(elem_id="fuse_result"):
+            result = shown("result", height=420)
+            line = gr.HTML(elem_id="line", apply_default_css=False)
+        with gr.Column(elem_id="fuse_controls"):
+            controls, prompts = fuse_controls()
+    with gr.Accordion(I18N("strip"), open=False):
+        strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do", size="sm"), shown("strip")
+    with gr.Accordion(I18N("batch"), open=False):
+        command, yaml = text("command", 3, copy=True), text("yaml", 8, copy=True)
+        save = gr.Button(I18N("save"), elem_id="save", size="sm")
+        saved = gr.HTML(elem_id="saved", apply_default_css=False)
+    return Parts(
+        pictures=pictures,
+        controls=controls,
+        prompts=prompts,
+        next_pair=next_pair,
+        result=result,
+        line=line,
+        strip=strip,
+        strip_do=strip_do,
+        command=command,
+        yaml=yaml,
+        save=save,
+        saved=saved,
+    )

@@ -1,0 +1,216 @@
+"""What the tab Fuse does: the controls' values in, a picture, a line and a command out."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import gradio as gr
+import numpy as np
+from gradio import processing_utils
+
+from noiseweave.cluster import storage
+from noiseweave.engine.fusion.recipes import MODES
+from noiseweave.engine.pictures import collage
+from noiseweave.engine.records import Json
+from noiseweave.jobs.fuse import config as fuse
+from noiseweave.jobs.studio import commands, fusing, input
+from noiseweave.jobs.studio.controls import Parts
+from noiseweave.jobs.studio.live import Live
+from noiseweave.jobs.studio.pictures import Picture
+from noiseweave.jobs.studio.texts import language_of, say
+from noiseweave.jobs.studio.turns import Stale, Turns
+
+PLACES = 4
+Answer = tuple[Any, ...]
+"""New values of the page's parts, as Gradio takes them."""
+
+
+class Wanted(Exception):
+    """What is still to be chosen: the key of a text."""
+
+
+def language(request: gr.Request) -> str:
+    """The browser's language."""
+    return language_of(request.headers.get("accept-language", ""))
+
+
+def line(text: str, bad: bool = False) -> str:
+    """A line of the page; what a file or an error says is no HTML."""
+    return f'<p role="{"alert" if bad else "status"}" class="{"bad" if bad else ""}">{html.escape(text)}</p>'
+
+
+def fault(request: gr.Request, error: Exception) -> str:
+    """An error as a line of the page; what nobody expected goes to the terminal whole."""
+    from torch import OutOfMemoryError
+
+    lang = language(request)
+    if isinstance(error, Wanted):
+        return line(say(lang, str(error)))
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return line(say(lang, "memory"), bad=True)
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, ValueError | OSError):
+        return line(say(lang, "error", text=text), bad=True)
+    traceback.print_exception(error, file=sys.stderr)
+    return line(say(lang, "unexpected", text=f"{type(error).__name__}: {text}"), bad=True)
+
+
+def pixels(image_HWC: np.ndarray) -> np.ndarray:
+    """A picture as Gradio takes it: grey is [H, W]."""
+    return image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC
+
+
+class FuseEvents:
+    """The events of the tab.
+
+    Attributes:
+        live: the model and all that it keeps.
+        turns: of the requests for pictures.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self.live, self.turns = live, Turns()
+        self._input: input.Input | None = None
+
+    async def draw(self, request: gr.Request, *values: object) -> Answer:
+        """Values of the page -> the picture, a line, the command, the YAML; a stale request changes nothing."""
+
+        def work() -> Answer:
+            start = time.perf_counter()
+            pictures, config = self._read(values)
+            shown = self.live.fuse(config, pictures)
+            took = round(1000 * (time.perf_counter() - start))
+            text = say(language(request), "inverted" if shown.inverted else "drawn", ms=took)
+            command, yaml = commands.command_of("fuse", config, "images"), commands.yaml_of(config)
+            return pixels(shown.image_FHWC[0]), line(text), command, yaml
+
+        return await self._turn(request, work, lambda fault: (None, fault, "", ""))
+
+    async def strip(self, request: gr.Request, *values: object) -> Answer:
+        """Values of the page -> every mode at every ratio, as fuse's sweep.png has them, and a line."""
+
+        def work() -> Answer:
+            pictures, config = self._read(values, sweep=True)
+            cells, width = self.live.fuse(config, pictures).image_FHWC[1:], len(config.ratios)
+            rows = [list(cells[i : i + width]) for i in range(0, len(cells), width)]
+            heads = [f"ratio {r:g}" for r in config.ratios]
+            tile = max(96, min(cells.shape[1], 256))
+            return np.asarray(collage.sheet(rows, MODES, heads, tile)), gr.skip()
+
+        return await self._turn(request, work, lambda fault: (None, fault))
+
+    async def save(self, request: gr.Request, *values: object) -> str:
+        """Write uploads and the YAML below the output; where they are, as a line."""
+
+        def work() -> Answer:
+            pictures, config = self._read(values)
+            for path, picture in zip(config.images, pictures, strict=True):
+                if picture.key not in self._origins:
+                    storage.write(storage.absolute(path), self.live.pictures.read(picture.path))
+            file = f"{config.output}.yaml"
+            storage.write(storage.absolute(file), commands.yaml_of(config).encode())
+            return (line(say(language(request), "saved", path=file)),)
+
+        return (await self._turn(request, work, lambda fault: (fault,)))[0]
+
+    async def next_pair(self, number: int) -> Answer:
+        """Number of a pair of the input -> the next number, and the pair's two pictures."""
+        found = await anyio.to_thread.run_sync(self._pair, number)
+        return number + 1, *found
+
+    def _pair(self, number: int) -> list[str]:
+        config = self.live.config
+        if self._input is None:
+            assert config.input is not None
+            limits = self.live.pictures.limits
+            self._input = input.read(config.input, limits.size, limits.pixels)
+        folder = self.live.pictures.limits.folder
+        return [
+            processing_utils.save_bytes_to_cache(data, os.path.basename(name), folder)
+            for name, data in self._input.pair(number)
+        ]
+
+    @property
+    def _origins(self) -> dict[str, str]:
+        return self._input.origins if self._input else {}
+
+    def _read(self, values: Sequence[object], sweep: bool = False) -> tuple[list[Picture], fuse.Config]:
+        """The pictures that are chosen, and the config of what the controls say of them.
+
+        Raises:
+            Wanted: something is still to be chosen.
+            ValueError: as of ``Live.picture`` and ``fusing.config_of``.
+        """
+        chosen = [value["path"] for value in values[:PLACES] if isinstance(value, dict)]
+        controls = dict(zip(fusing.CONTROLS, values[PLACES:], strict=True))
+        if not chosen:
+            raise Wanted("need_picture")
+        if len(chosen) == 1 and controls["edit"] == fusing.NO_EDIT and not controls["target"]:
+            raise Wanted("need_second")
+        if sweep and (len(chosen) == 1 or controls["edit"] != fusing.NO_EDIT):
+            raise Wanted("no_strip")
+        pictures = [self.live.picture(path) for path in chosen]
+        places = [fusing.place_of(self.live.config, one, self._origins) for one in pictures]
+        config = fusing.config_of(self.live.config, controls, places, sweep)
+        return pictures[: len(config.images)], config
+
+    async def _turn(
+        self, request: gr.Request, work: Callable[[], Answer], failed: Callable[[str], Answer]
+    ) -> Answer:
+        """What ``work`` gives, or the line of what went wrong; nothing changes for a stale request."""
+        try:
+            return await self.turns.run(str(request.session_hash), work)
+        except Stale:
+            return tuple(gr.skip() for _ in failed(""))
+        except Exception as e:  # the page lives on, whatever it was
+            return failed(fault(request, e))
+
+
+def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
+    """Bind the tab's parts to what they do."""
+    values = [*parts.pictures, *(parts.controls[name] for name in fusing.CONTROLS)]
+    usual: Json = {"inputs": values, "preprocess": False, "concurrency_limit": None}
+    triggers = [one.change for one in parts.pictures]
+    triggers += [one.input for one in parts.controls.values()]
+    outputs = [parts.result, parts.line, parts.command, parts.yaml]
+    gr.on(
+        triggers,
+        events.draw,
+        outputs=outputs,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        api_name="fuse",
+        **usual,
+    )
+    parts.strip_do.click(events.strip, outputs=[parts.strip, parts.line], api_name="strip", **usual)
+    parts.save.click(events.save, outputs=[parts.saved], api_name="save", **usual)
+    weights = [parts.controls[name] for name in ("ratio", *fusing.WEIGHTS)]
+    gr.on(
+        triggers[:PLACES],
+        _weights_shown,
+        inputs=parts.pictures,
+        outputs=weights,
+        preprocess=False,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )
+    number = gr.State(0)
+    if events.live.config.input is not None:
+        pair: Json = {"inputs": [number], "outputs": [number, *parts.pictures[:2]]}
+        parts.next_pair.click(events.next_pair, api_name="next_pair", **pair)
+        page.load(events.next_pair, api_visibility="private", **pair)
+
+
+def _weights_shown(*pictures: object) -> list[object]:
+    """The ratio of two pictures, or a weight for each of more."""
+    count = sum(isinstance(one, dict) for one in pictures)
+    return [gr.update(visible=count == 2), *(gr.update(visible=2 < count > i) for i in range(PLACES))]

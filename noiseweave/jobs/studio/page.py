@@ -1,0 +1,125 @@
+"""The page: its tabs, its colours, which are those of report.html, and the app that answers for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from importlib import resources
+
+import anyio
+import gradio as gr
+from fastapi import FastAPI
+
+from noiseweave.jobs.studio import controls, fuse_events
+from noiseweave.jobs.studio.fuse_events import FuseEvents, fault, language, line
+from noiseweave.jobs.studio.guard import Guard
+from noiseweave.jobs.studio.live import Live
+from noiseweave.jobs.studio.texts import say
+
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+CSS = """
+.gradio-container main { max-width: 1320px !important; margin: 0 auto; }
+#fuse_grid { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
+  grid-template-rows: auto 1fr; grid-template-areas: "pictures result" "controls result"; }
+#fuse_pictures { grid-area: pictures; }
+#fuse_result { grid-area: result; position: sticky; top: 8px; align-self: start; z-index: 2; }
+#fuse_controls { grid-area: controls; }
+@media (max-width: 800px) {
+  #fuse_grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "pictures" "result" "controls"; }
+  #fuse_result { background: var(--body-background-fill); }
+  #result { height: 240px !important; }
+}
+#result img { width: 100%; height: 100%; object-fit: contain; }
+#title h1 { font-size: 26px; margin: 8px 0 0; }
+#line p, #saved p, #about p { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
+#line p.bad, #saved p.bad, #about p.bad { background: var(--error-background-fill); color: var(--error-text-color);
+  border-radius: 8px; padding: 8px 12px; }
+:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
+"""
+OLD_FILES = (600, 3600)
+"""Every so many seconds uploads and results of so many seconds ago are deleted."""
+
+
+def colours() -> tuple[dict[str, str], dict[str, str]]:
+    """The colours of report.html by name, light and dark."""
+    file = resources.files("noiseweave.jobs.report") / "page.css"
+    roots = re.findall(r":root \{(.*?)\}", file.read_text(encoding="utf-8"), re.DOTALL)
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+);", root)) for root in roots[:2])
+    return light, dark
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plain theme in those colours, with the system's own fonts."""
+    of = {
+        "body_background_fill": "ground",
+        "block_background_fill": "panel",
+        "background_fill_primary": "panel",
+        "background_fill_secondary": "well",
+        "input_background_fill": "panel",
+        "body_text_color": "ink",
+        "block_label_text_color": "soft",
+        "block_title_text_color": "soft",
+        "body_text_color_subdued": "soft",
+        "border_color_primary": "line",
+        "color_accent": "accent",
+        "input_border_color": "line",
+        "slider_color": "accent",
+        "link_text_color": "accent",
+        "error_background_fill": "bad-ground",
+        "error_text_color": "bad",
+    }
+    light, dark = colours()
+    values = {name: light[colour] for name, colour in of.items()}
+    values |= {f"{name}_dark": dark[colour] for name, colour in of.items() if name != "color_accent"}
+    return gr.themes.Base(font=FONTS, font_mono=("ui-monospace", "monospace")).set(**values)
+
+
+def build(live: Live) -> gr.Blocks:
+    """The page of a model."""
+    model = live.config.model.name
+    with gr.Blocks(
+        title="Noiseweave studio", analytics_enabled=False, delete_cache=OLD_FILES, fill_width=True
+    ) as page:
+        gr.Markdown(controls.I18N("title"), elem_id="title")
+        about = gr.HTML(elem_id="about", apply_default_css=False)
+        with gr.Tab(controls.I18N("fuse"), id="fuse"):
+            parts = controls.fuse_tab(pairs=live.config.input is not None)
+            fuse_events.connect(parts, FuseEvents(live), page)
+
+        async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
+            lang = language(request)
+            yield line(say(lang, "loading", model=model)), gr.skip()
+            try:
+                facts, network, _ = await anyio.to_thread.run_sync(live.load)
+            except Exception as e:  # the page says it, and asks for it again with the next picture
+                yield fault(request, e), gr.skip()
+                return
+            text = say(lang, "loaded", model=model, side=facts.side, device=network.device)
+            yield line(text), gr.update(visible=facts.conditioning == "text")
+
+        page.load(opened, outputs=[about, parts.prompts], api_visibility="private", concurrency_limit=None)
+    return page
+
+
+def app(live: Live) -> Guard:
+    """What a server runs."""
+    size, page = live.pictures.limits.size, build(live).queue()
+    page.has_launched = True  # else it copies any file that a request names, not uploads alone
+    site = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        path="/",
+        server_name="127.0.0.1",
+        server_port=live.config.port,
+        footer_links=[],
+        run_history=False,
+        max_file_size=size,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        i18n=controls.I18N,
+        theme=theme(),
+        css=CSS,
+    )
+    return Guard(site, live.config.port, live.pictures.limits)

@@ -1,0 +1,52 @@
+"""Whose turn it is: one request computes at a time, and of a page's own that wait, the latest alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+MOST = 1000
+"""Pages that are told apart; of older ones a stale request may be computed once too often."""
+
+
+class Stale(Exception):
+    """A newer request of the same page has come while this one waited."""
+
+
+class Turns:
+    """Requests in the order that they came, with the stale ones left out.
+
+    Attributes:
+        computed, dropped: how many so far.
+    """
+
+    def __init__(self) -> None:
+        self.computed = self.dropped = 0
+        self._latest: OrderedDict[str, int] = OrderedDict()
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(
+            1
+        )  # one for all: each thread would have helpers of its own in torch
+        self._count = 0
+
+    async def run(self, page: str, work: Callable[[], T]) -> T:
+        """What ``work`` gives, called in the one thread for it once it is this request's turn.
+
+        Raises:
+            Stale: a newer request of this page waits.
+        """
+        self._count += 1
+        ticket = self._latest[page] = self._count
+        self._latest.move_to_end(page)
+        while len(self._latest) > MOST:
+            self._latest.popitem(last=False)
+        async with self._lock:
+            if self._latest.get(page, ticket) != ticket:
+                self.dropped += 1
+                raise Stale
+            self.computed += 1
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,189 @@
+"""The page in a real browser; skipped without Chromium, its driver, selenium or the extra."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from noiseweave.engine.pictures import images
+
+pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here"),
+]
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"),
+)
+WAIT = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two digits as pictures, and where the page saves to."""
+    folder = tmp_path_factory.mktemp("studio")
+    for name, image in zip("ab", load_digits().images[[3, 8]], strict=True):
+        Image.fromarray((image * 255 / 16).round().astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """A page of digits-ddpm, as a command starts it; at its end its uploads are gone."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["studio", "--model.name", "digits-ddpm", "--output", "out", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "noiseweave", *words], cwd=folder, env=environment
+    ) as process:
+        address = f"http://127.0.0.1:{port}/"
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield address
+        assert any(temporary.glob("noiseweave-studio-*"))
+        process.terminate()
+    assert process.returncode == 143
+    assert not any(temporary.glob("noiseweave-studio-*"))
+
+
+@pytest.fixture(params=["en-US"])
+def browser(request, tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, "--window-size=1280,1000", f"--user-data-dir={tmp_path}", f"--lang={request.param}"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"intl.accept_languages": request.param})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def until(found):
+    """What ``found`` gives, once it gives something."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise AssertionError("nothing came")
+
+
+def one(browser, css):
+    return until(lambda: browser.find_elements("css selector", css))[0]
+
+
+def text_of(browser, css):
+    return one(browser, css).get_attribute("textContent")
+
+
+def upload(browser, name, path):
+    one(browser, f"#{name} input[type=file]").send_keys(str(path))
+    until(lambda: browser.find_elements("css selector", f"#{name} img"))
+
+
+def result(browser, before=None):
+    """Address and pixels of the picture that is shown, once it is another one than before."""
+
+    def shown():
+        found = browser.find_elements("css selector", "#result img")
+        address = found[0].get_attribute("src") if found else None
+        return address if address != before else None
+
+    address = until(shown)
+    with urllib.request.urlopen(address) as answer:
+        return address, np.asarray(Image.open(io.BytesIO(answer.read())))
+
+
+def move(browser, name, value):
+    """Type a value into a slider's number."""
+    number = one(browser, f"#{name} input[type=number]")
+    browser.execute_script(
+        "const [e, v] = arguments; e.focus(); e.value = v; e.dispatchEvent(new Event('input', {bubbles: true}));"
+        "e.dispatchEvent(new Event('change', {bubbles: true})); e.blur();",
+        number,
+        value,
+    )
+
+
+def apart(image, path):
+    """The largest difference to a picture's file, as the model takes it."""
+    wanted = images.fit(images.decode(path.read_bytes(), 1), 16)[..., 0]
+    return np.abs(image.astype(int) - wanted).max()
+
+
+def test_two_uploads_and_a_ratio(browser, address, folder):
+    browser.get(address)
+    upload(browser, "picture_1", folder / "a.png")
+    until(lambda: "second picture" in text_of(browser, "#line"))
+    upload(browser, "picture_2", folder / "b.png")
+    middle, image = result(browser)
+    assert apart(image, folder / "a.png") > 20
+    assert apart(image, folder / "b.png") > 20
+    move(browser, "ratio", "0")
+    first, image = result(browser, middle)
+    assert apart(image, folder / "a.png") <= 1
+    move(browser, "ratio", "1")
+    _, image = result(browser, first)
+    assert apart(image, folder / "b.png") <= 1
+    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    until(lambda: "--fusion.ratio 1" in one(browser, "#command textarea").get_attribute("value"))
+    browser.execute_script("arguments[0].click()", one(browser, "#save"))
+    until(lambda: "Saved" in text_of(browser, "#saved"))
+    command = one(browser, "#command textarea").get_attribute("value").split()
+    assert subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode == 0
+    (made,) = (folder / "out").glob("fuse-*/fused.png")
+    assert (np.asarray(Image.open(made)) == image).all()
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    asked = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+    assert len(urls) > 10
+    assert [url for url in urls if not url.startswith((address, "data:", "blob:", "chrome:"))] == []
+
+
+@pytest.mark.parametrize("browser", ["zh-CN"], indirect=True)
+def test_a_chinese_browser_reads_chinese(browser, address):
+    browser.get(address)
+    until(lambda: "digits-ddpm" in text_of(browser, "#about"))
+    assert "第二张图片的权重" in text_of(browser, "#ratio")
+    assert "工作室" in text_of(browser, "#title")
+    assert "自身噪声较强之处" in text_of(browser, "#region")
+    assert "__i18n__" not in browser.find_element("css selector", "body").text
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_no_part_is_wider_than_the_window_and_every_control_has_a_label(browser, address, width):
+    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(address)
+    one(browser, "#ratio input[type=number]")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    unnamed = browser.execute_script(
+        "return [...document.querySelectorAll('#fuse_grid input:not([type=file]), #fuse_grid button, "
+        "#fuse_grid textarea')].filter((e) => !(e.labels?.length || e.ariaLabel || e.title || e.textContent.trim() "
+        "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
+    )
+    assert unnamed == []

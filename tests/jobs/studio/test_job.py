@@ -1,0 +1,56 @@
+"""The job studio: one line for what keeps it from starting."""
+
+import importlib.util
+import socket
+
+import pytest
+from flows import DIGITS
+
+from noiseweave.jobs import cli
+from noiseweave.jobs.studio import job
+
+
+def failed(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["studio", *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    return error
+
+
+def test_without_the_extra_it_says_how_to_get_it(capsys, monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "gradio" else find(name, *a)
+    )
+    error = failed(capsys, *DIGITS, "--output", str(tmp_path))
+    assert error == "error: studio needs Gradio: pip install 'noiseweave[studio]'\n"
+
+
+def test_a_port_that_is_taken_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "check_extra", lambda: None)
+    with socket.socket() as taken:
+        taken.bind((job.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        error = failed(capsys, *DIGITS, "--output", str(tmp_path), "--port", str(port))
+    assert f"port={port}: Address already in use" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "model.name: no model is named"),
+        ((*DIGITS, "--port", "0"), "port=0: 1 to 65535"),
+        ((*DIGITS, "--output", "s3://a/b"), "output='s3://a/b': a local folder"),
+        ((*DIGITS, "--upload_mib", "0"), "upload_mib=0"),
+    ],
+)
+def test_wrong_options_are_one_line(capsys, arguments, said):
+    assert said in failed(capsys, *arguments)
+
+
+def test_an_input_that_is_not_there_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "check_extra", lambda: None)
+    assert "nothing" in failed(capsys, str(tmp_path / "nothing"), *DIGITS, "--output", str(tmp_path))

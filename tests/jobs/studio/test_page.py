@@ -1,0 +1,253 @@
+"""The page's own endpoints, without a browser; skipped without the extra."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fusing import picture
+
+from noiseweave.engine.networks import loading
+from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.jobs import cli
+from noiseweave.jobs.studio.config import Config
+from noiseweave.jobs.studio.live import Live
+
+pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
+HOST = {"host": "127.0.0.1:7860"}
+CHINESE = {**HOST, "accept-language": "zh-CN"}
+USUAL = (
+    "linear",
+    0.5,
+    0.25,
+    0.25,
+    0.25,
+    0.25,
+    "everywhere",
+    "none",
+    0.5,
+    8,
+    1,
+    "independent",
+    0,
+    0,
+    "",
+    "",
+    0,
+    0,
+)
+"""Mode, ratio, weights, region, edit, strength, steps, skip, noise, fresh noise, seed, prompts."""
+
+
+class Client:
+    """A browser's requests, each page with a name of its own."""
+
+    def __init__(self, site, headers=HOST):
+        from starlette.testclient import TestClient
+
+        self.client = TestClient(site, base_url="http://127.0.0.1:7860", headers=headers)
+        self.config = self.client.get("/config").json()
+
+    def upload(self, data, name="x.png"):
+        answer = self.client.post("/gradio_api/upload", files={"files": (name, data)})
+        return answer.json()[0] if answer.status_code == 200 else answer
+
+    def ask(self, name, data, page="a"):
+        (number,) = (d["id"] for d in self.config["dependencies"] if d["api_name"] == name)
+        body = {"data": data, "fn_index": number, "session_hash": page}
+        assert self.client.post("/gradio_api/queue/join", json=body).status_code == 200
+        with self.client.stream("GET", f"/gradio_api/queue/data?session_hash={page}") as lines:
+            for line in lines.iter_lines():
+                message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if message.get("msg") == "process_completed":
+                    return message["output"].get("data"), message["success"]
+
+    def fuse(self, files, *values, page="a", of="fuse"):
+        files = [{"path": file, "meta": {"_type": "gradio.FileData"}} for file in files]
+        places = [*files, *[None] * (4 - len(files))]
+        data, good = self.ask(of, [*places, *(values or USUAL)], page)
+        assert good, data
+        return data
+
+    def fetched(self, file):
+        return self.client.get(file["url"])
+
+
+@pytest.fixture
+def made(digits, monkeypatch):
+    """(further options) -> the page of digits-ddpm, its uploads in a folder of their own."""
+    (digits / "uploads").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(digits / "uploads"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+
+    def make(name="digits-ddpm", headers=HOST, **more):
+        from noiseweave.jobs.studio import page
+
+        live = Live(Config(model=ModelConfig(name=name), output="out", **more), str(digits / "uploads"))
+        client = Client(page.app(live), headers)
+        client.live = live
+        return client
+
+    return make
+
+
+@pytest.fixture
+def client(made):
+    client = made()
+    with client.client:
+        yield client
+
+
+def files(client, digits, names="ab"):
+    return [client.upload((digits / f"{name}.png").read_bytes(), f"{name}.png") for name in names]
+
+
+def test_two_pictures_become_one_and_the_command_makes_the_same(client, digits):
+    two = files(client, digits)
+    shown, line, command, yaml = client.fuse(two)
+    assert "Inverted and drawn in" in line
+    (digits / "shown.png").write_bytes(client.fetched(shown).content)
+    (saved,) = client.fuse(two, of="save")
+    file = re.search(r"out/fuse-\w+\.yaml", saved)[0]
+    assert (digits / file).read_text() == yaml
+    assert cli.main(["fuse", "--config", file]) == 0
+    assert (picture("shown.png") == picture(file.replace(".yaml", "/fused.png"))).all()
+    assert command.startswith("noiseweave fuse out/pictures/")
+    again = client.fuse(two)
+    assert "Drawn in" in again[1]
+    assert client.fetched(again[0]).content == (digits / "shown.png").read_bytes()
+
+
+def test_a_strip_and_what_it_needs(client, digits):
+    strip, _ = client.fuse(files(client, digits), of="strip")
+    assert client.fetched(strip).status_code == 200
+    assert "two pictures or more" in client.fuse(files(client, digits, "a"), *edit("smooth"), of="strip")[1]
+
+
+def edit(name):
+    return (*USUAL[:7], name, *USUAL[8:])
+
+
+def test_what_is_still_to_be_chosen_and_what_is_refused_is_a_line(client, digits):
+    assert "Choose a picture" in client.fuse([])[1]
+    assert "second picture" in client.fuse(files(client, digits, "a"))[1]
+    assert client.fuse(files(client, digits, "a"), *edit("variation"))[0] is not None
+    svg = client.upload(b"<svg/>", "<b>.svg")
+    assert "Error: not_an_image" in client.fuse([svg, svg])[1]
+    line = client.fuse(files(client, digits), "<b>", *USUAL[1:])[1]
+    assert "&lt;b&gt;" in line
+    assert "<b>" not in line
+
+
+def test_uploads_have_a_limit(made, digits):
+    client = made(upload_mib=0.01, max_pixels=500)
+    with client.client:
+        assert client.upload(b"x" * 11_000).status_code == 413
+        large = client.upload((digits / "a.png").read_bytes())
+        assert client.fuse([large, large])[0] is not None
+    small = made(max_pixels=60)
+    with small.client:
+        large = small.upload((digits / "a.png").read_bytes())
+        assert "too_large: 8x8, at most 60 pixels" in small.fuse([large, large])[1]
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "a.png", "http://127.0.0.1:1/x.png"])
+def test_no_path_of_a_browser_is_opened(client, digits, path):
+    secret = str(digits / path) if path == "a.png" else path
+    assert client.client.get(f"/gradio_api/file={secret}").status_code == 403
+    named = {"path": secret, "meta": {"_type": "gradio.FileData"}}
+    (number,) = (d["id"] for d in client.config["dependencies"] if d["api_name"] == "fuse")
+    for route in ("queue/join", "run/predict", "call/fuse", "api/fuse"):
+        body = {"data": [named, None, None, None, *USUAL], "fn_index": number, "session_hash": "p"}
+        assert client.client.post(f"/gradio_api/{route}", json=body).status_code == 403
+    assert list((digits / "uploads").rglob("*.png")) == []
+    assert list((digits / "uploads").rglob("hostname")) == []
+
+
+def test_another_host_or_origin_is_refused(client):
+    assert client.client.get("/", headers={"host": "evil.example"}).status_code == 403
+    assert client.client.get("/", headers={"origin": "http://evil.example"}).status_code == 403
+
+
+def test_the_page_is_of_this_machine_alone(client):
+    answer = client.client.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert not re.search(r'<(?:script|link)[^>]+(?:src|href)="?https?:', answer.text)
+    assert client.config["analytics_enabled"] is False
+    assert "googleapis" not in client.client.get("/theme.css").text
+
+
+def test_a_model_that_cannot_be_loaded_nan_and_no_memory_are_lines_and_the_page_lives_on(
+    client, made, digits, monkeypatch
+):
+    bad = made(name=str(digits / "none"))
+    with bad.client:
+        for _ in range(2):
+            assert "Error: " in bad.fuse(files(bad, digits))[1]
+    _, network, _ = client.live.load()
+    two = files(client, digits)
+
+    def fails(error):
+        def parts(x, t, *more):
+            if error is None:
+                return torch.full_like(x, torch.nan)
+            raise error
+
+        return parts
+
+    for error, said in (
+        (None, "not finite"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "Out of memory"),
+        (MemoryError(), "Out of memory"),
+        (RuntimeError("odd"), "RuntimeError: odd"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(network, "parts", fails(error))
+            assert said in client.fuse(two, *USUAL[:-5], hash(said) % 1000, *USUAL[-4:])[1]
+    assert client.fuse(two)[0] is not None
+
+
+def test_lines_are_in_the_browsers_language(made, digits):
+    client = made(headers=CHINESE)
+    with client.client:
+        assert "请选择一张或两张图片" in client.fuse([])[1]
+        texts = client.config["i18n_translations"]
+        assert texts["zh-CN"]["ratio"].startswith("比例")
+
+
+def test_pairs_of_the_input_are_offered_and_named_where_they_are(made, digits):
+    client = made(input=str(digits))
+    with client.client:
+        (_, one, two), good = client.ask("next_pair", [0])
+        assert good
+        paths = [one["path"], two["path"]]
+        assert all(Path(path).is_relative_to(digits / "uploads") for path in paths)
+        command = client.fuse(paths)[2]
+        assert all(str(digits / name) in command for name in {Path(path).name for path in paths})
+
+
+def test_the_model_of_a_page_is_described_without_its_weights_twice(client, monkeypatch):
+    loads = []
+    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a))
+    client.live.load()
+    client.live.load()
+    assert len(loads) == 1
+
+
+def test_the_colours_are_those_of_the_report(client):
+    from noiseweave.jobs.studio import page
+
+    light, dark = page.colours()
+    assert set(light) == set(dark) >= {"ground", "ink", "accent", "bad"}
+    css = client.client.get("/theme.css").text
+    assert f"--body-background-fill: {light['ground']}" in css
+    assert f"--body-background-fill: {dark['ground']}" in css
+
+
+def test_grey_and_colour_pictures_are_shown(client):
+    from noiseweave.jobs.studio.fuse_events import pixels
+
+    assert pixels(np.zeros((4, 4, 1), np.uint8)).shape == (4, 4)
+    assert pixels(np.zeros((4, 4, 3), np.uint8)).shape == (4, 4, 3)
