@@ -230,9 +230,9 @@ def test_a_broken_folder_is_one_clear_line(how, tmp_path):
 
 
 def test_models_of_another_kind_are_refused_by_name(tmp_path):
-    index = {"_class_name": "QwenImagePipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index = {"_class_name": "QwenImageEditPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="a QwenImagePipeline, its unet is UNet2DConditionModel"):
+    with pytest.raises(ValueError, match="a QwenImageEditPipeline, its unet is UNet2DConditionModel"):
         facts.read_facts(str(tmp_path))
     for name, said in (
         ("PixArtAlphaPipeline", "a PixArtAlphaPipeline; supported are"),

@@ -45,7 +45,7 @@ BREAKS = {
     "no square": (lambda m: change(m / "unet/config.json", sample_size=[4, 8]), "square pictures"),
     "cut weights": (lambda m: next((m / "vae").glob("*.saf*")).write_bytes(b"12345678{"), "model"),
     "other family": (
-        lambda m: change(m / "model_index.json", _class_name="QwenImagePipeline"),
+        lambda m: change(m / "model_index.json", _class_name="QwenImageEditPipeline"),
         "its unet is UNet2DConditionModel; supported are pixel models",
     ),
 }
