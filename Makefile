@@ -57,12 +57,10 @@ demo-inpaint: $(VENV)/.installed
 	$(BIN)/noiseweave inpaint --config configs/inpaint-digits.yaml --images $(OUT)/demo/broken/images \
 		--masks $(OUT)/demo/broken/masks --output $(OUT)/demo/inpainted
 
-cluster-$(VENV)/.installed-studio: $(VENV)/.installed
-	@echo "installing Gradio into $(VENV) ..."
-	@$(PIP) -e '.[studio]'
-	@touch $@
+studio: $(VENV)/.installed-studio
+	$(BIN)/noiseweave studio --model.name flowers-flow --input examples/flowers --output $(OUT)/studio
 
-demo: $(VENV)/.installed
+cluster-demo: $(VENV)/.installed
 	$(BIN)/python scripts/cluster_demo.py $(OUT)/cluster-demo
 
 test: $(VENV)/.installed-dev

@@ -7,17 +7,30 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
     FluxFillPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from small_pipeline import WIDTH, alphabet, text_encoder, tokenizer
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    AddedToken,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 SIZE = 64  # pixels that the small SD3 is made for
 # SD3's scheduler shifts alike for all sizes, FLUX.1 dev's by the number of tokens, schnell's not at all
@@ -124,6 +137,84 @@ def z_image(folder: str | Path) -> Path:
         parts = {"vae": vae(), "text_encoder": Qwen3Model(config).eval(), "transformer": network.eval()}
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     ZImagePipeline(**parts, tokenizer=tokens, scheduler=scheduler).save_pretrained(folder)
+    return Path(folder)
+
+
+# what Qwen-Image's tokenizer makes one token of, so that the template before the words has 34 as theirs has
+SYSTEM = (
+    *(
+        "system",
+        "user",
+        "assistant",
+        "Describe",
+        " the",
+        " image",
+        " by",
+        " detailing",
+        " color",
+        " shape",
+        " size",
+    ),
+    *(
+        " texture",
+        " quantity",
+        " text",
+        " spatial",
+        " relationships",
+        " of",
+        " objects",
+        " and",
+        " background",
+    ),
+)
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """One token for each byte, and for each word of the template."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = {w: i for i, w in enumerate([*alphabet(), *special])}
+    tokens = Qwen2Tokenizer(words, [], additional_special_tokens=special[1:])
+    tokens.add_tokens([AddedToken(word, normalized=False) for word in SYSTEM])
+    return tokens
+
+
+def qwen_vae() -> AutoencoderKLQwenImage:
+    """16 channels with a mean and a deviation each; samples of its latents are their mode."""
+    made = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+    with torch.no_grad():  # as in vae
+        made.quant_conv.weight[16:] = 0
+        made.quant_conv.bias[16:] = -30
+    return made
+
+
+def qwen_image(folder: str | Path) -> Path:
+    """Save a small Qwen-Image and return its folder; its scheduler is theirs."""
+    tokens = qwen_tokenizer()
+    small = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": len(tokens)}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_parameters": rope}
+    eyes = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": WIDTH}
+    config = Qwen2_5_VLConfig(text_config=small | heads, vision_config=eyes)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02, use_dynamic_shifting=True
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = QwenImageTransformer2DModel(
+            num_layers=3,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+        )
+        for block in network.transformer_blocks:  # so that words weigh as much as in a trained one
+            block.attn.to_out[0].weight.data *= 8
+        parts = {
+            "transformer": network.eval(),
+            "vae": qwen_vae(),
+            "text_encoder": Qwen2_5_VLForConditionalGeneration(config).eval(),
+        }
+    QwenImagePipeline(**parts, tokenizer=tokens, scheduler=scheduler).save_pretrained(folder)
     return Path(folder)
 
 

@@ -1,4 +1,4 @@
-"""The jobs with small pipelines of the families whose network is a transformer: SD3, FLUX.1, Z-Image."""
+"""The jobs with small pipelines of the families whose network is a transformer: SD3, FLUX.1, Z-Image, Qwen-Image."""
 
 import json
 import shutil
@@ -20,15 +20,29 @@ from noiseweave.engine.pictures import images
 from noiseweave.jobs import cli
 
 SMALL = ["--text.height", "32", "--text.width", "32", "--text.steps", "2"]
-EDITS = {"sd3": (3.5, 13.5), "dev": (1.5, 5.5), "schnell": (1.0, 1.0), "z_image": (1.0, 1.0)}
-USUAL = {"sd3": (28, 7.0), "dev": (28, 3.5), "schnell": (4, 1.0), "z_image": (9, 1.0)}
+EDITS = {
+    "sd3": (3.5, 13.5),
+    "dev": (1.5, 5.5),
+    "schnell": (1.0, 1.0),
+    "z_image": (1.0, 1.0),
+    "qwen_image": (1.0, 4.0),
+}
+USUAL = {
+    "sd3": (28, 7.0),
+    "dev": (28, 3.5),
+    "schnell": (4, 1.0),
+    "z_image": (9, 1.0),
+    "qwen_image": (50, 4.0),
+}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
     flux = {name: small_transformers.flux(root / name, name) for name in ("dev", "schnell", "fill")}
-    others = {name: getattr(small_transformers, name)(root / name) for name in ("sd3", "z_image")}
+    others = {
+        name: getattr(small_transformers, name)(root / name) for name in ("sd3", "z_image", "qwen_image")
+    }
     return others | flux
 
 
@@ -77,7 +91,7 @@ def test_fuse_edits_by_text_and_mixes_pictures(small, photos):
     assert np.abs(picture("first/fused.png") - through_vae).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["sd3", "dev", "z_image"])
+@pytest.mark.parametrize("name", ["sd3", "dev", "z_image", "qwen_image"])
 def test_augment_fuses_captioned_pictures(name, folders, tmp_path):
     rows = []
     for i, text in enumerate(("a red rose", "a tulip", "a daisy")):
@@ -106,7 +120,7 @@ def test_augment_fuses_captioned_pictures(name, folders, tmp_path):
         assert np.abs(apart).max() <= 1
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("fill", 30.0), ("dev", 3.5)])
+@pytest.mark.parametrize(("name", "guidance"), [("fill", 30.0), ("dev", 3.5), ("qwen_image", 4.0)])
 def test_inpaint_fills_holes(name, guidance, folders, tmp_path, capsys):
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     hole = np.zeros((32, 48), np.uint8)
@@ -120,9 +134,10 @@ def test_inpaint_fills_holes(name, guidance, folders, tmp_path, capsys):
     assert f'"guidance": {guidance}' in json.dumps(found)
 
 
-def test_z_image_mixes_prompts_of_unlike_lengths(folders, tmp_path):
+@pytest.mark.parametrize("name", ["z_image", "qwen_image"])
+def test_prompts_of_unlike_lengths_are_mixed(name, folders, tmp_path):
     said = ["--interpolate", "a", "a very long dog", "--frames", "3", "--text.guidance", "3"]
-    assert drawn(tmp_path / "o", *said, "--model.name", folders["z_image"], *SMALL) == 0
+    assert drawn(tmp_path / "o", *said, "--model.name", folders[name], *SMALL) == 0
     frames = pixels(tmp_path / "o", 3)
     assert len({frame.tobytes() for frame in frames}) == 3
 
@@ -136,6 +151,11 @@ REFUSED = {
     "sides": ("sd3", ["--text.height", "40"], "text.height=40: a multiple of 16, at most 192"),
     "too large": ("sd3", ["--text.height", "208"], "text.height=208: a multiple of 16, at most 192"),
     "guidance": ("schnell", ["--text.guidance", "3"], "text.guidance=3.0: 1, as the model was distilled"),
+    "one step": (
+        "qwen_image",
+        ["--text.steps", "1"],
+        "text.steps=1: 2 or more, as the model's scheduler takes",
+    ),
     "fill": ("fill", [], "it is a FluxFillPipeline; text-to-image takes"),
     "negative": (
         "dev",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from noiseweave.engine.diffusion.path import Prediction
-from noiseweave.engine.networks import base_models, memory, paths, safety, text_pipeline, tuning
+from noiseweave.engine.networks import base_models, latents, memory, paths, safety, text_pipeline, tuning
 from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts, read_facts
 from noiseweave.engine.networks.families.registry import text_to_image
@@ -144,7 +144,7 @@ def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, add: Adding |
     config, precision = tuning.settled_here(config, device)
     memory.check_fits(facts, precision, device)
     pipeline = text_pipeline.with_loras(getattr(diffusers, kind), config, facts.folder, add)
-    if precision == "fp16" and getattr(pipeline.vae.config, "force_upcast", False):
+    if precision == "fp16" and latents.overflows(pipeline.vae.config):
         pipeline.vae.to(torch.float32)  # it overflows in float16
     tuning.tune(family.network_of(pipeline), config, device)
     return pipeline.to(device)

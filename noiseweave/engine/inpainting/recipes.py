@@ -17,7 +17,7 @@ class InpaintRecipe:
             some of them again.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598) of a model that reads
             prompts; 1 is off, and then a negative prompt has no effect. Other models ignore it. null takes 5; 7 of
-            SD3, 30 of FLUX.1 Fill, 3.5 of FLUX.1 dev, 1 of FLUX.1 schnell.
+            SD3, 30 of FLUX.1 Fill, 3.5 of FLUX.1 dev, 4 of Qwen-Image, 1 of FLUX.1 schnell.
         strength: share of the steps that are taken, above 0 to 1. 1 never looks at what is inside the hole;
             less starts from it, so the repair stays near to it.
         sampler: of a model made for inpainting: dpm-solver++, ddim, ddpm, euler, or pipeline, the scheduler

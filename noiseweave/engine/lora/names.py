@@ -47,7 +47,7 @@ OWN = {
         *("transformer_blocks.", "single_transformer_blocks.", "x_embedder.", "context_embedder."),
         *("time_text_embed.", "norm_out.", "proj_out.", "pos_embed."),
         *("layers.", "noise_refiner.", "context_refiner.", "all_x_embedder.", "all_final_layer."),
-        *("cap_embedder.", "t_embedder."),
+        *("cap_embedder.", "t_embedder.", "img_in.", "txt_in."),
     ),
 }
 
@@ -162,13 +162,14 @@ def _of_black_forest(key: str, A: Tensor, B: Tensor) -> list[tuple[str, Tensor, 
 # whose
 
 
-SD3, FLUX, Z_IMAGE = "Stable Diffusion 3", "FLUX.1", "Z-Image"
+SD3, FLUX, Z_IMAGE, QWEN = "Stable Diffusion 3", "FLUX.1", "Z-Image", "Qwen-Image"
 WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 """Of the words that a U-Net attends to, by which models they are told apart."""
 MARKS = {
     r"(double|single|single_transformer)_blocks_\d": FLUX,
     r"joint_blocks_\d|(^|_)transformer_blocks_\d+_attn2_": SD3,
     r"noise_refiner_\d|context_refiner_\d|(^|model_|transformer_|unet_)layers_\d+_(attention|feed_forward)": Z_IMAGE,
+    r"(^|_)transformer_blocks_\d+_(img|txt)_(mlp|mod)_": QWEN,
 }
 
 
@@ -194,8 +195,10 @@ def made_for(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     blocks = [int(n) for n in re.findall(r"(?:^|_)transformer_blocks_(\d+)_", names, re.M)]
     if marked or not blocks:
         return tuple(marked[:1])
-    # FLUX.1 has 19 such blocks of 3072 values, SD3 24 or 38 of 1536 or 2432
+    # FLUX.1 has 19 such blocks of 3072 values, Qwen-Image 60, SD3 24 or 38 of 1536 or 2432
     wide = widths("attn_to_q")
+    if max(blocks) >= 38 or (3072 in wide and max(blocks) >= 19):
+        return (QWEN,)
     if wide & {1536, 2432} or max(blocks) >= 19:
         return (SD3,)
     return (FLUX,) if 3072 in wide else (SD3, FLUX)

@@ -63,7 +63,7 @@ class LoraObjective:
             the noise of each pixel, so that brightness is learnt too; 0 is off, 0.05 is usual.
         prior_weight: weight of the pictures that keep what the model knew of a class (Ruiz et al., arXiv
             2208.12242, equation 2); 0 takes none.
-        logit_mean: of a flow (SD3, FLUX.1, Z-Image), the mean of logit(sigma), which is drawn from a normal
+        logit_mean: of a flow (SD3, FLUX.1, Qwen-Image), the mean of logit(sigma), which is drawn from a normal
             distribution (Esser et al., arXiv 2403.03206, eq. 19) before the model's own shift; above 0 is noisier.
         logit_std: its standard deviation.
         guidance: what FLUX.1 dev and Fill are conditioned on in training, where guidance is an input of the network.

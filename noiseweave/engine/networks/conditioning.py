@@ -70,6 +70,10 @@ class Words:
         """What the network gives of rows that are conditioned on ``rows``."""
         return self.family.predict(network, x, t, rows, how)
 
+    def guide(self, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance as the family has it."""
+        return self.family.rescaled(guide(unconditional, conditional, scale), conditional)
+
     def rows(self, which_B: Tensor, guided_G: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """What G unconditional rows, then B that are conditioned on prompts ``which_B``, are conditioned on.
 
@@ -115,6 +119,10 @@ class Classes:
     def output(self, network: Network, x: Tensor, t: Tensor, rows: Mapping[str, Tensor], how: How) -> Tensor:
         """As of ``Words``; ``mixable`` must have been done to the network."""
         return network(x, t, **rows, return_dict=False)[0]
+
+    def guide(self, unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+        """As of ``Words``, and nothing else."""
+        return guide(unconditional, conditional, scale)
 
     def rows(self, which_B: Tensor, guided_G: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """As of ``Words``."""
@@ -217,5 +225,5 @@ class Condition:
         unconditional, conditional = out[: len(guided_G)], out[len(guided_G) :]
         if not len(guided_G):
             return conditional
-        guided = guide(unconditional, conditional[guided_G], self.guidance)
+        guided = self.words.guide(unconditional, conditional[guided_G], self.guidance)
         return conditional.index_copy(0, guided_G, guided)

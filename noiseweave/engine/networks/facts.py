@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
+from noiseweave.engine.checks import check
 from noiseweave.engine.networks import latents, pretrained
 from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.registry import BY_PIPELINE, FAMILIES
@@ -97,7 +98,7 @@ class ModelFacts:
     @property
     def latent_channels(self) -> int:
         """Channels of the VAE's latents; diffusers' default where its config does not say."""
-        return int(self.vae.get("latent_channels", 4))
+        return latents.latent_channels(self.vae)
 
     @property
     def conditioning(self) -> Conditioning:
@@ -148,6 +149,11 @@ class ModelFacts:
     def trained_steps(self) -> int:
         """Time steps of its noise schedule; diffusers' default where its config does not say."""
         return int(self.scheduler.get("num_train_timesteps", 1000))
+
+    def check_fewest(self, field: str, steps: int) -> None:
+        """Raise ValueError for a single step where its scheduler stretches the steps to a last level: that is 0 / 0."""
+        single = steps == 1 and bool(self.scheduler.get("shift_terminal"))
+        check(not single, field, steps, "2 or more, as the model's scheduler takes")
 
 
 def read_facts(name: str, size: int | None = None) -> ModelFacts:

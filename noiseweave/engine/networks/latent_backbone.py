@@ -38,7 +38,7 @@ class LatentNetworks:
 
     Attributes:
         unet: UNet2DConditionModel or a transformer; UNet2DModel of a model without text.
-        vae: AutoencoderKL or AutoencoderTiny.
+        vae: one of ``loading.VAES``.
         text: the pipeline that reads prompts, or None.
         prediction: what the unet gives; None is what the scheduler says.
     """
@@ -53,7 +53,7 @@ class LatentBackbone(Backbone):
     """A diffusion model of a VAE's latents: encode, decode and what the network predicts of them.
 
     Attributes:
-        vae: AutoencoderKL or AutoencoderTiny, in the network's precision; what is not finite then is done
+        vae: one of ``loading.VAES``, in the network's precision; what is not finite then is done
             once more in float32.
         vae_scale_factor: pixels on a latent's side.
         text: the pipeline that reads words, or None.
@@ -75,8 +75,8 @@ class LatentBackbone(Backbone):
         most = micro_batch or _rows(device, side)
         rows = micro_batch or limit_rows(most, device, precision)
         super().__init__(unet, scheduler, device, precision, rows, networks.prediction)
-        self.channels, self.size = int(vae.config.in_channels), side * self.vae_scale_factor
-        half = torch.float32 if precision == "fp16" and vae.config.force_upcast else self.dtype
+        self.channels, self.size = latents.picture_channels(vae.config), side * self.vae_scale_factor
+        half = torch.float32 if precision == "fp16" and latents.overflows(vae.config) else self.dtype
         self.vae = vae.to(self.device, half).eval().requires_grad_(False)
         self.text = networks.text
         few = max(1, most // VAE_SHARE)

@@ -1,6 +1,7 @@
 """Pictures and what a network sees of them: pixels in -1..1, or a VAE's scaled latents (arXiv 2112.10752).
 
-B pictures of C channels, H x W; z are latents. A VAE is diffusers' AutoencoderKL or AutoencoderTiny.
+B pictures of C channels, H x W; z are latents. A VAE is diffusers' AutoencoderKL, AutoencoderTiny or
+AutoencoderKLQwenImage: that one is of videos, [B, C, frames, H, W], and a picture is its one frame.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def to_uint8(x_BCHW: Tensor) -> np.ndarray:
 @torch.no_grad()
 def encode(vae: Autoencoder, x_BCHW: Tensor) -> Tensor:
     """Pictures in -1..1 -> scaled latents, float32: the mode of an AutoencoderKL's distribution."""
-    out = vae.encode(x_BCHW.to(vae.device, vae.dtype))
+    x, video = x_BCHW.to(vae.device, vae.dtype), _of_videos(vae.config)
+    out = vae.encode(x.unsqueeze(2) if video else x)
     z = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
+    z = z.squeeze(2) if video else z
     shift, scale = _affine(vae.config, z)
     return (z - shift) * scale
 
@@ -41,8 +44,9 @@ def encode(vae: Autoencoder, x_BCHW: Tensor) -> Tensor:
 def decode(vae: Autoencoder, z_BCHW: Tensor) -> Tensor:
     """Scaled latents -> pictures in about -1..1, float32."""
     shift, scale = _affine(vae.config, z_BCHW)
-    z = z_BCHW.float() / scale + shift
-    return vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
+    z, video = (z_BCHW.float() / scale + shift).to(vae.dtype), _of_videos(vae.config)
+    x = vae.decode(z.unsqueeze(2) if video else z, return_dict=False)[0].float()
+    return x.squeeze(2) if video else x
 
 
 def around(vae: Autoencoder, x_BCHW: Tensor, hole_B1HW: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def hole_in_latents(hole_B1HW: Tensor, z_BCHW: Tensor) -> Tensor:
 
 def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """(shift, scale), broadcast against z: scaled latents are (z - shift) * scale, as diffusers' pipelines have it."""
-    scale = torch.tensor(config.scaling_factor, device=z.device)
+    scale = torch.tensor(getattr(config, "scaling_factor", 1.0), device=z.device)
     mean, std = (getattr(config, f"latents_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None:
         return torch.tensor(getattr(config, "shift_factor", None) or 0.0, device=z.device), scale
@@ -75,11 +79,30 @@ def _affine(config: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     return mean_C.view(1, -1, 1, 1), scale / std_C.view(1, -1, 1, 1)
 
 
+def _of_videos(config: Any) -> bool:
+    return hasattr(config, "temperal_downsample")  # diffusers' spelling
+
+
+def overflows(config: Any) -> bool:
+    """Whether a VAE's config says that it is not to run in float16."""
+    return bool(getattr(config, "force_upcast", False))
+
+
+def picture_channels(config: Any) -> int:
+    """Channels of a VAE's pictures."""
+    return int(config.input_channels if _of_videos(config) else config.in_channels)
+
+
+def latent_channels(vae: Json) -> int:
+    """Channels of a VAE's latents, from its config; diffusers' default where that does not say."""
+    return int(vae.get("latent_channels") or vae.get("z_dim") or 4)
+
+
 def blocks_of(vae: Json) -> Sequence[int]:
-    """Channels of a VAE's blocks, from its config; () where that does not say."""
-    return (
-        vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
-    )  # AutoencoderTiny's name
+    """Channels of a VAE's blocks, from its config, up to a factor; () where that does not say."""
+    # of AutoencoderKL, AutoencoderTiny and AutoencoderKLQwenImage
+    names = ("block_out_channels", "encoder_block_out_channels", "dim_mult")
+    return next((vae[name] for name in names if vae.get(name)), ())
 
 
 def vae_scale_factor(vae: Json) -> int:

@@ -18,7 +18,7 @@ from noiseweave.engine.networks.protocols import Adding
 from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe
 
 TARGETS = ("epsilon", "v_prediction", "sample")
-VAES = ("AutoencoderKL", "AutoencoderTiny")
+VAES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLQwenImage")
 UNET_FAMILIES = ("sd", "sdxl")
 FEW = 8
 """Steps that a model takes at most that is distilled for few."""
@@ -72,7 +72,7 @@ def _check_pixels(model: ModelFacts) -> None:
 def _check_latents(model: ModelFacts) -> None:
     name, kind = model.name, model.vae.get("_class_name")
     if kind not in VAES:
-        raise ValueError(f"model {name!r}: its VAE is a {kind}; supported are {' and '.join(VAES)}")
+        raise ValueError(f"model {name!r}: its VAE is a {kind}; supported are {', '.join(VAES)}")
     channels = model.network_channels
     if channels != model.latent_channels:
         raise ValueError(

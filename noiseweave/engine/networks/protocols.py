@@ -46,7 +46,7 @@ class Unet(Network, Protocol):
 
 
 class Autoencoder(Network, Protocol):
-    """AutoencoderKL or AutoencoderTiny."""
+    """AutoencoderKL, AutoencoderTiny or AutoencoderKLQwenImage."""
 
     encode: Callable[..., Any]
     decode: Callable[..., Any]

@@ -130,7 +130,7 @@ class PromptRecipe:
         guidance_source: classifier-free guidance scale of the inversion (arXiv 2207.12598), 1 is off. null
             takes 1, or 3.5 with a target (arXiv 2304.06140); of FLUX.1 dev, whose guidance is an input, 1.5.
         guidance_target: that of the replay. null takes guidance_source, or 15 with a target; of SD3 13.5, of FLUX.1
-            dev 5.5 (arXiv 2412.08629).
+            dev 5.5 (arXiv 2412.08629), of Qwen-Image 4 (and 1 of the inversion).
         guidance_interval: lowest and highest noise at which there is guidance, of both (arXiv 2404.07724): sigma of
             alpha picture + sigma noise, 0 to 1. A step outside costs one row of the network in place of two. null
             is everywhere.
@@ -259,14 +259,14 @@ class TextOptions:
     Args:
         sampler: dpm-solver++ (second order multistep, Lu et al., arXiv 2211.01095), ddim, ddpm (ancestral),
             euler, or pipeline, the scheduler that the model's folder names. null takes dpm-solver++, and pipeline of a
-            flow (SD3, FLUX.1), which has that and euler alone.
+            flow (SD3, FLUX.1, Qwen-Image), which has that and euler alone.
         steps: of the sampler, at most as many as the model was trained with. null takes 25; 28 of SD3 and FLUX.1 dev,
-            4 of FLUX.1 schnell, Turbo and LCM, 9 of Z-Image.
+            4 of FLUX.1 schnell, Turbo and LCM, 9 of Z-Image, 50 of Qwen-Image.
         guidance: classifier-free guidance scale (Ho & Salimans, arXiv 2207.12598); 1 is off, and then a
             negative prompt has no effect. Above 1 each step has two network calls. FLUX.1 dev and LCM take it as an
-            input instead, in one call. null takes 7.5; 7 of SD3, 3.5 of FLUX.1 dev, 8.5 of an LCM, 1 of Turbo, of
-            Z-Image and of FLUX.1 schnell, which has no other.
-        height: pixels, a multiple of 8, of SD3 and FLUX.1 of 16; null takes what the model was made for.
+            input instead, in one call. null takes 7.5; 7 of SD3, 4 of Qwen-Image, 3.5 of FLUX.1 dev, 8.5 of an LCM,
+            1 of Turbo, of Z-Image and of FLUX.1 schnell, which has no other.
+        height: pixels, a multiple of 8, of flows of 16; null takes what the model was made for.
         width: as height.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
     """

@@ -87,6 +87,7 @@ def check_text_to_image(facts: ModelFacts) -> None:
 def check_recipe(facts: ModelFacts, recipe: TextRecipe) -> None:
     """Raise ValueError, one line, when a model cannot draw by a recipe."""
     check_steps("text.steps", recipe.steps, facts.trained_steps)
+    facts.check_fewest("text.steps", recipe.steps)
     family, multiple = facts.reader, facts.multiple
     if facts.path == "straight":
         fits = recipe.sampler in FLOW_SAMPLERS
@@ -337,7 +338,7 @@ def _recorded(scheduler: Scheduler) -> list[Tensor]:
 def _decoded(pipe: Pipeline, z_BCHW: Tensor) -> np.ndarray:
     """Latents -> float [B, H, W, 3] in [0, 1], as the pipelines decode their last one."""
     vae, half = pipe.vae, pipe.vae.dtype
-    if half == torch.float16 and vae.config.force_upcast:  # SDXL's overflows in float16
+    if half == torch.float16 and latents.overflows(vae.config):  # SDXL's overflows in float16
         vae.to(torch.float32)
     image = latents.decode(vae, z_BCHW)
     vae.to(half)

@@ -53,8 +53,8 @@ class BaseRecipe:
     """The model that the weights are trained for.
 
     Args:
-        name: a folder that diffusers' save_pretrained wrote, or a hub id: a Stable Diffusion 1, 2, XL or 3, FLUX.1 or
-            Z-Image, made for inpainting or plain.
+        name: a folder that diffusers' save_pretrained wrote, or a hub id: a Stable Diffusion 1, 2, XL or 3, FLUX.1,
+            Z-Image or Qwen-Image, made for inpainting or plain.
     """
 
     name: str = "stabilityai/stable-diffusion-2-inpainting"

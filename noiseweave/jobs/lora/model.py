@@ -93,6 +93,7 @@ def _check_options(config: Config, facts: ModelFacts) -> None:
     for name in ("logit_mean", "logit_std"):
         value, own = getattr(goal, name), getattr(usual, name)
         check(flow or value == own, f"objective.{name}", value, f"{own:g}, as the model is no flow")
+    facts.check_fewest("validation.steps", config.validation.steps)
     embedded = kind == "embedded"
     check(
         embedded or goal.guidance == 1,

@@ -17,7 +17,7 @@ from noiseweave.engine.networks import latents, text_encoding
 from noiseweave.engine.networks.families.registry import family_of
 from noiseweave.engine.networks.prompts import Prompt
 
-KINDS = ("sd3", "dev", "schnell", "fill", "z_image")
+KINDS = ("sd3", "dev", "schnell", "fill", "z_image", "qwen_image")
 SHIFT = {"sd3": 3.0, "schnell": 1.0, "dev": float(np.exp(0.5 - 0.65 / 3840 * (256 - 16)))}
 
 
@@ -28,7 +28,7 @@ def opened(tmp_path_factory):
 
     def pipeline(kind):
         if kind not in known:
-            own = {"sd3": small_transformers.sd3, "z_image": small_transformers.z_image}.get(kind)
+            own = getattr(small_transformers, kind, None)
             folder = own(root / kind) if own else small_transformers.flux(root / kind, kind)
             known[kind] = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
             known[kind].set_progress_bar_config(disable=True)

@@ -154,6 +154,10 @@ OWNERS = [
     ({"transformer.transformer_blocks.0.attn.to_k": (32, 32)}, "Stable Diffusion 3|FLUX.1"),
     ({"diffusion_model.layers.0.attention.to_q": (3840, 3840)}, "Z-Image"),
     ({"transformer.noise_refiner.0.attention.to_q": (32, 32)}, "Z-Image"),
+    ({"transformer.transformer_blocks.0.img_mlp.net.2": (32, 32)}, "Qwen-Image"),
+    ({"lora_unet_transformer_blocks_0_txt_mod_1": (32, 32)}, "Qwen-Image"),
+    ({"transformer_blocks.59.attn.to_k": (32, 32)}, "Qwen-Image"),
+    ({"diffusion_model.transformer_blocks.20.attn.to_q": (3072, 3072)}, "Qwen-Image"),
     ({"text_encoder.encoder.layers.0.self_attn.q_proj": (768, 768)}, ""),
     ({"blocks.0.cross_attn.q": (1536, 1536)}, ""),
 ]

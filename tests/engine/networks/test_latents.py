@@ -1,8 +1,11 @@
-"""What a UNet for inpainting is shown, against diffusers' own pipeline."""
+"""What a UNet for inpainting is shown, and latents of a VAE of videos, against diffusers' own pipeline."""
+
+from types import SimpleNamespace
 
 import numpy as np
+import small_transformers
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionInpaintPipeline
+from diffusers import AutoencoderTiny, QwenImageImg2ImgPipeline, StableDiffusionInpaintPipeline
 from PIL import Image
 
 from noiseweave.engine.networks import latents
@@ -34,3 +37,21 @@ def test_a_latent_with_one_pixel_of_hole_is_hole():
     hole = torch.zeros(1, 1, 16, 24)
     hole[0, 0, 15, 8] = 1
     assert latents.hole_in_latents(hole, torch.zeros(1, 4, 2, 3)).nonzero().tolist() == [[0, 0, 1, 1]]
+
+
+def test_a_vae_of_videos_has_a_picture_as_its_one_frame():
+    torch.manual_seed(0)
+    vae = small_transformers.qwen_vae()
+    image = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    x = latents.to_pixels(image)
+    pipe = SimpleNamespace(vae=vae, latent_channels=16)
+    theirs = QwenImageImg2ImgPipeline._encode_vae_image(pipe, x.unsqueeze(2), torch.Generator())
+    z = latents.encode(vae, x)
+    assert z.shape == (2, 16, 4, 6)
+    torch.testing.assert_close(z, theirs.detach().squeeze(2), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        again = vae(x.unsqueeze(2)).sample.squeeze(2)
+    torch.testing.assert_close(latents.decode(vae, z), again, atol=1e-5, rtol=1e-5)
+    assert latents.vae_scale_factor(vae.config) == 8
+    assert latents.latent_channels(vae.config) == 16
+    assert latents.picture_channels(vae.config) == 3

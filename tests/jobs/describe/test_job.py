@@ -23,8 +23,9 @@ def described(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_parameters_are_those_of_the_loaded_networks(flux, sd_folder, capsys):
-    for folder in (flux, str(sd_folder)):
+def test_the_parameters_are_those_of_the_loaded_networks(flux, sd_folder, tmp_path, capsys):
+    qwen = str(small_transformers.qwen_image(tmp_path / "qwen"))
+    for folder in (flux, str(sd_folder), qwen):
         pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
         parts = {n: p for n, p in pipe.components.items() if hasattr(p, "parameters")}
         counted = {n: sum(w.numel() for w in p.parameters()) for n, p in parts.items()}

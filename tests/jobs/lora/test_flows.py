@@ -1,4 +1,4 @@
-"""lora of SD3, FLUX.1 and Fill from the command to diffusers' own loading and to inpaint."""
+"""lora of SD3, FLUX.1, Fill and Qwen-Image from the command to diffusers' own loading and to inpaint."""
 
 import json
 
@@ -18,12 +18,14 @@ PIPELINES = {
     "sd3": diffusers.StableDiffusion3Pipeline,
     "dev": diffusers.FluxPipeline,
     "fill": diffusers.FluxFillPipeline,
+    "qwen_image": diffusers.QwenImagePipeline,
 }
 MORE = ["--steps", "12", "--validation.share", "0.2", "--validation.every", "12", "--lora.alpha", "4"]
 
 
 def small(kind, folder):
-    return small_transformers.sd3(folder) if kind == "sd3" else small_transformers.flux(folder, kind)
+    own = getattr(small_transformers, kind, None)
+    return own(folder) if own else small_transformers.flux(folder, kind)
 
 
 def command(data, model, output, *more):
@@ -123,7 +125,7 @@ def test_another_familys_file_is_refused_in_one_line_that_names_it(trained, tmp_
         )
     assert stop.value.code == 2
     *_, said = capsys.readouterr().err.strip().splitlines()
-    other = "Stable Diffusion 3" if kind == "sd3" else "FLUX.1"
+    other = {"sd3": "Stable Diffusion 3", "qwen_image": "Qwen-Image"}.get(kind, "FLUX.1")
     assert (
         f"made for another base model, Stable Diffusion 1 and not {other}: 1 of its 1 layers do not fit"
         in said

@@ -12,7 +12,8 @@ def folders(tmp_path_factory):
     """kind -> a small pipeline's folder."""
     root = tmp_path_factory.mktemp("models")
     made = {kind: small_transformers.flux(root / kind, kind) for kind in ("dev", "schnell", "fill")}
-    return made | {"sd3": small_transformers.sd3(root / "sd3")}
+    others = {kind: getattr(small_transformers, kind)(root / kind) for kind in ("sd3", "qwen_image")}
+    return made | others
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def seen(folders, kl_folder, tmp_path):
         ("dev", False, 16, None, 3.5),
         ("schnell", False, 16, None, 1.0),
         ("fill", True, 16, None, 30.0),
+        ("qwen_image", False, 16, None, 4.0),
     ],
 )
 def test_what_a_model_takes_is_its_familys(seen, kind, holes, multiple, most, guidance):
@@ -72,6 +74,11 @@ def test_the_words_hash_is_of_every_text_encoder(seen, folders):
             "schnell",
             ["--validation.guidance", "3"],
             "validation.guidance=3.0: 1, as the model was distilled without guidance",
+        ),
+        (
+            "qwen_image",
+            ["--validation.steps", "1"],
+            "validation.steps=1: 2 or more, as the model's scheduler takes",
         ),
         ("dev", ["--lora.targets", '["to_z"]'], r"lora.targets='to_z': no linear .* of the transformer .*"),
         (

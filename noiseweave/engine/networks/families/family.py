@@ -147,6 +147,10 @@ class Family:
         """Of a flow: the S levels of noise that its own pipeline takes for latents of H x W, float64, descending."""
         raise NotImplementedError
 
+    def rescaled(self, guided_BCHW: Tensor, conditional_BCHW: Tensor) -> Tensor:
+        """What classifier-free guidance gives, as its own pipeline goes on with it; all that guides calls it."""
+        return guided_BCHW
+
     def options(self, guidance: float, eta: float) -> Json:
         """What a call of diffusers' pipeline takes beside words, latents and steps."""
         return {"guidance_scale": guidance}
@@ -164,6 +168,17 @@ class Family:
         return z
 
 
+def packed(z_BCHW: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> tokens of patch x patch latents, [B, H W / patch^2, patch^2 C]."""
+    return torch.nn.functional.pixel_unshuffle(z_BCHW, patch).flatten(2).transpose(1, 2)
+
+
+def unpacked(z: Tensor, size: tuple[int, int], patch: int) -> Tensor:
+    """And back; size is that of the latents, H x W."""
+    height, width = (side // patch for side in size)
+    return torch.nn.functional.pixel_shuffle(z.transpose(1, 2).unflatten(2, (height, width)), patch)
+
+
 def shifted_sigmas(scheduler: Scheduler, steps: int, tokens: int, max_shift: float, **more: object) -> Tensor:
     """The scheduler's own levels of noise, moved as it moves them for so many tokens: float64 [S].
 
@@ -173,7 +188,9 @@ def shifted_sigmas(scheduler: Scheduler, steps: int, tokens: int, max_shift: flo
         max_shift: of the family, where the scheduler's config does not say.
         more: of its ``set_timesteps``.
     """
-    config, own = scheduler.config, scheduler.from_config(scheduler.config)
+    # a single step has no end that could be stretched to the config's last level: 0 / 0
+    one = {"shift_terminal": None} if steps == 1 else {}
+    config, own = scheduler.config, scheduler.from_config(scheduler.config, **one)
     if config.get("use_dynamic_shifting"):
         few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)

@@ -12,7 +12,9 @@ from noiseweave.engine.networks.families.family import (
     Reader,
     Rows,
     even,
+    packed,
     shifted_sigmas,
+    unpacked,
 )
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
@@ -99,12 +101,11 @@ class Flux(Family):
 
     def pack(self, z_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> tokens, [B, H W / 4, 4 C]."""
-        return torch.nn.functional.pixel_unshuffle(z_BCHW, self.patch).flatten(2).transpose(1, 2)
+        return packed(z_BCHW, self.patch)
 
     def unpack(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """And back."""
-        height, width = (side // self.patch for side in size)
-        return torch.nn.functional.pixel_shuffle(z.transpose(1, 2).unflatten(2, (height, width)), self.patch)
+        return unpacked(z, size, self.patch)
 
 
 def _places(height: int, width: int) -> Tensor:

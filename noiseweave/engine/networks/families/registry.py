@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noiseweave.engine.networks.families.family import Family
 from noiseweave.engine.networks.families.flux import Flux
+from noiseweave.engine.networks.families.qwen_image import QwenImage
 from noiseweave.engine.networks.families.sd import StableDiffusion
 from noiseweave.engine.networks.families.sd3 import StableDiffusion3
 from noiseweave.engine.networks.families.sdxl import StableDiffusionXL
@@ -12,7 +13,7 @@ from noiseweave.engine.networks.protocols import Pipeline
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux(), ZImage())
+    for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux(), ZImage(), QwenImage())
 }
 
 BY_PIPELINE = {

@@ -15,12 +15,14 @@ from noiseweave.engine.seeding import generator
 
 STEPS, SIDE = 4, 64
 PROMPTS = [Prompt(text="a photo of a cat", key="0"), Prompt(text="a dog", key="1")]
-GUIDANCE = {"sd3": 4.0, "dev": 3.5, "schnell": 1.0, "z_image": 4.0}
+GUIDANCE = {"sd3": 4.0, "dev": 3.5, "schnell": 1.0, "z_image": 4.0, "qwen_image": 4.0}
+FREE = ("sd3", "z_image", "qwen_image")  # of classifier-free guidance
 
 
 def of(name, folder):
-    makers = {"sd3": small_transformers.sd3, "z_image": small_transformers.z_image}
-    return makers[name](folder) if name in makers else small_transformers.flux(folder, name)
+    if name in ("dev", "schnell"):
+        return small_transformers.flux(folder, name)
+    return getattr(small_transformers, name)(folder)
 
 
 @pytest.fixture(scope="module", params=list(GUIDANCE))
@@ -34,6 +36,8 @@ def theirs(folder, z, guidance, **more):
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     family = registry.family_of(pipe)
+    if family.name == "qwen_image" and guidance > 1:  # guided where it is given a negative prompt
+        more = {"negative_prompt": [" "] * len(PROMPTS), **more}
     return pipe(
         prompt=[p.text for p in PROMPTS],
         latents=family.pack(z),
@@ -50,18 +54,27 @@ def noise():
     return torch.stack([torch.randn(16, 8, 8, generator=generator(5, "sample", p.key)) for p in PROMPTS])
 
 
-def test_the_ode_along_our_path_is_diffusers_own_pipeline(small):
-    name, folder = small
+def along(folder, guidance):
+    """The ODE along our path: our pictures and diffusers' own."""
     model = loading.load(ModelConfig(name=str(folder)), size=SIDE)
     path = model.path(InversionRecipe(num_steps=STEPS, skip=0, eta=0.0))
-    denoise = model.conditioned(model.words([p.text for p in PROMPTS]), GUIDANCE[name])
+    denoise = model.conditioned(model.words([p.text for p in PROMPTS]), guidance)
     x = z = noise()
     for i, t in enumerate(path.t_T):
         x = path.mean(x, denoise(x, t.expand(len(x))), i)
     ours = (model._finite(model.decoding, x).clamp(-1, 1) + 1) / 2
-    expected = theirs(folder, z, GUIDANCE[name])
-    assert np.abs(ours.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-3
+    return ours.permute(0, 2, 3, 1).numpy(), theirs(folder, z, guidance)
+
+
+def test_the_ode_along_our_path_is_diffusers_own_pipeline(small):
+    name, folder = small
+    ours, expected = along(folder, GUIDANCE[name])
+    assert np.abs(ours - expected).max() < 1e-3
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
+    if name in FREE:
+        ours, plain = along(folder, 1.0)
+        assert np.abs(ours - plain).max() < 1e-3
+        assert np.abs(plain - expected).max() > 1e-2
 
 
 def test_guidance_and_words_reach_the_network(small):
@@ -99,7 +112,7 @@ def test_inversion_and_replay_give_latents_back(small):
 def test_a_long_prompt_is_read_where_clip_ends_and_its_end_is_named(small):
     name, folder = small
     pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
-    most = {"sd3": 256, "z_image": 512 - len("<user\n") + 2}.get(name, 512)
+    most = {"sd3": 256, "z_image": 512 - len("<user\n") + 2, "qwen_image": 514}.get(name, 512)
     # a character is a token here; CLIP, which ends at 77, gives the pooled embedding alone
     fits, long = "x" * (most - 2), "x" * (most - 2) + "yz"
     assert text_encoding.truncated_ends(pipe, [Prompt(text=fits, key="a")]) == {}
@@ -112,6 +125,13 @@ def test_every_family_names_pipelines_of_diffusers():
         assert all(hasattr(diffusers, kind) for kind in (family.pipeline, family.filling) if kind)
         assert registry.BY_PIPELINE[family.pipeline] is family
         assert family.pipeline in registry.text_to_image()
+
+
+def test_a_single_step_begins_at_noise_alone(small):
+    _, folder = small
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    # Qwen-Image's scheduler, asked for one step, gives 0 / 0
+    assert registry.family_of(pipe).sigmas(pipe.scheduler, 1, (8, 8)).tolist() == pytest.approx([1.0])
 
 
 def test_facts_of_a_family(small):
