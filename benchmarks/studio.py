@@ -10,6 +10,7 @@ noiseweave[studio].
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import socket
@@ -122,6 +123,9 @@ def main() -> None:
     parser.add_argument("--moves", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    if importlib.util.find_spec("gradio") is None:
+        print("left out: it needs Gradio, pip install 'noiseweave[studio]'")
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -166,6 +166,15 @@ def test_no_path_of_a_browser_is_opened(client, digits, path):
     assert list((digits / "uploads").rglob("hostname")) == []
 
 
+def test_two_pages_have_pictures_of_their_own_and_nobody_lists_them(client, digits):
+    ours, theirs = files(client, digits, "ab"), files(client, digits, "cb")
+    one, other = client.fuse(ours, page="one"), client.fuse(theirs, page="other")
+    assert client.fetched(one[0]).content != client.fetched(other[0]).content
+    assert client.fetched(client.fuse(ours, page="one")[0]).content == client.fetched(one[0]).content
+    for folder in (digits / "uploads", Path(one[0]["path"]).parent):
+        assert client.client.get(f"/gradio_api/file={folder}").status_code == 403
+
+
 def test_another_host_or_origin_is_refused(client):
     assert client.client.get("/", headers={"host": "evil.example"}).status_code == 403
     assert client.client.get("/", headers={"origin": "http://evil.example"}).status_code == 403
