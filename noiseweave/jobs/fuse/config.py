@@ -72,6 +72,8 @@ class Config:
         model: the diffusion model.
         inversion: how pictures become noise maps.
         prompt: what a text-to-image model is conditioned on.
+        labels: of a class-conditional model: the class of each picture, by its name in the model's classes.json or
+            by its number, as roses,tulips; one stands for all. null conditions on no class.
     """
 
     images: tuple[str, ...] = ()
@@ -89,6 +91,7 @@ class Config:
     model: ModelConfig = UNNAMED
     inversion: InversionRecipe = field(default_factory=InversionRecipe)
     prompt: PromptRecipe = field(default_factory=PromptRecipe)
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         count, edits = len(self.images), self.prompt.target is not None or self.edit is not None
@@ -96,6 +99,8 @@ class Config:
         check(count >= 2 - edits, "images", list(self.images), allowed)
         check_edit(self)
         self._check_region()
+        some = self.labels is None or len(self.labels.split(",")) in (1, count)
+        check(some, "labels", self.labels, f"one class, or one for each of the {count} pictures")
         check_prompt(self.prompt)
         check(bool(self.output.strip()), "output", self.output, "a folder or URL")
         check_named(self.model)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from noiseweave import __version__
+from noiseweave.engine.checks import check
 from noiseweave.engine.fusion import reconstruction
 from noiseweave.engine.fusion.recipes import MODES, Mode
 from noiseweave.engine.networks import loading
@@ -21,7 +22,7 @@ from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs.fuse.config import Config, drawn, spread
-from noiseweave.jobs.reading import looks, loras
+from noiseweave.jobs.reading import class_names, looks, loras
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def run(config: Config) -> int:
     facts = loading.describe(config.model.name, config.size)
     inversion = loading.settled_chain(facts, config.inversion)
     config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
-    prompts = config.prompts if facts.conditioning == "text" else None
+    prompts = config.prompts if facts.conditioning == "text" else classes(config, facts)
     keys, image_NHWC, unlike = work.pictures(config.images, facts)
     config = drawn(config, keys)
     mask_HW, mask_key = work.mask(config.fusion.region, config.images[-1], facts.side)
@@ -65,6 +66,21 @@ def run(config: Config) -> int:
     looks.warn(loading.long_chain(facts, inversion))
     with lock.held(output):
         return _fused(config, facts, _Read(keys, image_NHWC, mask_HW, mask_key), prompts)
+
+
+def classes(config: Config, facts: ModelFacts) -> Prompts | None:
+    """The class of each picture, where they are given.
+
+    Raises:
+        ValueError: the model knows no classes, or not this one.
+    """
+    if config.labels is None:
+        return None
+    knows = facts.conditioning == "class"
+    check(knows, "labels", config.labels, f"null: model {facts.name!r} is conditioned on no class")
+    names = class_names.classes_in(str(facts.folder)) or [str(n) for n in range(facts.classes)]
+    numbers = [class_names.number(label, names, facts.classes) for label in config.labels.split(",")]
+    return config.prompt.classes(numbers if len(numbers) > 1 else numbers * len(config.images))
 
 
 class _Read(NamedTuple):

@@ -69,6 +69,21 @@ def write(output: str, names: Sequence[str]) -> None:
         storage.write_json(storage.join(output, FILE), list(names))
 
 
+def number(label: str, names: Sequence[str], classes: int) -> int:
+    """The class that a user means by its name, or its number.
+
+    Raises:
+        ValueError: there is no such class; with the names that there are.
+    """
+    if label in names:
+        return names.index(label)
+    there = label.isdecimal() and len(label) < 10 and int(label) < classes
+    check(
+        there, "labels", label, f"a class of the model: {', '.join(names)[:300]}, or a number below {classes}"
+    )
+    return int(label)
+
+
 def shown(label: int | str, names: Sequence[str]) -> str:
     """A label as a person reads it: its name, or its number where it has none.
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import sampling
 from flows import DIGITS
 from fusing import QUICK, failed, fused, picture, png
 from PIL import Image
@@ -319,3 +320,28 @@ def test_fresh_noise_is_said_and_drawn_from_the_seed(digits):
 def test_fresh_noise_outside_of_its_range_is_one_line(digits, capsys):
     error = failed(capsys, "a.png", "b.png", "--output", "out", "--fusion.variation", "1.5")
     assert "fusion.variation=1.5: 0 to 1" in error
+
+
+def test_a_class_conditional_model_is_told_the_pictures_classes(digits, tmp_path, capsys):
+    name = sampling.tiny(tmp_path / "model", "flow", classes=3)
+    storage.write_json(f"{name}/classes.json", ["oak", "rose", "tulip"])
+    two = ("a.png", "b.png", "--model.name", name, "--prompt.guidance_target", "5")
+    made = {}
+    for labels in ("rose", "1", "1,rose", "rose,tulip", None):
+        more = ("--labels", labels) if labels else ()
+        fused(*two, "--output", "out", *more)
+        told = json.loads((digits / "out/fuse.json").read_text()).get("prompt", {}).get("source")
+        made[labels] = told, (digits / "out/fused.png").read_bytes()
+    assert made["rose"] == made["1"] == made["1,rose"]
+    assert [told for told, _ in made.values()] == [[1, 1], [1, 1], [1, 1], [1, 2], None]
+    assert len({raw for _, raw in made.values()}) == 3
+    capsys.readouterr()
+    wrong = {
+        "elm": "labels='elm': a class of the model: oak, rose, tulip, or a number below 3",
+        "3": "labels='3': a class of the model",
+        "0,1,2": "labels='0,1,2': one class, or one for each of the 2 pictures",
+    }
+    for labels, words in wrong.items():
+        assert words in failed(capsys, *two, "--output", "out2", "--labels", labels)
+    digits_model = ("a.png", "b.png", "--output", "out2", "--labels", "3")
+    assert "labels='3': null: model 'digits-ddpm' is conditioned on no class" in failed(capsys, *digits_model)
