@@ -2,10 +2,10 @@
 
     python benchmarks/tuning.py [--device cuda] [--compile] [--networks digits-ddpm small] [--batches 1 4 16 64]
 
-Networks: that of digits-ddpm, and UNets of Stable Diffusion-shaped pipelines (pipelines.py; sd15 is the real size).
-Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat; the ratio is of
-each way's best time (on a CPU processor time, of one thread). The first calls' seconds are told, on the clock: of one
-size, then of a second, where it is compiled once more for any size. FASTEST and COMPILING in
+Networks: those of digits-ddpm and flowers-flow, and UNets of Stable Diffusion-shaped pipelines (pipelines.py; sd15 is the
+real size). Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat; the
+ratio is of each way's best time (on a CPU processor time, of one thread). The first calls' seconds are told, on the
+clock: of one size, then of a second, where it is compiled once more for any size. The defaults in
 ``noiseweave/engine/networks/tuning.py`` are read off this.
 """
 
@@ -38,14 +38,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "compile, channels_last": {"compile": True, "channels_last": True},
 }
 
+SHIPPED = ("digits-ddpm", "flowers-flow")
+
 Call = Callable[[int], Any]
 
 
 def network(name: str, device: str, precision: str) -> tuple[Any, Callable[[Any, int], Any]]:
     """A UNet, and a call of it on so many rows."""
     dtype = backbone.DTYPES[precision]
-    if name == "digits-ddpm":
-        model = loading.load(ModelConfig(name=name, precision=precision, **PLAIN), device)
+    if name in SHIPPED:
+        model: Any = loading.load(ModelConfig(name=name, precision=precision, **PLAIN), device)
         unet, words = model.unet, None
     else:
         pipe = pipelines.build(pipelines.SHAPES[name])
@@ -58,6 +60,9 @@ def network(name: str, device: str, precision: str) -> tuple[Any, Callable[[Any,
         x = torch.ones(rows, *shape, device=device, dtype=dtype)
         t = torch.full((rows,), 500, device=device)
         told = {} if words is None else {"encoder_hidden_states": words.expand(rows, -1, -1)}
+        if unet.config.get("num_class_embeds"):
+            weights_K = torch.eye(unet.config.num_class_embeds, device=device, dtype=dtype)[0]
+            told["class_labels"] = weights_K.expand(rows, -1)  # as a Backbone gives mixed classes
         return unet(x, t, **told, return_dict=False)[0]
 
     return unet, call
@@ -109,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
-    known = ["digits-ddpm", *pipelines.SHAPES]
+    known = [*SHIPPED, *pipelines.SHAPES]
     parser.add_argument("--networks", nargs="+", choices=known, default=["digits-ddpm", "small"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--repeats", type=int, default=7)
