@@ -120,7 +120,7 @@ def gated(gate: quality.Judge, parents: Parents, image_PHWC: np.ndarray) -> dict
     labels = parents.label_N.tolist()
     checks = quality.checks(gate, image_PHWC, every, ends, parents.image_NHWC, labels, GATE)
     verdicts = [c.verdict for c in checks]
-    rejected = {v: verdicts.count(v) for v in sorted({*verdicts} - {"kept"})}
+    rejected = {f"rejected_{v}": verdicts.count(v) for v in sorted({*verdicts} - {"kept"})}
     strange = [c.strange for c in checks if c.strange is not None]
     return {
         "strange": round(float(np.median(strange)), 2),

@@ -2,10 +2,10 @@
 
     python benchmarks/tuning.py [--device cuda] [--compile] [--networks digits-ddpm small] [--batches 1 4 16 64]
 
-Networks: those of digits-ddpm and flowers-flow, and UNets of Stable Diffusion-shaped pipelines (pipelines.py; sd15 is the
-real size). Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat; the
-ratio is of each way's best time (on a CPU processor time, of one thread). The first calls' seconds are told, on the
-clock: of one size, then of a second, where it is compiled once more for any size. The defaults in
+Networks: those of digits-ddpm and flowers-flow, and UNets of Stable Diffusion-shaped pipelines (pipelines.py; sd15 is
+the real size). Plain is NCHW with PyTorch's scaled_dot_product_attention (sdpa). All ways take turns in each repeat;
+the ratio is of each way's best time (on a CPU processor time, of one thread). The first calls' seconds are told, on
+the clock: of one size, then of a second, where it is compiled once more for any size. FASTEST and COMPILING in
 ``noiseweave/engine/networks/tuning.py`` are read off this.
 """
 
