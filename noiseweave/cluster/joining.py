@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -25,20 +23,8 @@ def join_files(parts: Sequence[str], path: str) -> None:
     if not isinstance(fs, LocalFileSystem):  # a store shows what was uploaded until an error, too
         storage.write(path, b"".join(storage.read_all(parts)))
         return
-    folder = os.path.dirname(name)
-    temporary = os.path.join(folder, f".{os.path.basename(name)}.{temporaries.writer()}.tmp")
-    with storage.writing(path):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            with open(temporary, "wb") as out:
-                _copy(parts, out)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+    with storage.writing(path), temporaries.replacing(name) as out:
+        _copy(parts, out)
 
 
 def _copy(parts: Sequence[str], out: BinaryIO) -> None:

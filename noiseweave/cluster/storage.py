@@ -198,19 +198,8 @@ def writing(path: str, errors: type[Exception] = Exception) -> Iterator[None]:
 
 
 def _write_local(name: str, data: bytes) -> None:
-    folder = os.path.dirname(name)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.path.basename(name)}.{temporaries.writer()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, name)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with temporaries.replacing(name) as f:
+        f.write(data)
 
 
 def create(path: str, data: bytes) -> bool:

@@ -1,12 +1,15 @@
-"""Names of files that are still being written: they say by whom, so that only a dead writer's are swept away."""
+"""Files that are still being written: their names say by whom, so that only a dead writer's are swept away."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from noiseweave.cluster import processes
 
@@ -37,3 +40,21 @@ def _left_behind(path: Path, machine: str, pid: int) -> bool:
         return time.time() - path.stat().st_mtime > OLD
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def replacing(name: str) -> Iterator[BinaryIO]:
+    """A local file to be written, which takes its name once it is whole and on disk; after an error it is gone."""
+    folder = os.path.dirname(name)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.path.basename(name)}.{writer()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

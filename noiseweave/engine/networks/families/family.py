@@ -200,6 +200,13 @@ def shifted_sigmas(scheduler: Scheduler, steps: int, tokens: int, max_shift: flo
     return own.sigmas[:steps].double()
 
 
+def filled_up(words_LD: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """A text's tokens filled up with zeros, [1, tokens, D], and 1 where there is one, [1, tokens]."""
+    filled = words_LD.new_zeros(1, tokens, words_LD.shape[1])
+    filled[0, : len(words_LD)] = words_LD
+    return filled, (torch.arange(tokens, device=filled.device) < len(words_LD)).to(filled)[None]
+
+
 def even(steps: int) -> list[float]:
     """Levels of noise from 1 to 1 / steps."""
     return torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()

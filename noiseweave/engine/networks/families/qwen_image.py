@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from noiseweave.engine.networks.families.family import (
@@ -11,6 +10,7 @@ from noiseweave.engine.networks.families.family import (
     Reader,
     Rows,
     even,
+    filled_up,
     packed,
     shifted_sigmas,
     unpacked,
@@ -52,9 +52,7 @@ class QwenImage(Family):
         (words_LD,), _ = pipeline.encode_prompt(
             text or " ", device=pipeline.device, max_sequence_length=TOKENS
         )
-        filled = words_LD.new_zeros(1, TOKENS, words_LD.shape[1])
-        filled[0, : len(words_LD)] = words_LD
-        return filled, (torch.arange(TOKENS, device=filled.device) < len(words_LD)).to(filled)[None]
+        return filled_up(words_LD, TOKENS)
 
     def readers(self, pipeline: Pipeline) -> list[Reader]:
         """What its template has behind the words is given up first."""

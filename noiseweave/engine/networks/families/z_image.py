@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noiseweave.engine.networks.families.family import Family, How, Reader, Rows, even, shifted_sigmas
+from noiseweave.engine.networks.families.family import (
+    Family,
+    How,
+    Reader,
+    Rows,
+    even,
+    filled_up,
+    shifted_sigmas,
+)
 from noiseweave.engine.networks.protocols import Network, Pipeline, Scheduler
 from noiseweave.engine.networks.recipes import Usual
 from noiseweave.engine.records import Json
@@ -38,9 +46,7 @@ class ZImage(Family):
         (words_LD,), _ = pipeline.encode_prompt(
             text, device=pipeline.device, do_classifier_free_guidance=False
         )
-        filled = words_LD.new_zeros(1, TOKENS, words_LD.shape[1])
-        filled[0, : len(words_LD)] = words_LD
-        return filled, (torch.arange(TOKENS, device=filled.device) < len(words_LD)).to(filled)[None]
+        return filled_up(words_LD, TOKENS)
 
     def readers(self, pipeline: Pipeline) -> list[Reader]:
         """Its chat template comes before the words."""
