@@ -74,7 +74,7 @@ class Parents:
         return self.label_N[self.pairs[:, 0]]
 
 
-def parents_of(judge: photo_model.Judge, image_NHWC: np.ndarray, count: int) -> Parents:
+def parents_of(judge: photo_model.Judge, count: int) -> Parents:
     """Pairs that the gate's benchmark would take, equally of all classes."""
     f_ND = judge.train_ND / np.linalg.norm(judge.train_ND, axis=1, keepdims=True)
     classes = int(judge.label_N.max()) + 1
@@ -83,7 +83,7 @@ def parents_of(judge: photo_model.Judge, image_NHWC: np.ndarray, count: int) -> 
     pairs = quality_gate.pairs_of(f_ND[first], judge.label_N[first])
     used = np.unique(pairs)
     return Parents(
-        image_NHWC=image_NHWC[first[used]],
+        image_NHWC=judge.train_NHWC[first[used]],
         label_N=judge.label_N[first[used]],
         pairs=np.searchsorted(used, pairs),
     )
@@ -133,8 +133,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     backbone = loading.load(ModelConfig(name=args.model))
     features = photo_model.extractor(args.weights)
     judge = photo_model.Judge(args.photos, backbone.size, features)
-    train, _ = photo_model.photos(args.photos / "train", backbone.size)
-    parents = parents_of(judge, train, args.pairs)
+    parents = parents_of(judge, args.pairs)
     unit = lambda x: (f := features(x)) / np.linalg.norm(f, axis=1, keepdims=True)  # noqa: E731
     gate = quality.Judge(
         extract=unit,

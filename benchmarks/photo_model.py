@@ -72,9 +72,9 @@ class Judge:
     """Real photographs, and what is measured against them."""
 
     def __init__(self, folder: Path, side: int, features: Features) -> None:
-        train, self.label_N = photos(folder / "train", side)
+        self.train_NHWC, self.label_N = photos(folder / "train", side)
         held, held_label = photos(folder / "validation", side)
-        self.features, self.train_ND, self.held_ND = features, features(train), features(held)
+        self.features, self.train_ND, self.held_ND = features, features(self.train_NHWC), features(held)
         self.probe = LogisticRegression(max_iter=2000, C=0.01).fit(self.train_ND, self.label_N)
         self.pca = PCA(COMPONENTS, random_state=0).fit(self.train_ND)
         self.real = {
