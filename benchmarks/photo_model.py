@@ -1,6 +1,6 @@
 """How good a class-conditional photo model is: its samples against real photographs, by guidance.
 
-    python benchmarks/photo_model.py --photos DIR --weights FILE [--model flowers-flow ...] [--guidance 1 2 3]
+    python benchmarks/photo_model.py --photos DIR --weights FILE [--model NAME ...] [--guidance 1 2 3] [--interval 0 1]
 
 DIR has train/ and validation/, each with a folder of pictures for each class, in the alphabet's order of the
 model's classes. In features of EfficientNet-lite0: the share of samples that a linear probe of the real training
@@ -115,6 +115,14 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path, help="of EfficientNet-lite0")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument(
+        "--interval",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("LOW", "HIGH"),
+        help="sigmas that are guided; several times for several",
+    )
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
@@ -130,15 +138,20 @@ def main() -> None:
     real = {**judge.real, "frechet": judge.frechet_of_real(args.count)}
     print("real photographs", real, flush=True)
     recipe, rows = SamplerRecipe(name="euler", steps=args.steps), []
-    for (name, model), guidance in itertools.product(models.items(), args.guidance):
+    intervals = [tuple(pair) for pair in args.interval or [(0.0, 1.0)]]
+    for (name, model), guidance, interval in itertools.product(models.items(), args.guidance, intervals):
         label_N = np.arange(args.count) % model.classes
-        image_NHWC = drawn(model, label_N, replace(recipe, guidance=guidance), 0)
-        rows.append({"model": name, "guidance": guidance, **judge.look(image_NHWC, label_N)})
+        how = {"guidance": guidance, "guidance_interval": interval}
+        image_NHWC = drawn(model, label_N, replace(recipe, **how), 0)
+        rows.append({"model": name, **how, **judge.look(image_NHWC, label_N)})
         print(rows[-1], flush=True)
         if args.sheets:
             page = collage.sheet([list(image_NHWC[i : i + 10]) for i in range(0, 60, 10)], tile=model.size)
             args.sheets.mkdir(parents=True, exist_ok=True)
-            (args.sheets / f"{Path(name).name}-{guidance:g}.png").write_bytes(collage.png(page))
+            low, high = interval
+            (args.sheets / f"{Path(name).name}-{guidance:g}-{low:g}-{high:g}.png").write_bytes(
+                collage.png(page)
+            )
     if args.out:
         found = {"count": args.count, "steps": args.steps, "real": real, "samples": rows}
         args.out.write_text(json.dumps({"hardware": hardware(), **found}, indent=1) + "\n")
