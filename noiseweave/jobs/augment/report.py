@@ -77,7 +77,7 @@ def _pairing(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Json:
         about = paired.Paired(**storage.read_json(plan)["paired"])
     else:
         return {}
-    return paired.fields(about, recipe.threshold, recipe.upper)
+    return paired.fields(about, recipe, task.classes)
 
 
 def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
@@ -230,7 +230,7 @@ def _why_none(report: Json) -> str:
         return "the model's safety checker flagged all"
     if report.get("rejected"):
         return "the gate rejected all (see quality)"
-    return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
+    return "no picture was finite" if lost else paired.why_none(report)
 
 
 def _folders(task: Task) -> list[str]:

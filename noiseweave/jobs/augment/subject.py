@@ -75,7 +75,7 @@ def warning(model: str, about: JsonMapping) -> str | None:
         return None
     return (
         f"the pictures are far from what {model} was trained on (median cosine to the nearest kind of its photographs "
-        f"{about['cosine']:.2f}; photographs of its subject that it never saw have {about['of_held_out']:.2f}, and "
+        f"{about['cosine']:.2f}; other photographs of its subject have {about['of_held_out']:.2f}, and "
         f"19 of 20 of them more than {about['far_below']:.2f}): expect texture"
     )
 
@@ -89,6 +89,4 @@ def rows(about: JsonMapping) -> list[tuple[str, str]]:
     """What the screen says of it."""
     verdict = "far from it: expect texture" if about["far"] else "near it"
     cosine, of_held_out = f"{about['cosine']:.2f}", f"{about['of_held_out']:.2f}"
-    return [
-        ("the model's subject", f"{verdict} (median cosine {cosine}, held-out pictures of it {of_held_out})")
-    ]
+    return [("the model's subject", f"{verdict} (median cosine {cosine}, others of it {of_held_out})")]

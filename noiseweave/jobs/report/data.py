@@ -140,7 +140,9 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
         yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
         yield _inversions(report)
         if subject := report.get("subject"):
-            note = f"to the nearest kind of its photographs; unseen ones of its subject {subject['of_held_out']:.2f}"
+            note = (
+                f"to the nearest kind of its photographs; others of its subject {subject['of_held_out']:.2f}"
+            )
             far = subject.get("far") is True
             yield {
                 "label": "Cosine to the model's subject",

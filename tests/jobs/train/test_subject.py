@@ -1,5 +1,9 @@
 """Training of a photo model ends with what its pictures are of, beside its weights."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flows import inline
@@ -10,6 +14,7 @@ from noiseweave.cluster import shards, storage
 from noiseweave.engine.features import networks, training_set
 from noiseweave.engine.pictures import images
 
+SCRIPT = Path(__file__).parents[3] / "scripts/training_features.py"
 PHOTOS = ("--data.size=64", "--data.channels=3", "--steps=1", "--checkpoint.every=1", "--optimizer.warmup=0")
 
 
@@ -37,6 +42,16 @@ def test_the_file_lies_beside_the_weights_where_there_are_pictures_enough(count,
         assert known.weights == training_set.weights()
         assert len(known.held_N) == 12
         assert not known.nearness(known.centre_KD).far
+
+
+def test_the_script_writes_into_a_folder_what_train_would(tmp_path, monkeypatch):
+    source, model = make(tmp_path / "in", 60), tmp_path / "model"
+    assert inline("train", *arguments(source, model), *PHOTOS) == 0
+    written = (model / training_set.FILE).read_bytes()
+    (model / training_set.FILE).unlink()
+    monkeypatch.setattr(sys, "argv", ["training_features.py", str(source), str(model)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert (model / training_set.FILE).read_bytes() == written
 
 
 def test_a_network_that_fails_costs_the_file_alone(tmp_path, monkeypatch, capsys):
