@@ -11,7 +11,6 @@ from dataclasses import replace
 from itertools import combinations, cycle, islice
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from noiseweave.engine.features import spaces
@@ -20,17 +19,15 @@ from noiseweave.engine.fusion import groups, redraw
 from noiseweave.engine.judging import classifier, quality
 from noiseweave.engine.judging.classifier import soft_labels
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
-from noiseweave.engine.networks import paths, pretrained
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import Pair
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
 from noiseweave.engine.seeding import rng
-from noiseweave.engine.training import systems
 from noiseweave.engine.training.systems import System
+from noiseweave.engine.usefulness import generators
 from noiseweave.engine.usefulness.data import Added, Pictures, Setup
-from noiseweave.engine.usefulness.generators import plan_generator
 from noiseweave.engine.usefulness.recipes import GeneratorRecipe, Method
 
 
@@ -42,17 +39,11 @@ def make_pictures(
     Args:
         parents: what pairs are of, ``parents_of`` the method.
     """
-    pretrained.quiet()
     side, channels = few.image_NHWC.shape[2:]
-    system = systems.build(plan_generator(recipe, setup.classes, side, channels, 0))
-    system.networks["unet"].load_state_dict(safetensors.torch.load(weights))
-    network = system.networks["unet"].to(setup.device).eval().requires_grad_(False)
+    system = generators.loaded(recipe, weights, setup, side, channels)
     if method.made == "samples":
         return samples(method, system, few, setup)
-    model = system.model
-    scheduler = paths.stepping(model.scheduler)
-    backbone = Backbone(network, scheduler, setup.device, prediction=model.prediction)
-    return fusions(method, backbone, few, parents, setup)
+    return fusions(method, generators.backbone_of(system, setup), few, parents, setup)
 
 
 def sure_of(pool: Pictures) -> Pictures:

@@ -19,13 +19,16 @@ Protocol = Literal["closed", "prior"]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
-    """The diffusion model that the pictures are made with: class-conditional, of pixels.
+    """The diffusion model that the pictures are made with: class-conditional, of pixels or a VAE's latents.
 
     In the closed protocol it sees the few labelled pictures alone. In the prior one it is first trained on the whole
     pool with every label hidden, then goes on with the few labelled pictures beside the pool.
 
     Args:
         kind: ddpm, flow or linear_mixing, see ``train --help``.
+        vae: taesd, which ships, or the folder or hub id of a diffusers AutoencoderKL or AutoencoderTiny, on whose
+            latents the network then works; null works on pixels.
+        precision: what the network trains in, fp32 or bf16; it draws in fp32.
         steps: on the pool, labels hidden; none in the closed protocol.
         tuning_steps: with the labels of the few; in the closed protocol these are all there are.
         batch: pictures in a step.
@@ -36,6 +39,8 @@ class GeneratorRecipe:
     """
 
     kind: Literal["ddpm", "flow", "linear_mixing"] = "ddpm"
+    vae: str | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
     steps: int = 2000
     tuning_steps: int = 600
     batch: int = 64
@@ -49,6 +54,12 @@ class GeneratorRecipe:
 
     def __post_init__(self) -> None:
         check(self.kind in UNETS, "generator.kind", self.kind, f"one of {', '.join(UNETS)}")
+        check(
+            self.vae is None or bool(self.vae),
+            "generator.vae",
+            self.vae,
+            "a name, a folder, a hub id or null",
+        )
         coupled = self.objective.coupling
         check(coupled == "independent", "generator.objective.coupling", coupled, "independent, here")
         check(self.steps >= 0, "generator.steps", self.steps, "0 or more")

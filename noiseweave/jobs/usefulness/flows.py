@@ -1,4 +1,4 @@
-"""The flows of ``evaluate usefulness``: prior, see, guess, tune, make, score. Only score reads the test set."""
+"""The flows of ``evaluate usefulness``: encode, prior, see, guess, tune, make, score. Only score reads the test set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from noiseweave.cluster import pipeline, stages, storage
 from noiseweave.cluster.arrays import array, npy
@@ -88,6 +90,8 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
     config = task.config
     steps: list[tuple[str, Sequence[tuple]]] = []
     if task.drawing and config.protocol == "prior":
+        if config.generator.vae is not None:
+            steps.append(("encode", [(start,) for start in _starts(task)]))
         steps.append(("prior", [("prior",)]))
     places = sorted(task.few)
     if task.guessing:
@@ -138,8 +142,23 @@ def _setup(task: Task, device: str) -> Setup:
     return Setup(classes=task.classes, seed=c.seed, flip=c.flip, device=device)
 
 
+def _encode(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
+    image_NHWC = task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN]
+    x_VNCHW = generators.views(task.config.generator, image_NHWC, _setup(task, device))
+    return Done(files={f"latents-{unit[0]}.npy": npy(x_VNCHW.numpy())})
+
+
+def _latents(task: Task, book: Ledger) -> Tensor | None:
+    """The pool's latents; None of a generator of pixels."""
+    if task.config.generator.vae is None:
+        return None
+    parts = [array(storage.read(book.path(f"latents-{start}.npy"))) for start in _starts(task)]
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
 def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
-    data = generators.train_prior(task.data["input"], task.config.generator, _setup(task, device))
+    seen_VNCHW = _latents(task, book)
+    data = generators.train_prior(task.data["input"], task.config.generator, _setup(task, device), seen_VNCHW)
     return Done(files={"prior.safetensors": data})
 
 
@@ -177,10 +196,11 @@ def _guessed_pool(task: Task, book: Ledger, place: tuple) -> Pictures:
 
 def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c, few = task.config, task.few[unit]
-    pool, start = None, None
+    pool, start, seen_VNCHW = None, None, None
     if c.protocol == "prior":
         pool, start = _guessed_pool(task, book, unit), storage.read(book.path("prior.safetensors"))
-    data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device))
+        seen_VNCHW = _latents(task, book)
+    data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device), seen_VNCHW)
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
 
@@ -228,7 +248,15 @@ def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Adde
         return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
 
 
-COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
+COMPUTE = {
+    "encode": _encode,
+    "prior": _prior,
+    "see": _see,
+    "guess": _guess,
+    "tune": _tune,
+    "make": _make,
+    "score": _score,
+}
 
 
 def _commit(book: Ledger, name: str, unit: Unit, done: Done) -> Committed:

@@ -1,6 +1,7 @@
 """``noiseweave evaluate usefulness``: do the made pictures help a classifier of few labelled ones?
 
-Six flows: prior (the generator on the unlabelled pool), see (features of the pool's pictures, where they are guessed by
+Seven flows: encode (the pool's latents, where the generator works on a VAE's), prior (the generator on the unlabelled
+pool), see (features of the pool's pictures, where they are guessed by
 them), guess (what they may be), tune (the generator learns the labels of the few), make (what each method adds), score
 (classifiers, each trained on one worker). Only score ever reads the test set.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import Json, JsonMapping
-from noiseweave.jobs.usefulness import task as usefulness_task
 from noiseweave.jobs.usefulness.config import OWNED, Config
+from noiseweave.jobs.usefulness.task import Task
 
 SMALLEST, LARGEST = 8, 32  # sides that are taken by themselves: many classifiers are trained
+LARGEST_LATENT = 64  # of a generator of latents
 
 
 def run(config: Config) -> int:
@@ -44,7 +47,8 @@ def run(config: Config) -> int:
             (k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)
         }
         classes = int(data["input"].label_N.max()) + 1
-        task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
+        task = Task(config=config, data=data, few=few, classes=classes)
+        check_generator(task)
         with session(config.cluster) as s:
             outcomes = flows.run(task, book, s)
         failed = {name: o.failed for name, o in outcomes.items() if o.failed}
@@ -69,11 +73,35 @@ def settled(config: Config, found: Sequence[str]) -> tuple[Config, str | None]:
         raise ValueError(
             f"input {config.input!r}: none of the pictures looked at opens; give size and channels"
         )
-    multiple = 1 << (len(config.generator.unet.channels) - 1)
-    side = max(min(*seen.middle, LARGEST) // multiple, -(-SMALLEST // multiple)) * multiple
+    multiple = (1 << (len(config.generator.unet.channels) - 1)) * _pixels_of_a_latent(config)
+    largest = LARGEST if config.generator.vae is None else LARGEST_LATENT
+    side = max(min(*seen.middle, largest) // multiple, -(-SMALLEST // multiple)) * multiple
     config = replace(config, size=config.size or side, channels=config.channels or seen.channels)
     print(f"the pictures are {seen}: size={config.size}, channels={config.channels}", flush=True)
     return config, None
+
+
+def _pixels_of_a_latent(config: Config) -> int:
+    """On its side; 1 of a generator of pixels."""
+    from noiseweave.engine.networks import base_models, latents
+
+    vae = config.generator.vae
+    return 1 if vae is None else latents.vae_scale_factor(base_models.encoder_config(vae))
+
+
+def check_generator(task: Task) -> None:
+    """Raise ValueError, one line, where there can be no such generator of these pictures."""
+    from noiseweave.engine.usefulness import generators
+    from noiseweave.engine.usefulness.data import Setup
+
+    c = task.config
+    if not task.drawing:
+        return
+    check(c.generator.vae is None or c.channels == 3, "channels", c.channels, "3 with generator.vae")
+    try:
+        generators.built(c.generator, Setup(classes=task.classes, seed=0), c.size, c.channels)
+    except ValueError as e:
+        raise ValueError(f"generator: {e}") from None
 
 
 def without_pool(config: Config) -> Config:
@@ -87,8 +115,11 @@ def without_pool(config: Config) -> Config:
 def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:
     """What the figures depend on."""
     from noiseweave.cluster import shards
+    from noiseweave.engine.networks import base_models
 
     known: Json = {"job": "usefulness"}
     for name, found in sides.items():
         known[name] = shards.digest(found)
+    if config.generator.vae is not None:
+        known["generator.vae_hash"] = base_models.encoder_hash(config.generator.vae)
     return identity_of(config, **known)

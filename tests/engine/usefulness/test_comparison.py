@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
@@ -33,7 +34,7 @@ def pool():
 
 
 def hidden(pool):
-    return replace(pool, label_N=np.full(120, -1, np.int64))
+    return replace(pool, label_N=np.full(len(pool.label_N), -1, np.int64))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_the_closed_protocol_sees_the_few_alone(few, monkeypatch):
     seen = []
     monkeypatch.setattr(generators, "learn", lambda system, parts, *rest: seen.extend(parts))
     generators.tune_generator(few, None, None, TINY, SETUP)
-    assert [(len(p.image_NHWC), share) for p, share in seen] == [(len(few.label_N), 1.0)]
+    assert [(len(p.label_N), p.share) for p in seen] == [(len(few.label_N), 1.0)]
 
 
 def test_guesses_are_sure_and_mostly_right(few, pool):
@@ -165,6 +166,67 @@ def test_parents_may_be_guessed_pictures_too(few, pool, weights):
         Method(made="samples", parents="guessed")
     with pytest.raises(ValueError, match=r"methods\.keep_parents"):
         Method(made="fusion", keep_parents=True)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """30 pictures of 3 colours with some noise, 32 x 32, and their classes."""
+    r = np.random.default_rng(0)
+    label_N = np.arange(30) % 3
+    colour_N3 = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])[label_N]
+    image = colour_N3[:, None, None] + r.integers(-40, 40, (30, 32, 32, 3))
+    return Pictures(image_NHWC=image.clip(0, 255).astype(np.uint8), label_N=label_N.astype(np.int64))
+
+
+LATENT = replace(TINY, kind="flow", vae="taesd", precision="bf16")
+
+
+@pytest.fixture(scope="module")
+def latent_weights(photos):
+    setup = replace(SETUP, flip=True)
+    seen_VNCHW = generators.views(LATENT, photos.image_NHWC, setup)
+    assert seen_VNCHW.shape == (2, 30, 4, 4, 4)
+    start = generators.train_prior(photos, LATENT, setup, seen_VNCHW)
+    assert start == generators.train_prior(photos, LATENT, setup)  # looked at once or again
+    return generators.tune_generator(photos, hidden(photos), start, LATENT, setup, seen_VNCHW)
+
+
+def test_a_generator_of_latents_draws_pictures(photos, latent_weights):
+    for made, count in (("samples", 5), ("fusion", 4)):
+        method = Method(made=made, count=count, inversion=InversionRecipe(num_steps=3, skip=0))
+        added = comparison.make_pictures(method, photos, photos, latent_weights, LATENT, SETUP)
+        assert added.image_MHWC.shape == (count, 32, 32, 3)
+
+
+def test_fusions_in_latents_at_ratio_0_are_the_parents_as_the_vae_has_them(photos, latent_weights):
+    recipe = FusionRecipe(ratio=0.0, modes=("linear",))
+    method = Method(made="fusion", count=4, inversion=InversionRecipe(num_steps=3, skip=2), fusion=recipe)
+    added = comparison.make_pictures(method, photos, photos, latent_weights, LATENT, SETUP)
+    first = [p.a for p in comparison.pairs_of(method, photos, SETUP.seed)]
+    system = generators.loaded(LATENT, latent_weights, SETUP, 32, 3)
+    backbone = generators.backbone_of(system, SETUP)
+    back = backbone.decode(backbone.encode(photos.image_NHWC[first]))
+    np.testing.assert_allclose(added.image_MHWC.astype(int), back.astype(int), atol=1)
+
+
+def test_a_mirrored_pictures_latents_are_its_own(photos):
+    setup = replace(SETUP, flip=True)
+    one, other = generators.views(LATENT, photos.image_NHWC[:2], setup)
+    mirrored = photos.image_NHWC[:2, :, ::-1].copy()
+    part = generators.Part(x_VNCHW=torch.stack([one, other]), label_N=torch.zeros(2))
+    rows, both = torch.tensor([0, 1]), torch.tensor([True, True])
+    torch.testing.assert_close(part.take(rows, both), generators.views(LATENT, mirrored, SETUP)[0])
+    torch.testing.assert_close(part.take(rows, ~both), one)
+    assert not torch.equal(other, one.flip(-1))
+
+
+def test_a_generator_that_cannot_be_is_a_line(photos):
+    with pytest.raises(ValueError, match="no-such-vae"):
+        generators.built(replace(LATENT, vae="./no-such-vae"), SETUP, 32, 3)
+    with pytest.raises(ValueError, match="a multiple of 8"):
+        generators.built(LATENT, SETUP, 36, 3)
+    with pytest.raises(ValueError, match=r"generator\.vae"):
+        GeneratorRecipe(vae="")
 
 
 def test_samples_are_balanced_over_the_classes(few, weights):
