@@ -19,13 +19,12 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.engine.usefulness import comparison, generators, guesses
+from noiseweave.engine.usefulness import comparison, generators, guesses, making
 from noiseweave.engine.usefulness.data import Added, Pictures, Setup, few_of
 from noiseweave.engine.usefulness.recipes import Method
 from noiseweave.jobs.reading import shard_pictures
-from noiseweave.jobs.usefulness.config import Config, made_tag, tag
+from noiseweave.jobs.usefulness.config import Config, made_tag
 from noiseweave.jobs.usefulness.task import Task
 
 SEEN = 512  # pictures of the pool that one unit takes features of
@@ -105,9 +104,10 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
         (
             "score",
             [
-                (*place, tag(config, name), seed)
+                task.scored(*place, name, classifier, seed)
                 for place in places
                 for name in config.methods
+                for classifier in config.classifiers
                 for seed in range(config.seeds)
             ],
         )
@@ -128,7 +128,12 @@ def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Sessio
         noun="classifiers" if name == "score" else "sets",
         patience=DAY,
     )
-    return pipeline.run(Plan.of(units, ["-".join(map(str, unit)) for unit in units]), phase, book, s)
+    return pipeline.run(Plan.of(units, [id_of(unit) for unit in units]), phase, book, s)
+
+
+def id_of(unit: tuple) -> str:
+    """The name of a unit in the ledger."""
+    return "-".join(map(str, unit))
 
 
 def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
@@ -180,7 +185,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         seen_ND = np.concatenate(
             [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
         )
-    guessed = guesses.guess_labels(few, pool.image_NHWC, c.guess, _judge(c), _setup(task, device), seen_ND)
+    guessed = guesses.guess_labels(few, pool.image_NHWC, c.guess, _setup(task, device), seen_ND)
     right = (
         (guessed.label_N == pool.label_N) & (guessed.label_N >= 0) & (pool.label_N >= 0)
     )  # for the report alone
@@ -204,27 +209,14 @@ def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
 
 
-def _judge(config: Config) -> ClassifierRecipe:
-    """The classifier that guesses: that of the methods, with affine augmentation."""
-    return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
-
-
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged = unit
     c, method, few = task.config, task.making[tagged], task.few[k, subset]
     guessed = _guessed_pool(task, book, (k, subset)) if method.guesses else None
-    parents = comparison.parents_of(method, few, guessed)
-    if method.made == "blend":
-        added = comparison.mix_pixels(method, parents, task.classes, c.seed)
-    elif method.made == "pseudo_labels":
-        assert guessed is not None
-        added = comparison.pseudo_labels(guessed, task.classes)
-    else:
-        weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-        added = comparison.make_pictures(method, few, parents, weights, c.generator, _setup(task, device))
-    if method.keep_parents:
-        assert guessed is not None
-        added = comparison.joined(comparison.pseudo_labels(guessed, task.classes), added)
+    setup = _setup(task, device)
+    of = making.sources(method, few, guessed, c.guess, setup)
+    weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors")) if method.drawn else None
+    added = making.make(method, of, (c.generator, weights), setup)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     files = {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}
@@ -232,11 +224,16 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
 
 
 def _score(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
-    k, subset, tagged, seed = unit
-    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    k, subset, tagged, classifier, _, seed = unit
+    method, few = task.method(tagged), task.few[k, subset]
     added = None if method.made == "none" else read_made(book, k, subset, method)
     right = comparison.score_method(
-        method, few, added, task.data["test"], c.classifier, replace(_setup(task, device), seed=seed)
+        method,
+        few,
+        added,
+        task.data["test"],
+        task.classifier(classifier),
+        replace(_setup(task, device), seed=seed),
     )
     return Done(extra={"accuracy": right})
 

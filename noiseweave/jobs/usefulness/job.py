@@ -30,6 +30,7 @@ def run(config: Config) -> int:
     from noiseweave.cluster import ledger, shards, storage
     from noiseweave.cluster.session import session
     from noiseweave.engine.features import spaces
+    from noiseweave.engine.usefulness import finetuned
     from noiseweave.jobs.reading import looks
     from noiseweave.jobs.usefulness import flows, report
 
@@ -38,6 +39,9 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     if config.guess.features is not None:
         spaces.check_here(config.guess.features)
+    for name, choice in config.classifiers.items():
+        if choice.pretrained is not None:
+            finetuned.check_here(name)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
     config, unlike = settled(config, sides["input"])
     with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:
@@ -47,7 +51,8 @@ def run(config: Config) -> int:
             (k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)
         }
         classes = int(data["input"].label_N.max()) + 1
-        task = Task(config=config, data=data, few=few, classes=classes)
+        side = shards.digest(sides["test"])[:8]
+        task = Task(config=config, data=data, few=few, classes=classes, side=side)
         check_generator(task)
         with session(config.cluster) as s:
             outcomes = flows.run(task, book, s)
@@ -117,9 +122,7 @@ def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:
     from noiseweave.cluster import shards
     from noiseweave.engine.networks import base_models
 
-    known: Json = {"job": "usefulness"}
-    for name, found in sides.items():
-        known[name] = shards.digest(found)
+    known: Json = {"job": "usefulness", "input": shards.digest(sides["input"])}
     if config.generator.vae is not None:
         known["generator.vae_hash"] = base_models.encoder_hash(config.generator.vae)
     return identity_of(config, **known)
