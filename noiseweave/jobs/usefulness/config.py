@@ -69,6 +69,7 @@ class Config:
             count, share, smoothing, weights, parents, keep_parents, pairs, hard_labels, inversion, fusion, skips,
             guidance, conditional, gate, quality, confidence. Names may not have a "/". The reference of all is the
             best method without made pictures.
+        only: names of the methods that are taken; () is all.
         seed: every random choice comes from it.
         max_pixels: larger pictures are left out unread.
         cluster: where the work runs.
@@ -89,6 +90,7 @@ class Config:
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
     guess: GuessRecipe = field(default_factory=GuessRecipe)
     methods: Json = field(default_factory=lambda: {"real": Method()}, metadata=ASIDE)
+    only: tuple[str, ...] = field(default=(), metadata=ASIDE)
     seed: int = 0
     max_pixels: int = 64_000_000
     cluster: ClusterConfig = field(default_factory=ClusterConfig, metadata=ASIDE)
@@ -109,9 +111,17 @@ class Config:
         for name, of in (("methods", method_of), ("classifiers", classifier_of)):
             read = {title: of(title, value) for title, value in getattr(self, name).items()}
             object.__setattr__(self, name, read)
+        self._take_only()
         check(bool(self.classifiers), "classifiers", {}, "at least one")
         plain = any(m.made == "none" for m in self.methods.values())
         check(plain, "methods", list(self.methods), "at least one without made pictures, to compare with")
+
+    def _take_only(self) -> None:
+        """Leave out the methods that are not to be taken."""
+        for name in self.only:
+            check(name in self.methods, "only", name, f"one of {', '.join(self.methods)}")
+        taken = {name: m for name, m in self.methods.items() if not self.only or name in self.only}
+        object.__setattr__(self, "methods", taken)
 
 
 def method_of(name: str, value: object) -> Method:

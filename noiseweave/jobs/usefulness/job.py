@@ -114,7 +114,8 @@ def without_pool(config: Config) -> Config:
     needs = [name for name, m in config.methods.items() if m.guesses]
     if needs:
         print(f"closed protocol, which sees no pool: left out {', '.join(needs)}")
-    return replace(config, methods={name: m for name, m in config.methods.items() if name not in needs})
+    kept = {name: m for name, m in config.methods.items() if name not in needs}
+    return replace(config, methods=kept, only=())
 
 
 def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:

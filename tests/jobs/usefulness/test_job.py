@@ -151,9 +151,14 @@ def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
     more = '{"real": {}, "pool": {"made": "pseudo_labels"}}'
     assert cli.main(command(sides, output, *words, "--methods", more)) == 0
     assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
+    both = ["--methods", more, "--only", '["real"]']
+    assert cli.main(command(sides, output, *words, *both)) == 0
+    assert done[4:] == [("score", 1)]
+    rows = json.loads((output / "usefulness.json").read_text())["tables"]["small"]["3"]
+    assert [r["method"] for r in rows] == ["real"]
     top = '"top": {"made": "pseudo_labels", "classical": ["flip"]}'
     assert cli.main(command(sides, output, *words, "--methods", f"{more[:-1]}, {top}}}")) == 0
-    assert done[4:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
+    assert done[5:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
 
 
 def test_another_classifier_and_another_test_side_take_what_was_made(done, sides, tmp_path):
@@ -251,6 +256,7 @@ def test_features_to_guess_by_are_taken_once_in_parts(done, sides, tmp_path, mon
 def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
     output = tmp_path / "out"
     words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
+    words += ["--only", '["real", "affine", "blend", "pool", "pool blend", "fused"]']
     assert cli.main(command(sides, output, *words)) == 0
     assert done == [("tune", 1), ("make", 2), ("score", 4)]
     assert "left out pool, pool blend" in capsys.readouterr().out
@@ -307,6 +313,8 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         ),
         (["--classifiers", '{"odd": {"step": 3}}'], "classifiers.odd: no option 'step'; did you mean steps?"),
         (["--classifiers", '{"odd": {"classical": ["flip"]}}'], "classifiers.odd.classical"),
+        (["--only", '["real", "fuse"]'], "only='fuse': one of real, affine"),
+        (["--only", '["fused"]'], "at least one without made pictures"),
         (["--classifiers", "{}"], "classifiers={}: at least one"),
         (["--generator.vae", "taesd"], "channels=1: 3 with generator.vae"),
         (
