@@ -20,6 +20,7 @@ from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.latent_backbone import LatentBackbone, LatentNetworks
 from noiseweave.engine.networks.latents import encode, to_pixels
 from noiseweave.engine.networks.micro_batch import MicroBatch
+from noiseweave.engine.pictures import images
 from noiseweave.engine.seeding import generator
 from noiseweave.engine.training import systems
 from noiseweave.engine.training.objectives import learning_rate, moving_average
@@ -54,7 +55,7 @@ class Part:
 
 
 def built(recipe: GeneratorRecipe, setup: Setup, side: int, channels: int, seed: int = 0) -> System:
-    """A class-conditional model of pictures of side x side pixels, with first weights.
+    """A class-conditional model for pictures of side x side pixels, which it sees enlarged, with first weights.
 
     Raises:
         ValueError: a VAE that is not there, or sizes that do not fit each other: one line.
@@ -68,7 +69,7 @@ def built(recipe: GeneratorRecipe, setup: Setup, side: int, channels: int, seed:
         unet=recipe.unet,
         schedule=recipe.schedule,
         classes=setup.classes,
-        size=side,
+        size=side * recipe.enlarge,
         channels=channels,
         seed=seed,
     )
@@ -76,9 +77,21 @@ def built(recipe: GeneratorRecipe, setup: Setup, side: int, channels: int, seed:
     return systems.build(plan, encoder)
 
 
+def enlarged(recipe: GeneratorRecipe, image_NHWC: np.ndarray) -> np.ndarray:
+    """Pictures as large as the generator sees them, uint8."""
+    return resized(image_NHWC, image_NHWC.shape[1] * recipe.enlarge)
+
+
+def resized(image_NHWC: np.ndarray, side: int) -> np.ndarray:
+    """Square pictures at another side, uint8."""
+    if not len(image_NHWC) or image_NHWC.shape[1] == side:
+        return image_NHWC
+    return np.stack([images.fit(image_HWC, side) for image_HWC in image_NHWC])
+
+
 def views(recipe: GeneratorRecipe, image_NHWC: np.ndarray, setup: Setup) -> Tensor:
     """uint8 [N, side, side, C] -> what the network sees of them: ``Part.x_VNCHW``."""
-    x_NCHW = to_pixels(image_NHWC)
+    x_NCHW = to_pixels(enlarged(recipe, image_NHWC))
     if recipe.vae is None:
         return x_NCHW[None]
     vae = base_models.load_encoder(recipe.vae, setup.device)

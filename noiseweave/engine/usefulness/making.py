@@ -105,6 +105,7 @@ def drawn(method: Method, of: Sources, drawing: tuple[GeneratorRecipe, bytes | N
             fusions(
                 replace(method, inversion=replace(method.inversion, skip=skip)),
                 backbone,
+                recipe,
                 some,
                 of,
                 setup,
@@ -156,12 +157,13 @@ def samples(method: Method, system: System, of: Sources, setup: Setup) -> Added:
     """Drawn from the class-conditional model; with a gate, those of another class are left out."""
     label_M = pairs.labels_of(of.weight_K, method.count)
     recipe = SamplerRecipe(steps=method.inversion.num_steps, guidance=method.guidance)
-    images = []
+    parts, side = [], of.few.image_NHWC.shape[1]
     for start in spans.steps(range(0, method.count, DRAWN)):
         keys = range(start, min(start + DRAWN, method.count))
         label_B = torch.from_numpy(label_M[keys.start : keys.stop])
-        images.append(samplers.draw(system.model, keys, label_B, recipe, setup.seed).image_BHWC)
-    image_MHWC, keep = np.concatenate(images), np.ones(method.count, bool)
+        image_BHWC = samplers.draw(system.model, keys, label_B, recipe, setup.seed).image_BHWC
+        parts.append(generators.resized(image_BHWC, side))
+    image_MHWC, keep = np.concatenate(parts), np.ones(method.count, bool)
     if method.gate:
         network = _network_of(of.few, method.quality, setup)
         chance_MK = classifier.probabilities(network, image_MHWC)
@@ -181,7 +183,13 @@ Check = Callable[[Sequence[Pair], groups.Fused], list[quality.QualityCheck]]
 
 
 def fusions(
-    method: Method, backbone: Backbone, some: Sequence[Pair], of: Sources, setup: Setup, check: Check | None
+    method: Method,
+    backbone: Backbone,
+    recipe: GeneratorRecipe,
+    some: Sequence[Pair],
+    of: Sources,
+    setup: Setup,
+    check: Check | None,
 ) -> Added:
     """Fused in noise space, as ``augment`` does it; variations are of one parent, twice, with fresh noise."""
     used = sorted({end for p in some for end in (p.a, p.b)})
@@ -191,7 +199,7 @@ def fusions(
         source=tuple(labels), target=tuple(labels), guidance_source=1.0, guidance_target=method.guidance
     )
     group = groups.Parents(
-        image_BHWC=of.parents.image_NHWC[used],
+        image_BHWC=generators.enlarged(recipe, of.parents.image_NHWC[used]),
         keys=[str(number) for number in used],
         prompts=labelled if method.conditional else None,
     )
@@ -200,7 +208,9 @@ def fusions(
 
     def fuse(drawn: Sequence[Pair]) -> groups.Fused:
         placed = [replace(p, a=place[p.a], b=place[p.b]) for p in drawn]
-        return groups.fuse_group(backbone, maps, placed, method.inversion.sampler, method.fusion)
+        fused = groups.fuse_group(backbone, maps, placed, method.inversion.sampler, method.fusion)
+        side = of.parents.image_NHWC.shape[1]
+        return replace(fused, image_PHWC=generators.resized(fused.image_PHWC, side))
 
     def again(pair: Pair, attempt: int) -> Pair:
         return pairs.draw(method, (pair.a, pair.b), setup.seed, (pair.number, attempt))

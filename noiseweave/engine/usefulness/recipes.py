@@ -28,6 +28,8 @@ class GeneratorRecipe:
         kind: ddpm, flow or linear_mixing, see ``train --help``.
         vae: taesd, which ships, or the folder or hub id of a diffusers AutoencoderKL or AutoencoderTiny, on whose
             latents the network then works; null works on pixels.
+        enlarge: the generator sees pictures of so many times their side, and what it makes is brought back to it: a
+            VAE smears what is small.
         precision: what the network trains in, fp32 or bf16; it draws in fp32.
         steps: on the pool, labels hidden; none in the closed protocol.
         tuning_steps: with the labels of the few; in the closed protocol these are all there are.
@@ -40,6 +42,7 @@ class GeneratorRecipe:
 
     kind: Literal["ddpm", "flow", "linear_mixing"] = "ddpm"
     vae: str | None = None
+    enlarge: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     steps: int = 2000
     tuning_steps: int = 600
@@ -60,6 +63,7 @@ class GeneratorRecipe:
             self.vae,
             "a name, a folder, a hub id or null",
         )
+        check(1 <= self.enlarge <= 8, "generator.enlarge", self.enlarge, "1 (off) to 8")
         coupled = self.objective.coupling
         check(coupled == "independent", "generator.objective.coupling", coupled, "independent, here")
         check(self.steps >= 0, "generator.steps", self.steps, "0 or more")

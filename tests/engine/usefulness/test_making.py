@@ -69,6 +69,26 @@ def test_fusions_in_latents_at_ratio_0_are_the_parents_as_the_vae_has_them(photo
     np.testing.assert_allclose(added.image_MHWC.astype(int), back.astype(int), atol=1)
 
 
+def test_a_generator_of_enlarged_pictures_gives_them_back_at_their_side(photos, latent_weights):
+    """Of twice the side, a VAE keeps more of what is small, and the network is the same."""
+    wide = replace(LATENT, enlarge=2)
+    assert generators.views(wide, photos.image_NHWC[:2], SETUP).shape == (1, 2, 4, 8, 8)
+    recipe = FusionRecipe(ratio=0.0, modes=("linear",))
+    method = Method(made="fusion", count=4, inversion=InversionRecipe(num_steps=3, skip=2), fusion=recipe)
+    striped_NHWC = photos.image_NHWC // 2
+    striped_NHWC[:, :, np.arange(32) % 6 < 3] += 100
+    photos = replace(photos, image_NHWC=striped_NHWC)
+    first = [p.a for p in pairs.pairs_of(method, photos, SETUP.seed, EVEN)]
+    small, large = (
+        added_by(method, photos, (r, latent_weights)).image_MHWC.astype(int) for r in (LATENT, wide)
+    )
+    assert large.shape == small.shape == (4, 32, 32, 3)
+    lost = [np.abs(image - photos.image_NHWC[first]).mean() for image in (small, large)]
+    assert lost[1] < 0.8 * lost[0]
+    samples = Method(made="samples", count=3, inversion=InversionRecipe(num_steps=3, skip=0))
+    assert added_by(samples, photos, (wide, latent_weights)).image_MHWC.shape == (3, 32, 32, 3)
+
+
 def test_samples_are_balanced_over_the_classes(few, weights):
     method = Method(made="samples", count=9, inversion=InversionRecipe(num_steps=3, skip=0))
     added = added_by(method, few, (TINY, weights))
