@@ -67,6 +67,32 @@ def shown(name: str, height: int | None = None) -> gr.Image:
     )
 
 
+def line(name: str) -> gr.HTML:
+    """Where ``events.line`` is shown."""
+    return gr.HTML(elem_id=name, elem_classes="line", apply_default_css=False)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """From a tab to a batch: what is copied, and what is saved."""
+
+    command: gr.Textbox
+    yaml: gr.Textbox
+    save: gr.Button
+    saved: gr.HTML
+
+
+def batch(tab: str = "") -> Batch:
+    """Lay out a tab's way to a batch; its texts and ids are called {tab}command, {tab}yaml, {tab}save, {tab}saved."""
+    with gr.Accordion(I18N("batch"), open=False):
+        return Batch(
+            command=text(f"{tab}command", 3, copy=True),
+            yaml=text(f"{tab}yaml", 8, copy=True),
+            save=gr.Button(I18N(f"{tab}save"), elem_id=f"{tab}save", size="sm"),
+            saved=line(f"{tab}saved"),
+        )
+
+
 @dataclass(kw_only=True)
 class Parts:
     """What the tab's events read and write.
@@ -85,10 +111,7 @@ class Parts:
     line: gr.HTML
     strip: gr.Image
     strip_do: gr.Button
-    command: gr.Textbox
-    yaml: gr.Textbox
-    save: gr.Button
-    saved: gr.HTML
+    batch: Batch
 
 
 def fuse_controls() -> tuple[dict[str, Control], gr.Accordion]:
@@ -127,26 +150,19 @@ def fuse_tab(pairs: bool) -> Parts:
                 pictures += [picture(name) for name in PICTURES[2:]]
         with gr.Column(elem_id="fuse_result"):
             result = shown("result", height=420)
-            line = gr.HTML(elem_id="line", apply_default_css=False)
+            said = line("line")
         with gr.Column(elem_id="fuse_controls"):
             controls, prompts = fuse_controls()
     with gr.Accordion(I18N("strip"), open=False):
         strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do", size="sm"), shown("strip")
-    with gr.Accordion(I18N("batch"), open=False):
-        command, yaml = text("command", 3, copy=True), text("yaml", 8, copy=True)
-        save = gr.Button(I18N("save"), elem_id="save", size="sm")
-        saved = gr.HTML(elem_id="saved", apply_default_css=False)
     return Parts(
         pictures=pictures,
         controls=controls,
         prompts=prompts,
         next_pair=next_pair,
         result=result,
-        line=line,
+        line=said,
         strip=strip,
         strip_do=strip_do,
-        command=command,
-        yaml=yaml,
-        save=save,
-        saved=saved,
+        batch=batch(),
     )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import os
-import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import anyio
 import gradio as gr
@@ -22,49 +18,13 @@ from noiseweave.engine.records import Json
 from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands, fusing, input
 from noiseweave.jobs.studio.controls import Parts
+from noiseweave.jobs.studio.events import Answer, Wanted, language, line, pixels, turn
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pictures import Picture
-from noiseweave.jobs.studio.texts import language_of, say
-from noiseweave.jobs.studio.turns import Stale, Turns
+from noiseweave.jobs.studio.texts import say
+from noiseweave.jobs.studio.turns import Turns
 
 PLACES = 4
-Answer = tuple[Any, ...]
-"""New values of the page's parts, as Gradio takes them."""
-
-
-class Wanted(Exception):
-    """What is still to be chosen: the key of a text."""
-
-
-def language(request: gr.Request) -> str:
-    """The browser's language."""
-    return language_of(request.headers.get("accept-language", ""))
-
-
-def line(text: str, bad: bool = False) -> str:
-    """A line of the page; what a file or an error says is no HTML."""
-    return f'<p role="{"alert" if bad else "status"}" class="{"bad" if bad else ""}">{html.escape(text)}</p>'
-
-
-def fault(request: gr.Request, error: Exception) -> str:
-    """An error as a line of the page; what nobody expected goes to the terminal whole."""
-    from torch import OutOfMemoryError
-
-    lang = language(request)
-    if isinstance(error, Wanted):
-        return line(say(lang, str(error)))
-    if isinstance(error, MemoryError | OutOfMemoryError):
-        return line(say(lang, "memory"), bad=True)
-    text = " ".join(str(error).split())[:500]
-    if isinstance(error, ValueError | OSError):
-        return line(say(lang, "error", text=text), bad=True)
-    traceback.print_exception(error, file=sys.stderr)
-    return line(say(lang, "unexpected", text=f"{type(error).__name__}: {text}"), bad=True)
-
-
-def pixels(image_HWC: np.ndarray) -> np.ndarray:
-    """A picture as Gradio takes it: grey is [H, W]."""
-    return image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC
 
 
 class FuseEvents:
@@ -72,11 +32,11 @@ class FuseEvents:
 
     Attributes:
         live: the model and all that it keeps.
-        turns: of the requests for pictures.
+        turns: of the requests of all tabs.
     """
 
-    def __init__(self, live: Live) -> None:
-        self.live, self.turns = live, Turns()
+    def __init__(self, live: Live, turns: Turns) -> None:
+        self.live, self.turns = live, turns
         self._input: input.Input | None = None
 
     async def draw(self, request: gr.Request, *values: object) -> Answer:
@@ -91,7 +51,7 @@ class FuseEvents:
             command, yaml = commands.command_of("fuse", config, "images"), commands.yaml_of(config)
             return pixels(shown.image_FHWC[0]), line(text), command, yaml
 
-        return await self._turn(request, work, lambda fault: (None, fault, "", ""))
+        return await turn(self.turns, request, "fuse", work, lambda fault: (None, fault, "", ""))
 
     async def strip(self, request: gr.Request, *values: object) -> Answer:
         """Values of the page -> every mode at every ratio, as fuse's sweep.png has them, and a line."""
@@ -104,7 +64,7 @@ class FuseEvents:
             tile = max(96, min(cells.shape[1], 256))
             return np.asarray(collage.sheet(rows, MODES, heads, tile)), gr.skip()
 
-        return await self._turn(request, work, lambda fault: (None, fault))
+        return await turn(self.turns, request, "fuse", work, lambda fault: (None, fault))
 
     async def save(self, request: gr.Request, *values: object) -> str:
         """Write uploads and the YAML below the output; where they are, as a line."""
@@ -118,7 +78,7 @@ class FuseEvents:
             storage.write(storage.absolute(file), commands.yaml_of(config).encode())
             return (line(say(language(request), "saved", path=file)),)
 
-        return (await self._turn(request, work, lambda fault: (fault,)))[0]
+        return (await turn(self.turns, request, "fuse", work, lambda fault: (fault,)))[0]
 
     async def next_pair(self, number: int) -> Answer:
         """Number of a pair of the input -> the next number, and the pair's two pictures."""
@@ -161,17 +121,6 @@ class FuseEvents:
         config = fusing.config_of(self.live.config, controls, places, sweep)
         return pictures[: len(config.images)], config
 
-    async def _turn(
-        self, request: gr.Request, work: Callable[[], Answer], failed: Callable[[str], Answer]
-    ) -> Answer:
-        """What ``work`` gives, or the line of what went wrong; nothing changes for a stale request."""
-        try:
-            return await self.turns.run(str(request.session_hash), work)
-        except Stale:
-            return tuple(gr.skip() for _ in failed(""))
-        except Exception as e:  # the page lives on, whatever it was
-            return failed(fault(request, e))
-
 
 def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     """Bind the tab's parts to what they do."""
@@ -179,7 +128,7 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     usual: Json = {"inputs": values, "preprocess": False, "concurrency_limit": None}
     triggers = [one.change for one in parts.pictures]
     triggers += [one.input for one in parts.controls.values()]
-    outputs = [parts.result, parts.line, parts.command, parts.yaml]
+    outputs = [parts.result, parts.line, parts.batch.command, parts.batch.yaml]
     gr.on(
         triggers,
         events.draw,
@@ -190,7 +139,7 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
         **usual,
     )
     parts.strip_do.click(events.strip, outputs=[parts.strip, parts.line], api_name="strip", **usual)
-    parts.save.click(events.save, outputs=[parts.saved], api_name="save", **usual)
+    parts.batch.save.click(events.save, outputs=[parts.batch.saved], api_name="save", **usual)
     weights = [parts.controls[name] for name in ("ratio", *fusing.WEIGHTS)]
     gr.on(
         triggers[:PLACES],

@@ -11,10 +11,12 @@ import gradio as gr
 from fastapi import FastAPI
 
 from noiseweave.jobs.studio import controls, fuse_events
-from noiseweave.jobs.studio.fuse_events import FuseEvents, fault, language, line
+from noiseweave.jobs.studio.events import fault, language, line
+from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.texts import say
+from noiseweave.jobs.studio.turns import Turns
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 CSS = """
@@ -31,9 +33,9 @@ CSS = """
 }
 #result img { width: 100%; height: 100%; object-fit: contain; }
 #title h1 { font-size: 26px; margin: 8px 0 0; }
-#line p, #saved p, #about p { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
-#line p.bad, #saved p.bad, #about p.bad { background: var(--error-background-fill); color: var(--error-text-color);
-  border-radius: 8px; padding: 8px 12px; }
+.line p { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
+.line p.bad { background: var(--error-background-fill); color: var(--error-text-color); border-radius: 8px;
+  padding: 8px 12px; }
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
 OLD_FILES = (600, 3600)
@@ -76,15 +78,15 @@ def theme() -> gr.themes.Base:
 
 def build(live: Live) -> gr.Blocks:
     """The page of a model."""
-    model = live.config.model.name
+    model, turns = live.config.model.name, Turns()
     with gr.Blocks(
         title="Noiseweave studio", analytics_enabled=False, delete_cache=OLD_FILES, fill_width=True
     ) as page:
         gr.Markdown(controls.I18N("title"), elem_id="title")
-        about = gr.HTML(elem_id="about", apply_default_css=False)
+        about = controls.line("about")
         with gr.Tab(controls.I18N("fuse"), id="fuse"):
             parts = controls.fuse_tab(pairs=live.config.input is not None)
-            fuse_events.connect(parts, FuseEvents(live), page)
+            fuse_events.connect(parts, FuseEvents(live, turns), page)
 
         async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
             lang = language(request)

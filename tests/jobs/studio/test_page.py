@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fusing import picture
@@ -253,10 +252,3 @@ def test_the_colours_are_those_of_the_report(client):
     css = client.client.get("/theme.css").text
     assert f"--body-background-fill: {light['ground']}" in css
     assert f"--body-background-fill: {dark['ground']}" in css
-
-
-def test_grey_and_colour_pictures_are_shown(client):
-    from noiseweave.jobs.studio.fuse_events import pixels
-
-    assert pixels(np.zeros((4, 4, 1), np.uint8)).shape == (4, 4)
-    assert pixels(np.zeros((4, 4, 3), np.uint8)).shape == (4, 4, 3)
