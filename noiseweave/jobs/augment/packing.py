@@ -116,16 +116,14 @@ def packed(source: Folder, book: Ledger) -> list[str]:
     """
     of_pool = source.field == "pool"
     output = book.path(PACKED_POOL if of_pool else PACKED)
-    if not storage.exists(storage.join(output, "report.json")):  # pack's last file
-        if pack.run(_recipe(source.given, output, "none" if of_pool else "folders")):
-            raise ValueError(f"{source.field} {source.given!r}: none of its {source.pictures} pictures opens")
+    done = storage.exists(storage.join(output, "report.json"))  # pack's last file
+    if not done and pack.run(_recipe(source.given, output, "none" if of_pool else "folders")):
+        raise ValueError(f"{source.field} {source.given!r}: none of its {source.pictures} pictures opens")
     return shards.find(storage.join(output, "shards"))
 
 
 def _recipe(given: str, output: str, labels: Literal["none", "folders"]) -> pack_config.Config:
-    return pack_config.Config(
-        input=given, format="folder", output=output, shard_samples=EACH, labels=labels
-    )
+    return pack_config.Config(input=given, format="folder", output=output, shard_samples=EACH, labels=labels)
 
 
 def read(given: str, output: str) -> tuple[Source, Iterator[list[Packed]]]:

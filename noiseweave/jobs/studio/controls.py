@@ -74,22 +74,30 @@ def line(name: str) -> gr.HTML:
 
 @dataclass(kw_only=True)
 class Batch:
-    """From a tab to a batch: what is copied, and what is saved."""
+    """From a tab to a batch: what is copied, what is saved, and what starts it on the data set."""
 
     command: gr.Textbox
     yaml: gr.Textbox
     save: gr.Button
     saved: gr.HTML
+    run: gr.Button
+    ran: gr.HTML
 
 
-def batch(tab: str = "") -> Batch:
-    """Lay out a tab's way to a batch; its texts and ids are called {tab}command, {tab}yaml, {tab}save, {tab}saved."""
+def batch(tab: str = "", run: bool = False) -> Batch:
+    """Lay out a tab's way to a batch; its texts and ids are called {tab}command, {tab}yaml, {tab}save, {tab}saved.
+
+    Args:
+        run: there is a data set to run it on.
+    """
     with gr.Accordion(I18N("batch"), open=False):
         return Batch(
             command=text(f"{tab}command", 3, copy=True),
             yaml=text(f"{tab}yaml", 8, copy=True),
             save=gr.Button(I18N(f"{tab}save"), elem_id=f"{tab}save", size="sm"),
             saved=line(f"{tab}saved"),
+            run=gr.Button(I18N("run"), elem_id=f"{tab}run", size="sm", visible=run),
+            ran=line(f"{tab}ran"),
         )
 
 
@@ -164,5 +172,5 @@ def fuse_tab(pairs: bool) -> Parts:
         line=said,
         strip=strip,
         strip_do=strip_do,
-        batch=batch(),
+        batch=batch(run=pairs),
     )

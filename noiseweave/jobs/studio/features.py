@@ -162,12 +162,16 @@ def _of_shard(url: str) -> Part:
     return part
 
 
-def read(config: Config, space: FeatureRecipe, extract: Extractor, say: Callable[[float], None]) -> Table:
+Say = Callable[[float, int | None], None]
+"""Called now and then with the pictures that are done, and those in all, None where nobody knows."""
+
+
+def read(config: Config, space: FeatureRecipe, extract: Extractor, say: Say) -> Table:
     """Read the input's first MOST pictures and their features.
 
     Args:
         extract: raw features of the space, as ``feature_cache.extractor`` gives them.
-        say: is called now and then with the pictures that are done.
+        say: hears how far it is.
 
     Raises:
         ValueError: as of ``opened``; fewer than two pictures open.
@@ -177,6 +181,8 @@ def read(config: Config, space: FeatureRecipe, extract: Extractor, say: Callable
 
     source = opened(config)
     side = spaces.side(space, config.model.name, config.size)
+    most = None if source.total is None else min(source.total, MOST)
+    say(0, most)
     rows: list[tuple[str, int, int, bytes]] = []
     f_parts: list[np.ndarray] = []
     bad, whole = 0, True
@@ -188,7 +194,7 @@ def read(config: Config, space: FeatureRecipe, extract: Extractor, say: Callable
         part, image_NHWC, thumbs = _decoded(part.first(left), side, config.max_pixels)
         bad += part.bad
         if part.names:
-            f_BD = _told(extract, image_NHWC, len(rows), say)
+            f_BD = _told(extract, image_NHWC, len(rows), lambda done: say(done, most))
             f_parts.append(spaces.similarity(space, f_BD))
             hashes = hashing.perceptual_hashes(image_NHWC).tolist()
             rows += zip(part.names, part.labels, hashes, thumbs, strict=True)
@@ -247,7 +253,7 @@ class Features:
     """The table of the page's input, computed once, in the background.
 
     Attributes:
-        done: pictures so far.
+        done, total: pictures so far, and in all, where that is known.
         error: what went wrong, until it is begun again.
         table: once it is there.
     """
@@ -255,6 +261,7 @@ class Features:
     def __init__(self, config: Config, network: Callable[[], Backbone], alone: Alone[np.ndarray]) -> None:
         self.config, self.network, self.alone = config, network, alone
         self.done = 0
+        self.total: int | None = None
         self.error: Exception | None = None
         self.table: Table | None = None
         self._lock = threading.Lock()
@@ -280,8 +287,8 @@ class Features:
         except Exception as e:  # the page says it
             self.error = e
 
-    def _say(self, done: float) -> None:
-        self.done = int(done)
+    def _say(self, done: float, total: int | None) -> None:
+        self.done, self.total = int(done), total
 
     def _extract(self, space: FeatureRecipe) -> Extractor:
         from noiseweave.engine.features import spaces

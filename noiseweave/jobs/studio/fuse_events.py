@@ -16,11 +16,12 @@ from noiseweave.engine.fusion.recipes import MODES
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json
 from noiseweave.jobs.fuse import config as fuse
-from noiseweave.jobs.studio import commands, fusing, input
+from noiseweave.jobs.studio import batches, commands, fusing, input
 from noiseweave.jobs.studio.controls import Parts
 from noiseweave.jobs.studio.events import Answer, Wanted, language, line, pixels, turn
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pictures import Picture
+from noiseweave.jobs.studio.runs_events import RunEvents
 from noiseweave.jobs.studio.texts import say
 from noiseweave.jobs.studio.turns import Turns
 
@@ -33,10 +34,11 @@ class FuseEvents:
     Attributes:
         live: the model and all that it keeps.
         turns: of the requests of all tabs.
+        runs: that start a batch.
     """
 
-    def __init__(self, live: Live, turns: Turns) -> None:
-        self.live, self.turns = live, turns
+    def __init__(self, live: Live, turns: Turns, runs: RunEvents) -> None:
+        self.live, self.turns, self.runs = live, turns, runs
         self._input: input.Input | None = None
 
     async def draw(self, request: gr.Request, *values: object) -> Answer:
@@ -79,6 +81,22 @@ class FuseEvents:
             return (line(say(language(request), "saved", path=file)),)
 
         return (await turn(self.turns, request, "fuse", work, lambda fault: (fault,)))[0]
+
+    async def run(self, request: gr.Request, *values: object) -> str:
+        """Start augment on the input, its pairs fused as these controls say; a line."""
+
+        def work() -> Answer:
+            controls = dict(zip(fusing.CONTROLS, values[PLACES:], strict=True))
+            if controls["edit"] != fusing.NO_EDIT:
+                raise Wanted("no_batch_edit")
+            config = self.live.config
+            return (
+                self.runs.start(
+                    request, "augment", lambda output: batches.config_of(config, controls, output), "input"
+                ),
+            )
+
+        return (await turn(self.turns, request, "run", work, lambda fault: (fault,)))[0]
 
     async def next_pair(self, number: int) -> Answer:
         """Number of a pair of the input -> the next number, and the pair's two pictures."""
@@ -139,6 +157,7 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
         **usual,
     )
     parts.strip_do.click(events.strip, outputs=[parts.strip, parts.line], api_name="strip", **usual)
+    parts.batch.run.click(events.run, outputs=[parts.batch.ran], api_name="run", **usual)
     parts.batch.save.click(events.save, outputs=[parts.batch.saved], api_name="save", **usual)
     weights = [parts.controls[name] for name in ("ratio", *fusing.WEIGHTS)]
     gr.on(

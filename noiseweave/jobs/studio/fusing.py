@@ -38,11 +38,11 @@ def config_of(
     """
     count, edit = len(images), None
     if controls["edit"] != NO_EDIT:
-        edit = EditRecipe(name=controls["edit"], strength=_number(controls, "strength"))
+        edit = EditRecipe(name=controls["edit"], strength=number(controls, "strength"))
         images = images[: 2 if edit.name == "style" else 1]
     alone = edit is not None or count < 2
-    ratio = _number(controls, "ratio") if count == 2 and not alone else None
-    weights = tuple(_number(controls, name) for name in WEIGHTS[:count])
+    ratio = number(controls, "ratio") if count == 2 and not alone else None
+    weights = tuple(number(controls, name) for name in WEIGHTS[:count])
     everywhere = RegionRecipe()
     region = RegionRecipe(source=controls["region"]) if count == 2 and not alone else everywhere
 
@@ -51,35 +51,41 @@ def config_of(
             images=tuple(images),
             output=output,
             fusion=fuse.FuseRecipe(
-                modes=controls["mode"], ratio=ratio, region=region, variation=_number(controls, "variation")
+                modes=controls["mode"], ratio=ratio, region=region, variation=number(controls, "variation")
             ),
             weights=weights if count > 2 and not alone else None,
             sweep=sweep,
             edit=edit,
-            seed=_whole(controls, "seed"),
+            seed=whole(controls, "seed"),
             size=config.size,
             model=config.model,
-            inversion=InversionRecipe(
-                num_steps=_whole(controls, "steps"), skip=_whole(controls, "skip"), noise=controls["noise"]
-            ),
-            prompt=_prompt(controls),
+            inversion=inversion_of(controls),
+            prompt=prompt_of(controls),
         )
 
     name = hashlib.sha256(commands.yaml_of(made("-")).encode()).hexdigest()[:8]
     return made(storage.join(config.output, f"fuse-{name}"))
 
 
-def _prompt(controls: JsonMapping) -> PromptRecipe:
+def inversion_of(controls: JsonMapping) -> InversionRecipe:
+    """How pictures become noise maps."""
+    return InversionRecipe(
+        num_steps=whole(controls, "steps"), skip=whole(controls, "skip"), noise=controls["noise"]
+    )
+
+
+def prompt_of(controls: JsonMapping) -> PromptRecipe:
+    """What a model that reads texts is conditioned on."""
     source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
     guided = source is not None or target is not None
     scales = [
-        _number(controls, name) if guided and controls[name] else None
+        number(controls, name) if guided and controls[name] else None
         for name in ("guidance_source", "guidance_target")
     ]
     return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
 
 
-def _number(controls: JsonMapping, name: str) -> float:
+def number(controls: JsonMapping, name: str) -> float:
     """A number of the browser's, rounded as its slider shows it; it may send any JSON."""
     value = controls[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -87,8 +93,9 @@ def _number(controls: JsonMapping, name: str) -> float:
     return round(float(value), 6)
 
 
-def _whole(controls: JsonMapping, name: str) -> int:
-    value = _number(controls, name)
+def whole(controls: JsonMapping, name: str) -> int:
+    """A whole number of the browser's."""
+    value = number(controls, name)
     if not value.is_integer():
         raise ValueError(f"{name}={value!r}: a whole number")
     return int(value)

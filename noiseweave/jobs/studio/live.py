@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.jobs.fuse.config import Config as FuseConfig
 from noiseweave.jobs.fuse.config import drawn
-from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
 from noiseweave.jobs.reading import loras
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.pictures import MIB, Limits, Picture, Pictures
 
 if TYPE_CHECKING:
     from noiseweave.engine.fusion.groups import Inverted
+    from noiseweave.engine.fusion.map_cache import MapCache
     from noiseweave.engine.networks.backbone import Backbone
     from noiseweave.engine.networks.facts import ModelFacts
     from noiseweave.engine.networks.recipes import Prompts
@@ -45,14 +46,18 @@ class Live:
     """
 
     def __init__(self, config: Config, uploads: str) -> None:
-        from noiseweave.engine.fusion.map_cache import MapCache
-
         size = int(config.upload_mib * MIB)
         self.config = config
         self.pictures = Pictures(Limits(size=size, pixels=config.max_pixels, folder=uploads))
-        self.maps = MapCache(int(config.cache_mib * MIB))
         self._lock = threading.Lock()
         self._loaded: tuple[ModelFacts, Backbone, str] | None = None
+
+    @cached_property
+    def maps(self) -> MapCache:
+        """Made with the first of them: it needs torch, and the page is there before that is imported."""
+        from noiseweave.engine.fusion.map_cache import MapCache
+
+        return MapCache(int(self.config.cache_mib * MIB))
 
     def load(self) -> tuple[ModelFacts, Backbone, str]:
         """What the model is, its network, and its fingerprint; read the first time that it is asked for.
@@ -89,6 +94,7 @@ class Live:
         from noiseweave.engine.fusion.drawing import draw
         from noiseweave.engine.networks import loading
         from noiseweave.engine.seeding import seed_of
+        from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
 
         facts, model, _ = self.load()
         inversion = loading.settled_chain(facts, config.inversion)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 CONTROLS = (
     *("threshold", "upper", "top_k", "max_uses", "quota", "per_class"),
-    *("draw", "classes", "max_pairs", "pair_seed"),
+    *("draw", "classes", "max_pairs"),
 )
 """Names of the controls, in the order that the page sends them."""
+Draw = Literal["range", "top"]
+Classes = Literal["same_class", "any"]
 QUOTAS = ("balanced", "none", "number")
 KEPT = 4
 """Settings of which the candidates are kept."""
@@ -43,25 +46,24 @@ def recipe_of(controls: JsonMapping) -> PairingRecipe:
     Raises:
         ValueError: one line: a value that is not allowed.
     """
-    quota = controls["quota"]
-    if quota not in QUOTAS:
-        raise ValueError(f"pairing.per_class={quota!r}: one of {', '.join(QUOTAS)}")
-    per_class = {"balanced": "balanced", "none": None}.get(quota, whole(controls, "per_class"))
+    quota = _one_of(controls, "quota", QUOTAS)
+    balanced: Literal["balanced"] = "balanced"
+    per_class = {"balanced": balanced, "none": None}.get(quota, whole(controls, "per_class"))
     return PairingRecipe(
         threshold=number(controls, "threshold"),
         upper=number(controls, "upper"),
         top_k=whole(controls, "top_k"),
         max_uses=whole(controls, "max_uses") or None,
         per_class=per_class,
-        draw=_one_of(controls, "draw", ("range", "top")),
-        classes=_one_of(controls, "classes", ("same_class", "any")),
+        draw=cast(Draw, _one_of(controls, "draw", get_args(Draw))),
+        classes=cast(Classes, _one_of(controls, "classes", get_args(Classes))),
         max_pairs=whole(controls, "max_pairs") or None,
     )
 
 
-def _one_of(controls: JsonMapping, name: str, allowed: tuple[str, ...]) -> str:
+def _one_of(controls: JsonMapping, name: str, allowed: Sequence[str]) -> str:
     if controls[name] not in allowed:
-        raise ValueError(f"pairing.{name}={controls[name]!r}: one of {', '.join(allowed)}")
+        raise ValueError(f"{name}={controls[name]!r}: one of {', '.join(allowed)}")
     return str(controls[name])
 
 
@@ -171,13 +173,21 @@ def by_class(chosen: Chosen, classes: tuple[str, ...], most: int = 12) -> list[t
     """(class, pairs, pictures used, pictures) of each class, or of two together; the rest in a last row, named ""."""
     about = chosen.about
     names = [*about.pictures, *(name for name in about.pairs if name not in about.pictures)]
-    rows = [
-        (_shown(name, classes), *(of.get(name, 0) for of in (about.pairs, about.used, about.pictures)))
+    names.sort(key=lambda name: -about.pairs.get(name, 0))
+    counted = [
+        (
+            _shown(name, classes),
+            about.pairs.get(name, 0),
+            about.used.get(name, 0),
+            about.pictures.get(name, 0),
+        )
         for name in names
     ]
-    rows.sort(key=lambda row: -row[1])
-    kept, rest = rows[:most], rows[most:]
-    return [*kept, ("", *(sum(row[i] for row in rest) for i in (1, 2, 3)))] if rest else kept
+    kept, rest = counted[:most], counted[most:]
+    if not rest:
+        return kept
+    _, in_pairs, used, pictures = zip(*rest, strict=True)
+    return [*kept, ("", sum(in_pairs), sum(used), sum(pictures))]
 
 
 def _shown(name: str, classes: tuple[str, ...]) -> str:

@@ -50,3 +50,7 @@ class Turns:
                 raise Stale
             self.computed += 1
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, called in the one thread too; for another thread, which waits."""
+        return self._thread.submit(work).result()
