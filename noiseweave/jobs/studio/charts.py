@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BASE = 400, 120, 8, 96
+WIDTH, HEIGHT, LEFT, BASE = 270, 120, 4, 98
 """Of a chart; its bars stand on BASE and begin at LEFT."""
 
 

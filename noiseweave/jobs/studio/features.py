@@ -198,6 +198,8 @@ def read(config: Config, space: FeatureRecipe, extract: Extractor, say: Say) -> 
             f_parts.append(spaces.similarity(space, f_BD))
             hashes = hashing.perceptual_hashes(image_NHWC).tolist()
             rows += zip(part.names, part.labels, hashes, thumbs, strict=True)
+    if whole and source.total is not None:
+        bad = max(bad, source.total - len(rows))  # pack passes over what does not open
     if len(rows) < 2:
         raise ValueError(f"input={config.input!r}: two pictures at least")
     names, label_N, hash_N, thumbs_N = zip(*rows, strict=True)

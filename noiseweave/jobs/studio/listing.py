@@ -37,6 +37,7 @@ PROMPT = "$ "
 """Before the command there."""
 MAKES = ("generate", "window", "sample", "inpaint")
 """Phases whose units make pictures."""
+ORDER = ("embed", "embed-pool", "pool", "pair", "judge", *MAKES)
 State = Literal["running", "done", "failed", "stopped"]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -140,9 +141,13 @@ class Listing:
         job = _job(path, config, command)
         errors = tuple(f"{row['unit']}: {row['error']}" for row in failed_units(report))
         book = Ledger(output=path)
-        sums = {phase: self._sum(book, name, begun, phase) for phase in storage.folders_in(book.path("done"))}
         plan = objects(book.path("groups.json"), damage)
         planned = plan.get("groups") if count(plan.get("groups")) else None
+        there = {*storage.folders_in(book.path("done")), *(() if planned is None else ("generate",))}
+        ordered = sorted(
+            there, key=lambda phase: (ORDER.index(phase) if phase in ORDER else len(ORDER), phase)
+        )
+        sums = {phase: self._sum(book, name, begun, phase) for phase in ordered}
         phases = [
             Phase(
                 name=phase,

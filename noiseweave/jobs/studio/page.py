@@ -23,7 +23,7 @@ from noiseweave.jobs.studio.turns import Turns
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 CSS = """
-.gradio-container main { max-width: 1320px !important; margin: 0 auto; }
+.gradio-container main { width: 100%; max-width: 1320px !important; margin: 0 auto; }
 #fuse_grid { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
   grid-template-rows: auto 1fr; grid-template-areas: "pictures result" "controls result"; }
 #fuse_pictures { grid-area: pictures; }
@@ -42,7 +42,7 @@ CSS = """
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
 FIGURES = """
-.charts { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
+.charts { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 200px), 1fr)); }
 .charts figure, .pairs figure { margin: 0; min-width: 0; }
 .charts figcaption, .pairs figcaption { color: var(--body-text-color-subdued); font-size: 13px; }
 svg.chart { display: block; width: 100%; height: auto; }

@@ -48,8 +48,8 @@ def pairs_tab() -> Parts:
 
 def _controls() -> dict[str, Control]:
     found: dict[str, Control] = {
-        "threshold": slider("threshold", -1, 1, 0.7),
-        "upper": slider("upper", -1, 1, 0.95),
+        "threshold": slider("threshold", 0, 1, 0.7),
+        "upper": slider("upper", 0, 1, 0.95),
         "top_k": slider("top_k", 1, 50, 5, 1),
         "max_uses": slider("max_uses", 0, 50, 4, 1),
         "quota": choice("quota", QUOTAS, "balanced"),
