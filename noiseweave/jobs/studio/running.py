@@ -53,11 +53,13 @@ class Runs:
     Attributes:
         folder: the page's output, that theirs lie in.
         started: so far, the latest last.
+        stopped: folders of those that were asked to end.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.started: list[Run] = []
+        self.stopped: set[str] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -114,6 +116,7 @@ class Runs:
         """End a run that ``start`` gave, as Ctrl-C does, and wait for its end; the same command goes on with it."""
         if not run.lives:
             return
+        self.stopped.add(run.folder)
         for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, FIRM), (signal.SIGKILL, FIRM)):
             run.process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -25,7 +25,6 @@ POLICY = (
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
 """A report's script draws its own page; of an origin of its own, it cannot ask this page for anything."""
-STOPPED = 130
 
 
 class RunEvents:
@@ -42,10 +41,20 @@ class RunEvents:
     def outputs(self) -> list[Output]:
         """What lies below the folder; of the page's own runs it is known whether they live, and how they ended."""
         own = {storage.absolute(run.folder): run for run in self.runs.started}
+        outputs = self.listing.all()
+        runs = [own.get(os.path.join(self.listing.root, output.name)) for output in outputs]
         return [
-            _known(output, own.get(os.path.join(self.listing.root, output.name)))
-            for output in self.listing.all()
+            output if run is None else replace(output, state=self._state(run))
+            for output, run in zip(outputs, runs, strict=True)
         ]
+
+    def _state(self, run: Run) -> State:
+        code = run.process.poll()
+        if code is None:
+            return "running"
+        if code == 0:
+            return "done"
+        return "stopped" if run.folder in self.runs.stopped else "failed"
 
     async def show(self, request: gr.Request, before: str) -> Answer:
         """A digest of what is shown -> that of what is to be, the HTML, and whether there is a run to stop.
@@ -89,14 +98,6 @@ class RunEvents:
             return PlainTextResponse("no such report", 404)
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
-
-
-def _known(output: Output, run: Run | None) -> Output:
-    if run is None:
-        return output
-    code = run.process.poll()
-    states: dict[int | None, State] = {None: "running", 0: "done", STOPPED: "stopped"}
-    return replace(output, state=states.get(code, "stopped" if code in (-9, -15, 143) else "failed"))
 
 
 def connect(parts: Parts, events: RunEvents, triggers: Sequence[Any]) -> None:
