@@ -13,6 +13,7 @@ import pytest
 from studios import FUSE
 
 from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.jobs.pack.config import Config as Pack
 from noiseweave.jobs.studio import batches, running
 from noiseweave.jobs.studio.config import Config
@@ -96,8 +97,8 @@ def test_a_config_that_is_refused_starts_nothing(runs):
 @pytest.mark.slow
 def test_a_batch_that_was_stopped_goes_on_by_the_command_that_is_shown(runs, folder):
     page = Config(input=str(folder), output="out", model=ModelConfig(name="digits-ddpm"))
-    controls = FUSE | {"steps": 100, "skip": 0}
-    run = runs.start("augment", lambda output: batches.config_of(page, controls, output), "input")
+    controls, pairing = FUSE | {"steps": 25, "skip": 0}, PairingRecipe(max_pairs=12)
+    run = runs.start("augment", lambda output: batches.config_of(page, controls, output, pairing), "input")
     listing, end = Listing("out"), time.monotonic() + 120
     while time.monotonic() < end and run.lives:
         (output,) = listing.all() or [None]

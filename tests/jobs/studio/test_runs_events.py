@@ -104,7 +104,7 @@ def test_the_report_of_a_run_is_served_alone_and_cannot_ask_the_page(made, folde
         assert "1 of 1 planned pictures" in html
         for path in (
             "a%20b/report.json",
-            "a%20b/../a%20b/report.html",
+            "..%2Fout/a%20b/report.html",
             "..%2F..%2Fetc/report.html",
             "x/report.html",
         ):
