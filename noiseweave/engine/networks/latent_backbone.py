@@ -121,8 +121,10 @@ class LatentBackbone(Backbone):
             return out
         half = self.vae.dtype
         self.vae.to(torch.float32)
-        out[infinite_B] = parts(x_BCHW[infinite_B])
-        self.vae.to(half)
+        try:
+            out[infinite_B] = parts(x_BCHW[infinite_B])
+        finally:
+            self.vae.to(half)
         return out
 
     def _encode(self, x_BCHW: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.pictures import Picture
+from noiseweave.jobs.studio.values import number, text, whole
 
 NO_EDIT = "none"
 WEIGHTS = ("weight_1", "weight_2", "weight_3", "weight_4")
@@ -38,11 +39,11 @@ def config_of(
     """
     count, edit = len(images), None
     if controls["edit"] != NO_EDIT:
-        edit = EditRecipe(name=controls["edit"], strength=_number(controls, "strength"))
+        edit = EditRecipe(name=controls["edit"], strength=number(controls, "strength"))
         images = images[: 2 if edit.name == "style" else 1]
     alone = edit is not None or count < 2
-    ratio = _number(controls, "ratio") if count == 2 and not alone else None
-    weights = tuple(_number(controls, name) for name in WEIGHTS[:count])
+    ratio = number(controls, "ratio") if count == 2 and not alone else None
+    weights = tuple(number(controls, name) for name in WEIGHTS[:count])
     everywhere = RegionRecipe()
     region = RegionRecipe(source=controls["region"]) if count == 2 and not alone else everywhere
 
@@ -51,16 +52,16 @@ def config_of(
             images=tuple(images),
             output=output,
             fusion=fuse.FuseRecipe(
-                modes=controls["mode"], ratio=ratio, region=region, variation=_number(controls, "variation")
+                modes=controls["mode"], ratio=ratio, region=region, variation=number(controls, "variation")
             ),
             weights=weights if count > 2 and not alone else None,
             sweep=sweep,
             edit=edit,
-            seed=_whole(controls, "seed"),
+            seed=whole(controls, "seed"),
             size=config.size,
             model=config.model,
             inversion=InversionRecipe(
-                num_steps=_whole(controls, "steps"), skip=_whole(controls, "skip"), noise=controls["noise"]
+                num_steps=whole(controls, "steps"), skip=whole(controls, "skip"), noise=controls["noise"]
             ),
             prompt=_prompt(controls),
         )
@@ -70,28 +71,13 @@ def config_of(
 
 
 def _prompt(controls: JsonMapping) -> PromptRecipe:
-    source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
+    source, target = (text(controls, name) or None for name in ("source", "target"))
     guided = source is not None or target is not None
     scales = [
-        _number(controls, name) if guided and controls[name] else None
+        number(controls, name) if guided and controls[name] else None
         for name in ("guidance_source", "guidance_target")
     ]
     return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
-
-
-def _number(controls: JsonMapping, name: str) -> float:
-    """A number of the browser's, rounded as its slider shows it; it may send any JSON."""
-    value = controls[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name}={value!r}: a number")
-    return round(float(value), 6)
-
-
-def _whole(controls: JsonMapping, name: str) -> int:
-    value = _number(controls, name)
-    if not value.is_integer():
-        raise ValueError(f"{name}={value!r}: a whole number")
-    return int(value)
 
 
 def place_of(config: Config, picture: Picture, origins: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ import numpy as np
 from noiseweave.jobs.fuse.config import Config as FuseConfig
 from noiseweave.jobs.fuse.config import drawn
 from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
-from noiseweave.jobs.reading import loras
 from noiseweave.jobs.studio.config import Config
+from noiseweave.jobs.studio.models import Models
 from noiseweave.jobs.studio.pictures import MIB, Limits, Picture, Pictures
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ class Live:
     """A model, loaded once, with its noise maps and the pictures of all pages.
 
     Attributes:
+        models: the model, as each tab takes it.
         pictures: uploads.
         maps: noise maps, at most ``cache_mib`` of them.
     """
@@ -51,25 +51,15 @@ class Live:
         self.config = config
         self.pictures = Pictures(Limits(size=size, pixels=config.max_pixels, folder=uploads))
         self.maps = MapCache(int(config.cache_mib * MIB))
-        self._lock = threading.Lock()
-        self._loaded: tuple[ModelFacts, Backbone, str] | None = None
+        self.models = Models(config.model, config.size)
 
     def load(self) -> tuple[ModelFacts, Backbone, str]:
         """What the model is, its network, and its fingerprint; read the first time that it is asked for.
 
         Raises:
-            ValueError: one line: it cannot be loaded.
+            ValueError: one line: it cannot be loaded, or not fuse.
         """
-        from noiseweave.engine.networks import loading, tuning
-
-        with self._lock:
-            if self._loaded is None:
-                device = tuning.pick_device()
-                model, _ = tuning.settled_here(loras.settled(self.config.model), device)
-                facts = loading.describe(model.name, self.config.size)
-                network = loading.load(model, device, self.config.size, loras.adding(model))
-                self._loaded = facts, network, loading.fingerprint(facts, model)
-            return self._loaded
+        return self.models.fusing()
 
     def picture(self, path: str) -> Picture:
         """An upload, as the model takes it.

@@ -8,7 +8,6 @@ import pytest
 import torch
 from fusing import picture
 
-from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
 from noiseweave.jobs.studio.config import Config
@@ -234,14 +233,6 @@ def test_pairs_of_the_input_are_offered_and_named_where_they_are(made, digits):
         assert all(Path(path).is_relative_to(digits / "uploads") for path in paths)
         command = client.fuse(paths)[2]
         assert all(str(digits / name) in command for name in {Path(path).name for path in paths})
-
-
-def test_the_model_of_a_page_is_described_without_its_weights_twice(client, monkeypatch):
-    loads = []
-    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a))
-    client.live.load()
-    client.live.load()
-    assert len(loads) == 1
 
 
 def test_the_colours_are_those_of_the_report(client):
