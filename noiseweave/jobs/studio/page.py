@@ -10,25 +10,27 @@ import anyio
 import gradio as gr
 from fastapi import FastAPI
 
-from noiseweave.jobs.studio import controls, fuse_events
+from noiseweave.jobs.studio import controls, fuse_events, repair_events, repair_tab, sample_events, sample_tab
 from noiseweave.jobs.studio.events import fault, language, line
 from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
+from noiseweave.jobs.studio.repair_events import RepairEvents
+from noiseweave.jobs.studio.sample_events import SampleEvents
 from noiseweave.jobs.studio.texts import say
 from noiseweave.jobs.studio.turns import Turns
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 CSS = """
 .gradio-container main { max-width: 1320px !important; margin: 0 auto; }
-#fuse_grid { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
-  grid-template-rows: auto 1fr; grid-template-areas: "pictures result" "controls result"; }
-#fuse_pictures { grid-area: pictures; }
-#fuse_result { grid-area: result; position: sticky; top: 8px; align-self: start; z-index: 2; }
-#fuse_controls { grid-area: controls; }
+.grid { display: grid !important; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
+  grid-template-rows: auto 1fr; grid-template-areas: "given made" "controls made"; }
+.given { grid-area: given; }
+.made { grid-area: made; position: sticky; top: 8px; align-self: start; z-index: 2; }
+.controls { grid-area: controls; }
 @media (max-width: 800px) {
-  #fuse_grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "pictures" "result" "controls"; }
-  #fuse_result { background: var(--body-background-fill); }
+  .grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "given" "made" "controls"; }
+  .made { background: var(--body-background-fill); }
   #result { height: 240px !important; }
 }
 #result img { width: 100%; height: 100%; object-fit: contain; }
@@ -87,6 +89,11 @@ def build(live: Live) -> gr.Blocks:
         with gr.Tab(controls.I18N("fuse"), id="fuse"):
             parts = controls.fuse_tab(pairs=live.config.input is not None)
             fuse_events.connect(parts, FuseEvents(live, turns), page)
+
+        with gr.Tab(controls.I18N("repair"), id="repair"):
+            repair_events.connect(repair_tab.lay_out(), RepairEvents(live, turns), page)
+        with gr.Tab(controls.I18N("sample"), id="sample"):
+            sample_events.connect(sample_tab.lay_out(), SampleEvents(live, turns), page)
 
         async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
             lang = language(request)

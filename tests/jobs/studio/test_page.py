@@ -1,101 +1,17 @@
 """The page's own endpoints, without a browser; skipped without the extra."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from fusing import picture
+from pages import HOST, USUAL
 
-from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
-from noiseweave.jobs.studio.config import Config
-from noiseweave.jobs.studio.live import Live
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
-HOST = {"host": "127.0.0.1:7860"}
 CHINESE = {**HOST, "accept-language": "zh-CN"}
-USUAL = (
-    "linear",
-    0.5,
-    0.25,
-    0.25,
-    0.25,
-    0.25,
-    "everywhere",
-    "none",
-    0.5,
-    8,
-    1,
-    "independent",
-    0,
-    0,
-    "",
-    "",
-    0,
-    0,
-)
-"""Mode, ratio, weights, region, edit, strength, steps, skip, noise, fresh noise, seed, prompts."""
-
-
-class Client:
-    """A browser's requests, each page with a name of its own."""
-
-    def __init__(self, site, headers=HOST):
-        from starlette.testclient import TestClient
-
-        self.client = TestClient(site, base_url="http://127.0.0.1:7860", headers=headers)
-        self.config = self.client.get("/config").json()
-
-    def upload(self, data, name="x.png"):
-        answer = self.client.post("/gradio_api/upload", files={"files": (name, data)})
-        return answer.json()[0] if answer.status_code == 200 else answer
-
-    def ask(self, name, data, page="a"):
-        (number,) = (d["id"] for d in self.config["dependencies"] if d["api_name"] == name)
-        body = {"data": data, "fn_index": number, "session_hash": page}
-        assert self.client.post("/gradio_api/queue/join", json=body).status_code == 200
-        with self.client.stream("GET", f"/gradio_api/queue/data?session_hash={page}") as lines:
-            for line in lines.iter_lines():
-                message = json.loads(line[5:]) if line.startswith("data:") else {}
-                if message.get("msg") == "process_completed":
-                    return message["output"].get("data"), message["success"]
-
-    def fuse(self, files, *values, page="a", of="fuse"):
-        files = [{"path": file, "meta": {"_type": "gradio.FileData"}} for file in files]
-        places = [*files, *[None] * (4 - len(files))]
-        data, good = self.ask(of, [*places, *(values or USUAL)], page)
-        assert good, data
-        return data
-
-    def fetched(self, file):
-        return self.client.get(file["url"])
-
-
-@pytest.fixture
-def made(digits, monkeypatch):
-    """(further options) -> the page of digits-ddpm, its uploads in a folder of their own."""
-    (digits / "uploads").mkdir()
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(digits / "uploads"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-
-    def make(name="digits-ddpm", headers=HOST, **more):
-        from noiseweave.jobs.studio import page
-
-        live = Live(Config(model=ModelConfig(name=name), output="out", **more), str(digits / "uploads"))
-        client = Client(page.app(live), headers)
-        client.live = live
-        return client
-
-    return make
-
-
-@pytest.fixture
-def client(made):
-    client = made()
-    with client.client:
-        yield client
 
 
 def files(client, digits, names="ab"):
