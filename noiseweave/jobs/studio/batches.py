@@ -11,7 +11,8 @@ from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.augment import config as augment
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.features import FOLDER
-from noiseweave.jobs.studio.fusing import inversion_of, number, prompt_of, whole
+from noiseweave.jobs.studio.fusing import inversion_of, prompt_of
+from noiseweave.jobs.studio.values import number, whole
 
 
 def config_of(

@@ -12,7 +12,7 @@ from noiseweave.jobs.studio.fusing import NO_EDIT, WEIGHTS
 from noiseweave.jobs.studio.texts import LANGUAGES, texts
 
 PICTURES = ("picture_1", "picture_2", "picture_3", "picture_4")
-Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number
+Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number | gr.Checkbox | gr.Dropdown
 I18N = gr.I18n(
     **{tag: dict(texts(language)) for language in LANGUAGES for tag in (language, f"{language}-CN")},
     **{"zh-TW": dict(texts("zh"))},
@@ -64,6 +64,21 @@ def shown(name: str, height: int | None = None) -> gr.Image:
         elem_id=name,
         buttons=["download", "fullscreen"],
         alt_text=texts(LANGUAGES[0])[name],
+    )
+
+
+def gallery(name: str) -> gr.Gallery:
+    """Pictures that were drawn, pixel for pixel, with a word under each."""
+    return gr.Gallery(
+        label=I18N(name),
+        elem_id=name,
+        format="png",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
     )
 
 
@@ -149,17 +164,17 @@ def fuse_tab(pairs: bool) -> Parts:
     Args:
         pairs: there is an input, whose pairs it offers.
     """
-    with gr.Row(elem_id="fuse_grid"):
-        with gr.Column(elem_id="fuse_pictures"):
+    with gr.Row(elem_id="fuse_grid", elem_classes="grid"):
+        with gr.Column(elem_classes="given"):
             with gr.Row():
                 pictures = [picture(name) for name in PICTURES[:2]]
             next_pair = gr.Button(I18N("next_pair"), visible=pairs, elem_id="next_pair", size="sm")
             with gr.Accordion(I18N("more_pictures"), open=False), gr.Row():
                 pictures += [picture(name) for name in PICTURES[2:]]
-        with gr.Column(elem_id="fuse_result"):
+        with gr.Column(elem_classes="made"):
             result = shown("result", height=420)
             said = line("line")
-        with gr.Column(elem_id="fuse_controls"):
+        with gr.Column(elem_classes="controls"):
             controls, prompts = fuse_controls()
     with gr.Accordion(I18N("strip"), open=False):
         strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do", size="sm"), shown("strip")

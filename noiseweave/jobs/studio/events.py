@@ -55,7 +55,7 @@ async def turn(
 
     Args:
         turns: one for all tabs, as the model is.
-        tab: a request is stale once the same tab of the same page asks again.
+        tab: what is asked for; a request is stale once the same page asks for it again.
         failed: a line -> the values that go with it, as many as ``work`` gives.
     """
     try:

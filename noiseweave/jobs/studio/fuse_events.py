@@ -66,7 +66,7 @@ class FuseEvents:
             tile = max(96, min(cells.shape[1], 256))
             return np.asarray(collage.sheet(rows, MODES, heads, tile)), gr.skip()
 
-        return await turn(self.turns, request, "fuse", work, lambda fault: (None, fault))
+        return await turn(self.turns, request, "strip", work, lambda fault: (None, fault))
 
     async def save(self, request: gr.Request, *values: object) -> str:
         """Write uploads and the YAML below the output; where they are, as a line."""
@@ -80,7 +80,7 @@ class FuseEvents:
             storage.write(storage.absolute(file), commands.yaml_of(config).encode())
             return (line(say(language(request), "saved", path=file)),)
 
-        return (await turn(self.turns, request, "fuse", work, lambda fault: (fault,)))[0]
+        return (await turn(self.turns, request, "save", work, lambda fault: (fault,)))[0]
 
     async def run(self, request: gr.Request, *values: object) -> str:
         """Start augment on the input, its pairs fused as these controls say; a line."""

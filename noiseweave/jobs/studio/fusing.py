@@ -14,6 +14,7 @@ from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.pictures import Picture
+from noiseweave.jobs.studio.values import number, text, whole
 
 NO_EDIT = "none"
 WEIGHTS = ("weight_1", "weight_2", "weight_3", "weight_4")
@@ -76,29 +77,13 @@ def inversion_of(controls: JsonMapping) -> InversionRecipe:
 
 def prompt_of(controls: JsonMapping) -> PromptRecipe:
     """What a model that reads texts is conditioned on."""
-    source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
+    source, target = (text(controls, name) or None for name in ("source", "target"))
     guided = source is not None or target is not None
     scales = [
         number(controls, name) if guided and controls[name] else None
         for name in ("guidance_source", "guidance_target")
     ]
     return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
-
-
-def number(controls: JsonMapping, name: str) -> float:
-    """A number of the browser's, rounded as its slider shows it; it may send any JSON."""
-    value = controls[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name}={value!r}: a number")
-    return round(float(value), 6)
-
-
-def whole(controls: JsonMapping, name: str) -> int:
-    """A whole number of the browser's."""
-    value = number(controls, name)
-    if not value.is_integer():
-        raise ValueError(f"{name}={value!r}: a whole number")
-    return int(value)
 
 
 def place_of(config: Config, picture: Picture, origins: Mapping[str, str]) -> str:

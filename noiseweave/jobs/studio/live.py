@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +11,8 @@ import numpy as np
 
 from noiseweave.jobs.fuse.config import Config as FuseConfig
 from noiseweave.jobs.fuse.config import drawn
-from noiseweave.jobs.reading import loras
 from noiseweave.jobs.studio.config import Config
+from noiseweave.jobs.studio.models import Models
 from noiseweave.jobs.studio.pictures import MIB, Limits, Picture, Pictures
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ class Live:
     """A model, loaded once, with its noise maps and the pictures of all pages.
 
     Attributes:
+        models: the model, as each tab takes it.
         pictures: uploads.
         maps: noise maps, at most ``cache_mib`` of them.
     """
@@ -49,8 +49,7 @@ class Live:
         size = int(config.upload_mib * MIB)
         self.config = config
         self.pictures = Pictures(Limits(size=size, pixels=config.max_pixels, folder=uploads))
-        self._lock = threading.Lock()
-        self._loaded: tuple[ModelFacts, Backbone, str] | None = None
+        self.models = Models(config.model, config.size)
 
     @cached_property
     def maps(self) -> MapCache:
@@ -63,18 +62,9 @@ class Live:
         """What the model is, its network, and its fingerprint; read the first time that it is asked for.
 
         Raises:
-            ValueError: one line: it cannot be loaded.
+            ValueError: one line: it cannot be loaded, or not fuse.
         """
-        from noiseweave.engine.networks import loading, tuning
-
-        with self._lock:
-            if self._loaded is None:
-                device = tuning.pick_device()
-                model, _ = tuning.settled_here(loras.settled(self.config.model), device)
-                facts = loading.describe(model.name, self.config.size)
-                network = loading.load(model, device, self.config.size, loras.adding(model))
-                self._loaded = facts, network, loading.fingerprint(facts, model)
-            return self._loaded
+        return self.models.fusing()
 
     def picture(self, path: str) -> Picture:
         """An upload, as the model takes it.

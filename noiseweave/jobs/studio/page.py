@@ -10,28 +10,41 @@ import anyio
 import gradio as gr
 from fastapi import FastAPI
 
-from noiseweave.jobs.studio import controls, fuse_events, pairs_events, pairs_tab, runs_events, runs_tab
+from noiseweave.jobs.studio import (
+    controls,
+    fuse_events,
+    pairs_events,
+    pairs_tab,
+    repair_events,
+    repair_tab,
+    runs_events,
+    runs_tab,
+    sample_events,
+    sample_tab,
+)
 from noiseweave.jobs.studio.events import fault, language, line
 from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pairs_events import PairsEvents
+from noiseweave.jobs.studio.repair_events import RepairEvents
 from noiseweave.jobs.studio.running import Runs
 from noiseweave.jobs.studio.runs_events import RunEvents
+from noiseweave.jobs.studio.sample_events import SampleEvents
 from noiseweave.jobs.studio.texts import say
 from noiseweave.jobs.studio.turns import Turns
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 CSS = """
 .gradio-container main { width: 100%; max-width: 1320px !important; margin: 0 auto; }
-#fuse_grid { display: grid; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
-  grid-template-rows: auto 1fr; grid-template-areas: "pictures result" "controls result"; }
-#fuse_pictures { grid-area: pictures; }
-#fuse_result { grid-area: result; position: sticky; top: 8px; align-self: start; z-index: 2; }
-#fuse_controls { grid-area: controls; }
+.grid { display: grid !important; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
+  grid-template-rows: auto 1fr; grid-template-areas: "given made" "controls made"; }
+.given { grid-area: given; }
+.made { grid-area: made; position: sticky; top: 8px; align-self: start; z-index: 2; }
+.controls { grid-area: controls; }
 @media (max-width: 800px) {
-  #fuse_grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "pictures" "result" "controls"; }
-  #fuse_result { background: var(--body-background-fill); }
+  .grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "given" "made" "controls"; }
+  .made { background: var(--body-background-fill); }
   #result { height: 240px !important; }
 }
 #result img { width: 100%; height: 100%; object-fit: contain; }
@@ -128,9 +141,13 @@ def build(live: Live, runs: RunEvents) -> gr.Blocks:
         if live.config.input is not None:
             with gr.Tab(controls.I18N("pairs"), id="pairs") as tab:
                 events = PairsEvents(live, turns, runs)
-                pairs_events.connect(pairs_tab.pairs_tab(), events, tab, parts.controls)
+                pairs_events.connect(pairs_tab.lay_out(), events, tab, parts.controls)
+        with gr.Tab(controls.I18N("repair"), id="repair"):
+            repair_events.connect(repair_tab.lay_out(), RepairEvents(live, turns), page)
+        with gr.Tab(controls.I18N("sample"), id="sample"):
+            sample_events.connect(sample_tab.lay_out(), SampleEvents(live, turns), page)
         with gr.Tab(controls.I18N("runs"), id="runs") as tab:
-            runs_events.connect(runs_tab.runs_tab(), runs, [tab.select, page.load])
+            runs_events.connect(runs_tab.lay_out(), runs, [tab.select, page.load])
 
         async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
             lang = language(request)

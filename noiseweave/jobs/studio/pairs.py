@@ -15,7 +15,7 @@ from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.augment import paired
 from noiseweave.jobs.augment.paired import Paired
 from noiseweave.jobs.reading.class_names import shown
-from noiseweave.jobs.studio.fusing import number, whole
+from noiseweave.jobs.studio.values import number, whole
 
 if TYPE_CHECKING:
     from noiseweave.engine.pairing.selection import Candidates, Selected
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONTROLS = (
     *("threshold", "upper", "top_k", "max_uses", "quota", "per_class"),
-    *("draw", "classes", "max_pairs"),
+    *("draw", "pair_classes", "max_pairs"),
 )
 """Names of the controls, in the order that the page sends them."""
 Draw = Literal["range", "top"]
@@ -56,7 +56,7 @@ def recipe_of(controls: JsonMapping) -> PairingRecipe:
         max_uses=whole(controls, "max_uses") or None,
         per_class=per_class,
         draw=cast(Draw, _one_of(controls, "draw", get_args(Draw))),
-        classes=cast(Classes, _one_of(controls, "classes", get_args(Classes))),
+        classes=cast(Classes, _one_of(controls, "pair_classes", get_args(Classes))),
         max_pairs=whole(controls, "max_pairs") or None,
     )
 

@@ -34,7 +34,7 @@ class Parts:
     batch: Batch
 
 
-def pairs_tab() -> Parts:
+def lay_out() -> Parts:
     """Lay out the tab."""
     with gr.Row(elem_id="pairs_grid"):
         with gr.Column(elem_id="pairs_controls", scale=2):
@@ -57,7 +57,7 @@ def _controls() -> dict[str, Control]:
     }
     with gr.Accordion(I18N("more_pairing"), open=False):
         found["draw"] = choice("draw", ("range", "top"), "range")
-        found["classes"] = choice("classes", ("same_class", "any"), "same_class")
+        found["pair_classes"] = choice("pair_classes", ("same_class", "any"), "same_class")
         found["max_pairs"] = gr.Number(
             0, label=I18N("max_pairs"), precision=0, minimum=0, elem_id="max_pairs"
         )

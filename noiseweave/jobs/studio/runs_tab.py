@@ -30,7 +30,7 @@ class Parts:
     timer: gr.Timer
 
 
-def runs_tab() -> Parts:
+def lay_out() -> Parts:
     """Lay out the tab."""
     stop = gr.Button(I18N("stop"), elem_id="stop", size="sm", interactive=False)
     said = line("stopped")

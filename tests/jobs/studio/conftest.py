@@ -1,7 +1,7 @@
 import pytest
 from augments import digits as all_digits
 from fusing import png
-from studios import HOST, Client
+from pages import HOST, Client
 
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs.studio.config import Config

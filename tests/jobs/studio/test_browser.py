@@ -272,7 +272,9 @@ def test_pairs_and_runs_fit_the_window_and_their_controls_have_labels(browser, p
         "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
     )
     assert unnamed == []
-    assert browser.execute_script("return [...document.querySelectorAll('#pairs_ends img')].every((e) => e.alt)")
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('#pairs_ends img')].every((e) => e.alt)"
+    )
     tab(browser, "Runs")
     one(browser, "#runs_found *")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

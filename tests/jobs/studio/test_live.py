@@ -9,7 +9,7 @@ import torch
 from fusing import picture
 from PIL import Image
 
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import base_models
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
 from noiseweave.jobs.studio import commands, fusing
@@ -83,8 +83,8 @@ def test_a_strip_is_fuses_sweep(live):
 
 def test_the_model_is_loaded_once_and_the_maps_stay_within_their_bound(live, digits, monkeypatch):
     loads = []
-    load = loading.load
-    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
+    load = base_models.load
+    monkeypatch.setattr(base_models, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
     config, pictures = asked(live, "ab")
     live.fuse(config, pictures)
     one = live.maps.bytes_held / 2

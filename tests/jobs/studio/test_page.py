@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from fusing import picture
-from studios import CHINESE, USUAL
+from pages import CHINESE, USUAL
 
-from noiseweave.engine.networks import loading
 from noiseweave.jobs import cli
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
@@ -149,14 +148,6 @@ def test_pairs_of_the_input_are_offered_and_named_where_they_are(made, digits):
         assert all(Path(path).is_relative_to(digits / "uploads") for path in paths)
         command = client.fuse(paths)[2]
         assert all(str(digits / name) in command for name in {Path(path).name for path in paths})
-
-
-def test_the_model_of_a_page_is_described_without_its_weights_twice(client, monkeypatch):
-    loads = []
-    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a))
-    client.live.load()
-    client.live.load()
-    assert len(loads) == 1
 
 
 def test_the_colours_are_those_of_the_report(client):

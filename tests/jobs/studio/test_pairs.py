@@ -22,7 +22,13 @@ from noiseweave.jobs.studio.pairs import Pairing, recipe_of
 CASES = {
     "as it is": {},
     "few uses, a quota, the most similar": {"max_uses": 1, "quota": "number", "per_class": 3, "draw": "top"},
-    "no bounds, any class": {"max_uses": 0, "quota": "none", "classes": "any", "max_pairs": 40, "top_k": 2},
+    "no bounds, any class": {
+        "max_uses": 0,
+        "quota": "none",
+        "pair_classes": "any",
+        "max_pairs": 40,
+        "top_k": 2,
+    },
 }
 
 
@@ -153,7 +159,7 @@ def test_the_histogram_has_every_pair_once(classes, monkeypatch):
         ({"top_k": 1.5}, "top_k=1.5: a whole number"),
         ({"quota": "x"}, "quota='x': one of balanced, none, number"),
         ({"draw": ["top"]}, "draw="),
-        ({"classes": None}, "classes=None"),
+        ({"pair_classes": None}, "pair_classes=None"),
         ({"max_uses": -1}, "pairing.max_uses=-1"),
     ],
 )

@@ -6,7 +6,8 @@ import time
 
 import pytest
 from flows import inline
-from studios import CHINESE, PAIRS, USUAL
+from pages import CHINESE, USUAL
+from studios import PAIRS
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
 from noiseweave.jobs.studio import running
