@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import gradio as gr
 import numpy as np
 
 from noiseweave.cluster import storage
-from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.recipes import BASELINES
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json
@@ -24,6 +24,9 @@ from noiseweave.jobs.studio.sample_tab import Parts
 from noiseweave.jobs.studio.texts import say
 from noiseweave.jobs.studio.turns import Turns
 from noiseweave.jobs.studio.values import text
+
+if TYPE_CHECKING:
+    from noiseweave.engine.networks.facts import ModelFacts
 
 ROWS = 8
 """Pictures, at most, whose way is shown."""
