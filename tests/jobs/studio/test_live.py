@@ -21,6 +21,7 @@ CONTROLS = {
     **{"weight_1": 0.2, "weight_2": 0.3, "weight_3": 0.5, "weight_4": 0.0},
     **{"steps": 8, "skip": 1, "noise": "independent", "variation": 0, "seed": 0},
     **{"source": "", "target": "", "guidance_source": 0, "guidance_target": 0},
+    **dict.fromkeys(fusing.LABELS),
 }
 CASES = {
     "two": ("ab", {}),
