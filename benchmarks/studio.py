@@ -47,7 +47,7 @@ class Page:
         return {"path": json.load(answer)[0], "meta": {"_type": "gradio.FileData"}}
 
     def send(self, pictures: list[dict], ratio: float, skip: int, session: str = SESSION) -> None:
-        weights, rest = (0.25,) * 4, ("independent", 0, 0, "", "", 0, 0)
+        weights, rest = (0.25,) * 4, ("independent", 0, 0, "", "", 0, 0, None, None, None, None, None)
         values = ["cross_fade", ratio, *weights, "everywhere", "none", 0.5, 20, skip, *rest]
         data = {"data": [*pictures, None, None, *values], "fn_index": self.number, "session_hash": session}
         kind = {"content-type": "application/json"}

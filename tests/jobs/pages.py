@@ -26,8 +26,10 @@ USUAL = (
     "",
     0,
     0,
+    *(None, None, None, None),
+    None,
 )
-"""Mode, ratio, weights, region, edit, strength, steps, skip, noise, fresh noise, seed, prompts."""
+"""Mode, ratio, weights, region, edit, strength, steps, skip, noise, fresh noise, seed, prompts, classes, painting."""
 
 
 class Client:

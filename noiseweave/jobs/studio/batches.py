@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noiseweave.cluster import storage
 from noiseweave.cluster.session import ClusterConfig
+from noiseweave.engine.checks import check
 from noiseweave.engine.features.recipes import AUTO, FeatureRecipe
 from noiseweave.engine.fusion.recipes import FusionRecipe, RegionRecipe
 from noiseweave.engine.pairing.recipes import PairingRecipe
@@ -24,7 +25,8 @@ def config_of(
 ) -> augment.Config:
     """Pairs of the input, fused as the tab Fuse fuses two pictures: mode, ratio, region, fresh noise, steps, seed.
 
-    An edit is of one picture, and a weight of three or more: they are not taken.
+    An edit is of one picture, and a weight of three or more: they are not taken. A model that is conditioned on
+    classes or texts takes each picture's own.
 
     Args:
         controls: those of the tab Fuse, by name.
@@ -34,20 +36,27 @@ def config_of(
     Raises:
         ValueError: one line: a value that is not allowed.
     """
+    region = controls["region"]
+    check(
+        region != "file",
+        "fusion.region.source",
+        region,
+        "everywhere or saliency: a painting is of two pictures",
+    )
     return augment.Config(
         input=str(config.input),
         output=output,
         seed=whole(controls, "seed"),
         size=config.size,
         model=config.model,
-        prompt=prompt_of(controls),
+        prompt=prompt_of(controls, labels=True),
         features=space or FeatureRecipe(name=AUTO, cache=storage.join(config.output, FOLDER)),
         pairing=pairing or PairingRecipe(),
         inversion=inversion_of(controls),
         fusion=FusionRecipe(
             modes=controls["mode"],
             ratio=number(controls, "ratio"),
-            region=RegionRecipe(source=controls["region"]),
+            region=RegionRecipe(source=region),
             variation=number(controls, "variation"),
         ),
         max_pixels=config.max_pixels,

@@ -75,21 +75,26 @@ class Live:
         facts, _, _ = self.load()
         return self.pictures.get(path, facts.side, facts.channels)
 
-    def fuse(self, config: FuseConfig, pictures: Sequence[Picture]) -> Shown:
+    def fuse(self, config: FuseConfig, pictures: Sequence[Picture], mask: bytes | None = None) -> Shown:
         """What ``noiseweave fuse`` draws of a config and these pictures, bit for bit.
+
+        Args:
+            mask: content of the file of a region.
 
         Raises:
             ValueError: what a user can put right, in one line; the model gives NaN; its safety checker flags it.
         """
         from noiseweave.engine.fusion.drawing import draw
+        from noiseweave.engine.fusion.regions import of_file
         from noiseweave.engine.networks import loading
         from noiseweave.engine.seeding import seed_of
-        from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
+        from noiseweave.jobs.fuse.job import FLAGGED, classes, recipe_of
 
         facts, model, _ = self.load()
         inversion = loading.settled_chain(facts, config.inversion)
         config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
-        prompts = config.prompts if facts.conditioning == "text" else None
+        prompts = config.prompts if facts.conditioning == "text" else classes(config, facts)
+        mask_HW = None if mask is None else of_file(mask, facts.side)
         keys = [picture.key for picture in pictures]
         config = drawn(config, keys)
         made = False
@@ -97,7 +102,7 @@ class Live:
             config = replace(config, seed=seed)
             group, new = self._inverted(config, pictures, prompts)
             made = made or new
-            image_FHWC, flagged_F = draw(model, group, keys, recipe_of(config))
+            image_FHWC, flagged_F = draw(model, group, keys, recipe_of(config, mask_HW))
             if not flagged_F[0]:
                 shown = np.where(flagged_F[:, None, None, None], np.uint8(128), image_FHWC)
                 return Shown(image_FHWC=shown, inverted=made)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from noiseweave.cluster import storage
 from noiseweave.engine import formats
 from noiseweave.engine.pictures import files, images, masks
 from noiseweave.engine.pictures.masks import MaskMode
+from noiseweave.jobs.studio.config import Config
 
 SIDES = (256, 1024)
 """The longer side of what is painted on: a smaller picture is enlarged by a whole number, a larger one shrunk."""
@@ -81,6 +83,11 @@ def encoded(hole_HW: np.ndarray, mode: MaskMode = "white") -> bytes:
 def name_of(data: bytes) -> str:
     """What a file is saved as: by its content."""
     return f"{hashlib.sha256(data).hexdigest()[:16]}.{formats.extension_of(data) or 'png'}"
+
+
+def place_of(config: Config, data: bytes) -> str:
+    """Where an upload, or what is painted, is saved: below the output."""
+    return storage.join(config.output, "pictures", name_of(data))
 
 
 def stem_of(name: str) -> tuple[str, str]:

@@ -40,13 +40,18 @@ CSS = """
 .grid { display: grid !important; gap: 12px; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
   grid-template-rows: auto 1fr; grid-template-areas: "given made" "controls made"; }
 .given { grid-area: given; }
-.made { grid-area: made; position: sticky; top: 8px; align-self: start; z-index: 2; }
+.made { grid-area: made; align-self: start; }
+#fuse_result { position: sticky; top: 8px; z-index: 2; }
 .controls { grid-area: controls; }
 @media (max-width: 800px) {
   .grid { grid-template-columns: minmax(0, 1fr); grid-template-areas: "given" "made" "controls"; }
-  .made { background: var(--body-background-fill); }
+  #fuse_result { background: var(--body-background-fill); }
   #result { height: 240px !important; }
 }
+.tiles .grid-container { grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)) !important; }
+#film img { padding-top: 32px; }
+.tiles .grid-wrap { min-height: 120px; height: auto !important; max-height: none !important;
+  overflow: visible !important; }
 #result img { width: 100%; height: 100%; object-fit: contain; }
 #title h1 { font-size: 26px; margin: 8px 0 0; }
 .line p { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); }
@@ -149,18 +154,18 @@ def build(live: Live, runs: RunEvents) -> gr.Blocks:
         with gr.Tab(controls.I18N("runs"), id="runs") as tab:
             runs_events.connect(runs_tab.lay_out(), runs, [tab.select, page.load])
 
-        async def opened(request: gr.Request) -> AsyncIterator[tuple[str, object]]:
+        async def opened(request: gr.Request) -> AsyncIterator[str]:
             lang = language(request)
-            yield line(say(lang, "loading", model=model)), gr.skip()
+            yield line(say(lang, "loading", model=model))
             try:
-                facts, network, _ = await anyio.to_thread.run_sync(live.load)
+                known = await anyio.to_thread.run_sync(live.models.known)
             except Exception as e:  # the page says it, and asks for it again with the next picture
-                yield fault(request, e), gr.skip()
+                yield fault(request, e)
                 return
-            text = say(lang, "loaded", model=model, side=facts.side, device=network.device)
-            yield line(text), gr.update(visible=facts.conditioning == "text")
+            side = live.config.size or known.facts.side
+            yield line(say(lang, "loaded", model=model, side=side, device=known.device))
 
-        page.load(opened, outputs=[about, parts.prompts], api_visibility="private", concurrency_limit=None)
+        page.load(opened, outputs=[about], api_visibility="private", concurrency_limit=None)
     return page
 
 

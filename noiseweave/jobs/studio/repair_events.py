@@ -139,10 +139,9 @@ class RepairEvents:
             raise Wanted("need_picture_to_repair")
         data, config = self._read(path), self.live.config
         size = self._size(path, data)
-        given_mask, painted = values.file(places["mask"]), places["painted"]
-        layers = painted.get("layers") if isinstance(painted, dict) else None
-        paths = [values.file(layer) for layer in layers] if isinstance(layers, list) else []
-        drawn = masking.strokes([self._read(p) for p in paths if p], masking.size_painted_on(*size))
+        given_mask = values.file(places["mask"])
+        layers = [self._read(layer) for layer in values.files_of(places["painted"])]
+        drawn = masking.strokes(layers, masking.size_painted_on(*size))
         mask = masking.mask_of(
             None if given_mask is None else self._read(given_mask),
             drawn,
@@ -152,8 +151,7 @@ class RepairEvents:
         )
         if mask is None:
             raise Wanted("need_hole")
-        folder = storage.join(config.output, "pictures")
-        image, hole = (storage.join(folder, masking.name_of(one)) for one in (data, mask))
+        image, hole = (masking.place_of(config, one) for one in (data, mask))
         stored = processing_utils.save_bytes_to_cache(mask, "mask.png", self.live.pictures.limits.folder)
         name = places["picture"].get("orig_name") if isinstance(places["picture"], dict) else None
         return Asked(

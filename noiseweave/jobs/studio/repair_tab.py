@@ -5,38 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
-from gradio.components.image_editor import EditorDataBlobs
 
 from noiseweave.jobs.studio import controls
 from noiseweave.jobs.studio.controls import I18N, Batch, Control
 from noiseweave.jobs.studio.repairing import MOST
-
-
-class Nothing(dict[str, EditorDataBlobs]):
-    """A store that keeps nothing: ImageEditor would keep all strokes of all pages in memory; the page reads files."""
-
-    def __setitem__(self, key: str, value: EditorDataBlobs) -> None:
-        """Forget it."""
-
-
-def brush(name: str, visible: bool = True) -> gr.ImageEditor:
-    """A place where a person paints on a picture; what is painted counts, its colour does not."""
-    editor = gr.ImageEditor(
-        label=I18N(name),
-        elem_id=name,
-        type="filepath",
-        format="png",
-        sources=(),
-        transforms=(),
-        layers=False,
-        brush=gr.Brush(colors=["#ff2d55"], color_mode="fixed"),
-        height=320,
-        buttons=[],
-        visible=visible,
-        interactive=True,
-    )
-    editor.blob_storage = Nothing()
-    return editor
 
 
 @dataclass(kw_only=True)
@@ -71,7 +43,7 @@ def lay_out() -> Parts:
     with gr.Row(elem_id="repair_grid", elem_classes="grid"):
         with gr.Column(elem_classes="given"):
             picture = controls.picture("repair_picture")
-            painted = brush("painted")
+            painted = controls.brush("painted")
         with gr.Column(elem_classes="made"):
             compare = gr.ImageSlider(
                 label=I18N("compare"),  # type: ignore[arg-type]  # it is translated as every label is

@@ -50,7 +50,7 @@ def lay_out() -> Parts:
             found["sample_steps"] = slider("sample_steps", 1, 100, 10, 1)
             found["kept"] = slider("kept", 0, 12, 6, 1)
             found["sample_seed"] = gr.Number(0, label=I18N("seed"), precision=0, elem_id="sample_seed")
-            do = gr.Button(I18N("sample_do"), elem_id="sample_do", variant="primary")
+            do = gr.Button(I18N("sample_do"), elem_id="sample_do", size="sm")
         with gr.Column(elem_classes="made"):
             drawn = controls.gallery("drawn_pictures")
             line = controls.line("sample_line")

@@ -38,3 +38,9 @@ def file(value: object) -> str | None:
     """The path of a file that a browser names, None where there is none; guard.py has held it below the uploads."""
     path = value.get("path") if isinstance(value, dict) else None
     return path if isinstance(path, str) else None
+
+
+def files_of(painted: object) -> list[str]:
+    """The paths of the layers that are painted in an ImageEditor."""
+    layers = painted.get("layers") if isinstance(painted, dict) else None
+    return [path for path in map(file, layers) if path] if isinstance(layers, list) else []

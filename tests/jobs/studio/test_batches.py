@@ -38,6 +38,15 @@ def test_what_the_tab_fuse_says_is_carried_over():
     assert (config.features.name, config.features.cache) == ("auto", "out/studio/features")
 
 
+def test_a_painted_region_is_of_two_pictures_alone():
+    with pytest.raises(ValueError, match="everywhere or saliency"):
+        batches.config_of(PAGE, FUSE | {"region": "file"}, "out/a")
+
+
+def test_the_guidance_is_that_of_the_pictures_own_classes():
+    assert batches.config_of(PAGE, FUSE | {"guidance_target": 2}, "out/a").prompt.guidance_target == 2.0
+
+
 def test_what_no_slider_sends_is_one_line():
     with pytest.raises(ValueError, match=r"fusion\.ratio"):
         batches.config_of(PAGE, FUSE | {"ratio": 2}, "out/a")

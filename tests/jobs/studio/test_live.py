@@ -23,6 +23,7 @@ CONTROLS = {
     **{"weight_1": 0.2, "weight_2": 0.3, "weight_3": 0.5, "weight_4": 0.0},
     **{"steps": 8, "skip": 1, "noise": "independent", "variation": 0, "seed": 0},
     **{"source": "", "target": "", "guidance_source": 0, "guidance_target": 0},
+    **dict.fromkeys(fusing.LABELS),
 }
 CASES = {
     "two": ("ab", {}),
@@ -139,5 +140,6 @@ def test_a_thousand_uploads_take_no_more_memory_than_the_bounds(digits):
         assert live.maps.bytes_held <= 1 << 20
         if i == 100:
             before = process.memory_info().rss
-    assert len(live.pictures) == (1 << 16) / 256
+    assert live.pictures.held.size <= 1 << 16
+    assert len(live.pictures.held) == (1 << 16) / 256
     assert process.memory_info().rss - before < 24 << 20

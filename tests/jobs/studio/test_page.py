@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import sampling
 import torch
 from fusing import picture
-from pages import CHINESE, USUAL
+from pages import CHINESE, HOST, USUAL, file, stroke
 
 from noiseweave.jobs import cli
 
@@ -41,6 +42,44 @@ def test_a_strip_and_what_it_needs(client, digits):
 
 def edit(name):
     return (*USUAL[:7], name, *USUAL[8:])
+
+
+def test_a_painted_region_shows_the_second_picture_and_the_command_makes_the_same(client, digits):
+    two = files(client, digits)
+    values = (*USUAL[:6], "file", *USUAL[7:-1])
+    assert "Paint where" in client.fuse(two, *values, None)[1]
+    painted = {"background": None, "layers": [file(client.upload(stroke()))], "composite": None, "id": None}
+    shown, _, command, _ = client.fuse(two, *values, painted)
+    assert "--fusion.region.source file" in command
+    (saved,) = client.fuse(two, *values, painted, of="save")
+    job = re.search(r"out/fuse-\w+\.yaml", saved)[0]
+    assert cli.main(["fuse", "--config", job]) == 0
+    (digits / "shown.png").write_bytes(client.fetched(shown).content)
+    made = picture(job.replace(".yaml", "/fused.png"))
+    assert (picture("shown.png") == made).all()
+    whole = client.fetched(client.fuse(two)[0]).content
+    assert client.fetched(shown).content != whole
+
+
+def test_classes_are_told_to_the_model_and_the_command_says_them(made, digits):
+    folder = sampling.tiny(digits / "model", "flow", 3)
+    client = made(name=folder)
+    with client.client:
+        two = files(client, digits)
+        guided = (*USUAL[:16], 0, 2)
+        shown, _, command, _ = client.fuse(two, *guided, 1, None, None, None, None)
+        assert "--labels 1" in command
+        assert "--prompt.guidance_target 2" in command
+        both = client.fuse(two, *guided, 1, 2, None, None, None)
+        assert "--labels 1,2" in both[2]
+        assert client.fetched(both[0]).content != client.fetched(shown).content
+        assert "Error: labels" in client.fuse(two, *guided, None, 2, None, None, None)[1]
+        assert "Error: labels" in client.fuse(two, *guided, 7, None, None, None, None)[1]
+        (saved,) = client.fuse(two, *guided, 1, None, None, None, None, of="save")
+        job = re.search(r"out/fuse-\w+\.yaml", saved)[0]
+        assert cli.main(["fuse", "--config", job]) == 0
+        (digits / "shown.png").write_bytes(client.fetched(shown).content)
+        assert (picture("shown.png") == picture(job.replace(".yaml", "/fused.png"))).all()
 
 
 def test_what_is_still_to_be_chosen_and_what_is_refused_is_a_line(client, digits):
@@ -127,7 +166,7 @@ def test_a_model_that_cannot_be_loaded_nan_and_no_memory_are_lines_and_the_page_
     ):
         with monkeypatch.context() as patch:
             patch.setattr(network, "parts", fails(error))
-            assert said in client.fuse(two, *USUAL[:-5], hash(said) % 1000, *USUAL[-4:])[1]
+            assert said in client.fuse(two, *USUAL[:13], hash(said) % 1000, *USUAL[14:])[1]
     assert client.fuse(two)[0] is not None
 
 

@@ -14,7 +14,7 @@ from noiseweave.jobs.studio import features
 
 
 def values(**controls):
-    return [*(PAIRS | controls).values(), *USUAL]
+    return [*(PAIRS | controls).values(), *USUAL[:-1]]
 
 
 def opened(client, page="a", **controls):

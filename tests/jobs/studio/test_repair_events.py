@@ -69,9 +69,9 @@ def test_pixels_beyond_the_limit_are_refused_before_they_are_painted(made, digit
 def test_nothing_that_is_painted_stays_in_memory():
     from gradio.components.image_editor import AcceptBlobs
 
-    from noiseweave.jobs.studio import repair_tab
+    from noiseweave.jobs.studio import controls
 
-    editor = repair_tab.brush("painted")
+    editor = controls.brush("painted")
     for kind in ("layer", "background", "composite"):
         blob = {"type": kind, "index": 0, "file": b"", "id": kind}
         editor.accept_blobs(AcceptBlobs(data=blob, files=[("b", b"x" * 1000)]))
