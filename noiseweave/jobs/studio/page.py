@@ -86,6 +86,7 @@ article.run .state { font-weight: 500; font-size: 13px; color: var(--body-text-c
 article.run .running { color: var(--color-accent); }
 article.run pre { margin: 8px 0 0; padding: 8px 10px; border-radius: 6px; font-size: 12px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: var(--background-fill-secondary); color: var(--body-text-color); }
+article.run a { color: var(--link-text-color); text-decoration: underline; }
 article.run progress { width: 100%; accent-color: var(--color-accent); }
 """
 OLD_FILES = (600, 3600)
