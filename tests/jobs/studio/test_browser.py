@@ -216,14 +216,12 @@ def press(browser, css):
 
 
 def tab(browser, name):
-    found = until(
-        lambda: [
-            t
-            for t in browser.find_elements("css selector", "button[role=tab]")
-            if t.get_attribute("textContent").strip() == name
-        ]
+    """Open a tab; in a narrow window the last ones are in a menu."""
+    script = (
+        "const found = [...document.querySelectorAll('button[role=tab], .overflow-dropdown button')]"
+        ".find((e) => e.textContent.trim() === arguments[0]); found?.click(); return Boolean(found)"
     )
-    browser.execute_script("arguments[0].click()", found[0])
+    until(lambda: browser.execute_script(script, name))
 
 
 def counted(browser):
@@ -234,6 +232,10 @@ def counted(browser):
 def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser, paired):
     folder, address = paired
     browser.get(address)
+    one(browser, "#fuse_grid, #ratio")
+    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    move(browser, "steps", "4")
+    move(browser, "skip", "1")
     tab(browser, "Pairs")
     first = counted(browser)
     one(browser, "#pairs_figures svg rect")
@@ -244,6 +246,7 @@ def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser
     browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
     command = until(lambda: one(browser, "#pairs_command textarea").get_attribute("value"))
     assert "--pairing.threshold 0.9" in command
+    assert "--inversion.num_steps 4 --inversion.skip 1" in command
     press(browser, "#pairs_run")
     until(lambda: command in text_of(browser, "#pairs_ran"))
     tab(browser, "Runs")

@@ -7,7 +7,7 @@ import pytest
 import sampling
 import torch
 from fusing import picture
-from pages import CHINESE, HOST, USUAL, file, stroke
+from pages import CHINESE, USUAL, file, stroke
 
 from noiseweave.jobs import cli
 

@@ -76,7 +76,16 @@ def test_of_photographs_the_candidates_are_those_of_augment(tmp_path, monkeypatc
     table = table_of(Features(page, None, lambda work: work()))
     recipe = PairingRecipe(threshold=0.5, max_pairs=1)
     found = Pairing(table)._found(recipe, 0)
-    words = ("--pairing.threshold", 0.5, "--pairing.max_pairs", 1, "--inversion.num_steps", 2)
+    words = (
+        "--pairing.threshold",
+        0.5,
+        "--pairing.max_pairs",
+        1,
+        "--inversion.num_steps",
+        2,
+        "--inversion.skip",
+        1,
+    )
     run = ("augment", flowers, "--model.name", "flowers-flow", *words, "--gate", "false")
     assert inline(*run, "--output", "out/augment") == 0
     book = Ledger(output="out/augment")
