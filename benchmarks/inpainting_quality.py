@@ -44,7 +44,7 @@ from noiseweave.engine.judging.picture_metrics import Lpips, psnr, ssim
 from noiseweave.engine.networks import facts
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import collage, images, masks
-from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import draw, plan
 from noiseweave.jobs.inpaint import input as inpaint_input
 from noiseweave.jobs.inpaint.config import Config
 
@@ -105,7 +105,7 @@ def repaired(case: Case, options: Mapping[str, Any], folder: Path, device: str) 
         **options,
     )
     work = inpaint_input.gather(config)
-    task = draw.plan(config, str(folder), None, SEED)
+    task = plan.plan(config, str(folder), None, SEED)
     phase = draw.phase(task, device == "cuda")
     paint = phase.make_compute()
     for i in range(work.plan.length):

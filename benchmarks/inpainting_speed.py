@@ -37,7 +37,7 @@ from noiseweave.engine.inpainting.recipes import InpaintRecipe
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
 from noiseweave.engine.seeding import generator
-from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import draw, plan
 from noiseweave.jobs.inpaint import input as inpaint_input
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.inpaint.draw import Painter, chance
@@ -96,7 +96,7 @@ def pictures(folder: Path, count: int, size: int, grid: int) -> None:
 def read(config: Config) -> tuple[Task, list[Loaded]]:
     """The job's own reading: each picture at its working size."""
     work = inpaint_input.gather(config)
-    task = draw.plan(config, "unused", None, SEED)
+    task = plan.plan(config, "unused", None, SEED)
     items = [
         item for i in range(work.plan.length) for item in inpaint_input.items_of(work.plan.unit(i).payload)
     ]

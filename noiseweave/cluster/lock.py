@@ -108,6 +108,18 @@ def held(output: str) -> Iterator[None]:
         lock.release()
 
 
+def holder(output: str) -> Holder | None:
+    """Who a folder's lock names; None where there is none. What is half written is somebody unknown."""
+    try:
+        text = storage.read(storage.join(output, NAME))
+    except FileNotFoundError:
+        return None
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        return Holder(id="", host="a host not named", pid=0, machine="", started=0.0)
+
+
 class _Lock:
     """The file, and who this is."""
 
@@ -179,15 +191,7 @@ class _Lock:
         return (json.dumps(asdict(self.mine), indent=1) + "\n").encode()
 
     def _found(self) -> Holder | None:
-        """Who the file names; None where there is none. What is half written is somebody unknown."""
-        try:
-            text = storage.read(self.path)
-        except FileNotFoundError:
-            return None
-        try:
-            return Holder(**json.loads(text))
-        except (ValueError, TypeError):
-            return Holder(id="", host="a host not named", pid=0, machine="", started=0.0)
+        return holder(self.output)
 
     def _is_mine(self, found: Holder | None) -> bool:
         return found is not None and found.id == self.mine.id

@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from noiseweave.cluster import ledger, storage
 from noiseweave.jobs import arguments as jobs_arguments
 from noiseweave.jobs.inpaint import config as inpaint_config
-from noiseweave.jobs.inpaint import draw
 from noiseweave.jobs.inpaint import input as inpaint_input
 from noiseweave.jobs.inpaint import job as inpaint
+from noiseweave.jobs.inpaint import plan
 
 FAST = ["--steps", "2", "--inpaint.resample", "1", "--seed", "3"]
 HARD = [*FAST, "--feather", "0"]
@@ -37,7 +37,7 @@ def started(output: Path, *arguments: object):
     config = jobs_arguments.parse("inpaint", [*DIGITS, *map(str, arguments), "--output", str(output)])
     work = inpaint_input.gather(config)
     folder, sheet = inpaint.destination(config)
-    task = draw.plan(config, folder, sheet, inpaint.seed_of(config, folder))
+    task = plan.plan(config, folder, sheet, inpaint.seed_of(config, folder))
     book = ledger.open_run(folder, inpaint.identity(task, work), config.overwrite, inpaint_config.OWNED)
     return task, work, book
 

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from noiseweave.engine.fusion.modes import fuse
 from noiseweave.engine.fusion.recipes import Mode, RegionRecipe
+from noiseweave.engine.pictures import masks
 from noiseweave.engine.records import NoiseMaps
+
+
+def of_file(mask: bytes, size: int) -> Tensor:
+    """A mask's file -> float32 [size, size] in 0..1, fitted as ``images.fit`` does with its picture.
+
+    Raises:
+        ValueError: as of ``masks.region``.
+    """
+    return torch.from_numpy(masks.region(mask, size) / np.float32(255))
 
 
 def fuse_region(

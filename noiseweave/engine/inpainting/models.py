@@ -123,17 +123,35 @@ def load(config: ModelConfig, device: str = "cpu", add: Adding | None = None) ->
         ValueError: one line, when it is missing, broken or of another kind, or a LoRA does not fit.
     """
     facts = read_facts(config.name)
+    for_inpainting(facts)
+    if facts.conditioning == "text":
+        return model_of(facts, config, _text_model(facts, config, device, add))
+    return model_of(facts, config, base_models.load(config, device, facts))
+
+
+def model_of(facts: ModelFacts, config: ModelConfig, drawing: BaseModel | TextModel) -> InpaintModel:
+    """A loaded model, ready to fill holes; the networks are shared with it.
+
+    A VAE that overflows in float16 is in float32 from here on.
+
+    Raises:
+        ValueError: as of ``for_inpainting``.
+    """
     about = for_inpainting(facts)
-    on_gpu = torch.device(device).type == "cuda"
-    if about.kind == "pixel":
-        base = base_models.load(config, device, facts)
-        return InpaintModel(about=about, base=base, micro_batch=config.micro_batch or (256 if on_gpu else 64))
-    size = config.micro_batch or (16 if on_gpu else 4)
+    if isinstance(drawing, BaseModel):
+        size = config.micro_batch or (256 if drawing.device.type == "cuda" else 64)
+        return InpaintModel(about=about, base=drawing, micro_batch=size)
+    vae = drawing.pipeline.vae
+    if vae.dtype == torch.float16 and latents.overflows(vae.config):
+        vae.to(torch.float32)
+    return InpaintModel(about=about, text=drawing, micro_batch=drawing.micro_batch)
+
+
+def _text_model(facts: ModelFacts, config: ModelConfig, device: str, add: Adding | None) -> TextModel:
     pipeline = _pipeline(facts, config, device, add)
-    text = TextModel(
-        pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=safety.taken_from(pipeline)
-    )
-    return InpaintModel(about=about, text=text, micro_batch=size)
+    size = config.micro_batch or (16 if torch.device(device).type == "cuda" else 4)
+    checker = safety.taken_from(pipeline)
+    return TextModel(pipeline=pipeline, scheduler=pipeline.scheduler, micro_batch=size, checker=checker)
 
 
 def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, add: Adding | None) -> Pipeline:
@@ -144,7 +162,5 @@ def _pipeline(facts: ModelFacts, config: ModelConfig, device: str, add: Adding |
     config, precision = tuning.settled_here(config, device)
     memory.check_fits(facts, precision, device)
     pipeline = text_pipeline.with_loras(getattr(diffusers, kind), config, facts.folder, add)
-    if precision == "fp16" and latents.overflows(pipeline.vae.config):
-        pipeline.vae.to(torch.float32)  # it overflows in float16
     tuning.tune(family.network_of(pipeline), config, device)
     return pipeline.to(device)

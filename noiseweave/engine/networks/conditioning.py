@@ -139,18 +139,20 @@ def classes_of(labels: Sequence[int | None], classes: int, device: torch.device 
 
 
 class _Mixture(torch.nn.Module):
-    """An embedding table that takes weights of its rows, [B, K + 1], in place of their numbers."""
+    """An embedding table that takes weights of its rows, float [B, K + 1], as well as their numbers, int64 [B]."""
 
     def __init__(self, table: torch.nn.Embedding) -> None:
         super().__init__()
         self.weight = table.weight
 
-    def forward(self, weights_BK: Tensor) -> Tensor:
-        return weights_BK.to(self.weight) @ self.weight
+    def forward(self, rows: Tensor) -> Tensor:
+        if not rows.is_floating_point():
+            return torch.nn.functional.embedding(rows, self.weight)
+        return rows.to(self.weight) @ self.weight
 
 
 def mixable(unet: Unet) -> Unet:
-    """A class-conditional UNet2DModel whose ``class_labels`` are weights of its classes; in place."""
+    """A class-conditional UNet2DModel whose ``class_labels`` may be weights of its classes; in place."""
     if isinstance(unet.class_embedding, torch.nn.Embedding):
         unet.class_embedding = _Mixture(unet.class_embedding)
     return unet

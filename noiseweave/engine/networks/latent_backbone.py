@@ -16,16 +16,13 @@ from torch import Tensor
 
 from noiseweave.engine.diffusion.path import Denoiser, Path, Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.networks import base_models, latents, paths, safety, text_pipeline, tuning
+from noiseweave.engine.networks import latents, paths, safety
 from noiseweave.engine.networks.backbone import Backbone, limit_rows
 from noiseweave.engine.networks.conditioning import Words, words_of
-from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.micro_batch import MicroBatch
 from noiseweave.engine.networks.prompts import Prompt
-from noiseweave.engine.networks.protocols import Adding, Autoencoder, Scheduler, Unet
-from noiseweave.engine.networks.recipes import ModelConfig, TextRecipe
+from noiseweave.engine.networks.protocols import Autoencoder, Scheduler, Unet
 from noiseweave.engine.networks.text_pipeline import TextModel
-from noiseweave.engine.records import Json
 
 ROWS, AREA = {"cuda": 256, "cpu": 64}, {"cuda": 64 * 64 * 64, "cpu": 8 * 64 * 64}
 """Most rows in one network call, and most places of their latents together, where micro_batch is 0."""
@@ -124,8 +121,10 @@ class LatentBackbone(Backbone):
             return out
         half = self.vae.dtype
         self.vae.to(torch.float32)
-        out[infinite_B] = parts(x_BCHW[infinite_B])
-        self.vae.to(half)
+        try:
+            out[infinite_B] = parts(x_BCHW[infinite_B])
+        finally:
+            self.vae.to(half)
         return out
 
     def _encode(self, x_BCHW: Tensor) -> Tensor:
@@ -153,23 +152,3 @@ class LatentBackbone(Backbone):
 def _rows(device: str, side: int) -> int:
     kind = torch.device(device).type
     return max(1, min(ROWS.get(kind, 64), AREA.get(kind, AREA["cpu"]) // side**2))
-
-
-def load(
-    model: ModelFacts, config: ModelConfig, device: str = "cpu", add: Adding | None = None
-) -> LatentBackbone:
-    """Load a latent model, for pictures of ``model.side``; ``add`` as of ``text_pipeline.with_loras``.
-
-    Raises:
-        ValueError: one line, when its weights are broken.
-    """
-    config, precision = tuning.settled_here(config, device)
-    more: Json = {"precision": precision, "micro_batch": config.micro_batch, "size": model.side}
-    if model.conditioning != "text":
-        base = base_models.load(config, device, model)
-        parts = LatentNetworks(unet=base.network, vae=base.encoder, prediction=base.prediction)
-        return LatentBackbone(parts, paths.stepping(base.scheduler), device, **more)
-    text = text_pipeline.load(config, TextRecipe(steps=1), device, model, add)
-    scheduler = text_pipeline.text_scheduler(text, TextRecipe(sampler="ddim", steps=1))
-    networks = LatentNetworks(unet=text.network, vae=text.pipeline.vae, text=text)
-    return LatentBackbone(networks, scheduler, device, **more)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
 
 from noiseweave.engine import checks
 from noiseweave.engine.diffusion import dpm_solver
-from noiseweave.engine.diffusion.path import Prediction
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.networks import facts, latent_backbone, pretrained, tuning
+from noiseweave.engine.networks import base_models, facts, paths, pretrained, text_pipeline, tuning
 from noiseweave.engine.networks.backbone import Backbone
+from noiseweave.engine.networks.base_models import BaseModel
 from noiseweave.engine.networks.facts import ModelFacts
 from noiseweave.engine.networks.families.registry import text_to_image
+from noiseweave.engine.networks.latent_backbone import LatentBackbone, LatentNetworks
 from noiseweave.engine.networks.protocols import Adding
-from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe
+from noiseweave.engine.networks.recipes import BASELINES, ModelConfig, PromptRecipe, TextRecipe
+from noiseweave.engine.networks.text_pipeline import TextModel
 
 TARGETS = ("epsilon", "v_prediction", "sample")
 VAES = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderKLQwenImage")
@@ -158,22 +159,39 @@ def load(
     Raises:
         ValueError: one line, when it is missing, broken, of another kind, or cannot take that size.
     """
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
-
     model = describe(config.name, size)
-    if model.latent:
-        return latent_backbone.load(model, config, device, add)
-    pretrained.quiet()
-    kind = FlowMatchEulerDiscreteScheduler if model.path == "straight" else DDIMScheduler
-    with pretrained.one_line(config.name, model.folder):
-        unet = UNet2DModel.from_pretrained(
-            model.folder,
-            subfolder="unet",
-            use_safetensors=True,
-            variant=pretrained.variant(model.folder / "unet"),
-        )
-        scheduler = kind.from_pretrained(model.folder, subfolder="scheduler")
-    config, precision = tuning.settled_here(config, device)
-    tuning.tune(unet, config, device)
-    prediction = cast(Prediction, model.prediction)  # describe has looked
-    return Backbone(unet, scheduler, device, precision, config.micro_batch, prediction)
+    return backbone_of(model, config, drawing_model(model, config, device, add))
+
+
+def drawing_model(
+    model: ModelFacts, config: ModelConfig, device: str = "cpu", add: Adding | None = None
+) -> BaseModel | TextModel:
+    """A model as pictures are drawn from it: what reads texts as its pipeline; ``add`` as of ``load``.
+
+    Raises:
+        ValueError: one line, when its weights are missing or broken, or it is for filling holes alone.
+    """
+    if model.conditioning == "text":
+        return text_pipeline.load(config, TextRecipe(steps=1), device, model, add)
+    return base_models.load(config, device, model)
+
+
+def backbone_of(model: ModelFacts, config: ModelConfig, drawing: BaseModel | TextModel) -> Backbone:
+    """A loaded model, which still draws as before, for pictures of ``model.side``; the networks are shared.
+
+    Args:
+        model: as ``describe`` has it.
+        drawing: as of ``drawing_model``.
+    """
+    own = drawing.device if isinstance(drawing, BaseModel) else drawing.pipeline.device
+    config, precision = tuning.settled_here(config, own)
+    if isinstance(drawing, BaseModel):
+        scheduler = paths.stepping(drawing.scheduler)
+        if drawing.encoder is None:
+            unet, batch = drawing.network, config.micro_batch
+            return Backbone(unet, scheduler, str(own), precision, batch, drawing.prediction)
+        parts = LatentNetworks(unet=drawing.network, vae=drawing.encoder, prediction=drawing.prediction)
+    else:
+        scheduler = text_pipeline.text_scheduler(drawing, TextRecipe(sampler="ddim", steps=1))
+        parts = LatentNetworks(unet=drawing.network, vae=drawing.pipeline.vae, text=drawing)
+    return LatentBackbone(parts, scheduler, str(own), precision, config.micro_batch, model.side)

@@ -340,6 +340,8 @@ def _decoded(pipe: Pipeline, z_BCHW: Tensor) -> np.ndarray:
     vae, half = pipe.vae, pipe.vae.dtype
     if half == torch.float16 and latents.overflows(vae.config):  # SDXL's overflows in float16
         vae.to(torch.float32)
-    image = latents.decode(vae, z_BCHW)
-    vae.to(half)
+    try:
+        image = latents.decode(vae, z_BCHW)
+    finally:
+        vae.to(half)
     return pipe.image_processor.postprocess(image, output_type="np")

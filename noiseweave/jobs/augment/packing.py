@@ -18,6 +18,8 @@ from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.pack import config as pack_config
 from noiseweave.jobs.pack import folder as pack_folder
 from noiseweave.jobs.pack import job as pack
+from noiseweave.jobs.pack import output as pack_output
+from noiseweave.jobs.pack.samples import Packed, Source
 
 PACKED, PACKED_POOL = (
     "packed",
@@ -50,9 +52,22 @@ def look(config: Config, field: str = "input") -> Folder | None:
         field: of the config: input or pool.
 
     Raises:
-        ValueError: it is of another format that pack reads, the output of a run, or the output lies in it.
+        ValueError: as of ``root_of``.
     """
     given = str(getattr(config, field))
+    root = root_of(given, config.output, field)
+    if root is None:
+        return None
+    found = folders.listing(root, "")
+    return Folder(field=field, given=given, pictures=len(found.items), content=_content(root, found))
+
+
+def root_of(given: str, output: str, field: str = "input") -> str | None:
+    """The absolute folder of pictures that an input is; None where it is to be read as shards.
+
+    Raises:
+        ValueError: it is of another format that pack reads, the output of a run, or the output lies in it.
+    """
     root = storage.absolute(given)
     if "://" in given or not os.path.isdir(root):
         return None
@@ -66,15 +81,14 @@ def look(config: Config, field: str = "input") -> Folder | None:
         raise ValueError(
             f"{field} {given!r}: in the format {kind}; noiseweave pack --input {given} makes shards of it"
         )
-    found = folders.listing(root, "")
-    if not found.items:
+    if not folders.listing(root, "").items:
         raise ValueError(
             f"{field} {given!r}: no .tar shards there, and no .jpg, .jpeg, .png, .webp or .bmp in it or below it"
         )
-    real, inside = os.path.realpath(storage.absolute(config.output)), os.path.realpath(root)
-    apart = "://" in config.output or os.path.commonpath([real, inside]) not in (real, inside)
-    check(apart, "output", config.output, f"a folder apart from the {field}")
-    return Folder(field=field, given=given, pictures=len(found.items), content=_content(root, found))
+    real, inside = os.path.realpath(storage.absolute(output)), os.path.realpath(root)
+    apart = "://" in output or os.path.commonpath([real, inside]) not in (real, inside)
+    check(apart, "output", output, f"a folder apart from the {field}")
+    return root
 
 
 def _content(root: str, found: folders.Listing) -> str:
@@ -102,14 +116,29 @@ def packed(source: Folder, book: Ledger) -> list[str]:
     """
     of_pool = source.field == "pool"
     output = book.path(PACKED_POOL if of_pool else PACKED)
-    if not storage.exists(storage.join(output, "report.json")):  # pack's last file
-        labels: Literal["none", "folders"] = "none" if of_pool else "folders"
-        recipe = pack_config.Config(
-            input=source.given, format="folder", output=output, shard_samples=EACH, labels=labels
-        )
-        if pack.run(recipe):
-            raise ValueError(f"{source.field} {source.given!r}: none of its {source.pictures} pictures opens")
+    done = storage.exists(storage.join(output, "report.json"))  # pack's last file
+    if not done and pack.run(_recipe(source.given, output, "none" if of_pool else "folders")):
+        raise ValueError(f"{source.field} {source.given!r}: none of its {source.pictures} pictures opens")
     return shards.find(storage.join(output, "shards"))
+
+
+def _recipe(given: str, output: str, labels: Literal["none", "folders"]) -> pack_config.Config:
+    return pack_config.Config(input=given, format="folder", output=output, shard_samples=EACH, labels=labels)
+
+
+def read(given: str, output: str) -> tuple[Source, Iterator[list[Packed]]]:
+    """An input that is a folder of pictures as ``packed`` would pack it, with nothing written.
+
+    Args:
+        output: what it would be packed to.
+
+    Returns:
+        What it is, and the samples of each of its shards.
+    """
+    recipe = _recipe(given, output, "folders")
+    source = pack.opened(recipe, "folder", storage.absolute(output), (), pack_output.new_tally(recipe))
+    good = (one for one in source.results if isinstance(one, Packed))
+    return source, pack_output.in_shards(recipe, good)
 
 
 def quarantined(book: Ledger) -> Iterator[Json]:

@@ -17,6 +17,7 @@ from noiseweave.engine.fusion import groups
 from noiseweave.engine.fusion.map_cache import MapCache, cached, map_key, size_of
 from noiseweave.engine.fusion.recipes import MODES, RegionRecipe
 from noiseweave.engine.fusion.reconstruction import psnr_of
+from noiseweave.engine.fusion.regions import of_file
 from noiseweave.engine.networks import loading
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.facts import ModelFacts
@@ -66,10 +67,10 @@ def mask(region: RegionRecipe, second: str, size: int) -> tuple[torch.Tensor | N
         height, width = masks.read(data).shape
         if height != width:
             masks.check_aspect((height, width), images.upright_size(read(second)))
-        mask_HW = masks.region(data, size)
+        mask_HW = of_file(data, size)
     except ValueError as e:
         raise ValueError(f"fusion.region.mask {region.mask!r}: {e}") from None
-    return torch.from_numpy(mask_HW / np.float32(255)), hashlib.sha256(data).hexdigest()
+    return mask_HW, hashlib.sha256(data).hexdigest()
 
 
 def read(path: str) -> bytes:

@@ -7,10 +7,9 @@ picture is put together from the file's own bytes afterwards, in the task that w
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,74 +23,19 @@ from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Phase
 from noiseweave.cluster.units import Unit
 from noiseweave.engine import spans
-from noiseweave.engine.checks import NotFinite, check, check_steps
+from noiseweave.engine.checks import NotFinite
 from noiseweave.engine.inpainting.patches import resized
 from noiseweave.engine.networks.prompts import Prompt
 from noiseweave.engine.pictures import files as pictures
 from noiseweave.engine.pictures import masks
-from noiseweave.jobs.inpaint.config import Config, set_cache
+from noiseweave.jobs.inpaint.config import set_cache
 from noiseweave.jobs.inpaint.input import Input, items_of, words
 from noiseweave.jobs.inpaint.task import Batch, Loaded, Painted, Region, Result, Task, hole_of, left_out
-from noiseweave.jobs.reading import loras, running
+from noiseweave.jobs.reading import loras
 from noiseweave.jobs.reading.places import Item
 
 if TYPE_CHECKING:
     from noiseweave.engine.inpainting.filling import InpaintModel
-    from noiseweave.engine.networks.facts import ModelFacts
-
-
-def _settled(config: Config, model: ModelFacts) -> Config:
-    """With the guidance that is usual for the model; what it cannot be guided by is refused."""
-    if model.conditioning != "text":
-        return config
-    kind, recipe = model.reader.guidance(model.unet), config.inpaint
-    negative, free = config.negative_prompt, kind == "classifier-free"
-    check(free or not negative, "negative_prompt", negative, f'"", as a {model.pipeline} takes none')
-    ok = kind != "none" or recipe.guidance in (None, 1)
-    check(ok, "inpaint.guidance", recipe.guidance, "1, as the model was distilled without guidance")
-    usual = model.usual.fill
-    return replace(config, inpaint=replace(recipe, guidance=recipe.guidance or usual))
-
-
-def plan(config: Config, output: str, sheet: str | None, seed: int) -> Task:
-    """Look at the model.
-
-    Raises:
-        ValueError: it does not fit the options.
-    """
-    from noiseweave.engine.inpainting.models import for_inpainting
-    from noiseweave.engine.networks.facts import fingerprint, read_facts
-
-    set_cache(config)
-    config = replace(config, model=loras.settled(config.model))
-    model = read_facts(config.model.name)
-    about = for_inpainting(model)
-    check_steps("inpaint.steps", config.inpaint.steps, model.trained_steps)
-    whole = about.multiple > 0
-    check(
-        whole or config.size in (0, about.size),
-        "size",
-        config.size,
-        f"0 or {about.size}, as the model draws {about.size}x{about.size} pixels only",
-    )
-    for name in ("prompt", "negative_prompt"):
-        value = getattr(config, name)
-        check(about.reads_prompts or not value, name, value, '"", as the model reads no prompts')
-    config = _settled(config, model)
-    chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
-    config = replace(config, model=chosen)
-    if about.repaint:
-        print(
-            f"{config.model.name} is no inpainting model: RePaint (arXiv 2201.09865) is used", file=sys.stderr
-        )
-    return Task(
-        config=config,
-        output=output,
-        sheet=sheet,
-        about=asdict(about),
-        seed=seed,
-        model_hash=fingerprint(model, config.model),
-    )
 
 
 def run(task: Task, work: Input, book: Ledger, s: Session) -> Outcome:
@@ -198,7 +142,11 @@ def _make_paint(task: Task, gpu: bool) -> Callable[[Batch], Result]:
 
     set_cache(task.config)
     config = task.config.model
-    model = filling.load(config, "cuda" if gpu else "cpu", loras.adding(config))
+    return painter(task, filling.load(config, "cuda" if gpu else "cpu", loras.adding(config)), gpu)
+
+
+def painter(task: Task, model: InpaintModel, gpu: bool) -> Painter:
+    """What paints with a loaded model, that of the task's config."""
     return Painter(task, model, lambda: _exact(task, gpu))
 
 

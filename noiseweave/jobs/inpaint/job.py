@@ -28,7 +28,7 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger
     from noiseweave.cluster.session import session
-    from noiseweave.jobs.inpaint import draw
+    from noiseweave.jobs.inpaint import draw, plan
     from noiseweave.jobs.inpaint import input as inpaint_input
     from noiseweave.jobs.inpaint import output as inpaint_output
     from noiseweave.jobs.reading.contents import Contents
@@ -36,7 +36,7 @@ def run(config: Config) -> int:
     output, sheet = destination(config)
     contents = Contents(output)
     work = inpaint_input.gather(config, contents)
-    task = draw.plan(config, output, sheet, seed_of(config, output))
+    task = plan.plan(config, output, sheet, seed_of(config, output))
     if config.image is not None:
         check_single(task, work)
     with ledger.held_run(output, identity(task, work), config.overwrite, OWNED) as book:

@@ -28,7 +28,7 @@ from noiseweave.engine.pictures.provenance import EDITED, MIXED, Mark, Source
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
 from noiseweave.jobs.inpaint.input import Input
-from noiseweave.jobs.inpaint.task import Painted, Result, Task, hole_of, left_out
+from noiseweave.jobs.inpaint.task import Painted, Restored, Result, Task, hole_of, left_out
 from noiseweave.jobs.reading import loras
 from noiseweave.jobs.reading.places import Item, Place
 from noiseweave.jobs.report.job import finish_page
@@ -73,6 +73,21 @@ def _named(item: Item) -> str:
 
 def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
     """The files of one picture: written below the output, or, of a shard, given back as samples."""
+    made = restored(task, one)
+    page = b""
+    if task.config.sheets or task.sheet:
+        seen = [pictures.visible(pictures.replaced(made.picture, image), 3) for image in made.images]
+        gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
+        sheet = collage(pictures.visible(made.picture, 3), made.hole_HW, seen, *gaps)
+        page = png(sheet, mark(task, one, MIXED, one.seeds(task)[0]))
+    if one.loaded.item.shard:
+        return samples(task, one, made.extension, made.data, page)
+    _write_files(task, one, made.extension, made.data, page)
+    return []
+
+
+def restored(task: Task, one: Painted) -> Restored:
+    """A painted picture in its file's mode and format, with its profile; one whose mask is empty as it is."""
     picture = pictures.opened(one.loaded.data, task.config.max_pixels)
     shown_HWC = pictures.visible(picture)
     hole_HW = hole_of(task.config, one.loaded.mask, shown_HWC.shape[:2])
@@ -86,16 +101,7 @@ def write(task: Task, one: Painted) -> list[tuple[str, dict[str, bytes]]]:
         else pictures.encode(image, picture, extension, mark(task, one, EDITED, seed))
         for image, seed in zip(made, one.seeds(task), strict=True)
     ]
-    page = b""
-    if task.config.sheets or task.sheet:
-        seen = [pictures.visible(pictures.replaced(picture, image), 3) for image in made]
-        gaps = task.config.collage_spacing_h, task.config.collage_spacing_v
-        sheet = collage(pictures.visible(picture, 3), hole_HW, seen, *gaps)
-        page = png(sheet, mark(task, one, MIXED, one.seeds(task)[0]))
-    if one.loaded.item.shard:
-        return samples(task, one, extension, data, page)
-    _write_files(task, one, extension, data, page)
-    return []
+    return Restored(picture=picture, hole_HW=hole_HW, images=made, data=data, extension=extension)
 
 
 def variants(

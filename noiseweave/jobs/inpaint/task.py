@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from noiseweave.engine.pictures import masks
+from noiseweave.engine.pictures import files, masks
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.jobs.inpaint.config import Config
 from noiseweave.jobs.reading.places import Item
@@ -92,6 +93,25 @@ class Painted:
     def seeds(self, task: Task) -> list[int]:
         """Of the variants that there are."""
         return [task.seeds[row] for row in self.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A picture's variants.
+
+    Attributes:
+        picture: as it was.
+        hole_HW: bool [H, W], upright.
+        images: of each variant, in the stored mode.
+        data: their files.
+        extension: of these, without the dot.
+    """
+
+    picture: files.Picture
+    hole_HW: np.ndarray
+    images: list[Image.Image]
+    data: list[bytes]
+    extension: str
 
 
 Batch = tuple[list[Loaded], list[Quarantined]]

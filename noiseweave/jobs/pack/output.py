@@ -105,13 +105,35 @@ def write_shards(output: str, config: Config, results: Iterable[Packed | Quarant
         tally.broken_profiles += result.broken_profile
         side = tally.sides[result.held_out]
         side.batch.append(result)
-        side.held += sum(map(len, result.files.values()))
-        if len(side.batch) >= config.shard_samples or side.held >= config.shard_mb * 10**6:
+        side.held += _bytes_of(result)
+        if _full(config, len(side.batch), side.held):
             write_shard(output, side)
     for side in tally.sides:
         if side.batch:
             write_shard(output, side)
         drop_shards(output, side.folder, side.shards)
+
+
+def in_shards(config: Config, samples: Iterable[Packed]) -> Iterator[list[Packed]]:
+    """The samples of each shard that ``write_shards`` would write of them, without a validation split."""
+    batch: list[Packed] = []
+    held = 0
+    for sample in samples:
+        batch.append(sample)
+        held += _bytes_of(sample)
+        if _full(config, len(batch), held):
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _bytes_of(sample: Packed) -> int:
+    return sum(map(len, sample.files.values()))
+
+
+def _full(config: Config, samples: int, held: int) -> bool:
+    return samples >= config.shard_samples or held >= config.shard_mb * 10**6
 
 
 def write_shard(output: str, side: Side) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,10 @@ from noiseweave.jobs.outputs import ShardName
 from noiseweave.jobs.reading import loras, running
 from noiseweave.jobs.report.job import finish_page
 from noiseweave.jobs.sample.task import Task
+
+if TYPE_CHECKING:
+    from noiseweave.engine.networks.base_models import BaseModel
+    from noiseweave.engine.networks.text_pipeline import TextModel
 
 FRAME = 200  # milliseconds of an animation's frame
 
@@ -85,18 +90,27 @@ def _numbers(task: Task, unit: Unit) -> range:
 
 
 def _make_draw(task: Task, gpu: bool) -> Callable[[range], Result]:
-    device = "cuda" if gpu else "cpu"
-    return _make_text(task, device) if task.words else _make_base(task, device)
+    from noiseweave.engine.networks import base_models, text_pipeline
+
+    device, config = "cuda" if gpu else "cpu", task.config.model
+    if task.text is None:
+        return drawer(task, base_models.load(config, device))
+    return drawer(task, text_pipeline.load(config, task.text, device, add=loras.adding(config)))
 
 
-def _make_base(task: Task, device: str) -> Callable[[range], Result]:
+def drawer(task: Task, model: BaseModel | TextModel) -> Callable[[range], Result]:
+    """What draws the pictures of these numbers with a loaded model, that of the task's config."""
+    from noiseweave.engine.networks.base_models import BaseModel
+
+    return _of_base(task, model) if isinstance(model, BaseModel) else _of_text(task, model)
+
+
+def _of_base(task: Task, model: BaseModel) -> Callable[[range], Result]:
     import torch
 
-    from noiseweave.engine.networks import base_models
     from noiseweave.engine.sampling import samplers
 
     config = task.config
-    model = base_models.load(config.model, device)
 
     def compute(numbers: range) -> Result:
         labels = [task.label(i) for i in numbers]
@@ -113,12 +127,11 @@ def _make_base(task: Task, device: str) -> Callable[[range], Result]:
     return compute
 
 
-def _make_text(task: Task, device: str) -> Callable[[range], Result]:
+def _of_text(task: Task, model: TextModel) -> Callable[[range], Result]:
     from noiseweave.engine.networks import text_encoding, text_pipeline
 
     config, text = task.config, task.text
     assert text is not None
-    model = text_pipeline.load(config.model, text, device, add=loras.adding(config.model))
 
     def compute(numbers: range) -> Result:
         prompts = [task.words[i][0] for i in numbers]

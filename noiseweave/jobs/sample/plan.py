@@ -30,6 +30,16 @@ def plan(config: Config, output: str) -> Task:
     """
     config = replace(config, model=loras.settled(config.model))
     model = read_facts(config.model.name)
+    task = of_model(config, output, model)
+    return replace(task, model_hash=fingerprint(model, config.model))
+
+
+def of_model(config: Config, output: str, model: ModelFacts) -> Task:
+    """What is drawn of a model that is known; its fingerprint is left out.
+
+    Raises:
+        ValueError: as of ``plan``.
+    """
     if model.conditioning == "text":
         return _plan_text(config, output, model)
     return _plan_base(config, output, model)
@@ -70,7 +80,7 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
         config=config,
         output=output,
         about={"kind": kind, "classes": classes, "size": model.side, "channels": model.channels},
-        model_hash=fingerprint(model, config.model),
+        model_hash="",
         sampler=name,
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
@@ -151,7 +161,7 @@ def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:
         config=config,
         output=output,
         about={"kind": "text", "classes": 0, "size": 128, "channels": 3},
-        model_hash=fingerprint(model, config.model),
+        model_hash="",
         sampler=text.sampler,
         text=text,
         total=len(words),

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import gradio as gr
+from gradio.components.image_editor import EditorDataBlobs
 
 from noiseweave.engine.fusion.recipes import EDITS, MODES
-from noiseweave.jobs.studio.fusing import NO_EDIT, WEIGHTS
+from noiseweave.jobs.studio.fusing import LABELS, NO_EDIT, WEIGHTS
 from noiseweave.jobs.studio.texts import LANGUAGES, texts
 
 PICTURES = ("picture_1", "picture_2", "picture_3", "picture_4")
-Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number
+Control: TypeAlias = gr.Slider | gr.Radio | gr.Textbox | gr.Number | gr.Checkbox | gr.Dropdown
 I18N = gr.I18n(
     **{tag: dict(texts(language)) for language in LANGUAGES for tag in (language, f"{language}-CN")},
     **{"zh-TW": dict(texts("zh"))},
@@ -67,6 +68,82 @@ def shown(name: str, height: int | None = None) -> gr.Image:
     )
 
 
+class Nothing(dict[str, EditorDataBlobs]):
+    """A store that keeps nothing: ImageEditor would keep all strokes of all pages in memory; the page reads files."""
+
+    def __setitem__(self, key: str, value: EditorDataBlobs) -> None:
+        """Forget it."""
+
+
+def brush(name: str, visible: bool = True) -> gr.ImageEditor:
+    """A place where a person paints on a picture; what is painted counts, its colour does not."""
+    editor = gr.ImageEditor(
+        label=I18N(name),
+        elem_id=name,
+        type="filepath",
+        format="png",
+        sources=(),
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(colors=["#ff2d55"], color_mode="fixed"),
+        height=320,
+        buttons=[],
+        visible=visible,
+        interactive=True,
+    )
+    editor.blob_storage = Nothing()
+    return editor
+
+
+def gallery(name: str) -> gr.Gallery:
+    """Pictures that were drawn, pixel for pixel, with a word under each."""
+    return gr.Gallery(
+        label=I18N(name),
+        elem_id=name,
+        format="png",
+        columns=4,
+        elem_classes="tiles",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+    )
+
+
+def line(name: str) -> gr.HTML:
+    """Where ``events.line`` is shown."""
+    return gr.HTML(elem_id=name, elem_classes="line", apply_default_css=False)
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """From a tab to a batch: what is copied, what is saved, and what starts it on the data set."""
+
+    command: gr.Textbox
+    yaml: gr.Textbox
+    save: gr.Button
+    saved: gr.HTML
+    run: gr.Button
+    ran: gr.HTML
+
+
+def batch(tab: str = "", run: bool = False) -> Batch:
+    """Lay out a tab's way to a batch; its texts and ids are called {tab}command, {tab}yaml, {tab}save, {tab}saved.
+
+    Args:
+        run: there is a data set to run it on.
+    """
+    with gr.Accordion(I18N("batch"), open=False):
+        return Batch(
+            command=text(f"{tab}command", 3, copy=True),
+            yaml=text(f"{tab}yaml", 8, copy=True),
+            save=gr.Button(I18N(f"{tab}save"), elem_id=f"{tab}save", size="sm"),
+            saved=line(f"{tab}saved"),
+            run=gr.Button(I18N("run"), elem_id=f"{tab}run", size="sm", visible=run),
+            ran=line(f"{tab}ran"),
+        )
+
+
 @dataclass(kw_only=True)
 class Parts:
     """What the tab's events read and write.
@@ -74,29 +151,29 @@ class Parts:
     Attributes:
         pictures: four.
         controls: by name.
+        region: where the second picture's region is painted.
         prompts: what holds those of a model that reads texts.
     """
 
     pictures: list[gr.Image]
     controls: dict[str, Control]
+    region: gr.ImageEditor
     prompts: gr.Accordion
     next_pair: gr.Button
     result: gr.Image
     line: gr.HTML
     strip: gr.Image
     strip_do: gr.Button
-    command: gr.Textbox
-    yaml: gr.Textbox
-    save: gr.Button
-    saved: gr.HTML
+    batch: Batch
 
 
-def fuse_controls() -> tuple[dict[str, Control], gr.Accordion]:
-    """The controls by name, and what holds the prompts."""
+def fuse_controls() -> tuple[dict[str, Control], gr.ImageEditor, gr.Accordion]:
+    """The controls by name, where a region is painted, and what holds the prompts."""
     found: dict[str, Control] = {"ratio": slider("ratio", 0, 1, 0.5)}
     found |= {name: slider(name, 0, 1, 0.25, visible=False) for name in WEIGHTS}
     found["mode"] = choice("mode", MODES, "cross_fade")
-    found["region"] = choice("region", ("everywhere", "saliency"), "everywhere")
+    found["region"] = choice("region", ("everywhere", "saliency", "file"), "everywhere")
+    region = brush("region_painted", visible=False)
     with gr.Accordion(I18N("edits"), open=False):
         found["edit"] = choice("edit", (NO_EDIT, *EDITS), NO_EDIT)
         found["strength"] = slider("strength", 0, 1, 0.5)
@@ -107,9 +184,11 @@ def fuse_controls() -> tuple[dict[str, Control], gr.Accordion]:
         found["seed"] = gr.Number(0, label=I18N("seed"), precision=0, elem_id="seed")
     with gr.Accordion(I18N("prompts"), open=False, visible=False) as prompts:
         found["source"], found["target"] = text("source"), text("target")
+        for name in LABELS:
+            found[name] = gr.Dropdown([], value=None, label=I18N(name), elem_id=name, visible=False)
         for name in ("guidance_source", "guidance_target"):
             found[name] = slider(name, 0, 20, 0, 0.1)
-    return found, prompts
+    return found, region, prompts
 
 
 def fuse_tab(pairs: bool) -> Parts:
@@ -118,35 +197,29 @@ def fuse_tab(pairs: bool) -> Parts:
     Args:
         pairs: there is an input, whose pairs it offers.
     """
-    with gr.Row(elem_id="fuse_grid"):
-        with gr.Column(elem_id="fuse_pictures"):
+    with gr.Row(elem_id="fuse_grid", elem_classes="grid"):
+        with gr.Column(elem_classes="given"):
             with gr.Row():
                 pictures = [picture(name) for name in PICTURES[:2]]
             next_pair = gr.Button(I18N("next_pair"), visible=pairs, elem_id="next_pair", size="sm")
             with gr.Accordion(I18N("more_pictures"), open=False), gr.Row():
                 pictures += [picture(name) for name in PICTURES[2:]]
-        with gr.Column(elem_id="fuse_result"):
+        with gr.Column(elem_id="fuse_result", elem_classes="made"):
             result = shown("result", height=420)
-            line = gr.HTML(elem_id="line", apply_default_css=False)
-        with gr.Column(elem_id="fuse_controls"):
-            controls, prompts = fuse_controls()
+            said = line("line")
+        with gr.Column(elem_classes="controls"):
+            controls, region, prompts = fuse_controls()
     with gr.Accordion(I18N("strip"), open=False):
         strip_do, strip = gr.Button(I18N("strip_do"), elem_id="strip_do", size="sm"), shown("strip")
-    with gr.Accordion(I18N("batch"), open=False):
-        command, yaml = text("command", 3, copy=True), text("yaml", 8, copy=True)
-        save = gr.Button(I18N("save"), elem_id="save", size="sm")
-        saved = gr.HTML(elem_id="saved", apply_default_css=False)
     return Parts(
         pictures=pictures,
         controls=controls,
+        region=region,
         prompts=prompts,
         next_pair=next_pair,
         result=result,
-        line=line,
+        line=said,
         strip=strip,
         strip_do=strip_do,
-        command=command,
-        yaml=yaml,
-        save=save,
-        saved=saved,
+        batch=batch(run=pairs),
     )

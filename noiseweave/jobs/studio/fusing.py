@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from noiseweave.cluster import storage
+from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.fusion.recipes import EditRecipe, RegionRecipe
 from noiseweave.engine.networks.recipes import PromptRecipe
@@ -14,84 +15,101 @@ from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.pictures import Picture
+from noiseweave.jobs.studio.values import number, text, whole
 
 NO_EDIT = "none"
+LABELS = ("label_1", "label_2", "label_3", "label_4")
 WEIGHTS = ("weight_1", "weight_2", "weight_3", "weight_4")
 CONTROLS = (
     *("mode", "ratio", *WEIGHTS, "region", "edit", "strength", "steps", "skip", "noise", "variation", "seed"),
-    *("source", "target", "guidance_source", "guidance_target"),
+    *("source", "target", "guidance_source", "guidance_target", *LABELS),
 )
 """Names of the controls, in the order that the page sends them."""
 
 
 def config_of(
-    config: Config, controls: JsonMapping, images: Sequence[str], sweep: bool = False
+    config: Config, controls: JsonMapping, images: Sequence[str], sweep: bool = False, mask: str | None = None
 ) -> fuse.Config:
     """What the controls say of so many pictures; its output is named by what it is.
 
     Args:
         controls: value of each of CONTROLS, as a browser sent it.
         images: the pictures' files.
+        mask: the file of a region that is painted.
 
     Raises:
         ValueError: one line: a value that is not allowed, or a number of pictures that does not fit.
     """
     count, edit = len(images), None
     if controls["edit"] != NO_EDIT:
-        edit = EditRecipe(name=controls["edit"], strength=_number(controls, "strength"))
+        edit = EditRecipe(name=controls["edit"], strength=number(controls, "strength"))
         images = images[: 2 if edit.name == "style" else 1]
     alone = edit is not None or count < 2
-    ratio = _number(controls, "ratio") if count == 2 and not alone else None
-    weights = tuple(_number(controls, name) for name in WEIGHTS[:count])
+    ratio = number(controls, "ratio") if count == 2 and not alone else None
+    weights = tuple(number(controls, name) for name in WEIGHTS[:count])
     everywhere = RegionRecipe()
-    region = RegionRecipe(source=controls["region"]) if count == 2 and not alone else everywhere
+    painted = mask if controls["region"] == "file" else None
+    region = RegionRecipe(source=controls["region"], mask=painted) if count == 2 and not alone else everywhere
+    labels = _labels(controls, len(images))
 
     def made(output: str) -> fuse.Config:
         return fuse.Config(
             images=tuple(images),
             output=output,
             fusion=fuse.FuseRecipe(
-                modes=controls["mode"], ratio=ratio, region=region, variation=_number(controls, "variation")
+                modes=controls["mode"], ratio=ratio, region=region, variation=number(controls, "variation")
             ),
             weights=weights if count > 2 and not alone else None,
             sweep=sweep,
             edit=edit,
-            seed=_whole(controls, "seed"),
+            seed=whole(controls, "seed"),
             size=config.size,
             model=config.model,
-            inversion=InversionRecipe(
-                num_steps=_whole(controls, "steps"), skip=_whole(controls, "skip"), noise=controls["noise"]
-            ),
-            prompt=_prompt(controls),
+            inversion=inversion_of(controls),
+            labels=labels,
+            prompt=prompt_of(controls, labels is not None),
         )
 
     name = hashlib.sha256(commands.yaml_of(made("-")).encode()).hexdigest()[:8]
     return made(storage.join(config.output, f"fuse-{name}"))
 
 
-def _prompt(controls: JsonMapping) -> PromptRecipe:
-    source, target = (str(controls[name] or "").strip() or None for name in ("source", "target"))
-    guided = source is not None or target is not None
+def inversion_of(controls: JsonMapping) -> InversionRecipe:
+    """How pictures become noise maps."""
+    return InversionRecipe(
+        num_steps=whole(controls, "steps"), skip=whole(controls, "skip"), noise=controls["noise"]
+    )
+
+
+def _labels(controls: JsonMapping, count: int) -> str | None:
+    """The classes that are chosen of so many pictures: the first alone is of all, else each has one."""
+    chosen = [controls[name] for name in LABELS[:count]]
+    given = [str(number) for number in chosen if type(number) is int]
+    if not given:
+        return None
+    of_all = type(chosen[0]) is int and len(given) == 1
+    check(
+        of_all or len(given) == count,
+        "labels",
+        given,
+        f"one of picture 1, or of each of the {count} pictures",
+    )
+    return ",".join(given)
+
+
+def prompt_of(controls: JsonMapping, labels: bool) -> PromptRecipe:
+    """What a model that reads texts is conditioned on, and the guidance of one that has classes.
+
+    Args:
+        labels: the pictures' classes are known.
+    """
+    source, target = (text(controls, name) or None for name in ("source", "target"))
+    guided = source is not None or target is not None or labels
     scales = [
-        _number(controls, name) if guided and controls[name] else None
+        number(controls, name) if guided and controls[name] else None
         for name in ("guidance_source", "guidance_target")
     ]
     return PromptRecipe(source=source, target=target, guidance_source=scales[0], guidance_target=scales[1])
-
-
-def _number(controls: JsonMapping, name: str) -> float:
-    """A number of the browser's, rounded as its slider shows it; it may send any JSON."""
-    value = controls[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name}={value!r}: a number")
-    return round(float(value), 6)
-
-
-def _whole(controls: JsonMapping, name: str) -> int:
-    value = _number(controls, name)
-    if not value.is_integer():
-        raise ValueError(f"{name}={value!r}: a whole number")
-    return int(value)
 
 
 def place_of(config: Config, picture: Picture, origins: Mapping[str, str]) -> str:

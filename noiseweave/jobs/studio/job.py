@@ -8,11 +8,14 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from noiseweave.jobs.studio.config import Config
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from noiseweave.jobs.studio.live import Live
 
 HOST = "127.0.0.1"
@@ -44,17 +47,26 @@ def _serve(config: Config, uploads: str) -> None:
 
     from noiseweave.jobs.studio import page
     from noiseweave.jobs.studio.live import Live
+    from noiseweave.jobs.studio.running import Runs
 
-    live = Live(config, uploads)
-    threading.Thread(target=_load, args=(live,), daemon=True).start()
-    app = page.app(live)
-    print(f"studio: http://{HOST}:{config.port} (Ctrl-C ends it)", flush=True)
+    live, runs = Live(config, uploads), Runs(config.output)
     server = uvicorn.Server(
-        uvicorn.Config(app, host=HOST, port=config.port, log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            page.app(live, runs),
+            host=HOST,
+            port=config.port,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
     )
+    print(f"studio: http://{HOST}:{config.port} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=_load, args=(live, server), daemon=True).start()
     signal.signal(signal.SIGTERM, _end)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+    finally:
+        runs.close()
 
 
 def _end(number: int, frame: object) -> None:
@@ -62,8 +74,13 @@ def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _load(live: Live) -> None:
-    """Load the model while the page opens; what is wrong with it the page says, when it is opened."""
+def _load(live: Live, server: uvicorn.Server) -> None:
+    """Load the model once the page is there: to import torch beside it would hold the page up.
+
+    What is wrong with the model the page says, when it is opened.
+    """
+    while not server.started:
+        time.sleep(0.05)
     with contextlib.suppress(Exception):
         live.load()
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from noiseweave.jobs.fuse.config import Config as FuseConfig
 from noiseweave.jobs.fuse.config import drawn
-from noiseweave.jobs.fuse.job import FLAGGED, recipe_of
-from noiseweave.jobs.reading import loras
 from noiseweave.jobs.studio.config import Config
+from noiseweave.jobs.studio.models import Models
 from noiseweave.jobs.studio.pictures import MIB, Limits, Picture, Pictures
 
 if TYPE_CHECKING:
     from noiseweave.engine.fusion.groups import Inverted
+    from noiseweave.engine.fusion.map_cache import MapCache
     from noiseweave.engine.networks.backbone import Backbone
     from noiseweave.engine.networks.facts import ModelFacts
     from noiseweave.engine.networks.recipes import Prompts
@@ -40,36 +40,31 @@ class Live:
     """A model, loaded once, with its noise maps and the pictures of all pages.
 
     Attributes:
+        models: the model, as each tab takes it.
         pictures: uploads.
         maps: noise maps, at most ``cache_mib`` of them.
     """
 
     def __init__(self, config: Config, uploads: str) -> None:
-        from noiseweave.engine.fusion.map_cache import MapCache
-
         size = int(config.upload_mib * MIB)
         self.config = config
         self.pictures = Pictures(Limits(size=size, pixels=config.max_pixels, folder=uploads))
-        self.maps = MapCache(int(config.cache_mib * MIB))
-        self._lock = threading.Lock()
-        self._loaded: tuple[ModelFacts, Backbone, str] | None = None
+        self.models = Models(config.model, config.size)
+
+    @cached_property
+    def maps(self) -> MapCache:
+        """Made with the first of them: it needs torch, and the page is there before that is imported."""
+        from noiseweave.engine.fusion.map_cache import MapCache
+
+        return MapCache(int(self.config.cache_mib * MIB))
 
     def load(self) -> tuple[ModelFacts, Backbone, str]:
         """What the model is, its network, and its fingerprint; read the first time that it is asked for.
 
         Raises:
-            ValueError: one line: it cannot be loaded.
+            ValueError: one line: it cannot be loaded, or not fuse.
         """
-        from noiseweave.engine.networks import loading, tuning
-
-        with self._lock:
-            if self._loaded is None:
-                device = tuning.pick_device()
-                model, _ = tuning.settled_here(loras.settled(self.config.model), device)
-                facts = loading.describe(model.name, self.config.size)
-                network = loading.load(model, device, self.config.size, loras.adding(model))
-                self._loaded = facts, network, loading.fingerprint(facts, model)
-            return self._loaded
+        return self.models.fusing()
 
     def picture(self, path: str) -> Picture:
         """An upload, as the model takes it.
@@ -80,20 +75,26 @@ class Live:
         facts, _, _ = self.load()
         return self.pictures.get(path, facts.side, facts.channels)
 
-    def fuse(self, config: FuseConfig, pictures: Sequence[Picture]) -> Shown:
+    def fuse(self, config: FuseConfig, pictures: Sequence[Picture], mask: bytes | None = None) -> Shown:
         """What ``noiseweave fuse`` draws of a config and these pictures, bit for bit.
+
+        Args:
+            mask: content of the file of a region.
 
         Raises:
             ValueError: what a user can put right, in one line; the model gives NaN; its safety checker flags it.
         """
         from noiseweave.engine.fusion.drawing import draw
+        from noiseweave.engine.fusion.regions import of_file
         from noiseweave.engine.networks import loading
         from noiseweave.engine.seeding import seed_of
+        from noiseweave.jobs.fuse.job import FLAGGED, classes, recipe_of
 
         facts, model, _ = self.load()
         inversion = loading.settled_chain(facts, config.inversion)
         config = replace(config, inversion=inversion, prompt=loading.settled_prompt(facts, config.prompt))
-        prompts = config.prompts if facts.conditioning == "text" else None
+        prompts = config.prompts if facts.conditioning == "text" else classes(config, facts)
+        mask_HW = None if mask is None else of_file(mask, facts.side)
         keys = [picture.key for picture in pictures]
         config = drawn(config, keys)
         made = False
@@ -101,7 +102,7 @@ class Live:
             config = replace(config, seed=seed)
             group, new = self._inverted(config, pictures, prompts)
             made = made or new
-            image_FHWC, flagged_F = draw(model, group, keys, recipe_of(config))
+            image_FHWC, flagged_F = draw(model, group, keys, recipe_of(config, mask_HW))
             if not flagged_F[0]:
                 shown = np.where(flagged_F[:, None, None, None], np.uint8(128), image_FHWC)
                 return Shown(image_FHWC=shown, inverted=made)

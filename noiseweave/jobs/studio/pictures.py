@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from noiseweave.engine import formats
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.studio.held import Held
 
 MIB = 2**20
 HELD = 64 * MIB
@@ -62,12 +62,8 @@ class Pictures:
     """Uploads, decoded by the product's own decoder; the least recently used leave memory first."""
 
     def __init__(self, limits: Limits, held: int = HELD) -> None:
-        self.limits, self.held = limits, held
-        self._known: OrderedDict[tuple[str, int, int], Picture] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self.limits = limits
+        self.held: Held[tuple[str, int, int], Picture] = Held(held)
 
     def read(self, path: str) -> bytes:
         """The bytes of an upload.
@@ -89,9 +85,8 @@ class Pictures:
         Raises:
             ValueError: as of ``read`` and ``images.decode``.
         """
-        known = self._known.get((path, side, channels))
+        known = self.held.get((path, side, channels))
         if known is not None:
-            self._known.move_to_end((path, side, channels))
             return known
         data = self.read(path)
         image_HWC = images.fit(images.decode(data, channels, self.limits.pixels), side)
@@ -99,12 +94,4 @@ class Pictures:
         picture = Picture(
             path=path, key=hashlib.sha256(data).hexdigest(), image_HWC=image_HWC, extension=extension
         )
-        self._hold((path, side, channels), picture)
-        return picture
-
-    def _hold(self, key: tuple[str, int, int], picture: Picture) -> None:
-        self._known[key] = picture
-        self._bytes += picture.image_HWC.nbytes
-        while self._bytes > self.held:
-            _, old = self._known.popitem(last=False)
-            self._bytes -= old.image_HWC.nbytes
+        return self.held.put((path, side, channels), picture, image_HWC.nbytes)

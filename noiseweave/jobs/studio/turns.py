@@ -6,7 +6,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
+
+from noiseweave.engine import spans
 
 T = TypeVar("T")
 MOST = 1000
@@ -14,14 +17,14 @@ MOST = 1000
 
 
 class Stale(Exception):
-    """A newer request of the same page has come while this one waited."""
+    """A newer request of the same page has come while this one waited, or was computed."""
 
 
 class Turns:
     """Requests in the order that they came, with the stale ones left out.
 
     Attributes:
-        computed, dropped: how many so far.
+        computed, dropped: how many so far; what was begun and not ended is both.
     """
 
     def __init__(self) -> None:
@@ -36,6 +39,8 @@ class Turns:
     async def run(self, page: str, work: Callable[[], T]) -> T:
         """What ``work`` gives, called in the one thread for it once it is this request's turn.
 
+        Work that says how far it is (engine/spans.py) ends there once it is stale.
+
         Raises:
             Stale: a newer request of this page waits.
         """
@@ -49,4 +54,18 @@ class Turns:
                 self.dropped += 1
                 raise Stale
             self.computed += 1
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            watched = partial(self._watched, page, ticket, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, watched)
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, called in the one thread too; for another thread, which waits."""
+        return self._thread.submit(work).result()
+
+    def _watched(self, page: str, ticket: int, work: Callable[[], T]) -> T:
+        def look(share: float) -> None:
+            if self._latest.get(page, ticket) != ticket:
+                self.dropped += 1
+                raise Stale
+
+        with spans.listening(look):
+            return work()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from diffusers import DDIMScheduler
 from ends import noise_in
@@ -13,8 +14,10 @@ from small_pipeline import change
 from noiseweave import models
 from noiseweave.engine.diffusion.recipes import InversionRecipe
 from noiseweave.engine.networks import backbone as b
-from noiseweave.engine.networks import facts, loading
+from noiseweave.engine.networks import facts, loading, paths
 from noiseweave.engine.networks.recipes import ModelConfig
+from noiseweave.engine.sampling import samplers
+from noiseweave.engine.sampling.recipes import SamplerRecipe
 
 
 class Linear(torch.nn.Module):
@@ -161,3 +164,16 @@ def test_a_broken_model_is_one_clear_line(copy, how):
         loading.load(ModelConfig(name=str(copy)))
     assert "\n" not in str(error.value)
     assert str(copy) in str(error.value)
+
+
+def test_a_model_that_became_a_backbone_draws_as_before():
+    drawing = small_models.model_of("ddpm", classes=3)
+    recipe, label_B = SamplerRecipe(steps=2, guidance=2.0), torch.tensor([0, 2])
+
+    def drawn():
+        return samplers.draw(drawing, [0, 1], label_B, recipe, 0).image_BHWC
+
+    before = drawn()
+    backbone = b.Backbone(drawing.network, paths.stepping(drawing.scheduler), prediction=drawing.prediction)
+    assert backbone.classes == 3
+    assert (drawn() == before).all()

@@ -12,7 +12,7 @@ from inpaints import drawn, folders_of, hole, noise, pair, report, stored
 from noiseweave.cluster import storage
 from noiseweave.engine.seeding import seed_of
 from noiseweave.jobs import arguments as jobs_arguments
-from noiseweave.jobs.inpaint import draw
+from noiseweave.jobs.inpaint import draw, plan
 from noiseweave.jobs.inpaint import input as inpaint_input
 from noiseweave.jobs.inpaint import job as inpaint
 
@@ -34,7 +34,7 @@ def loaded(folder, output, *arguments):
     """The pictures of the first unit as the model is shown them."""
     words = [*DIGITS, *folders_of(folder), "--output", str(output), *map(str, arguments)]
     config = jobs_arguments.parse("inpaint", words)
-    task = draw.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
+    task = plan.plan(config, str(output), None, inpaint.seed_of(config, str(output)))
     items = inpaint_input.gather(config).plan.unit(0).payload
     return task, [draw.load(task, item) for item in items]
 

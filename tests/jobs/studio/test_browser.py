@@ -1,8 +1,10 @@
 """The page in a real browser; skipped without Chromium, its driver, selenium or the extra."""
 
+import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from augments import digits as all_digits
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -41,15 +44,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(folder):
-    """A page of digits-ddpm, as a command starts it; at its end its uploads are gone."""
+@contextlib.contextmanager
+def served(folder, *more):
+    """The address of a page of digits-ddpm, as a command starts it; at its end its uploads are gone."""
     temporary = folder / "tmp"
     temporary.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["studio", "--model.name", "digits-ddpm", "--output", "out", "--port", str(port)]
+    words = ["studio", *more, "--model.name", "digits-ddpm", "--output", "out", "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
     with subprocess.Popen(
         [sys.executable, "-m", "noiseweave", *words], cwd=folder, env=environment
@@ -67,6 +70,25 @@ def address(folder):
         process.terminate()
     assert process.returncode == 143
     assert not any(temporary.glob("noiseweave-studio-*"))
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """A page without an input."""
+    with served(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """The folder and the address of a page whose input is 90 digits in class folders."""
+    folder = tmp_path_factory.mktemp("paired")
+    for i, (image, label) in enumerate(zip(*all_digits(), strict=True)):
+        path = folder / "in" / f"class {label}" / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    with served(folder, "in") as address:
+        yield folder, address
 
 
 @pytest.fixture(params=["en-US"])
@@ -187,3 +209,75 @@ def test_no_part_is_wider_than_the_window_and_every_control_has_a_label(browser,
         "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
     )
     assert unnamed == []
+
+
+def press(browser, css):
+    browser.execute_script("arguments[0].click()", one(browser, css))
+
+
+def tab(browser, name):
+    """Open a tab; in a narrow window the last ones are in a menu."""
+    script = (
+        "const found = [...document.querySelectorAll('button[role=tab], .overflow-dropdown button')]"
+        ".find((e) => e.textContent.trim() === arguments[0]); found?.click(); return Boolean(found)"
+    )
+    until(lambda: browser.execute_script(script, name))
+
+
+def counted(browser):
+    """Pairs that the page says there are."""
+    return int(until(lambda: re.search(r"(\d+) pairs of 90", text_of(browser, "#pairs_line")))[1])
+
+
+def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser, paired):
+    folder, address = paired
+    browser.get(address)
+    one(browser, "#fuse_grid, #ratio")
+    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    move(browser, "steps", "4")
+    move(browser, "skip", "1")
+    tab(browser, "Pairs")
+    first = counted(browser)
+    one(browser, "#pairs_figures svg rect")
+    move(browser, "threshold", "0.9")
+    until(lambda: counted(browser) < first)
+    pairs = counted(browser)
+    one(browser, "#pairs_ends img")
+    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    command = until(lambda: one(browser, "#pairs_command textarea").get_attribute("value"))
+    assert "--pairing.threshold 0.9" in command
+    assert "--inversion.num_steps 4 --inversion.skip 1" in command
+    press(browser, "#pairs_run")
+    until(lambda: command in text_of(browser, "#pairs_ran"))
+    tab(browser, "Runs")
+    until(lambda: "running" in text_of(browser, "#runs_found"))
+    until(lambda: browser.find_elements("css selector", "#stop:not([disabled])"))
+    until(lambda: browser.find_elements("css selector", "#runs_found .state.done"))
+    assert f"{pairs} of {pairs} planned pictures" in text_of(browser, "#runs_found")
+    assert command in text_of(browser, "#runs_found")
+    assert json.loads((folder / "out/augment-001/report.json").read_text())["pairs"] == pairs
+    browser.get(one(browser, "#runs_found a").get_attribute("href"))
+    assert "augment-001" in until(lambda: text_of(browser, "h1"))
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_pairs_and_runs_fit_the_window_and_their_controls_have_labels(browser, paired, width):
+    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(paired[1])
+    tab(browser, "Pairs")
+    one(browser, "#pairs_figures svg")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    unnamed = browser.execute_script(
+        "return [...document.querySelectorAll('#pairs_grid input, #pairs_grid button, #stop, #pairs_run')].filter("
+        "(e) => !(e.labels?.length || e.ariaLabel || e.title || e.textContent.trim() "
+        "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
+    )
+    assert unnamed == []
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('#pairs_ends img')].every((e) => e.alt)"
+    )
+    tab(browser, "Runs")
+    one(browser, "#runs_found *")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -16,6 +16,7 @@ CONTROLS = {
     **{"weight_1": 0.5, "weight_2": 0.25, "weight_3": 0.25, "weight_4": 0.0},
     **{"steps": 20, "skip": 4, "noise": "shared", "variation": 0, "seed": 3},
     **{"source": "", "target": "", "guidance_source": 0, "guidance_target": 0},
+    **dict.fromkeys(fusing.LABELS),
 }
 FILES = ("a.png", "b.png", "c.png", "d.png")
 
@@ -44,6 +45,20 @@ def test_prompts_and_guidance_are_of_models_that_read_them():
         *(None, 7.5),
     )
     assert made(2, guidance_target=7.5).prompt.guidance_target is None
+
+
+def test_the_first_class_is_of_all_pictures_or_each_has_one():
+    assert made(3, label_1=2, guidance_target=2).labels == "2"
+    assert made(3, label_1=2, guidance_target=2).prompt.guidance_target == 2
+    assert made(2, label_1=2, label_2=0, label_3=1).labels == "2,0"
+    with pytest.raises(ValueError, match="labels"):
+        made(3, label_1=2, label_2=0)
+
+
+def test_a_painted_region_is_a_file():
+    config = fusing.config_of(PAGE, CONTROLS | {"region": "file"}, FILES[:2], mask="m.png")
+    assert (config.fusion.region.source, config.fusion.region.mask) == ("file", "m.png")
+    assert fusing.config_of(PAGE, CONTROLS, FILES[:2], mask="m.png").fusion.region.mask is None
 
 
 def test_the_output_is_named_by_what_it_is():

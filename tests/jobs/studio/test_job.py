@@ -2,6 +2,8 @@
 
 import importlib.util
 import socket
+import subprocess
+import sys
 
 import pytest
 from flows import DIGITS
@@ -54,3 +56,23 @@ def test_wrong_options_are_one_line(capsys, arguments, said):
 def test_an_input_that_is_not_there_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(job, "check_extra", lambda: None)
     assert "nothing" in failed(capsys, str(tmp_path / "nothing"), *DIGITS, "--output", str(tmp_path))
+
+
+def test_the_page_is_there_before_torch_is_imported(tmp_path):
+    pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
+    code = (
+        "import sys\nfrom noiseweave.jobs.arguments import parse\nfrom noiseweave.jobs.studio import page\n"
+        "from noiseweave.jobs.studio.live import Live\nfrom noiseweave.jobs.studio.running import Runs\n"
+        "config = parse('studio', ['in', '--model.name', 'digits-ddpm'])\n"
+        "page.app(Live(config, 'uploads'), Runs(config.output))\n"
+        "sys.exit(sorted({'torch', 'ray', 'diffusers', 'transformers'} & {*sys.modules}) or 0)"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert made.stderr == ""
+
+
+@pytest.mark.parametrize("runs", ["out/other", "s3://a", "out/studio/inner"])
+def test_the_output_lies_in_the_folder_of_runs(capsys, runs):
+    assert "runs=" in failed(capsys, *DIGITS, "--output", "out/studio", "--runs", runs)

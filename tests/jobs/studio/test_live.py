@@ -4,23 +4,26 @@ import shlex
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from fusing import picture
 from PIL import Image
 
-from noiseweave.engine.networks import loading
+from noiseweave.engine.networks import base_models
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
 from noiseweave.jobs.studio import commands, fusing
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.live import Live
+from noiseweave.jobs.studio.pictures import Pictures
 
 CONTROLS = {
     **{"mode": "linear", "ratio": 0.3, "region": "everywhere", "edit": "none", "strength": 0.5},
     **{"weight_1": 0.2, "weight_2": 0.3, "weight_3": 0.5, "weight_4": 0.0},
     **{"steps": 8, "skip": 1, "noise": "independent", "variation": 0, "seed": 0},
     **{"source": "", "target": "", "guidance_source": 0, "guidance_target": 0},
+    **dict.fromkeys(fusing.LABELS),
 }
 CASES = {
     "two": ("ab", {}),
@@ -83,8 +86,8 @@ def test_a_strip_is_fuses_sweep(live):
 
 def test_the_model_is_loaded_once_and_the_maps_stay_within_their_bound(live, digits, monkeypatch):
     loads = []
-    load = loading.load
-    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
+    load = base_models.load
+    monkeypatch.setattr(base_models, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
     config, pictures = asked(live, "ab")
     live.fuse(config, pictures)
     one = live.maps.bytes_held / 2
@@ -120,3 +123,23 @@ def test_a_model_that_cannot_be_loaded_is_a_line_each_time_and_may_come_later(di
     for _ in range(2):
         with pytest.raises(ValueError, match="none"):
             live.picture("a.png")
+
+
+@pytest.mark.slow
+def test_a_thousand_uploads_take_no_more_memory_than_the_bounds(digits):
+    live = Live(Config(model=ModelConfig(name="digits-ddpm"), cache_mib=1), str(digits))
+    live.pictures = Pictures(live.pictures.limits, held=1 << 16)
+    rng, process, before = np.random.default_rng(0), psutil.Process(), 0
+    (digits / "up").mkdir()
+    for i in range(500):
+        files = [str(digits / "up" / f"{i}{name}.png") for name in "ab"]
+        for file in files:
+            Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(file)
+        config = fusing.config_of(live.config, CONTROLS | {"steps": 2, "skip": 0}, files)
+        live.fuse(config, [live.picture(file) for file in files])
+        assert live.maps.bytes_held <= 1 << 20
+        if i == 100:
+            before = process.memory_info().rss
+    assert live.pictures.held.size <= 1 << 16
+    assert len(live.pictures.held) == (1 << 16) / 256
+    assert process.memory_info().rss - before < 24 << 20

@@ -1,103 +1,17 @@
 """The page's own endpoints, without a browser; skipped without the extra."""
 
-import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
+import sampling
 import torch
 from fusing import picture
+from pages import CHINESE, USUAL, file, stroke
 
-from noiseweave.engine.networks import loading
-from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
-from noiseweave.jobs.studio.config import Config
-from noiseweave.jobs.studio.live import Live
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
-HOST = {"host": "127.0.0.1:7860"}
-CHINESE = {**HOST, "accept-language": "zh-CN"}
-USUAL = (
-    "linear",
-    0.5,
-    0.25,
-    0.25,
-    0.25,
-    0.25,
-    "everywhere",
-    "none",
-    0.5,
-    8,
-    1,
-    "independent",
-    0,
-    0,
-    "",
-    "",
-    0,
-    0,
-)
-"""Mode, ratio, weights, region, edit, strength, steps, skip, noise, fresh noise, seed, prompts."""
-
-
-class Client:
-    """A browser's requests, each page with a name of its own."""
-
-    def __init__(self, site, headers=HOST):
-        from starlette.testclient import TestClient
-
-        self.client = TestClient(site, base_url="http://127.0.0.1:7860", headers=headers)
-        self.config = self.client.get("/config").json()
-
-    def upload(self, data, name="x.png"):
-        answer = self.client.post("/gradio_api/upload", files={"files": (name, data)})
-        return answer.json()[0] if answer.status_code == 200 else answer
-
-    def ask(self, name, data, page="a"):
-        (number,) = (d["id"] for d in self.config["dependencies"] if d["api_name"] == name)
-        body = {"data": data, "fn_index": number, "session_hash": page}
-        assert self.client.post("/gradio_api/queue/join", json=body).status_code == 200
-        with self.client.stream("GET", f"/gradio_api/queue/data?session_hash={page}") as lines:
-            for line in lines.iter_lines():
-                message = json.loads(line[5:]) if line.startswith("data:") else {}
-                if message.get("msg") == "process_completed":
-                    return message["output"].get("data"), message["success"]
-
-    def fuse(self, files, *values, page="a", of="fuse"):
-        files = [{"path": file, "meta": {"_type": "gradio.FileData"}} for file in files]
-        places = [*files, *[None] * (4 - len(files))]
-        data, good = self.ask(of, [*places, *(values or USUAL)], page)
-        assert good, data
-        return data
-
-    def fetched(self, file):
-        return self.client.get(file["url"])
-
-
-@pytest.fixture
-def made(digits, monkeypatch):
-    """(further options) -> the page of digits-ddpm, its uploads in a folder of their own."""
-    (digits / "uploads").mkdir()
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(digits / "uploads"))
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-
-    def make(name="digits-ddpm", headers=HOST, **more):
-        from noiseweave.jobs.studio import page
-
-        live = Live(Config(model=ModelConfig(name=name), output="out", **more), str(digits / "uploads"))
-        client = Client(page.app(live), headers)
-        client.live = live
-        return client
-
-    return make
-
-
-@pytest.fixture
-def client(made):
-    client = made()
-    with client.client:
-        yield client
 
 
 def files(client, digits, names="ab"):
@@ -128,6 +42,44 @@ def test_a_strip_and_what_it_needs(client, digits):
 
 def edit(name):
     return (*USUAL[:7], name, *USUAL[8:])
+
+
+def test_a_painted_region_shows_the_second_picture_and_the_command_makes_the_same(client, digits):
+    two = files(client, digits)
+    values = (*USUAL[:6], "file", *USUAL[7:-1])
+    assert "Paint where" in client.fuse(two, *values, None)[1]
+    painted = {"background": None, "layers": [file(client.upload(stroke()))], "composite": None, "id": None}
+    shown, _, command, _ = client.fuse(two, *values, painted)
+    assert "--fusion.region.source file" in command
+    (saved,) = client.fuse(two, *values, painted, of="save")
+    job = re.search(r"out/fuse-\w+\.yaml", saved)[0]
+    assert cli.main(["fuse", "--config", job]) == 0
+    (digits / "shown.png").write_bytes(client.fetched(shown).content)
+    made = picture(job.replace(".yaml", "/fused.png"))
+    assert (picture("shown.png") == made).all()
+    whole = client.fetched(client.fuse(two)[0]).content
+    assert client.fetched(shown).content != whole
+
+
+def test_classes_are_told_to_the_model_and_the_command_says_them(made, digits):
+    folder = sampling.tiny(digits / "model", "flow", 3)
+    client = made(name=folder)
+    with client.client:
+        two = files(client, digits)
+        guided = (*USUAL[:16], 0, 2)
+        shown, _, command, _ = client.fuse(two, *guided, 1, None, None, None, None)
+        assert "--labels 1" in command
+        assert "--prompt.guidance_target 2" in command
+        both = client.fuse(two, *guided, 1, 2, None, None, None)
+        assert "--labels 1,2" in both[2]
+        assert client.fetched(both[0]).content != client.fetched(shown).content
+        assert "Error: labels" in client.fuse(two, *guided, None, 2, None, None, None)[1]
+        assert "Error: labels" in client.fuse(two, *guided, 7, None, None, None, None)[1]
+        (saved,) = client.fuse(two, *guided, 1, None, None, None, None, of="save")
+        job = re.search(r"out/fuse-\w+\.yaml", saved)[0]
+        assert cli.main(["fuse", "--config", job]) == 0
+        (digits / "shown.png").write_bytes(client.fetched(shown).content)
+        assert (picture("shown.png") == picture(job.replace(".yaml", "/fused.png"))).all()
 
 
 def test_what_is_still_to_be_chosen_and_what_is_refused_is_a_line(client, digits):
@@ -214,7 +166,7 @@ def test_a_model_that_cannot_be_loaded_nan_and_no_memory_are_lines_and_the_page_
     ):
         with monkeypatch.context() as patch:
             patch.setattr(network, "parts", fails(error))
-            assert said in client.fuse(two, *USUAL[:-5], hash(said) % 1000, *USUAL[-4:])[1]
+            assert said in client.fuse(two, *USUAL[:13], hash(said) % 1000, *USUAL[14:])[1]
     assert client.fuse(two)[0] is not None
 
 
@@ -237,14 +189,6 @@ def test_pairs_of_the_input_are_offered_and_named_where_they_are(made, digits):
         assert all(str(digits / name) in command for name in {Path(path).name for path in paths})
 
 
-def test_the_model_of_a_page_is_described_without_its_weights_twice(client, monkeypatch):
-    loads = []
-    monkeypatch.setattr(loading, "load", lambda *a, **k: loads.append(a))
-    client.live.load()
-    client.live.load()
-    assert len(loads) == 1
-
-
 def test_the_colours_are_those_of_the_report(client):
     from noiseweave.jobs.studio import page
 
@@ -253,10 +197,3 @@ def test_the_colours_are_those_of_the_report(client):
     css = client.client.get("/theme.css").text
     assert f"--body-background-fill: {light['ground']}" in css
     assert f"--body-background-fill: {dark['ground']}" in css
-
-
-def test_grey_and_colour_pictures_are_shown(client):
-    from noiseweave.jobs.studio.fuse_events import pixels
-
-    assert pixels(np.zeros((4, 4, 1), np.uint8)).shape == (4, 4)
-    assert pixels(np.zeros((4, 4, 3), np.uint8)).shape == (4, 4, 3)

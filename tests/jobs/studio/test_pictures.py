@@ -52,5 +52,5 @@ def test_a_thousand_uploads_take_no_more_than_the_bound(tmp_path):
     known = pictures(tmp_path, held=20 * 8 * 8 * 3)
     for i in range(1000):
         known.get(upload(tmp_path, i, side=8), 8, 3)
-    assert len(known) == 20
-    assert sum(p.image_HWC.nbytes for p in known._known.values()) == known._bytes == known.held
+    assert len(known.held) == 20
+    assert known.held.size == known.held.limit

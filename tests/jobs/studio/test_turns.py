@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+from noiseweave.engine import spans
 from noiseweave.jobs.studio import turns
 from noiseweave.jobs.studio.turns import Stale, Turns
 
@@ -51,3 +52,25 @@ def test_old_pages_are_forgotten(monkeypatch):
     results, queue = all_of([(str(i), lambda: 0) for i in range(10)])
     assert results == [0] * 10
     assert len(queue._latest) == 3
+
+
+def test_work_that_says_how_far_it_is_ends_once_it_is_stale():
+    ends = []
+
+    def work(i):
+        for _ in spans.steps(range(20)):
+            time.sleep(0.01)
+        ends.append(i)
+        return i
+
+    async def run():
+        queue = Turns()
+        first = asyncio.create_task(queue.run("a", lambda: work(0)))
+        other = asyncio.create_task(queue.run("b", lambda: work(1)))
+        await asyncio.sleep(0.05)
+        last = asyncio.create_task(queue.run("a", lambda: work(2)))
+        return await asyncio.gather(first, other, last, return_exceptions=True)
+
+    first, other, last = asyncio.run(run())
+    assert isinstance(first, Stale)
+    assert (other, last, ends) == (1, 2, [1, 2])
