@@ -1,4 +1,4 @@
-"""Which mode, noise, share of skipped steps and guidance fuse photographs best: the table of docs/photos.md.
+"""Which mode, noise, share of skipped steps and guidance fuse photographs best: the table of docs/fusion.md.
 
     python benchmarks/fusion_modes.py --photos DIR --weights FILE [--model flowers-flow] [--pairs 100]
 

@@ -1,12 +1,13 @@
 """How good a class-conditional photo model is: its samples against real photographs, by guidance.
 
-    python benchmarks/photo_model.py --photos DIR --weights FILE [--model flowers-flow ...] [--guidance 1 2 3]
+    python benchmarks/photo_model.py --photos DIR --weights FILE [--model NAME ...] [--guidance 1 2 3] [--interval 0 1]
 
 DIR has train/ and validation/, each with a folder of pictures for each class, in the alphabet's order of the
 model's classes. In features of EfficientNet-lite0: the share of samples that a linear probe of the real training
 photos takes for their class; the Frechet distance to the validation photos in the training photos' first 64 principal
-components, of the samples and of as many real training photos; and, to see what was learnt by heart, how
-near samples come to their nearest training photo beside how near validation photos come to theirs.
+components, of the samples and of as many real training photos, as they are and through the model's VAE, which no
+samples of it can be better than; and, to see what was learnt by heart, how near samples come to their nearest
+training photo beside how near validation photos come to theirs. Pictures are judged at ``--side`` pixels.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from sklearn.linear_model import LogisticRegression
 from noiseweave.engine.features import networks
 from noiseweave.engine.judging.set_metrics import Moments, frechet
 from noiseweave.engine.networks import base_models
+from noiseweave.engine.networks.latents import decode, encode, to_pixels, to_uint8
+from noiseweave.engine.networks.protocols import Autoencoder
 from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.sampling import samplers
@@ -82,10 +85,13 @@ class Judge:
             "nearest_train": nearest(self.held_ND, self.train_ND),
         }
 
+    def some(self, count: int) -> np.ndarray:
+        """Numbers of so many training photos."""
+        return np.random.default_rng(0).permutation(len(self.train_ND))[:count]
+
     def frechet_of_real(self, count: int) -> float:
-        """Of as many training photos, equally of all classes as far as there are."""
-        chosen = np.random.default_rng(0).permutation(len(self.train_ND))[:count]
-        return distance(self.pca.transform(self.train_ND[chosen]), self.pca.transform(self.held_ND))
+        """Of so many training photos to the validation photos."""
+        return distance(self.pca.transform(self.train_ND[self.some(count)]), self.pca.transform(self.held_ND))
 
     def look(self, image_NHWC: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
         f_ND = self.features(image_NHWC)
@@ -97,6 +103,18 @@ class Judge:
             "frechet": distance(self.pca.transform(f_ND), self.pca.transform(self.held_ND)),
             "nearest_train": nearest(f_ND, self.train_ND),
         }
+
+
+def resized(image_NHWC: np.ndarray, side: int) -> np.ndarray:
+    return np.stack([images.fit(image, side) for image in image_NHWC])
+
+
+@torch.inference_mode()
+def through(vae: Autoencoder, image_NHWC: np.ndarray, side: int) -> np.ndarray:
+    """Pictures encoded and decoded at a side, uint8 and as large as they were."""
+    there = (to_pixels(images.fit(image, side)[None]) for image in image_NHWC)
+    back = np.concatenate([to_uint8(decode(vae, encode(vae, x))) for x in there])
+    return resized(back, image_NHWC.shape[1])
 
 
 def drawn(model: base_models.BaseModel, label_N: np.ndarray, recipe: SamplerRecipe, seed: int) -> np.ndarray:
@@ -111,10 +129,19 @@ def drawn(model: base_models.BaseModel, label_N: np.ndarray, recipe: SamplerReci
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", nargs="+", default=["flowers-flow"], help="of one side")
+    parser.add_argument("--model", nargs="+", default=["flowers-flow"])
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path, help="of EfficientNet-lite0")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument(
+        "--interval",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("LOW", "HIGH"),
+        help="sigmas that are guided; several times for several",
+    )
+    parser.add_argument("--side", type=int, default=128, help="at which pictures are judged")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
@@ -126,19 +153,30 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     models = {name: base_models.load(ModelConfig(name=name)) for name in args.model}
-    judge = Judge(args.photos, next(iter(models.values())).size, extractor(args.weights))
+    judge = Judge(args.photos, args.side, extractor(args.weights))
     real = {**judge.real, "frechet": judge.frechet_of_real(args.count)}
     print("real photographs", real, flush=True)
     recipe, rows = SamplerRecipe(name="euler", steps=args.steps), []
-    for (name, model), guidance in itertools.product(models.items(), args.guidance):
+    for name, model in models.items():
+        if model.encoder is not None:
+            some = judge.some(args.count)
+            seen = judge.look(through(model.encoder, judge.train_NHWC[some], model.size), judge.label_N[some])
+            rows.append({"model": f"real photographs through the VAE of {name}", **seen})
+            print(rows[-1], flush=True)
+    intervals = [tuple(pair) for pair in args.interval or [(0.0, 1.0)]]
+    for (name, model), guidance, interval in itertools.product(models.items(), args.guidance, intervals):
         label_N = np.arange(args.count) % model.classes
-        image_NHWC = drawn(model, label_N, replace(recipe, guidance=guidance), 0)
-        rows.append({"model": name, "guidance": guidance, **judge.look(image_NHWC, label_N)})
+        how = {"guidance": guidance, "guidance_interval": interval}
+        image_NHWC = resized(drawn(model, label_N, replace(recipe, **how), 0), args.side)
+        rows.append({"model": name, **how, **judge.look(image_NHWC, label_N)})
         print(rows[-1], flush=True)
         if args.sheets:
-            page = collage.sheet([list(image_NHWC[i : i + 10]) for i in range(0, 60, 10)], tile=model.size)
+            page = collage.sheet([list(image_NHWC[i : i + 10]) for i in range(0, 60, 10)], tile=args.side)
             args.sheets.mkdir(parents=True, exist_ok=True)
-            (args.sheets / f"{Path(name).name}-{guidance:g}.png").write_bytes(collage.png(page))
+            low, high = interval
+            (args.sheets / f"{Path(name).name}-{guidance:g}-{low:g}-{high:g}.png").write_bytes(
+                collage.png(page)
+            )
     if args.out:
         found = {"count": args.count, "steps": args.steps, "real": real, "samples": rows}
         args.out.write_text(json.dumps({"hardware": hardware(), **found}, indent=1) + "\n")

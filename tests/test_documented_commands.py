@@ -35,8 +35,10 @@ LIMITS = {
     "sample": ["--sampler.steps", "4"],
     "train": ["--steps", "2", "--preview.every", "0"],
     "usefulness": [
-        *("--per_class", "[2]", "--seeds", "2", "--classifier.steps", "4", "--generator.steps", "2"),
+        *("--per_class", "[2]", "--seeds", "2", "--classifiers", '{"scratch": {"steps": 4}}'),
         *(
+            "--generator.steps",
+            "2",
             "--generator.tuning_steps",
             "2",
             "--methods",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from noiseweave.cluster import allocator
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import OnProgress, Progress
 from noiseweave.cluster.storage import StorageError
@@ -98,6 +99,7 @@ class Compute:
         self.size, self.on_progress = size, on_progress
         self.name = f"{platform.node()}/{os.getpid()}"
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for a torch that is imported from now on
+        allocator.keep()
         _limit(threads)
         # a model that cannot be loaded is each unit's error, not a worker that dies and comes back for ever
         made, self.broken, self.stop = _attempt(make_compute)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from noiseweave.cluster import storage, threads
+from noiseweave.cluster import allocator, storage, threads
 from noiseweave.cluster.polling import repeated
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.storage import StorageError
@@ -278,6 +278,7 @@ def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, queue: Any) -> 
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
+    allocator.keep()
     context = ray.train.get_context()
     resume = broadcast_from_rank_zero(latest(folder, attempt))
     folder = storage.join(folder, attempt)

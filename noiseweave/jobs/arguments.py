@@ -133,6 +133,7 @@ class Given:
         check_names(called(job)[0], pairs, known, short)
         words = [_word(name, value, known) for name, value in pairs]
         if alone:
+            _check_once(several, alone, [name for name, _ in pairs])
             words.append(_positional(called(job)[0], alone, several, known))
         files = [value for name, value in pairs if name == "--config" and value is not None]
         return cls(words=words, files=files, flags=flags)
@@ -203,6 +204,12 @@ def _check_choices(name: str, values: list[str], option: Option) -> None:
     if wrong and option.closed:
         close = meant(wrong[0], option.choices)
         fail(f"{name}: {wrong[0]!r} is none of {', '.join(option.choices)}{close}")
+
+
+def _check_once(several: str | None, words: list[str], names: list[str]) -> None:
+    """End it all with 2 where words stand for an option that is given, too: neither wins in silence."""
+    if several is not None and {f"--{several}", f"--{several}+"} & set(names):
+        fail(f"{several}: given twice, as {' '.join(words)!r} and with --{several}; leave one of the two out")
 
 
 def _positional(job: str, words: list[str], several: str | None, known: Mapping[str, Option]) -> str:

@@ -11,7 +11,7 @@ import os
 import sys
 
 from noiseweave import __version__
-from noiseweave.cluster import threads
+from noiseweave.cluster import allocator, threads
 from noiseweave.cluster.storage import StorageError
 from noiseweave.jobs.arguments import JOBS, SECOND, fail, parse, usage
 from noiseweave.jobs.options import meant
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"noiseweave {__version__}")
         return 0
     os.environ.update(threads.passive())  # before any job imports torch
+    allocator.keep()
     job, *rest = arguments
     if rest and rest[0] in SECOND.get(job, {}):
         job, *rest = rest

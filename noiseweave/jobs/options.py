@@ -49,8 +49,12 @@ class Option:
 
     @property
     def several(self) -> bool:
-        """Whether its value may be a list of numbers or choices, as a,b,c; texts may have commas of their own."""
-        return any(get_origin(kind) is tuple and str not in _kinds(kind) for kind in _members(self.hint))
+        """Whether its value may be a list of numbers or choices, as a,b,c; texts may have commas of their own.
+
+        So may names of classes, which stand for numbers: one with a comma needs a list in brackets.
+        """
+        lists = (set(_kinds(kind)) for kind in _members(self.hint) if get_origin(kind) is tuple)
+        return any(str not in kinds or int in kinds for kinds in lists)
 
     @property
     def single(self) -> bool:

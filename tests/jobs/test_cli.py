@@ -162,6 +162,35 @@ def test_no_model_is_taken_by_itself(line, capsys):
     assert "a folder that noiseweave train or diffusers' save_pretrained wrote, or a hub id" in error
 
 
+def test_lora_takes_no_model_by_itself(capsys):
+    for words in ("", "--precision bf16", "--model="):
+        error = failed(capsys, *f"lora --input a --output b {words}".split())
+        assert error.startswith(
+            "error: model.name: no model is named; give a folder that diffusers' save_pretrained"
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "words"),
+    [
+        ("augment a --input b --output c --model.name m", "input", "a"),
+        ("augment --input=b a --output c --model.name m", "input", "a"),
+        ("augment a --input_dir b --output c --model.name m", "input", "a"),
+        ("fuse a b --images c --output d --model.name m", "images", "a b"),
+        ("sample hello --prompts there --model.name m --output d", "prompts", "hello"),
+        ("describe m --model n", "model", "m"),
+        ("unpack a --input b --output c", "input", "a"),
+        ("report a --folder b", "folder", "a"),
+        ("studio a --input b --model.name m", "input", "a"),
+    ],
+)
+def test_what_is_given_without_a_flag_and_with_one_is_refused(line, name, words, capsys):
+    error = failed(capsys, *line.split())
+    assert error.splitlines() == [
+        f"error: {name}: given twice, as '{words}' and with --{name}; leave one of the two out"
+    ]
+
+
 @pytest.mark.parametrize("mode", ["sets", "pairs", "samples"])
 def test_figures_that_need_no_model_ask_for_none(mode):
     words = ["--mode", mode, "--input", "a", "--reference", "b", "--output", "c"]

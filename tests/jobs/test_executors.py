@@ -75,7 +75,7 @@ LORA = (
     2,
 )
 USEFUL = """
-{per_class: [3], subsets: 1, seeds: 1, size: 8, classifier: {steps: 6, batch: 8, width: 4}, guess: {rounds: 1},
+{per_class: [3], subsets: 1, seeds: 1, size: 8, classifiers: {small: {steps: 6, batch: 8, width: 4}}, guess: {rounds: 1},
  generator: {steps: 2, tuning_steps: 2, batch: 8, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}},
  methods: {real: {}, blend: {made: blend, count: 4}, fused: {made: fusion, count: 2, inversion: {num_steps: 2, skip: 1}}}}
 """  # noqa: E501

@@ -164,7 +164,7 @@ def test_evaluate_usefulness(kind, tmp_path):
 size: 8
 per_class: [3]
 seeds: 1
-classifier: {{steps: 5, batch: 8, width: 4}}
+classifiers: {{small: {{steps: 5, batch: 8, width: 4}}}}
 generator:
   {{kind: {kind}, steps: 3, tuning_steps: 3, batch: 8, unet: {{channels: [8, 16], attention: [], head: 8, groups: 4}}}}
 guess: {{sure: 0.2}}
@@ -175,7 +175,7 @@ methods:
 """)
     sides = ("--input", f"{tmp_path}/input", "--test", f"{tmp_path}/test", "--output", f"{tmp_path}/out")
     assert inline("evaluate usefulness", "--config", tmp_path / "small.yaml", *sides) == 0
-    table = json.loads((tmp_path / "out/usefulness.json").read_text())["tables"]["3"]
+    table = json.loads((tmp_path / "out/usefulness.json").read_text())["tables"]["small"]["3"]
     assert {row["method"]: row["added"] for row in table} == {"real": 0, "fused": 4, "drawn": 4}
 
 

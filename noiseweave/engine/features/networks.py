@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,16 +155,26 @@ def _inception(state: Json, device: str) -> FeatureNetwork:
     return FeatureNetwork(run=lambda x: network(x)[0].flatten(1), head=(state["fc.weight"], None))
 
 
-def _efficientnet(state: Json, device: str) -> FeatureNetwork:
+def efficientnet(state: Json) -> Any:
+    """EfficientNet-lite0 with these weights; ``efficientnet_features`` runs it."""
     from efficientnet_lite_pytorch import EfficientNet
 
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(state)
-    network = network.to(device).eval().requires_grad_(False)
+    return network.eval()
+
+
+def efficientnet_features(network: Any, x: Tensor, side: int) -> Tensor:
+    """Pictures in 0..1, resized to ``side`` pixels -> its 1280 features, float [B, 1280]."""
+    x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    return network.extract_features(normalised(x, [0.498] * 3, [0.502] * 3)).mean((2, 3))
+
+
+def _efficientnet(state: Json, device: str) -> FeatureNetwork:
+    network = efficientnet(state).to(device).requires_grad_(False)
 
     def run(x: Tensor) -> Tensor:
-        x = F.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-        return network.extract_features(normalised(x, [0.498] * 3, [0.502] * 3)).mean((2, 3))
+        return efficientnet_features(network, x, 224)
 
     return FeatureNetwork(run=run, head=(state["_fc.weight"], state["_fc.bias"]))
 

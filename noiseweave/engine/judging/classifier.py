@@ -8,7 +8,8 @@ N pictures, K classes, B of a batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from noiseweave.engine.seeding import seed_of
 
 DEGREES, SHIFT, SCALE = 15.0, 0.1, 0.15  # of an affine augmentation, each way
 MIXUP, CUTMIX = 0.4, 1.0  # alpha of the Beta distribution (Zhang et al. have 0.2 to 0.4; Yun et al. 1)
-ROWS = 512  # pictures looked at in one call
+ROWS = 128  # pictures looked at in one call
 
 
 class Classifier(nn.Module):
@@ -55,6 +56,9 @@ class Classifier(nn.Module):
         return self.last(self.features(x_BCHW))
 
 
+N = TypeVar("N", bound=nn.Module)
+
+
 def soft_labels(labels: np.ndarray, classes: int) -> Tensor:
     """int64 [N] -> float32 [N, K]."""
     return F.one_hot(torch.from_numpy(np.asarray(labels, np.int64)), classes).float()
@@ -75,16 +79,38 @@ def train(
         p_NK: float32 [N, K], their labels, each row with sum 1.
         made: more pictures and labels; each batch then has ``recipe.share`` of them.
     """
+    side, channels = image_NHWC.shape[2:]
+
+    def build() -> Classifier:
+        return Classifier(
+            side=side, channels=channels, classes=p_NK.shape[1], width=recipe.width, dropout=recipe.dropout
+        )
+
+    return taught(build, image_NHWC, p_NK, recipe, seed, made, device)
+
+
+def taught(
+    build: Callable[[], N],
+    image_NHWC: np.ndarray,
+    p_NK: Tensor,
+    recipe: ClassifierRecipe,
+    seed: int,
+    made: tuple[np.ndarray, Tensor] | None = None,
+    device: str = "cpu",
+) -> N:
+    """As ``train``, any network of pictures in [-1, 1] to logits.
+
+    Args:
+        build: gives it with its first weights, by torch's own random state; those that need no gradient stay.
+    """
     parts = [(image_NHWC, p_NK)] if made is None else [(image_NHWC, p_NK), made]
     few = recipe.batch if made is None else recipe.batch - round(recipe.batch * recipe.share)
     counts = [few] if made is None else [few, recipe.batch - few]
-    side, channels = image_NHWC.shape[2:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "classifier"))
-        network = Classifier(
-            side=side, channels=channels, classes=p_NK.shape[1], width=recipe.width, dropout=recipe.dropout
-        ).to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
+        network = build().to(device)
+        weights = [w for w in network.parameters() if w.requires_grad]
+        optimizer = torch.optim.AdamW(weights, weight_decay=recipe.weight_decay)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
         loaded = [(to_pixels(x, torch.device(device)), p.to(device)) for x, p in parts]
         for x_BCHW, p_BK in batches(loaded, counts, recipe):
@@ -166,7 +192,7 @@ def randaugment(x_BCHW: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def probabilities(network: Classifier, image_NHWC: np.ndarray) -> np.ndarray:
+def probabilities(network: nn.Module, image_NHWC: np.ndarray) -> np.ndarray:
     """uint8 [N, side, side, C] -> float32 [N, K]."""
     device = next(network.parameters()).device
     parts = [
@@ -176,6 +202,6 @@ def probabilities(network: Classifier, image_NHWC: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def accuracy(network: Classifier, image_NHWC: np.ndarray, label_N: np.ndarray) -> float:
+def accuracy(network: nn.Module, image_NHWC: np.ndarray, label_N: np.ndarray) -> float:
     """Share of the pictures that the classifier takes for their label."""
     return float((probabilities(network, image_NHWC).argmax(1) == label_N).mean())

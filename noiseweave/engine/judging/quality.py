@@ -141,7 +141,7 @@ def checks(
     judge: Judge,
     image_PHWC: np.ndarray,
     finite_P: np.ndarray,
-    parents: Sequence[tuple[int, int]],
+    parents: Sequence[Sequence[int]],
     parent_BHWC: np.ndarray,
     label_B: Sequence[int | None],
     recipe: QualityRecipe,
@@ -151,7 +151,7 @@ def checks(
     Args:
         image_PHWC: uint8, made.
         finite_P: where False, the picture is none.
-        parents: positions in ``parent_BHWC`` of the two that each was made of.
+        parents: positions in ``parent_BHWC`` of those that each was made of.
         parent_BHWC: uint8, real, at the model's size.
         label_B: their labels.
     """

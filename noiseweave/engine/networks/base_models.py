@@ -98,6 +98,12 @@ def encoder_config(name: str) -> Json:
     return pretrained.read(name, _encoder_folder(name), "config.json")
 
 
+def encoder_hash(name: str) -> str:
+    """SHA-256 of the weights of what ``load_encoder`` opens, 16 hex digits."""
+    folder = pretrained.find(name, BASE_FILES)
+    return pretrained.hash_files(sorted(folder.rglob("*.safetensors")))
+
+
 def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     """A frozen AutoencoderKL or AutoencoderTiny from a folder, a hub id, or the vae/ of a pipeline's folder.
 

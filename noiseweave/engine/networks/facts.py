@@ -29,7 +29,7 @@ NETWORKS = (
     "generator",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-BASE_FILES = ("*.json", "*/*.json", "*/*.safetensors")
+BASE_FILES = ("*.json", "training_features.safetensors", "*/*.json", "*/*.safetensors")
 # plain weights only: no fp16 or non-ema doubles, no pickles, no code
 PIPELINE_FILES = (
     "model_index.json",

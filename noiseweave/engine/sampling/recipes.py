@@ -23,6 +23,9 @@ class SamplerRecipe:
             midpoint and heun twice.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
         guidance: classifier-free guidance scale; 1 is off. Above 1 each step has two network calls.
+        guidance_interval: lowest and highest noise at which there is guidance (Kynkäänniemi et al., arXiv 2404.07724),
+            as prompt.guidance_interval has it: sigma of alpha picture + sigma noise, 0 to 1. A step outside
+            costs one call.
         tolerance: of dopri5, relative and absolute.
         spacing: which time steps of a schedule are taken: trailing ends on the noisiest (Lin et al. 2023),
             leading on the cleanest (Ho et al. 2020).
@@ -32,6 +35,7 @@ class SamplerRecipe:
     steps: int = 50
     eta: float = 0.0
     guidance: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     tolerance: float = 1e-4
     spacing: Literal["trailing", "leading"] = "trailing"
 
@@ -39,6 +43,9 @@ class SamplerRecipe:
         check(1 <= self.steps <= 100_000, "sampler.steps", self.steps, "1 to 100000")
         check(0 <= self.eta <= 1, "sampler.eta", self.eta, "0 to 1")
         check(0 <= self.guidance <= 100, "sampler.guidance", self.guidance, "0 to 100")
+        low, high = self.guidance_interval
+        within = "0 to 1, the lower end first"
+        check(0 <= low <= high <= 1, "sampler.guidance_interval", self.guidance_interval, within)
         check(0 < self.tolerance < 1, "sampler.tolerance", self.tolerance, "above 0, below 1")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseweave.engine import spans
 from noiseweave.engine.checks import check_steps
-from noiseweave.engine.networks import latents
+from noiseweave.engine.networks import latents, paths
 from noiseweave.engine.networks.base_models import BaseModel, pictures_of
 from noiseweave.engine.networks.conditioning import guide
 from noiseweave.engine.networks.micro_batch import MicroBatch
@@ -81,7 +81,7 @@ def draw(
     name = sampler_name(model.kind, recipe)
     if name == "none":
         return Drawn(image_BHWC=pictures_of(model, decoded(model, x)), beliefs_KBHWC=None, calls=1)
-    predict = GuidedNetwork(model, label_B, recipe.guidance)
+    predict = GuidedNetwork(model, label_B, recipe.guidance, recipe.guidance_interval)
     beliefs = Beliefs(model, kept)
     if name in FLOW:
         x = flow(velocity_of(model, predict), x, FLOW[name], recipe, beliefs, model.kind)
@@ -99,12 +99,23 @@ def decoded(model: BaseModel, z_BD: Tensor) -> Tensor:
 class GuidedNetwork:
     """The network with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
-    Both halves in one call; no null half where guidance is 1.
+    Both halves in one call; no null half where guidance is 1, and at noise levels outside the interval.
+
+    Args:
+        label_B: as of ``draw``.
+        interval: lowest and highest sigma that is guided (Kynkäänniemi et al., arXiv 2404.07724).
     """
 
-    def __init__(self, model: BaseModel, label_B: Tensor | None, guidance: float) -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        label_B: Tensor | None,
+        guidance: float,
+        interval: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         assert (label_B is None) == (model.classes == 0)
-        self.model, self.label, self.guidance, self.calls = model, label_B, guidance, 0
+        self.model, self.label, self.guidance, self.interval = model, label_B, guidance, interval
+        self.calls = 0
         self.parts = MicroBatch(self._network, model.micro_batch, model.device)
 
     def __call__(self, x_BCHW: Tensor, t: Tensor | float) -> Tensor:
@@ -113,12 +124,18 @@ class GuidedNetwork:
         if self.label is None:
             return self.parts(x_BCHW, self._times(x_BCHW, t), None)
         label = self.label.to(x_BCHW.device)
-        if self.guidance == 1:
+        if self.guidance == 1 or not self._within(t):
             return self.parts(x_BCHW, self._times(x_BCHW, t), label)
         twice, null = torch.cat([x_BCHW, x_BCHW]), torch.full_like(label, self.model.classes)
         out = self.parts(twice, self._times(twice, t), torch.cat([label, null]))
         conditional, unconditional = out.chunk(2)
         return guide(unconditional, conditional, self.guidance)
+
+    def _within(self, t: Tensor | float) -> bool:
+        if self.interval == (0.0, 1.0):  # the noisiest sigma may be rounded
+            return True
+        sigma = float(paths.sigma_of(self.model.scheduler, torch.as_tensor(t, device="cpu")))
+        return self.interval[0] <= sigma <= self.interval[1]
 
     def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         return torch.full((len(x),), float(t), device=x.device)

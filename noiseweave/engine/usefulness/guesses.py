@@ -5,7 +5,8 @@ N pictures of the pool, M known ones, K classes, D of a feature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
@@ -14,18 +15,20 @@ from noiseweave.engine.features import spaces
 from noiseweave.engine.features.recipes import FeatureRecipe
 from noiseweave.engine.judging import classifier
 from noiseweave.engine.judging.classifier import soft_labels
-from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.pictures.images import fit
+from noiseweave.engine.seeding import rng
 from noiseweave.engine.usefulness.data import Pictures, Setup
 from noiseweave.engine.usefulness.recipes import GuessRecipe
+
+Chances = Callable[[np.ndarray], np.ndarray]
+"""Things, [N, ...] -> how probable each of K classes is, float [N, K]."""
 
 
 def guess_labels(
     few: Pictures,
     image_NHWC: np.ndarray,
     recipe: GuessRecipe,
-    judge: ClassifierRecipe,
     setup: Setup,
     seen_ND: np.ndarray | None = None,
 ) -> Pictures:
@@ -36,37 +39,76 @@ def guess_labels(
     """
     p_NK = np.zeros((len(image_NHWC), setup.classes), np.float32)
     rounds = recipe.rounds if recipe.sure < 1 else 0
-    own_ND = None
-    if recipe.features is not None and rounds:
-        own_ND = seen(recipe.features, few.image_NHWC, setup.device)
+    if rounds:
+        own = looked_at(recipe, few.image_NHWC, setup)
+        pool = looked_at(recipe, image_NHWC, setup) if seen_ND is None else seen_ND
     for number in range(rounds):
         sure = p_NK.max(1) >= recipe.sure
-        more = (image_NHWC[sure], soft_labels(p_NK[sure].argmax(1), setup.classes)) if sure.any() else None
-        if own_ND is None:
-            own = few.image_NHWC, soft_labels(few.label_N, setup.classes)
-            network = classifier.train(*own, judge, setup.seed + number, more, setup.device)
-            p_NK = classifier.probabilities(network, image_NHWC)
-        else:
-            assert seen_ND is not None
-            p_NK = _regressed(own_ND, seen_ND, few.label_N, sure, p_NK.argmax(1), setup.classes)
+        more = (pool[sure], p_NK[sure].argmax(1)) if sure.any() else None
+        again = replace(setup, seed=setup.seed + number)
+        p_NK = learnt(recipe, (own, few.label_N), again, more)(pool)
     label_N = np.where(p_NK.max(1) >= recipe.sure, p_NK.argmax(1), -1)
     return Pictures(image_NHWC=image_NHWC, label_N=label_N.astype(np.int64))
 
 
-def _regressed(
-    own_MD: np.ndarray,
-    f_ND: np.ndarray,
-    label_M: np.ndarray,
-    sure_N: np.ndarray,
-    guess_N: np.ndarray,
-    classes: int,
-) -> np.ndarray:
-    """What a logistic regression of the few, and of the guesses that are sure, makes of each picture: [N, K]."""
-    known = np.concatenate([label_M, guess_N[sure_N]])
-    fitted = Regression.of(np.concatenate([own_MD, f_ND[sure_N]]), known)
-    p_NK = np.zeros((len(f_ND), classes), np.float32)
-    p_NK[:, fitted.class_K] = fitted.chances(f_ND)
-    return p_NK
+def judge_of(few: Pictures, recipe: GuessRecipe, setup: Setup) -> Chances:
+    """Pictures -> what the guesses' classifier of the few takes them for."""
+    own = looked_at(recipe, few.image_NHWC, setup)
+    chances = learnt(recipe, (own, few.label_N), setup)
+    return lambda image_NHWC: chances(looked_at(recipe, image_NHWC, setup))
+
+
+def hardness(few: Pictures, recipe: GuessRecipe, setup: Setup, folds: int = 5) -> np.ndarray:
+    """How often each class is taken for another by the guesses' classifier, cross-validated on the few: float [K].
+
+    (errors + 1) / (pictures + 2), Laplace's rule: never 0, and of few pictures nothing is sure.
+    """
+    own, label_N = looked_at(recipe, few.image_NHWC, setup), few.label_N
+    fold_N = np.empty(len(label_N), int)
+    for k in np.unique(label_N):
+        rows = np.flatnonzero(label_N == k)
+        rng(setup.seed, "folds", int(k)).shuffle(shuffled := rows.tolist())
+        fold_N[shuffled] = np.arange(len(rows)) % folds
+    wrong_N = np.zeros(len(label_N))
+    for fold in np.unique(fold_N):
+        out = fold_N == fold
+        chances = learnt(recipe, (own[~out], label_N[~out]), setup)
+        wrong_N[out] = chances(own[out]).argmax(1) != label_N[out]
+    count_K, wrong_K = (np.bincount(label_N, weights, setup.classes) for weights in (None, wrong_N))
+    return (wrong_K + 1) / (count_K + 2)
+
+
+def looked_at(recipe: GuessRecipe, image_NHWC: np.ndarray, setup: Setup) -> np.ndarray:
+    """What a classifier sees of pictures: their features, or themselves."""
+    return image_NHWC if recipe.features is None else seen(recipe.features, image_NHWC, setup.device)
+
+
+def learnt(
+    recipe: GuessRecipe,
+    known: tuple[np.ndarray, np.ndarray],
+    setup: Setup,
+    more: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Chances:
+    """A classifier of what ``looked_at`` gives.
+
+    Args:
+        known: things and their labels, int64.
+        more: others, with labels that were guessed.
+    """
+    if recipe.features is None:
+        given = None if more is None else (more[0], soft_labels(more[1], setup.classes))
+        own = known[0], soft_labels(known[1], setup.classes)
+        network = classifier.train(*own, recipe.classifier, setup.seed, given, setup.device)
+        return lambda image_NHWC: classifier.probabilities(network, image_NHWC)
+    f_MD, label_M = (np.concatenate(parts) for parts in zip(known, *([more] if more else []), strict=True))
+    fitted = Regression.of(f_MD, label_M)
+
+    def chances(f_ND: np.ndarray) -> np.ndarray:
+        p_NK = np.zeros((len(f_ND), setup.classes), np.float32)
+        p_NK[:, fitted.class_K] = fitted.chances(f_ND)
+        return p_NK
+
+    return chances
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from noiseweave.cluster.stages import Committed, Phase
 from noiseweave.cluster.units import Plan, Unit, UnitReport
 from noiseweave.engine.pictures import hashing
 from noiseweave.engine.records import Group, Location, Pair, Quarantined
-from noiseweave.jobs.augment import fusing, grouping, index, paired, pool, reading, worker, writing
+from noiseweave.jobs.augment import fusing, grouping, index, paired, pool, reading, subject, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.reference import Reference
 from noiseweave.jobs.augment.skipping import skip_failed
@@ -54,6 +54,7 @@ def run(
     skip_failed(task, book, "embed", outcomes["embed"], lambda unit: [found[int(unit)]])
     if outcomes["embed"].failed:
         return outcomes
+    subject.look(task, book, found)
     if unlabelled:
         outcomes |= _with_pool(task, len(found), list(unlabelled), book, s)
         if any(outcome.failed for outcome in outcomes.values()):

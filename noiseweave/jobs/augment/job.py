@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
-from noiseweave.jobs.augment import originals, packing
+from noiseweave.jobs.augment import originals, packing, subject
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN
@@ -37,6 +37,7 @@ def run(config: Config) -> int:
     found = [] if config.follow or source else _find("input", config.input)
     unlabelled = _pool(config)
     task = _task(config, output, found, source)
+    subject.known(config.model.name)  # refused now where it is damaged
     task = replace(task, pool_root=_root_of(unlabelled))
     if source is None:
         _check_apart(task, found, unlabelled.found)

@@ -11,6 +11,7 @@ import numpy as np
 
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.units import UnitReport
+from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs.reading.class_names import shown
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 NAMED = 10  # classes without a pair that the screen names
 UNLABELLED = "none"
+SINGLE, NO_PICTURE = "1 picture, a pair needs 2", "no picture of it was read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +92,18 @@ def of_windows(outcome: Outcome) -> Paired:
     )
 
 
-def fields(about: Paired, threshold: float, upper: float) -> Json:
-    """What report.json says of it."""
+def fields(about: Paired, recipe: PairingRecipe, classes: Sequence[str] = ()) -> Json:
+    """What report.json says of it.
+
+    Args:
+        classes: their names, where the input has them: those of which no picture was read are said, too.
+    """
+    threshold, upper = recipe.threshold, recipe.upper
     why = f"none selected: no similarity from {threshold} to {upper} (pairing.threshold, pairing.upper)"
+    known = about.pictures | {str(k): 0 for k in range(len(classes)) if str(k) not in about.pictures}
     without = {
-        name: "1 picture, a pair needs 2" if n == 1 else f"{n} pictures, {why}"
-        for name, n in about.pictures.items()
+        name: NO_PICTURE if not n else SINGLE if n == 1 else f"{n} pictures, {why}"
+        for name, n in known.items()
         if not about.used.get(name)
     }
     return {
@@ -117,11 +125,24 @@ def rows(report: JsonMapping, classes: Sequence[str]) -> list[tuple[str, str]]:
         out.append(("pairs per class", ", ".join(of_class)))
     if report["near_duplicates"]:
         out.append(("near-duplicates", f"{report['near_duplicates']} pairs left out (pairing.hash)"))
-    without = list(report["classes_without_pairs"].items())
+    every_without = report["classes_without_pairs"]
+    without = [(name, why) for name, why in every_without.items() if why != NO_PICTURE]
     out += [("without a pair", f"class {_shown(name, classes)}: {why}") for name, why in without[:NAMED]]
     if len(without) > NAMED:
         out.append(("", f"and {len(without) - NAMED} more classes, see report.json"))
+    empty = [_shown(name, classes) for name, why in every_without.items() if why == NO_PICTURE]
+    if empty:
+        more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
+        out.append(("without a picture", f"class {', '.join(empty[:NAMED])}{more}: none was read"))
     return out
+
+
+def why_none(report: JsonMapping) -> str:
+    """Why a run that did all its work has no pair."""
+    without = report.get("classes_without_pairs", {}).values()
+    if without and all(why in (SINGLE, NO_PICTURE) for why in without):
+        return "no class has the 2 pictures that a pair needs"
+    return "no pair was similar enough (pairing.threshold)"
 
 
 def _shown(name: str, classes: Sequence[str]) -> str:

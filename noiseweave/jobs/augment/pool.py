@@ -236,7 +236,14 @@ def _commit(book: Ledger, unit: Unit, result: Taken) -> Committed:
 
 
 def _say(task: Task, outcome: Outcome) -> None:
-    if not outcome.produced:
+    if outcome.produced:
+        return
+    if not outcome.tallies["pool"]["unsure"]:
+        again = outcome.tallies["pool"]["again"]
+        looks.warn(
+            f"pool: all its {again} pictures are the input's again; the labelled ones alone are paired"
+        )
+    else:
         surest = max(outcome.tallies["surest"], default="0")
         looks.warn(
             f"pool: no picture of it is as sure as guess.confidence={task.config.guess.confidence} "

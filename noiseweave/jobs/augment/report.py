@@ -21,7 +21,7 @@ from noiseweave.engine.pictures import images
 from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import index, packing, paired, pool, skipping, writing
+from noiseweave.jobs.augment import index, packing, paired, pool, skipping, subject, writing
 from noiseweave.jobs.augment.reference import above
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import GUESSED, ORIGINALS
@@ -54,6 +54,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
     report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
+    report |= subject.report(book)
     if index.POOLED in outcomes:
         report["pool"] = pool.report(outcomes[index.POOLED])
     storage.write_json(storage.join(task.output, "report.json"), report)
@@ -76,7 +77,7 @@ def _pairing(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Json:
         about = paired.Paired(**storage.read_json(plan)["paired"])
     else:
         return {}
-    return paired.fields(about, recipe.threshold, recipe.upper)
+    return paired.fields(about, recipe, task.classes)
 
 
 def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
@@ -229,7 +230,7 @@ def _why_none(report: Json) -> str:
         return "the model's safety checker flagged all"
     if report.get("rejected"):
         return "the gate rejected all (see quality)"
-    return "no picture was finite" if lost else "no pair was similar enough (pairing.threshold)"
+    return "no picture was finite" if lost else paired.why_none(report)
 
 
 def _folders(task: Task) -> list[str]:
@@ -242,6 +243,8 @@ def _folders(task: Task) -> list[str]:
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
+    for name, text in subject.rows(report["subject"]) if "subject" in report else ():
+        table.add_row(name, text)
     if report["broken_profiles"]:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     for name, text in pool.rows(report["pool"], task.classes) if "pool" in report else ():

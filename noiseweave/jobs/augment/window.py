@@ -25,7 +25,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.engine.pictures import hashing
 from noiseweave.engine.records import Group, Location, Quarantined
-from noiseweave.jobs.augment import fusing, grouping, paired, reading, worker, writing
+from noiseweave.jobs.augment import fusing, grouping, paired, reading, subject, worker, writing
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment.judge import Extract
 from noiseweave.jobs.augment.skipping import skip_failed
@@ -48,6 +48,7 @@ def run(task: Task, found: list[str], book: Ledger, s: Session) -> dict[str, Out
     """Do every window; a growing input is done in rounds, each with the windows that are whole by then."""
     recipe = task.config.pairing
     if not task.config.follow:
+        subject.look(task, book, found)
         outcome = do(task, found, windows(len(found), recipe, ended=True), book, s)
     else:
         outcome = _follow(task, book, s)

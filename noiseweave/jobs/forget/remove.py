@@ -298,3 +298,7 @@ def print_summary(config: Config, plan: Json) -> None:
         print("dry run: nothing was changed")
     else:
         print(f"{'removed' if plan['hits'] else 'noted'}; counts in {REPORT} in each folder")
+        if plan["hits"]:
+            print(
+                "folders that unpack made of these shards still have the pictures: unpack again with --overwrite"
+            )

@@ -26,6 +26,7 @@ Tally = tuple[str, str]
 
 PLACES = ("shards", ORIGINALS, GUESSED, "rejected", PACKED, PACKED_POOL, "")  # below an input
 ORIGINAL = re.compile(r"(?:original|guessed)-(\d+)\.(?:tar|jsonl)")
+UNPACKED = "unpack.json"  # lies in what unpack made
 UNSEARCHED = ("unreadable_tar", "truncated_tar", "duplicate_key", "bad_json")
 """What hides samples, or their lineage."""
 
@@ -86,6 +87,11 @@ def pieces(folders: Sequence[str]) -> list[Piece]:
             if name.endswith(".tar")
         ] + class_folders.found_in(folder)
         indices = index_files(folder)
+        if not found and not indices and storage.exists(storage.join(folder, UNPACKED)):
+            raise ValueError(
+                f"input {folder!r}: unpack made it, and forget changes shards and augment's folders alone; "
+                "forget in the shards that it was made of, then run unpack again with --overwrite"
+            )
         if not found and not indices:
             raise ValueError(
                 f"input {folder!r}: no .tar shards in it, in its shards, originals or rejected folder"

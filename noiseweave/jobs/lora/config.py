@@ -57,10 +57,10 @@ class BaseRecipe:
             Z-Image or Qwen-Image, made for inpainting or plain.
     """
 
-    name: str = "stabilityai/stable-diffusion-2-inpainting"
+    name: str
 
-    def __post_init__(self) -> None:
-        check(bool(self.name), "model.name", self.name, "a folder or a hub id")
+
+UNNAMED = BaseRecipe(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,7 @@ class Config:
     cache: str | None = field(default=None, metadata=ASIDE)
     log_every: int = 10
     seed: int = 0
-    model: BaseRecipe = field(default_factory=BaseRecipe, metadata=ASIDE)
+    model: BaseRecipe = field(default=UNNAMED, metadata=ASIDE)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     objective: LoraObjective = field(default_factory=LoraObjective)
     data: PictureRecipe = field(default_factory=PictureRecipe)
@@ -210,6 +210,11 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("input", "output"):
             check(bool(getattr(self, name).strip()), name, getattr(self, name), "a folder or URL")
+        if not self.model.name.strip():
+            raise ValueError(
+                "model.name: no model is named; give a folder that diffusers' save_pretrained wrote, or a hub id: "
+                "a Stable Diffusion 1, 2, XL or 3, FLUX.1, Z-Image or Qwen-Image"
+            )
         for name in ("steps", "batch", "accumulate", "log_every"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         check(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")

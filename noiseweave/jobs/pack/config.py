@@ -40,7 +40,7 @@ class Config:
         labels: folders numbers the sorted sub-folders that hold pictures, or takes the labels that the input
             has (sorted names are numbered too); none looks at no label and writes no .cls (a label in the .json
             of an input shard stays).
-        keep_labels: only samples of these class numbers, null for all.
+        keep_labels: only samples of these classes, by number or by name, null for all.
         renumber: number the kept classes anew, 0 for the first of keep_labels and so on; else they keep
             their numbers and classes.json stays whole.
         size: side in pixels; each picture is resized, its centre square kept; null keeps the bytes. Other
@@ -66,7 +66,7 @@ class Config:
     dataset: Literal["digits"] | None = None
     split: str | None = None
     labels: Literal["folders", "none"] = "folders"
-    keep_labels: tuple[int, ...] | None = None
+    keep_labels: tuple[int | str, ...] | None = None
     renumber: bool = False
     size: int | None = None
     image_format: Literal["png", "jpg", "webp"] | None = None
@@ -111,6 +111,15 @@ class Config:
         keep = self.keep_labels
         check(not self.renumber or keep is not None, "renumber", self.renumber, "needs keep_labels")
         if keep is not None:
-            whole = bool(keep) and min(keep) >= 0 and len(set(keep)) == len(keep)
-            check(whole, "keep_labels", list(keep), "class numbers from 0 on, each once")
+            numbers = all(label >= 0 if isinstance(label, int) else bool(label) for label in keep)
+            once = bool(keep) and len(set(keep)) == len(keep)
+            check(once and numbers, "keep_labels", list(keep), "class names, or numbers from 0 on, each once")
             check(self.labels != "none", "keep_labels", list(keep), "needs labels")
+
+    @property
+    def kept(self) -> tuple[int, ...] | None:
+        """The numbers of ``keep_labels``, whose names are looked up by now; None for all."""
+        if self.keep_labels is None:
+            return None
+        assert all(isinstance(label, int) for label in self.keep_labels), self.keep_labels
+        return tuple(label for label in self.keep_labels if isinstance(label, int))

@@ -177,7 +177,7 @@ def jobs(
         seen |= names_of(table, row)
         if is_mask(config, table, name_of(table, row)):
             continue  # it travels with its picture
-        if table.naming.wanted(config.keep_labels, value_of(table, row)):
+        if table.naming.wanted(config.kept, value_of(table, row)):
             yield table, keys.distinct(key_of(table, row)), row
         else:
             tally.left_out += 1

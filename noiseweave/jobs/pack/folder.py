@@ -140,7 +140,7 @@ def jobs(part: Part, config: Config, tally: Tally) -> Iterator[tuple[Part, folde
         label: Label = part.label
         if label is None and not part.naming.ignored:
             label = own_label(part.root, item, config)
-        if part.naming.wanted(config.keep_labels, label):
+        if part.naming.wanted(config.kept, label):
             yield part, item, part.prefix + key, label
         else:
             tally.left_out += 1

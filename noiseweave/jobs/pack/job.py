@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 from noiseweave.cluster import lock, shards, storage
@@ -21,6 +22,8 @@ from noiseweave.jobs.pack.samples import Source, Tally
 from noiseweave.jobs.reading import class_names as reading_class_names
 from noiseweave.jobs.reading import places
 
+NAMED = 20  # classes that a refusal names
+
 
 def run(config: Config) -> int:
     """Pack; 0 when something was packed, 1 when every picture had to be quarantined or was left out."""
@@ -28,6 +31,7 @@ def run(config: Config) -> int:
     kind = kind_of(config)
     check(config.split is None or kind in ("lmdb", "imagefolder"), "split", config.split, f"not for {kind}")
     found = shards.find(str(config.input)) if kind == "shards" else []
+    config = with_numbers(config, kind, output, found)
     source = opened(config, kind, output, found, tally)
     classes = class_names(config, source.classes)
     with lock.held(output):
@@ -84,9 +88,29 @@ def opened(config: Config, kind: str, output: str, found: Sequence[str], tally: 
     return sources[kind].source(config, root, tally)
 
 
+def with_numbers(config: Config, kind: str, output: str, found: Sequence[str]) -> Config:
+    """The config with the numbers of the classes that ``keep_labels`` names.
+
+    Raises:
+        ValueError: the input has no class of such a name, or one is given by name and by number.
+    """
+    keep = config.keep_labels or ()
+    if not any(isinstance(label, str) for label in keep):
+        return config
+    every = replace(config, keep_labels=None, renumber=False)
+    classes = list(opened(every, kind, output, found, pack_output.new_tally(every)).classes)
+    unknown = [label for label in keep if isinstance(label, str) and label not in classes]
+    have = ", ".join(classes[:NAMED]) + (f" and {len(classes) - NAMED} more" if len(classes) > NAMED else "")
+    check(
+        not unknown, "keep_labels", list(keep), f"the input's classes are {have or 'numbers, without names'}"
+    )
+    numbers = tuple(classes.index(label) if isinstance(label, str) else label for label in keep)
+    return replace(config, keep_labels=numbers)
+
+
 def class_names(config: Config, classes: Sequence[str]) -> list[str]:
     """What classes.json says: the input's names, in the order of their numbers in the shards."""
-    keep = config.keep_labels or ()
+    keep = config.kept or ()
     beyond = [n for n in keep if classes and n >= len(classes)]
     check(not beyond, "keep_labels", list(keep), f"the input's classes are 0 to {len(classes) - 1}")
     return [classes[n] for n in keep] if config.renumber and classes else list(classes)

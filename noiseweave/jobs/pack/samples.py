@@ -126,14 +126,14 @@ def held_out(config: Config, key: str, content: bytes) -> bool:
 
 def wanted(config: Config, label: object) -> bool:
     """Whether samples of a label are kept."""
-    return config.keep_labels is None or label in config.keep_labels
+    return config.kept is None or label in config.kept
 
 
 def renumbered(config: Config, label: int | None) -> int | None:
     """The number that a label gets in the shards."""
     if config.labels == "none" or label is None:
         return None
-    return config.keep_labels.index(label) if config.renumber and config.keep_labels else label
+    return config.kept.index(label) if config.renumber and config.kept else label
 
 
 def picture(config: Config, data: bytes) -> tuple[str, bytes]:

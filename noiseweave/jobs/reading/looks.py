@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from noiseweave.cluster import shards, storage
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.reading import shard_pictures
 from noiseweave.jobs.reading.places import Place
 
 MOST = 32  # pictures that are looked at
 SHARDS = 8  # shards that are opened for it
+OPENED = 32  # shards that are opened for the pictures themselves
 LARGE = 2  # so many times a model's side, and a picture is much larger than what it draws
 
 
@@ -79,6 +83,22 @@ def _some_of(url: str, most: int) -> list[bytes]:
         return storage.read_ranges(url, [(m.offset, m.size) for m in members]) if members else []
     except OSError:  # the job itself meets it again, and names the shard
         return []
+
+
+def some(
+    found: Sequence[str], most: int, side: int, channels: int, max_pixels: int = images.MAX_PIXELS
+) -> np.ndarray:
+    """About so many good pictures, evenly spread over OPENED of these shards: uint8 [N, side, side, channels]."""
+    chosen = [found[i] for i in spread(len(found), OPENED)]
+    out: list[np.ndarray] = []
+    for url in chosen:
+        try:
+            places, _ = shards.locate(url)
+            wanted = [places[i] for i in spread(len(places), -(-most // len(chosen)))]
+            out += shard_pictures.read(wanted, side, channels, max_pixels)[0].values()
+        except OSError:  # the job itself meets it again, and names the shard
+            continue
+    return shard_pictures.stacked(dict(enumerate(out)), side, channels)
 
 
 def look_at_places(places: Sequence[Place], max_pixels: int = images.MAX_PIXELS) -> Look | None:

@@ -139,6 +139,17 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
         yield {"label": "Images read", "value": report.get("images"), "note": ""}
         yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
         yield _inversions(report)
+        if subject := report.get("subject"):
+            note = (
+                f"to the nearest kind of its photographs; others of its subject {subject['of_held_out']:.2f}"
+            )
+            far = subject.get("far") is True
+            yield {
+                "label": "Cosine to the model's subject",
+                "value": f"{subject['cosine']:.2f}",
+                "note": f"far, expect texture: {note}" if far else note,
+                "bad": far,
+            }
     elif job == "inpaint":
         note = f"{report['copied']} copied" if report.get("copied") else ""
         yield {"label": "Pictures read", "value": report.get("pictures"), "note": note}

@@ -91,12 +91,17 @@ def objects_in(value: object) -> list[JsonMapping]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
+def _subject(value: object) -> bool:
+    return isinstance(value, dict) and finite(value.get("cosine")) and finite(value.get("of_held_out"))
+
+
 FIELDS: dict[str, Callable[[object], bool]] = {
     "config": _config,
     "read_from": _texts,
     "quarantined": _counts,
     "failed": lambda value: isinstance(value, dict),
     "phases": _phases,
+    "subject": _subject,
     "seconds": finite,
     "sampler": lambda value: isinstance(value, str),
     "network_evaluations_per_picture": finite,

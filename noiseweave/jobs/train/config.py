@@ -39,6 +39,7 @@ ALIASES = {
 OWNED = (
     "model_index.json",
     "noiseweave.json",
+    "training_features.safetensors",
     "unet",
     "vqvae",
     "scheduler",

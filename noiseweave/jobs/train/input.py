@@ -50,6 +50,8 @@ def survey(config: Config) -> Source:
 def _source(
     config: Config, tables: tuple[Shard, ...], bad: list[Quarantined], labels: Counter[int | None]
 ) -> Source:
+    from noiseweave.engine.networks import base_models
+
     classes = _classes(config, labels)
     content = hashlib.sha256(b"".join(part for t in tables for part in t.parts)).hexdigest()[:16]
     identity: Json = {"samples": sum(t.count for t in tables), "classes": classes, "content": content}
@@ -58,7 +60,7 @@ def _source(
         identity["init_hash"] = start.fingerprint(config)
     elif config.model.vae is not None:
         start.build(config, source)  # VAE, latents and network fit each other, or this says what does not
-        identity["model.vae_hash"] = _encoder_hash(config.model.vae)
+        identity["model.vae_hash"] = base_models.encoder_hash(config.model.vae)
     return replace(source, identity=identity)
 
 
@@ -108,13 +110,6 @@ def _classes(config: Config, labels: Counter[int | None]) -> int:
     ok = config.model.classes == 0 or highest < config.model.classes
     check(ok, "model.classes", config.model.classes, f"more than {highest}, the highest label in the input")
     return config.model.classes
-
-
-def _encoder_hash(name: str) -> str:
-    from noiseweave.engine.networks import facts, pretrained
-
-    folder = pretrained.find(name, facts.BASE_FILES)
-    return pretrained.hash_files(sorted(folder.rglob("*.safetensors")))
 
 
 # latents: a shard of pictures -> a shard of their latents, once for all epochs

@@ -41,7 +41,7 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
     from noiseweave.cluster.session import session
     from noiseweave.jobs.reading import looks
     from noiseweave.jobs.train import input as train_input
-    from noiseweave.jobs.train import report, start
+    from noiseweave.jobs.train import report, start, subject
 
     identity = identity_of(config, job="train", **source.identity)
     known = check_run(config.output, identity, config.overwrite, OWNED)
@@ -60,6 +60,8 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
         source = train_input.write_own(source)
         report.quarantine(config, source.bad)
         failure = _train(config, source, s)
+        if not failure:
+            subject.write(config, source, s)
     counts = report.quarantine(config, [])
     print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
     last = report.last(config)

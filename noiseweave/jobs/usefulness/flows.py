@@ -1,4 +1,4 @@
-"""The flows of ``evaluate usefulness``: prior, see, guess, tune, make, score. Only score reads the test set."""
+"""The flows of ``evaluate usefulness``: encode, prior, see, guess, tune, make, score. Only score reads the test set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from noiseweave.cluster import pipeline, stages, storage
 from noiseweave.cluster.arrays import array, npy
@@ -17,13 +19,12 @@ from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
 from noiseweave.cluster.stages import Committed
 from noiseweave.cluster.units import Plan, Unit, UnitReport
-from noiseweave.engine.judging.recipes import ClassifierRecipe
 from noiseweave.engine.records import Json, JsonMapping, Quarantined
-from noiseweave.engine.usefulness import comparison, generators, guesses
+from noiseweave.engine.usefulness import comparison, generators, guesses, making
 from noiseweave.engine.usefulness.data import Added, Pictures, Setup, few_of
 from noiseweave.engine.usefulness.recipes import Method
 from noiseweave.jobs.reading import shard_pictures
-from noiseweave.jobs.usefulness.config import Config, made_tag, tag
+from noiseweave.jobs.usefulness.config import Config, made_tag
 from noiseweave.jobs.usefulness.task import Task
 
 SEEN = 512  # pictures of the pool that one unit takes features of
@@ -88,6 +89,8 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
     config = task.config
     steps: list[tuple[str, Sequence[tuple]]] = []
     if task.drawing and config.protocol == "prior":
+        if config.generator.vae is not None:
+            steps.append(("encode", [(start,) for start in _starts(task)]))
         steps.append(("prior", [("prior",)]))
     places = sorted(task.few)
     if task.guessing:
@@ -101,9 +104,10 @@ def run(task: Task, book: Ledger, s: Session) -> dict[str, Outcome]:
         (
             "score",
             [
-                (*place, tag(config, name), seed)
+                task.scored(*place, name, classifier, seed)
                 for place in places
                 for name in config.methods
+                for classifier in config.classifiers
                 for seed in range(config.seeds)
             ],
         )
@@ -124,7 +128,12 @@ def _flow(name: str, units: Sequence[tuple], task: Task, book: Ledger, s: Sessio
         noun="classifiers" if name == "score" else "sets",
         patience=DAY,
     )
-    return pipeline.run(Plan.of(units, ["-".join(map(str, unit)) for unit in units]), phase, book, s)
+    return pipeline.run(Plan.of(units, [id_of(unit) for unit in units]), phase, book, s)
+
+
+def id_of(unit: tuple) -> str:
+    """The name of a unit in the ledger."""
+    return "-".join(map(str, unit))
 
 
 def _maker(name: str, task: Task, book: Ledger) -> Callable[[tuple], Done]:
@@ -138,8 +147,23 @@ def _setup(task: Task, device: str) -> Setup:
     return Setup(classes=task.classes, seed=c.seed, flip=c.flip, device=device)
 
 
+def _encode(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
+    image_NHWC = task.data["input"].image_NHWC[unit[0] : unit[0] + SEEN]
+    x_VNCHW = generators.views(task.config.generator, image_NHWC, _setup(task, device))
+    return Done(files={f"latents-{unit[0]}.npy": npy(x_VNCHW.numpy())})
+
+
+def _latents(task: Task, book: Ledger) -> Tensor | None:
+    """The pool's latents; None of a generator of pixels."""
+    if task.config.generator.vae is None:
+        return None
+    parts = [array(storage.read(book.path(f"latents-{start}.npy"))) for start in _starts(task)]
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
 def _prior(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
-    data = generators.train_prior(task.data["input"], task.config.generator, _setup(task, device))
+    seen_VNCHW = _latents(task, book)
+    data = generators.train_prior(task.data["input"], task.config.generator, _setup(task, device), seen_VNCHW)
     return Done(files={"prior.safetensors": data})
 
 
@@ -161,7 +185,7 @@ def _guess(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
         seen_ND = np.concatenate(
             [array(storage.read(book.path(f"seen-{start}.npy"))) for start in _starts(task)]
         )
-    guessed = guesses.guess_labels(few, pool.image_NHWC, c.guess, _judge(c), _setup(task, device), seen_ND)
+    guessed = guesses.guess_labels(few, pool.image_NHWC, c.guess, _setup(task, device), seen_ND)
     right = (
         (guessed.label_N == pool.label_N) & (guessed.label_N >= 0) & (pool.label_N >= 0)
     )  # for the report alone
@@ -177,34 +201,22 @@ def _guessed_pool(task: Task, book: Ledger, place: tuple) -> Pictures:
 
 def _tune(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     c, few = task.config, task.few[unit]
-    pool, start = None, None
+    pool, start, seen_VNCHW = None, None, None
     if c.protocol == "prior":
         pool, start = _guessed_pool(task, book, unit), storage.read(book.path("prior.safetensors"))
-    data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device))
+        seen_VNCHW = _latents(task, book)
+    data = generators.tune_generator(few, pool, start, c.generator, _setup(task, device), seen_VNCHW)
     return Done(files={f"tuned-{unit[0]}-{unit[1]}.safetensors": data})
-
-
-def _judge(config: Config) -> ClassifierRecipe:
-    """The classifier that guesses: that of the methods, with affine augmentation."""
-    return replace(config.classifier, classical=("flip", "affine") if config.flip else ("affine",))
 
 
 def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
     k, subset, tagged = unit
     c, method, few = task.config, task.making[tagged], task.few[k, subset]
     guessed = _guessed_pool(task, book, (k, subset)) if method.guesses else None
-    parents = comparison.parents_of(method, few, guessed)
-    if method.made == "blend":
-        added = comparison.mix_pixels(method, parents, task.classes, c.seed)
-    elif method.made == "pseudo_labels":
-        assert guessed is not None
-        added = comparison.pseudo_labels(guessed, task.classes)
-    else:
-        weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors"))
-        added = comparison.make_pictures(method, few, parents, weights, c.generator, _setup(task, device))
-    if method.keep_parents:
-        assert guessed is not None
-        added = comparison.joined(comparison.pseudo_labels(guessed, task.classes), added)
+    setup = _setup(task, device)
+    of = making.sources(method, few, guessed, c.guess, setup)
+    weights = storage.read(book.path(f"tuned-{k}-{subset}.safetensors")) if method.drawn else None
+    added = making.make(method, of, (c.generator, weights), setup)
     buffer = io.BytesIO()
     np.savez(buffer, image=added.image_MHWC, p=added.p_MK)
     files = {f"made/{k}-{subset}-{tagged}.npz": buffer.getvalue()}
@@ -212,11 +224,16 @@ def _make(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
 
 
 def _score(task: Task, book: Ledger, device: str, unit: tuple) -> Done:
-    k, subset, tagged, seed = unit
-    c, method, few = task.config, task.method(tagged), task.few[k, subset]
+    k, subset, tagged, classifier, _, seed = unit
+    method, few = task.method(tagged), task.few[k, subset]
     added = None if method.made == "none" else read_made(book, k, subset, method)
     right = comparison.score_method(
-        method, few, added, task.data["test"], c.classifier, replace(_setup(task, device), seed=seed)
+        method,
+        few,
+        added,
+        task.data["test"],
+        task.classifier(classifier),
+        replace(_setup(task, device), seed=seed),
     )
     return Done(extra={"accuracy": right})
 
@@ -228,7 +245,15 @@ def read_made(book: Ledger, per_class: int, subset: int, method: Method) -> Adde
         return Added(image_MHWC=arrays["image"], p_MK=arrays["p"], rejected={})
 
 
-COMPUTE = {"prior": _prior, "see": _see, "guess": _guess, "tune": _tune, "make": _make, "score": _score}
+COMPUTE = {
+    "encode": _encode,
+    "prior": _prior,
+    "see": _see,
+    "guess": _guess,
+    "tune": _tune,
+    "make": _make,
+    "score": _score,
+}
 
 
 def _commit(book: Ledger, name: str, unit: Unit, done: Done) -> Committed:

@@ -1,6 +1,7 @@
 """``noiseweave evaluate usefulness``: do the made pictures help a classifier of few labelled ones?
 
-Six flows: prior (the generator on the unlabelled pool), see (features of the pool's pictures, where they are guessed by
+Seven flows: encode (the pool's latents, where the generator works on a VAE's), prior (the generator on the unlabelled
+pool), see (features of the pool's pictures, where they are guessed by
 them), guess (what they may be), tune (the generator learns the labels of the few), make (what each method adds), score
 (classifiers, each trained on one worker). Only score ever reads the test set.
 """
@@ -10,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
 from noiseweave.engine.records import Json, JsonMapping
-from noiseweave.jobs.usefulness import task as usefulness_task
 from noiseweave.jobs.usefulness.config import OWNED, Config
+from noiseweave.jobs.usefulness.task import Task
 
 SMALLEST, LARGEST = 8, 32  # sides that are taken by themselves: many classifiers are trained
+LARGEST_LATENT = 64  # of a generator of latents
 
 
 def run(config: Config) -> int:
@@ -27,6 +30,7 @@ def run(config: Config) -> int:
     from noiseweave.cluster import ledger, shards, storage
     from noiseweave.cluster.session import session
     from noiseweave.engine.features import spaces
+    from noiseweave.engine.usefulness import finetuned
     from noiseweave.jobs.reading import looks
     from noiseweave.jobs.usefulness import flows, report
 
@@ -35,6 +39,9 @@ def run(config: Config) -> int:
     output = storage.absolute(config.output)
     if config.guess.features is not None:
         spaces.check_here(config.guess.features)
+    for name, choice in config.classifiers.items():
+        if choice.pretrained is not None:
+            finetuned.check_here(name)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
     config, unlike = settled(config, sides["input"])
     with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:
@@ -44,7 +51,9 @@ def run(config: Config) -> int:
             (k, n): flows.choose(config, data, k, n) for k in config.per_class for n in range(config.subsets)
         }
         classes = int(data["input"].label_N.max()) + 1
-        task = usefulness_task.Task(config=config, data=data, few=few, classes=classes)
+        side = shards.digest(sides["test"])[:8]
+        task = Task(config=config, data=data, few=few, classes=classes, side=side)
+        check_generator(task)
         with session(config.cluster) as s:
             outcomes = flows.run(task, book, s)
         failed = {name: o.failed for name, o in outcomes.items() if o.failed}
@@ -69,11 +78,35 @@ def settled(config: Config, found: Sequence[str]) -> tuple[Config, str | None]:
         raise ValueError(
             f"input {config.input!r}: none of the pictures looked at opens; give size and channels"
         )
-    multiple = 1 << (len(config.generator.unet.channels) - 1)
-    side = max(min(*seen.middle, LARGEST) // multiple, -(-SMALLEST // multiple)) * multiple
+    multiple = (1 << (len(config.generator.unet.channels) - 1)) * _pixels_of_a_latent(config)
+    largest = LARGEST if config.generator.vae is None else LARGEST_LATENT
+    side = max(min(*seen.middle, largest) // multiple, -(-SMALLEST // multiple)) * multiple
     config = replace(config, size=config.size or side, channels=config.channels or seen.channels)
     print(f"the pictures are {seen}: size={config.size}, channels={config.channels}", flush=True)
     return config, None
+
+
+def _pixels_of_a_latent(config: Config) -> int:
+    """On its side; 1 of a generator of pixels."""
+    from noiseweave.engine.networks import base_models, latents
+
+    vae = config.generator.vae
+    return 1 if vae is None else latents.vae_scale_factor(base_models.encoder_config(vae))
+
+
+def check_generator(task: Task) -> None:
+    """Raise ValueError, one line, where there can be no such generator of these pictures."""
+    from noiseweave.engine.usefulness import generators
+    from noiseweave.engine.usefulness.data import Setup
+
+    c = task.config
+    if not task.drawing:
+        return
+    check(c.generator.vae is None or c.channels == 3, "channels", c.channels, "3 with generator.vae")
+    try:
+        generators.built(c.generator, Setup(classes=task.classes, seed=0), c.size, c.channels)
+    except ValueError as e:
+        raise ValueError(f"generator: {e}") from None
 
 
 def without_pool(config: Config) -> Config:
@@ -81,14 +114,16 @@ def without_pool(config: Config) -> Config:
     needs = [name for name, m in config.methods.items() if m.guesses]
     if needs:
         print(f"closed protocol, which sees no pool: left out {', '.join(needs)}")
-    return replace(config, methods={name: m for name, m in config.methods.items() if name not in needs})
+    kept = {name: m for name, m in config.methods.items() if name not in needs}
+    return replace(config, methods=kept, only=())
 
 
 def identity(config: Config, sides: Mapping[str, Sequence[str]]) -> JsonMapping:
     """What the figures depend on."""
     from noiseweave.cluster import shards
+    from noiseweave.engine.networks import base_models
 
-    known: Json = {"job": "usefulness"}
-    for name, found in sides.items():
-        known[name] = shards.digest(found)
+    known: Json = {"job": "usefulness", "input": shards.digest(sides["input"])}
+    if config.generator.vae is not None:
+        known["generator.vae_hash"] = base_models.encoder_hash(config.generator.vae)
     return identity_of(config, **known)

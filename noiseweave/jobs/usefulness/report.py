@@ -16,8 +16,8 @@ from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json, Quarantined
 from noiseweave.engine.usefulness.comparison import mean_interval
 from noiseweave.jobs import outputs
-from noiseweave.jobs.usefulness.config import made_tag, tag
-from noiseweave.jobs.usefulness.flows import read_made
+from noiseweave.jobs.usefulness.config import made_tag
+from noiseweave.jobs.usefulness.flows import id_of, read_made
 from noiseweave.jobs.usefulness.task import Task
 
 ROWS, COLUMNS = 4, 10  # of a sheet
@@ -35,7 +35,10 @@ def finish(
             print(f"failed: {name} {unit}: {error}")
     if failed:
         return
-    tables = {k: table(task, book, k) for k in task.config.per_class}
+    tables = {
+        classifier: {k: table(task, book, k, classifier) for k in task.config.per_class}
+        for classifier in task.config.classifiers
+    }
     guesses = {k: _guessed(book, k) for k in task.config.per_class}
     figures = {
         "noiseweave": __version__,
@@ -53,15 +56,15 @@ def finish(
     print(f"wrote {storage.join(output, 'usefulness.md')}, .json, .png and sheets/")
 
 
-def table(task: Task, book: Ledger, per_class: int) -> list[Json]:
+def table(task: Task, book: Ledger, per_class: int, classifier: str) -> list[Json]:
     """A row for each method: accuracy and what it is over the best method without made pictures, in per cent."""
-    scores = _accuracies(task, book, per_class)
+    scores = {name: 100 * a_SN for name, a_SN in _accuracies(task, book, per_class, classifier).items()}
     plain = [name for name, m in task.config.methods.items() if m.made == "none"]
     best = max(plain, key=lambda name: float(np.mean(scores[name])))
     rows = []
-    for name, values in scores.items():
-        mean, half = mean_interval([100 * v for v in values])
-        gain, gain_half = mean_interval([100 * (v - w) for v, w in zip(values, scores[best], strict=True)])
+    for name, value_SN in scores.items():
+        mean, half = mean_interval(value_SN.tolist())
+        gain, gain_half = mean_interval((value_SN - scores[best]).tolist())
         seconds = _seconds(task, book, per_class, name)
         rows.append(
             {
@@ -83,16 +86,16 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 2)
 
 
-def _accuracies(task: Task, book: Ledger, per_class: int) -> dict[str, list[float]]:
-    """Method -> an accuracy for each subset and seed, in one order."""
+def _accuracies(task: Task, book: Ledger, per_class: int, classifier: str) -> dict[str, np.ndarray]:
+    """Method -> the accuracy of each subset's classifier of each seed, [subsets, seeds]."""
     found = {r["id"]: r["extra"]["accuracy"] for r in book.records("score")}
     c = task.config
+
+    def accuracy(name: str, subset: int, seed: int) -> float:
+        return found[id_of(task.scored(per_class, subset, name, classifier, seed))]
+
     return {
-        name: [
-            found[f"{per_class}-{n}-{tag(c, name)}-{seed}"]
-            for n in range(c.subsets)
-            for seed in range(c.seeds)
-        ]
+        name: np.array([[accuracy(name, n, seed) for seed in range(c.seeds)] for n in range(c.subsets)])
         for name in c.methods
     }
 
@@ -131,16 +134,25 @@ def _counts(task: Task, book: Ledger, per_class: int, name: str) -> Json:
     return {"added": 0, "rejected": {}}
 
 
-def page(task: Task, tables: Mapping[int, list[Json]], guesses: Mapping[int, str]) -> Iterator[str]:
+Tables = Mapping[str, Mapping[int, list[Json]]]
+"""Classifier -> labelled pictures a class -> rows."""
+
+
+def page(task: Task, tables: Tables, guesses: Mapping[int, str]) -> Iterator[str]:
     """The tables as Markdown."""
     c = task.config
+    over = "choices" if c.subsets > 1 else "classifiers"
     yield (
         f"Protocol {c.protocol}; {len(task.data['test'].label_N)} test pictures of {c.size} x {c.size}; "
-        f"{c.subsets} choice(s) of the few x {c.seeds} classifiers of {c.classifier.steps} steps; accuracy in per cent "
-        "with 95 % intervals; gain is paired, over the best method without made pictures (bold)."
+        f"{c.subsets} choice(s) of the few x {c.seeds} classifiers; accuracy in per cent with 95 % intervals over the "
+        f"{over}; gain is paired, over the best method without made pictures (bold)."
     )
-    for k, rows in tables.items():
-        yield f"\n{k} labelled pictures a class.{guesses[k]}\n"
+    for classifier, k, rows in _each(tables):
+        what = "from nothing" if c.classifiers[classifier].pretrained is None else "fine-tuned"
+        yield (
+            f"\n{classifier} ({what}, {c.classifiers[classifier].steps} steps), {k} labelled pictures a class."
+            f"{guesses[k]}\n"
+        )
         yield "| Method | Added | Rejected | Accuracy | Gain | Hours | Gain an hour |"
         yield "| --- " * 7 + "|"
         for r in sorted(rows, key=lambda r: -r["accuracy"]):
@@ -159,15 +171,23 @@ def _within(half: float | None) -> str:
     return "" if half is None else f" +- {half:.2f}"
 
 
-def plot(tables: Mapping[int, list[Json]]) -> bytes:
-    """Accuracies with their intervals, a panel for each number of labelled pictures: PNG."""
+def _each(tables: Tables) -> Iterator[tuple[str, int, list[Json]]]:
+    """(classifier, labelled pictures a class, rows) of each table."""
+    for classifier, of in tables.items():
+        for k, rows in of.items():
+            yield classifier, k, rows
+
+
+def plot(tables: Tables) -> bytes:
+    """Accuracies with their intervals, a row of panels for each classifier, one for each number of pictures: PNG."""
     from matplotlib.figure import Figure
 
-    most = max(len(rows) for rows in tables.values())
-    figure = Figure(figsize=(5.2 * len(tables), 1.2 + 0.32 * most), layout="constrained")
-    for axes, (k, rows) in zip(
-        np.atleast_1d(figure.subplots(1, len(tables), squeeze=False)[0]), tables.items(), strict=True
-    ):
+    wide = max(len(of) for of in tables.values())
+    most = max(len(rows) for _, _, rows in _each(tables))
+    size = 5.2 * wide, len(tables) * (1.2 + 0.32 * most)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(tables), wide, squeeze=False)
+    for axes, (classifier, k, rows) in zip(panels.flat, _each(tables), strict=True):
         ordered = sorted(rows, key=lambda r: r["accuracy"])
         best = next(r for r in rows if r["reference"])
         half = best["half"] or 0.0
@@ -176,7 +196,7 @@ def plot(tables: Mapping[int, list[Json]]) -> bytes:
             colour = "tab:blue" if r["added"] else "0.35"
             axes.errorbar(r["accuracy"], y, xerr=r["half"] or 0.0, fmt="o", color=colour, capsize=3)
         axes.set_yticks(range(len(ordered)), [r["method"] for r in ordered])
-        axes.set_title(f"{k} a class")
+        axes.set_title(f"{classifier}, {k} a class")
         axes.set_xlabel("test accuracy, %")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})

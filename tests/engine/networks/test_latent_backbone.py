@@ -239,6 +239,8 @@ def test_a_class_conditional_network_is_told_labels_with_guidance(tmp_path):
         model.conditioned(model.labels(labels), 3.0)(x, t), expected, rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(model.denoise(x, t), unconditional, rtol=1e-4, atol=1e-4)
+    outside = model.conditioned(model.labels(labels), 3.0, (0.0, 0.5))(x, t)  # sigma is 0.7 at 500
+    torch.testing.assert_close(outside, told, rtol=1e-4, atol=1e-4)
     mixed = model.labels([2, 0]).mixed([[(0, 0.25), (1, 0.75)]])
     assert mixed.weight_PK.tolist() == [[0.75, 0, 0.25, 0, 0]]
 

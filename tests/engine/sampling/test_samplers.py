@@ -181,6 +181,48 @@ def test_guidance_moves_away_from_the_null_class_in_one_call_and_1_needs_no_null
     assert means[0.0] == pytest.approx([0.4, 0.4], abs=0.03)
 
 
+GUIDED = [
+    ("ddpm", "ddim"),
+    ("ddpm", "dpm-solver++"),
+    ("flow", "euler"),
+    ("flow", "heun"),
+    ("linear_mixing", "euler"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), GUIDED)
+def test_outside_the_interval_of_guidance_there_is_no_null_half(kind, name):
+    """The rows of each call tell: 2 pictures, doubled where sigma is within."""
+
+    def drawn(guidance, *interval):
+        model = model_of(kind, classes=4)
+        more = {"guidance_interval": interval} if interval else {}
+        recipe = SamplerRecipe(name=name, steps=20, guidance=guidance, **more)
+        return samplers.draw(model, range(2), torch.tensor([1, 3]), recipe, 0).image_BHWC, model.network
+
+    plain, _ = drawn(1.0)
+    everywhere, _ = drawn(2.0)
+    nowhere, network = drawn(2.0, 0.501, 0.501)
+    assert set(network.rows) == {2}
+    np.testing.assert_array_equal(nowhere, plain)
+    whole, network = drawn(2.0, 0.0, 1.0)
+    assert set(network.rows) == {4}
+    np.testing.assert_array_equal(whole, everywhere)
+    middle, network = drawn(2.0, 0.2, 0.8)
+    a = network.alpha_bar
+    sigmas = [(1 - a[int(t)]).sqrt() if kind == "ddpm" else t / 1000 for t in network.times]
+    assert network.rows == [2 + 2 * (0.2 <= float(s) <= 0.8) for s in sigmas]
+    assert set(network.rows) == {2, 4}
+    assert np.abs(middle.astype(int) - plain).max() > 3
+    assert np.abs(middle.astype(int) - everywhere).max() > 3
+
+
+@pytest.mark.parametrize("interval", [(0.8, 0.2), (-0.1, 1.0), (0.0, 1.5)])
+def test_an_interval_that_is_none_is_refused(interval):
+    with pytest.raises(ValueError, match=r"sampler\.guidance_interval=\(.*0 to 1, the lower end first"):
+        SamplerRecipe(guidance_interval=interval)
+
+
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, n, _ in CASES if n != "dopri5"])
 def test_beliefs_are_clean_pictures_and_the_last_is_the_picture(kind, name):
     drawn = samplers.draw(model_of(kind), range(2), None, SamplerRecipe(name=name, steps=20), 0, kept=5)

@@ -7,7 +7,9 @@ import pytest
 from augments import BASE, digits, report, write_shard
 from flows import inline
 
+from noiseweave.engine.pairing.recipes import PairingRecipe
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.augment import paired
 
 WINDOW = ("--pairing.scope", "window", "--pairing.window", "2", "--pairing.overlap", "0")
 
@@ -22,7 +24,8 @@ def source(tmp_path):
     some[keep[-1]] = np.zeros_like(pictures[0])
     rows = [(f"d{i:02d}", {"png": images.encode(p), "cls": str(labels[i]).encode()}) for i, p in some.items()]
     write_shard(tmp_path / "in/shards/s.tar", rows)
-    (tmp_path / "in/classes.json").write_text(json.dumps(["zero", "one", "two", "three"]))
+    names = ["zero", "one", "two", "three", "four"]
+    (tmp_path / "in/classes.json").write_text(json.dumps(names))
     return tmp_path / "in/shards"
 
 
@@ -43,6 +46,38 @@ def test_pictures_used_pairs_of_each_class_and_classes_without_one_are_said(scop
     assert f"zero {counts['0']}, one {counts['1']}" in screen
     assert "class two: 1 picture, a pair needs 2" in screen
     assert "class three: 2 pictures, none selected" in screen
+    assert found["classes_without_pairs"]["4"] == "no picture of it was read"
+    assert "without a picture class four: none was read" in screen
+
+
+@pytest.mark.parametrize("scope", [(), WINDOW], ids=["dataset", "window"])
+def test_where_every_class_has_one_picture_that_is_why_there_is_none(scope, tmp_path, capsys):
+    pictures, labels = digits()
+    first = [int(np.flatnonzero(labels == y)[0]) for y in (0, 1)]
+    rows = [(f"d{i}", {"png": images.encode(pictures[i]), "cls": b"%d" % labels[i]}) for i in first]
+    write_shard(tmp_path / "in/s.tar", [*rows, ("torn", {"png": b"torn", "cls": b"2"})])
+    (tmp_path / "in/classes.json").write_text(json.dumps(["zero", "one", "two"]))
+    out = tmp_path / "out"
+    assert inline("augment", *BASE, "--input", tmp_path / "in", "--output", out, *scope) == 0
+    found, screen = report(out), " ".join(capsys.readouterr().out.split())
+    assert found["classes_without_pairs"] == {
+        "0": "1 picture, a pair needs 2",
+        "1": "1 picture, a pair needs 2",
+        "2": "no picture of it was read",
+    }
+    assert found["quarantined"] == {"not_an_image": 1}
+    assert "class zero: 1 picture, a pair needs 2" in screen
+    assert "contact sheet none: no class has the 2 pictures that a pair needs" in screen
+
+
+def test_many_classes_without_a_picture_are_one_row():
+    about = paired.Paired(pictures={"3": 2}, used={"3": 2}, pairs={"3": 1}, most_uses=1)
+    names = [f"n{i}" for i in range(40)]
+    known = {"images": 2, **paired.fields(about, PairingRecipe(), names)}
+    assert len(known["classes_without_pairs"]) == 39
+    (row,) = [text for name, text in paired.rows(known, names) if name == "without a picture"]
+    assert row.startswith("class n0, n1, n2, n4, ")
+    assert row.endswith("n10 and 29 more: none was read")
 
 
 def test_the_same_picture_twice_is_no_pair(source, tmp_path):

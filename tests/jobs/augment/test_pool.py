@@ -232,6 +232,17 @@ def test_nothing_sure_enough_and_a_class_of_one_are_told_and_the_rest_goes_on(pl
     assert not (output / "guessed").exists()
 
 
+def test_a_pool_of_the_labelled_pictures_is_left_out_counted_and_said(places, tmp_path, capsys):
+    image_N, _ = pictures(24)
+    write_shard(tmp_path / "pool/p.tar", [(f"p{i}", {"png": images.encode(image_N[i])}) for i in range(24)])
+    output = tmp_path / "o"
+    assert inline("augment", *words(places, output, "--pool", tmp_path / "pool")) == 0
+    said = capsys.readouterr()
+    assert "pool: all its 24 pictures are the input's again; the labelled ones alone are paired" in said.err
+    assert "24 pictures; 0 not sure enough, 24 are pictures of the input again" in " ".join(said.out.split())
+    assert report(output)["pool"] == {"pictures": 24, "guessed": {}, "unsure": 0, "again": 24}
+
+
 def test_the_labels_of_a_pool_are_passed_over(places, tmp_path, run):
     """Every picture of the pool says that it is of class 0."""
     image_N, _ = pictures(100)

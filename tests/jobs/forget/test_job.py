@@ -373,5 +373,22 @@ def test_what_inpaint_made_of_a_picture_in_a_shard(tmp_path):
     assert json.loads((tmp_path / "o/report.json").read_text())["restored"] == 6
 
 
+def test_what_unpack_made_is_not_reached_and_that_is_said(here, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    assert job("unpack", here / "one", "--output", folder) == 0
+    before = files(folder)
+    with pytest.raises(SystemExit) as stop:
+        job("forget", "--input", folder, "--key", "p05")
+    assert stop.value.code == 2
+    line = error_line(capsys.readouterr().err)
+    assert f"input '{folder}': unpack made it" in line
+    assert "run unpack again with --overwrite" in line
+    assert job("forget", "--input", here / "one", "--key", "p05") == 0
+    assert "folders that unpack made of these shards still have the pictures" in capsys.readouterr().out
+    assert files(folder) == before
+    assert job("unpack", here / "one", "--output", folder, "--overwrite") == 0
+    assert holding(folder, "p05") == set()
+
+
 def test_a_request_says_nothing_of_the_key():
     assert "ann" not in json.dumps(config.Config(input="x", key="ann").request)

@@ -83,6 +83,30 @@ def test_labels_are_filtered_and_numbered_anew_on_request(twelve, tmp_path):
         run(twelve, tmp_path / "beyond", keep_labels=(5,))
 
 
+def test_classes_are_kept_by_name_as_by_number(twelve, tmp_path):
+    for name, keep in {"numbers": (2, 0), "names": ("z", "x"), "both": ("z", 0)}.items():
+        assert run(twelve, tmp_path / name, keep_labels=keep, renumber=True) == 0
+    kept = by_key(tmp_path / "numbers/shards")
+    assert len(kept) == 8
+    assert by_key(tmp_path / "names/shards") == by_key(tmp_path / "both/shards") == kept
+    assert json.loads((tmp_path / "names/classes.json").read_text()) == ["z", "x"]
+    assert json.loads((tmp_path / "names/report.json").read_text())["left_out"] == 4
+    with pytest.raises(ValueError, match=r"keep_labels=\['z', 'w'\]: the input's classes are x, y, z"):
+        run(twelve, tmp_path / "no", keep_labels=("z", "w"))
+    with pytest.raises(ValueError, match="each once"):
+        run(twelve, tmp_path / "no", keep_labels=("z", 2))
+
+
+def test_names_of_classes_on_the_command_line(twelve, tmp_path):
+    for n, words in enumerate(("z,x", '["z", "x"]', "[z,x]", "2,0", "2,x")):
+        out = tmp_path / str(n)
+        assert cli.main(["pack", "--input", str(twelve), "--keep_labels", words, "--output", str(out)]) == 0
+        assert len(by_key(out / "shards")) == 8
+    one = tmp_path / "one"
+    assert cli.main(["pack", "--input", str(twelve), "--keep_labels", "y", "--output", str(one)]) == 0
+    assert len(by_key(one / "shards")) == 4
+
+
 def labelled(*rows) -> list:
     """Samples of (key, .cls, label in the .json), either of which may be None."""
     return [

@@ -27,10 +27,11 @@ per_class: [3, 5]
 subsets: 1
 seeds: 2
 size: 8
-classifier: {steps: 15, batch: 16, width: 4}
+classifiers:
+  small: {steps: 15, batch: 16, width: 4}
 generator:
   {steps: 3, tuning_steps: 3, batch: 8, unet: {channels: [8, 16], attention: [], head: 8, groups: 4}}
-guess: {sure: 0.2, rounds: 2}
+guess: {sure: 0.2, rounds: 2, classifier: {steps: 15, batch: 16, width: 4, classical: [affine]}}
 methods:
   real: {}
   affine: {classical: [affine]}
@@ -54,6 +55,7 @@ def sides(tmp_path_factory):
     rows[59][1]["png"] = b"no picture"
     storage.write(f"{folder}/input/a.tar", shards.pack(rows[:60]))
     storage.write(f"{folder}/test/a.tar", shards.pack(rows[60:]))
+    storage.write(f"{folder}/other/a.tar", shards.pack(rows[60:80]))
     return folder
 
 
@@ -80,8 +82,9 @@ def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
     assert cli.main(command(sides, output)) == 0
     figures = json.loads((output / "usefulness.json").read_text())
     assert figures["quarantined"] == 1
-    assert figures["tables"].keys() == {"3", "5"}
-    for rows in figures["tables"].values():
+    assert figures["tables"].keys() == {"small"}
+    assert figures["tables"]["small"].keys() == {"3", "5"}
+    for rows in figures["tables"]["small"].values():
         assert [r["method"] for r in rows] == ["real", "affine", "blend", "pool", "pool blend", "fused"]
         assert all(0 <= r["accuracy"] <= 100 for r in rows)
         [best] = [r for r in rows if r["reference"]]
@@ -93,7 +96,10 @@ def test_a_table_a_plot_and_sheets(sides, tmp_path, capsys):
         gains = {r["method"]: r["gain"] for r in rows}
         blend = next(r for r in rows if r["method"] == "blend")
         assert gains["blend"] == pytest.approx(blend["accuracy"] - best["accuracy"], abs=0.011)
-    assert "3 labelled pictures a class" in (output / "usefulness.md").read_text()
+    assert (
+        "small (from nothing, 15 steps), 3 labelled pictures a class"
+        in (output / "usefulness.md").read_text()
+    )
     assert Image.open(output / "usefulness.png").width > 500
     sheets = {f"{k}-{name}.png" for k in (3, 5) for name in ("blend", "pool", "pool blend", "fused")}
     assert {p.name for p in (output / "sheets").iterdir()} == sheets
@@ -145,9 +151,86 @@ def test_a_run_goes_on_with_another_method(done, sides, tmp_path):
     more = '{"real": {}, "pool": {"made": "pseudo_labels"}}'
     assert cli.main(command(sides, output, *words, "--methods", more)) == 0
     assert done[1:] == [("guess", 1), ("make", 1), ("score", 2)]
+    both = ["--methods", more, "--only", '["real"]']
+    assert cli.main(command(sides, output, *words, *both)) == 0
+    assert done[4:] == [("score", 1)]
+    rows = json.loads((output / "usefulness.json").read_text())["tables"]["small"]["3"]
+    assert [r["method"] for r in rows] == ["real"]
     top = '"top": {"made": "pseudo_labels", "classical": ["flip"]}'
     assert cli.main(command(sides, output, *words, "--methods", f"{more[:-1]}, {top}}}")) == 0
-    assert done[4:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
+    assert done[5:] == [("guess", 1), ("make", 1), ("score", 3)]  # the same pictures, one more classifier
+
+
+def test_another_classifier_and_another_test_side_take_what_was_made(done, sides, tmp_path):
+    """First on what was put aside to choose by, then on the real test side: the same output, no new pictures."""
+    output, words = tmp_path / "out", ["--per_class", "[3]", "--seeds", "1", "--subsets", "2"]
+    methods = ["--methods", '{"real": {}, "blend": {"made": "blend", "count": 9}}']
+    assert cli.main(command(sides, output, *words, *methods)) == 0
+    assert done == [("make", 2), ("score", 4)]
+    more = '{"small": {"steps": 15, "batch": 16, "width": 4}, "wide": {"steps": 15, "batch": 16, "width": 8}}'
+    assert cli.main(command(sides, output, *words, *methods, "--classifiers", more)) == 0
+    first = json.loads((output / "usefulness.json").read_text())["tables"]
+    made = {p.name: p.stat().st_mtime_ns for p in (output / "_run" / "made").iterdir()}
+    other = command(sides, output, *words, *methods, "--classifiers", more)
+    other[other.index("--test") + 1] = f"{sides}/other"
+    assert cli.main(other) == 0
+    assert {p.name: p.stat().st_mtime_ns for p in (output / "_run" / "made").iterdir()} == made
+    scores = [p.name for p in (output / "_run").rglob("*") if "@" in p.name and p.name.endswith("-0.json")]
+    assert len(scores) == 2 * 2 * 2 * 2  # choices, methods, classifiers, sides
+    second = json.loads((output / "usefulness.json").read_text())["tables"]
+    assert second.keys() == first.keys() == {"small", "wide"}
+    assert second != first
+    assert cli.main(command(sides, output, *words, *methods, "--classifiers", more)) == 0  # all is known
+    assert json.loads((output / "usefulness.json").read_text())["tables"] == first
+
+
+LEVERS = """{
+  real: {},
+  samples: {made: samples, count: 6, confidence: 0.3, weights: hard, inversion: {num_steps: 2, skip: 0}},
+  varied: {made: variations, parents: guessed, keep_parents: true, count: 6, smoothing: 0.1, share: 0.2,
+    skips: [0, 1, 2], inversion: {num_steps: 3, skip: 0}, fusion: {variation: 1}}
+}"""
+
+
+def test_the_levers_on_photos_in_latents(tmp_path):
+    """Tiny photos through the command: latents, a fine-tuned classifier, and each lever in a method."""
+    for name, start in (("input", 0), ("test", 100)):
+        rows = [(f"{i:03d}", {"png": encode(colours(start + i)), "cls": b"%d" % (i % 2)}) for i in range(14)]
+        storage.write(f"{tmp_path}/{name}/a.tar", shards.pack(rows))
+    output = tmp_path / "out"
+    words = [
+        "--per_class",
+        "[3]",
+        "--seeds",
+        "1",
+        "--size",
+        "32",
+        "--flip",
+        "true",
+        "--generator.kind",
+        "flow",
+    ]
+    words += ["--generator.vae", "taesd", "--generator.precision", "bf16"]
+    words += ["--guess.features.name", "pixels", "--guess.rounds", "1", "--guess.sure", "0.5"]
+    tuned = (
+        '{"tuned": {"pretrained": "efficientnet-lite0", "blocks": 1, "resize": 32, "steps": 2, "batch": 8}}'
+    )
+    words += ["--classifiers", tuned, "--methods", LEVERS]
+    assert cli.main(command(tmp_path, output, *words)) == 0
+    figures = json.loads((output / "usefulness.json").read_text())
+    assert figures["seconds"].keys() == {"encode", "prior", "see", "guess", "tune", "make", "score"}
+    rows = {r["method"]: r for r in figures["tables"]["tuned"]["3"]}
+    assert rows["samples"]["added"] + rows["samples"]["rejected"].get("unsure", 0) == 6
+    assert 6 < rows["varied"]["added"] <= 20
+    assert "tuned (fine-tuned, 2 steps)" in (output / "usefulness.md").read_text()
+    assert np.load(output / "_run" / "latents-0.npy").shape == (2, 14, 4, 4, 4)
+
+
+def colours(number):
+    """uint8 [32, 32, 3]: red of even numbers, blue of odd ones, with noise."""
+    base = np.array([[200, 50, 50], [50, 50, 200]])[number % 2]
+    noisy = base + np.random.default_rng(number).integers(-40, 40, (32, 32, 3))
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 def test_features_to_guess_by_are_taken_once_in_parts(done, sides, tmp_path, monkeypatch):
@@ -173,10 +256,11 @@ def test_features_to_guess_by_are_taken_once_in_parts(done, sides, tmp_path, mon
 def test_the_closed_protocol_leaves_out_what_needs_the_pool(done, sides, tmp_path, capsys):
     output = tmp_path / "out"
     words = ["--protocol", "closed", "--per_class", "[3]", "--seeds", "1"]
+    words += ["--only", '["real", "affine", "blend", "pool", "pool blend", "fused"]']
     assert cli.main(command(sides, output, *words)) == 0
     assert done == [("tune", 1), ("make", 2), ("score", 4)]
     assert "left out pool, pool blend" in capsys.readouterr().out
-    rows = json.loads((output / "usefulness.json").read_text())["tables"]["3"]
+    rows = json.loads((output / "usefulness.json").read_text())["tables"]["small"]["3"]
     assert [r["method"] for r in rows] == ["real", "affine", "blend", "fused"]
 
 
@@ -189,8 +273,7 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         per_class=(3,),
         size=8,
         channels=1,
-        guess=GuessRecipe(sure=0.3),
-        classifier=ClassifierRecipe(steps=15, batch=16, width=4),
+        guess=GuessRecipe(sure=0.3, classifier=ClassifierRecipe(steps=15, batch=16, width=4)),
         generator=GeneratorRecipe(
             steps=2,
             tuning_steps=2,
@@ -203,7 +286,7 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
     made = []
     for shift in (0, 1):
         pool = replace(data["input"], label_N=(data["input"].label_N + shift) % 3)
-        task = usefulness_task.Task(config=settings, data=data | {"input": pool}, few=few, classes=3)
+        task = usefulness_task.Task(config=settings, data=data | {"input": pool}, few=few, classes=3, side="")
         book = Ledger(output=str(tmp_path / str(shift)))
         files = {}
         for name, unit in (("prior", ("prior",)), ("guess", (3, 0)), ("tune", (3, 0))):
@@ -224,6 +307,21 @@ def test_the_pools_own_labels_reach_no_generator(sides, tmp_path):
         (["--protocol", "open"], "protocol"),
         (["--methods", '{"real": {}, "odd": {"made": "magic"}}'], "methods.odd: "),
         (["--methods", '{"real": {}, "odd": {"counts": 3}}'], "counts"),
+        (
+            ["--methods", '{"real": {}, "odd": {"made": "variations"}}'],
+            "methods.odd: methods.fusion.variation=0",
+        ),
+        (["--classifiers", '{"odd": {"step": 3}}'], "classifiers.odd: no option 'step'; did you mean steps?"),
+        (["--classifiers", '{"odd": {"classical": ["flip"]}}'], "classifiers.odd.classical"),
+        (["--only", '["real", "fuse"]'], "only='fuse': one of real, affine"),
+        (["--only", '["fused"]'], "at least one without made pictures"),
+        (["--classifiers", "{}"], "classifiers={}: at least one"),
+        (["--generator.vae", "taesd"], "channels=1: 3 with generator.vae"),
+        (
+            ["--generator.vae", "taesd", "--channels", "3", "--size", "20"],
+            "generator: data.size=20: a multiple of 8",
+        ),
+        (["--generator.vae", "./none", "--channels", "3"], "'./none': no such folder"),
     ],
 )
 def test_what_cannot_be_is_one_line(sides, tmp_path, capsys, more, message):
@@ -231,8 +329,9 @@ def test_what_cannot_be_is_one_line(sides, tmp_path, capsys, more, message):
         cli.main(command(sides, tmp_path / "out", *more))
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    *before, last = error.splitlines()
+    assert message in last
+    assert all(line.startswith("warning: ") for line in before)
 
 
 def test_a_picture_on_both_sides_is_refused(sides, tmp_path, capsys):
