@@ -14,20 +14,21 @@ POSITIONAL_HELP = "The pictures need no flag: noiseweave studio my/photos --mode
 USUAL = {
     "input and output": ("input", "output", "runs"),
     "what it does": ("port", "cache_mib", "upload_mib", "max_pixels"),
-    "model": ("model.name", "size"),
+    "model": ("model.name", "model.lora", "size"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A page on this machine, 127.0.0.1 alone, where pictures are fused and edited live.
+    """A page on this machine, 127.0.0.1 alone, where pictures are fused, edited, repaired and drawn live.
 
     Args:
         input: local folder of pictures, or shards, that the page offers pairs of; null offers none.
         output: local folder that the page saves to, what a command of its own needs; its runs write below it.
         runs: local folder below which the page shows what jobs wrote; output lies in it. null takes output.
         port: of the page.
-        cache_mib: MiB of noise maps that are kept, of all who look at the page; the least recently used leave first.
+        cache_mib: MiB of noise maps, and of repairs, that are kept, of all who look at the page; the least recently
+            used leave first.
         upload_mib: MiB that a picture's file may have.
         max_pixels: that a picture may have.
         size: side of the pictures in pixels, for a latent model; null takes what the model was made for.

@@ -106,10 +106,12 @@ class RepairEvents:
             ]
             tiles = [(image, str(seed)) for image, seed in zip(after, made.seeds, strict=True)]
             command = commands.command_of("inpaint", asked.config, "images")
-            return (before, after[0]), line(said), tiles, kept, command, commands.yaml_of(asked.config)
+            which = gr.update(choices=[(str(seed), i) for i, seed in enumerate(made.seeds)], value=0)
+            yaml = commands.yaml_of(asked.config)
+            return (before, after[0]), line(said), tiles, kept, command, yaml, which
 
         def failed(fault: str) -> Answer:
-            return None, fault, None, None, "", ""
+            return None, fault, None, None, "", "", gr.update(choices=[], value=None)
 
         return await turn(self.turns, request, "repair", work, failed)
 
@@ -181,12 +183,12 @@ def _shown(image_HWC: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-def compared(before_and_after: object, variants: object, chosen: gr.SelectData) -> object:
-    """Before, and the variant that is chosen."""
-    before = values.file(before_and_after[0]) if isinstance(before_and_after, list) else None
+def compared(before_and_after: object, variants: object, chosen: object) -> object:
+    """Before, and the variant that is chosen by its place."""
+    before = values.file(before_and_after[0]) if isinstance(before_and_after, list | tuple) else None
     tiles = variants if isinstance(variants, list) else []
-    at = chosen.index if isinstance(chosen.index, int) else 0
-    after = values.file(tiles[at].get("image")) if 0 <= at < len(tiles) else None
+    at = chosen if isinstance(chosen, int) and 0 <= chosen < len(tiles) else None
+    after = None if at is None else values.file(tiles[at].get("image"))
     return (before, after) if before and after else gr.skip()
 
 
@@ -201,7 +203,7 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     gr.on(
         triggers,
         events.draw,
-        outputs=[*shown, parts.batch.command, parts.batch.yaml],
+        outputs=[*shown, parts.batch.command, parts.batch.yaml, parts.compared],
         trigger_mode="multiple",  # a newer one ends what is painted now
         show_progress="minimal",
         api_name="repair",
@@ -210,7 +212,6 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     parts.batch.save.click(events.save, outputs=[parts.batch.saved], api_name="save_repair", **usual)
     own: Json = {"preprocess": False, "concurrency_limit": None, "api_visibility": "private"}
     parts.picture.change(events.picked, inputs=[parts.picture], outputs=[parts.painted], **own)
-    parts.variants.select(
-        compared, inputs=[parts.compare, parts.variants], outputs=[parts.compare], queue=False, **own
-    )
+    seen = [parts.compare, parts.variants, parts.compared]
+    parts.compared.input(compared, inputs=seen, outputs=[parts.compare], queue=False, **own)
     page.load(events.opened, outputs=[parts.line, parts.prompts], **own)

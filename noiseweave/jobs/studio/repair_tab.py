@@ -22,6 +22,7 @@ class Parts:
         controls: by name of repairing.CONTROLS.
         prompts: what holds those of a model that reads texts.
         compare: before and after of one variant.
+        compared: which, by its place.
         variants: all of them.
         files: to be downloaded.
     """
@@ -32,6 +33,7 @@ class Parts:
     controls: dict[str, Control]
     prompts: gr.Accordion
     compare: gr.ImageSlider
+    compared: gr.Radio
     line: gr.HTML
     variants: gr.Gallery
     files: gr.File
@@ -53,6 +55,7 @@ def lay_out() -> Parts:
                 height=420,
                 buttons=["fullscreen"],
             )
+            compared = gr.Radio([], label=I18N("compared"), elem_id="compared")
             line = controls.line("repair_line")
             variants = controls.gallery("repair_variants")
             files = gr.File(
@@ -67,6 +70,7 @@ def lay_out() -> Parts:
         controls=chosen,
         prompts=prompts,
         compare=compare,
+        compared=compared,
         line=line,
         variants=variants,
         files=files,

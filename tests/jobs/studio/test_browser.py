@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sampling
 from augments import digits as all_digits
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.reading import class_names
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -45,14 +48,14 @@ def folder(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def served(folder, *more):
-    """The address of a page of digits-ddpm, as a command starts it; at its end its uploads are gone."""
-    temporary = folder / "tmp"
+def served(folder, *more, name="digits-ddpm"):
+    """The address of a page of a model, as a command starts it; at its end its uploads are gone."""
+    temporary = folder / f"tmp-{Path(name).name}"
     temporary.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["studio", *more, "--model.name", "digits-ddpm", "--output", "out", "--port", str(port)]
+    words = ["studio", *more, "--model.name", name, "--output", "out", "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)}
     with subprocess.Popen(
         [sys.executable, "-m", "noiseweave", *words], cwd=folder, env=environment
@@ -76,6 +79,15 @@ def served(folder, *more):
 def address(folder):
     """A page without an input."""
     with served(folder) as address:
+        yield address
+
+
+@pytest.fixture
+def classes_address(folder):
+    """A page of a small model that knows three classes by name."""
+    name = sampling.tiny(folder / "classes", "flow", 3)
+    class_names.write(name, ["daisy", "rose", "tulip"])
+    with served(folder, name=name) as address:
         yield address
 
 
@@ -261,6 +273,77 @@ def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser
     assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
+def opened(browser, address, name):
+    """A tab of the page, once the model is there."""
+    browser.get(address)
+    until(lambda: "16x16" in text_of(browser, "#about"))
+    tab(browser, name)
+
+
+def pixels_at(browser, css):
+    with urllib.request.urlopen(one(browser, css).get_attribute("src")) as answer:
+        return np.asarray(Image.open(io.BytesIO(answer.read())).convert("L"))
+
+
+def run_as_shown(browser, folder, prefix):
+    """Save what the tab shows, and run the command that it shows; the files of its output."""
+    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    browser.execute_script("arguments[0].click()", one(browser, f"#{prefix}save"))
+    until(lambda: "Saved" in text_of(browser, f"#{prefix}saved"))
+    command = one(browser, f"#{prefix}command textarea").get_attribute("value").split()
+    words = [sys.executable, "-m", *command, "--cluster.address", "inline"]
+    assert subprocess.run(words, cwd=folder, check=False).returncode == 0
+    return folder / command[command.index("--output") + 1]
+
+
+def test_a_hole_is_painted_and_repaired(browser, address, folder):
+    opened(browser, address, "Repair")
+    upload(browser, "repair_picture", folder / "a.png")
+    canvas = one(browser, "#painted canvas")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    until(lambda: "Paint the hole" in text_of(browser, "#repair_line"))
+    time.sleep(1)  # the canvas takes its picture
+    stroke = webdriver.ActionChains(browser).move_to_element(canvas).click_and_hold()
+    stroke.move_by_offset(20, 10).release().perform()
+    until(lambda: "Drawn in" in text_of(browser, "#repair_line"))
+    tiles = until(lambda: browser.find_elements("css selector", "#repair_variants .thumbnail-item img"))
+    assert len(tiles) == 2
+    first = pixels_at(browser, "#repair_variants .thumbnail-item img")
+    before = np.asarray(Image.open(folder / "a.png"))
+    assert first.shape == before.shape == (8, 8)
+    changed = (first != before).mean()
+    assert 0 < changed < 0.5
+    made = run_as_shown(browser, folder, "repair_")
+    files = sorted((made / "restored").iterdir())
+    assert len(files) == 2
+    assert (np.asarray(Image.open(files[0])) == first).all()
+    compared = {e.get_attribute("src") for e in browser.find_elements("css selector", "#compare img")}
+    browser.execute_script("document.querySelectorAll('#compared input')[1].click()")
+    until(
+        lambda: (
+            {e.get_attribute("src") for e in browser.find_elements("css selector", "#compare img")} - compared
+        )
+    )
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_a_class_is_sampled(browser, classes_address, folder):
+    opened(browser, classes_address, "Sample")
+    choice = until(lambda: browser.find_elements("css selector", "#classes input"))[0]
+    browser.execute_script("arguments[0].focus()", choice)
+    choice.send_keys("rose", webdriver.Keys.ENTER)
+    until(lambda: "Drawn in" in text_of(browser, "#sample_line"))
+    tiles = until(lambda: browser.find_elements("css selector", "#drawn_pictures .thumbnail-item"))
+    assert [tile.text.strip() for tile in tiles] == ["rose"] * 4
+    shown = pixels_at(browser, "#drawn_pictures .thumbnail-item img")
+    one(browser, "#film img")
+    made = run_as_shown(browser, folder, "sample_")
+    found = next(iter(sampling.read(made).values()))
+    assert found["cls"] == b"1"
+    assert (np.asarray(Image.open(io.BytesIO(found["png"]))) == shown).all()
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
 @pytest.mark.parametrize("width", [1280, 420])
 def test_pairs_and_runs_fit_the_window_and_their_controls_have_labels(browser, paired, width):
     metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
@@ -281,3 +364,30 @@ def test_pairs_and_runs_fit_the_window_and_their_controls_have_labels(browser, p
     tab(browser, "Runs")
     one(browser, "#runs_found *")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+@pytest.mark.parametrize("name", ["Repair", "Sample"])
+def test_no_tab_is_wider_than_the_window_and_every_control_has_a_label(browser, address, width, name):
+    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    opened(browser, address, name)
+    grid = f"#{name.lower()}_grid"
+    until(lambda: one(browser, grid).is_displayed())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    unnamed = browser.execute_script(
+        "return [...document.querySelectorAll(`${arguments[0]} input:not([type=file]), ${arguments[0]} button, "
+        "${arguments[0]} textarea`)].filter((e) => !(e.labels?.length || e.ariaLabel || e.title "
+        "|| e.textContent.trim() || e.getAttribute('aria-labelledby') || e.closest('label')))"
+        ".map((e) => e.outerHTML)",
+        grid,
+    )
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("browser", ["zh-CN"], indirect=True)
+def test_the_other_tabs_are_chinese_too(browser, address):
+    for name, css, words in (("修复", "#repair_grid", "修复前后"), ("采样", "#sample_grid", "绘制图片")):
+        opened(browser, address, name)
+        until(lambda css=css, words=words: words in one(browser, css).text)
+        assert "__i18n__" not in one(browser, css).text

@@ -21,7 +21,7 @@ def test_a_painted_hole_is_repaired_and_the_command_makes_the_same_files(client,
     picture = client.upload(saved(image, "PNG", dpi=(72, 72)), "mine.png")
     (digits / "mine").mkdir()
     layers = [client.upload(stroke(), "layer_0.png")]
-    compare, line, variants, files, command, yaml = repaired(client, picture, layers=layers)
+    compare, line, variants, files, command, yaml, _ = repaired(client, picture, layers=layers)
     assert "Drawn in" in line
     assert [tile["caption"] for tile in variants] == ["7", "8"]
     assert [Path(one["path"]).name for one in files] == ["mine-7.png", "mine-8.png"]
@@ -102,3 +102,22 @@ def test_what_a_model_cannot_do_is_a_line_of_that_tab_alone(made, digits, hole_f
         picture, layers = filling.upload(saved(noise("RGB", (32, 32)), "PNG")), [filling.upload(stroke())]
         assert "text-to-image takes" in filling.ask("sample", [[], "a cat", *SAMPLE[2:]])[0][2]
         assert repaired(filling, picture, layers=layers)[3] is not None
+
+
+def test_another_variant_is_compared_with_the_picture(client, digits):
+    picture, layers = client.upload(saved(digit(3), "PNG")), [client.upload(stroke())]
+    compare, _, variants, *_, which = repaired(client, picture, layers=layers)
+    assert which["choices"] == [["7", 0], ["8", 1]]
+    (choice,) = (c["id"] for c in client.config["components"] if c["props"].get("elem_id") == "compared")
+    (number,) = (d["id"] for d in client.config["dependencies"] if [choice, "input"] in d["targets"])
+
+    def compared(at):
+        body = {"data": [compare, variants, at], "fn_index": number, "session_hash": "a"}
+        return client.client.post("/gradio_api/run/predict", json=body).json()["data"][0]
+
+    before, after = compared(1)
+    assert client.fetched(before).content == client.fetched(compare[0]).content
+    assert client.fetched(after).content == client.fetched(variants[1]["image"]).content
+    assert client.fetched(after).content != client.fetched(compare[1]).content
+    for at in (2, -1, "x", None):
+        assert compared(at) in (None, {"__type__": "update"})
