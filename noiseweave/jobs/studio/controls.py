@@ -127,11 +127,11 @@ class Batch:
     ran: gr.HTML
 
 
-def batch(tab: str = "", run: bool = False) -> Batch:
+def batch(tab: str = "", run: str | None = None) -> Batch:
     """Lay out a tab's way to a batch; its texts and ids are called {tab}command, {tab}yaml, {tab}save, {tab}saved.
 
     Args:
-        run: there is a data set to run it on.
+        run: the text of the button that starts it; None where it cannot be started.
     """
     with gr.Accordion(I18N("batch"), open=False):
         return Batch(
@@ -139,7 +139,7 @@ def batch(tab: str = "", run: bool = False) -> Batch:
             yaml=text(f"{tab}yaml", 8, copy=True),
             save=gr.Button(I18N(f"{tab}save"), elem_id=f"{tab}save", size="sm"),
             saved=line(f"{tab}saved"),
-            run=gr.Button(I18N("run"), elem_id=f"{tab}run", size="sm", visible=run),
+            run=gr.Button(I18N(run or "run"), elem_id=f"{tab}run", size="sm", visible=run is not None),
             ran=line(f"{tab}ran"),
         )
 
@@ -221,5 +221,5 @@ def fuse_tab(pairs: bool) -> Parts:
         line=said,
         strip=strip,
         strip_do=strip_do,
-        batch=batch(run=pairs),
+        batch=batch(run="run" if pairs else None),
     )

@@ -49,6 +49,9 @@ CSS = """
   #result { height: 240px !important; }
 }
 .tiles .grid-container { grid-template-columns: repeat(auto-fit, minmax(90px, 1fr)) !important; }
+#sample_grid { grid-template-rows: auto; grid-template-areas: "controls made"; }
+@media (max-width: 800px) { #sample_grid { grid-template-areas: "controls" "made"; } }
+#repair_files .label-clear-button { display: none; }
 #film img { padding-top: 32px; }
 .tiles .grid-wrap { min-height: 120px; height: auto !important; max-height: none !important;
   overflow: visible !important; }
@@ -104,7 +107,10 @@ def colours() -> tuple[dict[str, str], dict[str, str]]:
 def charts_css() -> str:
     """The style of figures; their bars have the colour of report's."""
     light, dark = colours()
-    return f":root {{ --chart-bar: {light['bar']}; }} .dark {{ --chart-bar: {dark['bar']}; }}{FIGURES}"
+    return (
+        f":root {{ --chart-bar: {light['bar']}; }} "
+        f".dark {{ --chart-bar: {dark['bar']}; --color-accent: {dark['accent']}; }}{FIGURES}"
+    )
 
 
 def theme() -> gr.themes.Base:
@@ -129,6 +135,7 @@ def theme() -> gr.themes.Base:
     }
     light, dark = colours()
     values = {name: light[colour] for name, colour in of.items()}
+    values |= {"input_border_width": "1px", "checkbox_label_border_width": "0px"}
     values |= {f"{name}_dark": dark[colour] for name, colour in of.items() if name != "color_accent"}
     return gr.themes.Base(font=FONTS, font_mono=("ui-monospace", "monospace")).set(**values)
 
@@ -151,7 +158,7 @@ def build(live: Live, runs: RunEvents) -> gr.Blocks:
         with gr.Tab(controls.I18N("repair"), id="repair"):
             repair_events.connect(repair_tab.lay_out(), RepairEvents(live, turns), page)
         with gr.Tab(controls.I18N("sample"), id="sample"):
-            sample_events.connect(sample_tab.lay_out(), SampleEvents(live, turns), page)
+            sample_events.connect(sample_tab.lay_out(), SampleEvents(live, turns, runs), page)
         with gr.Tab(controls.I18N("runs"), id="runs") as tab:
             runs_events.connect(runs_tab.lay_out(), runs, [tab.select, page.load])
 

@@ -43,7 +43,7 @@ def lay_out() -> Parts:
             said = line("pairs_line")
             figures = gr.HTML(elem_id="pairs_figures", apply_default_css=False)
     ends = gr.HTML(elem_id="pairs_ends", apply_default_css=False)
-    return Parts(controls=controls, line=said, figures=figures, ends=ends, batch=batch("pairs_", run=True))
+    return Parts(controls=controls, line=said, figures=figures, ends=ends, batch=batch("pairs_", run="run"))
 
 
 def _controls() -> dict[str, Control]:

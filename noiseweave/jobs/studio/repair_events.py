@@ -67,7 +67,7 @@ class RepairEvents:
             model = await anyio.to_thread.run_sync(self.live.models.repairing)
         except Exception as e:  # a line of this tab; the others may do
             return fault(request, e), gr.skip()
-        said, lang = [say(language(request), "need_hole")], language(request)
+        said, lang = [say(language(request), "need_picture_to_repair")], language(request)
         config = self.live.config.model
         if config.loras:
             weights = " ".join(f"{weight:g}" for weight in config.lora_weights)
@@ -77,16 +77,18 @@ class RepairEvents:
         return line(" ".join(said)), gr.update(visible=model.about.reads_prompts)
 
     async def picked(self, request: gr.Request, picture: object) -> Answer:
-        """A picture -> what is painted on, with nothing painted yet."""
+        """A picture -> what is painted on, with nothing painted yet; without one there is no place to paint."""
+        nothing = gr.update(visible=False, value=None)
 
         def work() -> Answer:
             if (path := values.file(picture)) is None:
-                return (None,)
+                return (nothing,)
             seen = files.visible(files.opened(self._read(path), self.live.config.max_pixels))
             shown = pixels(masking.painted_on(seen))
-            return ({"background": shown, "layers": [], "composite": None},)
+            value = {"background": shown, "layers": [], "composite": None}
+            return (gr.update(visible=True, value=value),)
 
-        return (await turn(self.turns, request, "picked", work, lambda fault: (None,)))[0]
+        return (await turn(self.turns, request, "picked", work, lambda fault: (nothing,)))[0]
 
     async def draw(self, request: gr.Request, *given: object) -> Answer:
         """Values of the page -> before and after, a line, the variants, their files, the command, the YAML."""

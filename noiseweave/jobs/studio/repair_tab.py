@@ -45,7 +45,7 @@ def lay_out() -> Parts:
     with gr.Row(elem_id="repair_grid", elem_classes="grid"):
         with gr.Column(elem_classes="given"):
             picture = controls.picture("repair_picture")
-            painted = controls.brush("painted")
+            painted = controls.brush("painted", visible=False)
         with gr.Column(elem_classes="made"):
             compare = gr.ImageSlider(
                 label=I18N("compare"),  # type: ignore[arg-type]  # it is translated as every label is

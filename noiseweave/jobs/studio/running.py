@@ -64,10 +64,12 @@ class Runs:
         self._closed = False
 
     def next_folder(self, job: str) -> str:
-        """Where the next run of a job would write: the first number above all that are there."""
+        """Where the next run of a job would write: the first number above all that are there.
+
+        A folder named by eight digits of a hash is no number."""
         names = storage.folders_in(storage.absolute(self.folder))
         taken = [name.removeprefix(f"{job}-") for name in names if name.startswith(f"{job}-")]
-        number = max((int(n) for n in taken if n.isdecimal() and len(n) < 10), default=0) + 1
+        number = max((int(n) for n in taken if n.isdecimal() and len(n) < 8), default=0) + 1
         return storage.join(self.folder, f"{job}-{number:03d}")
 
     @property

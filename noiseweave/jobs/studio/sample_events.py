@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,11 +16,12 @@ from noiseweave.engine.networks.recipes import BASELINES
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json
 from noiseweave.jobs.sample.config import Config as SampleConfig
-from noiseweave.jobs.studio import commands, drawing
+from noiseweave.jobs.studio import batches, commands, drawing
 from noiseweave.jobs.studio.drawing import Drawn
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, pixels, turn
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.models import Models
+from noiseweave.jobs.studio.runs_events import RunEvents
 from noiseweave.jobs.studio.sample_tab import Parts
 from noiseweave.jobs.studio.texts import say
 from noiseweave.jobs.studio.turns import Turns
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 ROWS = 8
 """Pictures, at most, whose way is shown."""
-SHAPED = ("classes", "sample_prompts", "sample_negative", "sample_guidance", "sample_steps", "kept")
-"""Controls that not every model has."""
+SHAPED = ("classes", "sample_prompts", "sample_negative", "sample_guidance", "sample_steps", "kept", "count")
+"""Controls that not every model has, and the count, which is of each prompt where there are any."""
 
 
 class SampleEvents:
@@ -40,10 +42,11 @@ class SampleEvents:
     Attributes:
         live: the model and all that it keeps.
         turns: of the requests of all tabs.
+        runs: that start a batch.
     """
 
-    def __init__(self, live: Live, turns: Turns) -> None:
-        self.live, self.turns = live, turns
+    def __init__(self, live: Live, turns: Turns, runs: RunEvents) -> None:
+        self.live, self.turns, self.runs = live, turns, runs
 
     async def opened(self, request: gr.Request) -> Answer:
         """Whether the model can draw, as a line, and the controls that it has."""
@@ -59,6 +62,7 @@ class SampleEvents:
             *(gr.update(visible=reads) for _ in range(2)),
             gr.update(visible=guided),
             *(gr.update(visible=steps) for _ in range(2)),
+            gr.update(label=say(language(request), "count_each" if reads else "count")),
         )
 
     async def draw(self, request: gr.Request, *given: object) -> Answer:
@@ -88,6 +92,19 @@ class SampleEvents:
             return (line(say(language(request), "saved", path=file)),)
 
         return (await turn(self.turns, request, "save sample", work, lambda fault: (fault,)))[0]
+
+    async def run(self, request: gr.Request, *given: object) -> str:
+        """Start sample with these settings, into a new folder; a line."""
+
+        def work() -> Answer:
+            asked = self._asked(given)
+
+            def config_of(output: str) -> SampleConfig:
+                return replace(asked, output=output, cluster=batches.cluster())
+
+            return (self.runs.start(request, "sample", config_of, "prompts"),)
+
+        return (await turn(self.turns, request, "run", work, lambda fault: (fault,)))[0]
 
     def _asked(self, given: Sequence[object]) -> SampleConfig:
         facts = self.live.models.known().facts
@@ -126,5 +143,6 @@ def connect(parts: Parts, events: SampleEvents, page: gr.Blocks) -> None:
         **usual,
     )
     parts.batch.save.click(events.save, outputs=[parts.batch.saved], api_name="save_sample", **usual)
+    parts.batch.run.click(events.run, outputs=[parts.batch.ran], api_name="run_sample", **usual)
     shaped = [parts.controls[name] for name in SHAPED]
     page.load(events.opened, outputs=[parts.line, *shaped], api_visibility="private", concurrency_limit=None)

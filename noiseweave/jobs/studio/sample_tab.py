@@ -55,4 +55,5 @@ def lay_out() -> Parts:
             drawn = controls.gallery("drawn_pictures")
             line = controls.line("sample_line")
     film = controls.shown("film")
-    return Parts(controls=found, do=do, drawn=drawn, film=film, line=line, batch=controls.batch("sample_"))
+    batch = controls.batch("sample_", run="sample_run")
+    return Parts(controls=found, do=do, drawn=drawn, film=film, line=line, batch=batch)

@@ -41,3 +41,21 @@ def test_classes_are_drawn_by_name_and_a_film_has_a_row_for_each(made, digits):
         assert [tile["caption"] for tile in tiles] == ["tulip", "daisy", "tulip"]
         assert "--labels 2,0" in command
         assert Image.open(io.BytesIO(client.fetched(film).content)).height > 3 * 96
+
+
+def test_a_run_draws_the_pages_pictures_into_a_new_folder(client, digits):
+    (digits / "out/sample-12345678").mkdir(parents=True)  # a hash, and no number of a run
+    tiles = client.ask("sample", list(SAMPLE))[0][0]
+    (line,), good = client.ask("run_sample", list(SAMPLE))
+    assert good
+    assert "noiseweave sample --output out/sample-001" in line
+    (run,) = client.runs.started
+    assert run.process.wait(120) == 0
+    found = [x["png"] for x in sampling.read(digits / "out/sample-001").values()]
+    for tile, wanted in zip(tiles, found, strict=True):
+        shown = Image.open(io.BytesIO(client.fetched(tile["image"]).content)).convert("L")
+        assert (np.asarray(shown) == np.asarray(Image.open(io.BytesIO(wanted)))).all()
+    html = client.ask("runs", [""])[0][1]
+    assert "sample-001" in html
+    assert 'class="state done"' in html
+    assert "3 pictures" in html, html
