@@ -35,7 +35,7 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"),
 )
-WAIT = 60
+WAIT = 120
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +116,21 @@ def browser(request, tmp_path):
     driver.quit()
 
 
-def until(found):
-    """What ``found`` gives, once it gives something."""
-    end = time.monotonic() + WAIT
+def within(seconds, found):
+    """What ``found`` gives, once it gives something; None where it does not in time."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := found():
             return value
         time.sleep(0.05)
-    raise AssertionError("nothing came")
+    return None
+
+
+def until(found):
+    """What ``found`` gives, once it gives something."""
+    value = within(WAIT, found)
+    assert value, "nothing came"
+    return value
 
 
 def one(browser, css):
@@ -302,10 +309,14 @@ def test_a_hole_is_painted_and_repaired(browser, address, folder):
     canvas = one(browser, "#painted canvas")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     until(lambda: "Paint the hole" in text_of(browser, "#repair_line"))
-    time.sleep(1)  # the canvas takes its picture
-    stroke = webdriver.ActionChains(browser).move_to_element(canvas).click_and_hold()
-    stroke.move_by_offset(20, 10).release().perform()
-    until(lambda: "Drawn in" in text_of(browser, "#repair_line"))
+
+    def painted():
+        """The same stroke once more, where the canvas had not taken its picture yet."""
+        stroke = webdriver.ActionChains(browser).move_to_element(canvas).click_and_hold()
+        stroke.move_by_offset(20, 10).release().perform()
+        return within(10, lambda: "Drawn in" in text_of(browser, "#repair_line"))
+
+    until(painted)
     tiles = until(lambda: browser.find_elements("css selector", "#repair_variants .thumbnail-item img"))
     assert len(tiles) == 2
     first = pixels_at(browser, "#repair_variants .thumbnail-item img")

@@ -1,13 +1,16 @@
 """The page's own endpoints, without a browser; skipped without the extra."""
 
+import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sampling
 import torch
-from fusing import picture
+from fusing import picture, png
 from pages import CHINESE, USUAL, file, stroke
+from PIL import Image
 
 from noiseweave.jobs import cli
 
@@ -197,3 +200,16 @@ def test_the_colours_are_those_of_the_report(client):
     css = client.client.get("/theme.css").text
     assert f"--body-background-fill: {light['ground']}" in css
     assert f"--body-background-fill: {dark['ground']}" in css
+
+
+def test_odd_uploads_are_fused_or_refused_in_a_line(client, digits):
+    (first,) = files(client, digits, "a")
+    small, kept = Image.new("RGB", (1, 1), "red"), io.BytesIO()
+    small.convert("P").save(kept, "GIF", save_all=True, append_images=[Image.new("P", (1, 1), 9)])
+    deep, cmyk = png(np.full((9, 7), 40000, np.uint16)), io.BytesIO()
+    small.convert("CMYK").resize((9, 7)).save(cmyk, "JPEG")
+    clear = png(np.zeros((9, 7, 4), np.uint8))
+    for data in (png(np.asarray(small)), kept.getvalue(), deep, cmyk.getvalue(), clear):
+        assert "rawn in" in client.fuse([first, client.upload(data)])[1]
+    for data in (b"words of a text", b"", deep[:40]):
+        assert 'class="bad">Error: ' in client.fuse([first, client.upload(data)])[1]
