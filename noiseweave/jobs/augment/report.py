@@ -41,6 +41,7 @@ OWNED = (
     "classes.json",
 )
 ROWS = 12  # of the contact sheet
+TILES = 96, 192  # pixels of a picture on the contact sheet, at least and at most
 SHOWN = 10  # ends of prompts that were truncated
 
 
@@ -169,7 +170,8 @@ def _contact_sheet(task: Task, book: Ledger) -> str | None:
     rows = [_row(task, lineage, picture) for lineage, picture in found]
     if not rows:
         return None
-    page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"))
+    tile = min(TILES[1], max(TILES[0], *(picture.shape[0] for pictures, _ in rows for picture in pictures)))
+    page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"), tile)
     path = storage.join(task.output, "contact_sheet.png")
     storage.write(path, collage.png(page, _mark(task)))
     return path
