@@ -111,7 +111,7 @@ photo-model: $(VENV)/.installed
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/second
 	[ -d $(OUT)/photo-model/grown ] || $(BIN)/python scripts/grow_model.py $(OUT)/photo-model/second $(OUT)/photo-model/grown
 	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/grown \
-		--steps 3800 --seed 1 --optimizer.lr 8e-4 \
+		--steps 4300 --seed 1 --optimizer.lr 8e-4 \
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/model
 
 # one model of each kind on half of the digits, scored on the other half: about an hour on two cores

@@ -6,7 +6,8 @@ DIR and FILE as in photo_model.py. The same pairs of training photos of a class,
 are fused in every way. Beside the Frechet distance to the validation photos and the share that a linear probe takes
 for their class, which do not see a double exposure (the plain pixel mean wins both), the gate's figures are
 told: the share of the picture that the model itself does not see through noise, over its parents' (``strange``), and
-the share that the gate keeps. The first rows are the pixel mean, and photographs that no parent is among.
+the share that the gate keeps. The first rows are the pixel mean, and photographs that no parent is among. Pictures
+are fused at the model's side, and judged at ``--side`` but for the gate.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Parents:
         return self.label_N[self.pairs[:, 0]]
 
 
-def parents_of(judge: photo_model.Judge, count: int) -> Parents:
-    """Pairs that the gate's benchmark would take, equally of all classes."""
+def parents_of(judge: photo_model.Judge, count: int, side: int) -> Parents:
+    """Pairs that the gate's benchmark would take, equally of all classes; pictures of side x side pixels."""
     f_ND = judge.train_ND / np.linalg.norm(judge.train_ND, axis=1, keepdims=True)
     classes = int(judge.label_N.max()) + 1
     quality_gate.PAIRS_OF_CLASS = count // classes
@@ -83,7 +84,7 @@ def parents_of(judge: photo_model.Judge, count: int) -> Parents:
     pairs = quality_gate.pairs_of(f_ND[first], judge.label_N[first])
     used = np.unique(pairs)
     return Parents(
-        image_NHWC=judge.train_NHWC[first[used]],
+        image_NHWC=photo_model.resized(judge.train_NHWC[first[used]], side),
         label_N=judge.label_N[first[used]],
         pairs=np.searchsorted(used, pairs),
     )
@@ -132,8 +133,8 @@ def gated(gate: quality.Judge, parents: Parents, image_PHWC: np.ndarray) -> dict
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     backbone = loading.load(ModelConfig(name=args.model))
     features = photo_model.extractor(args.weights)
-    judge = photo_model.Judge(args.photos, backbone.size, features)
-    parents = parents_of(judge, args.pairs)
+    judge = photo_model.Judge(args.photos, args.side, features)
+    parents = parents_of(judge, args.pairs, backbone.size)
     unit = lambda x: (f := features(x)) / np.linalg.norm(f, axis=1, keepdims=True)  # noqa: E731
     gate = quality.Judge(
         extract=unit,
@@ -144,19 +145,20 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     a, b = (parents.image_NHWC[parents.pairs[:, k]].astype(np.float32) for k in (0, 1))
     fuse = fuser(backbone, parents, args.sampler)
     every: dict[str, Callable[[], np.ndarray]] = {"pixel mean": lambda: np.rint((a + b) / 2).astype(np.uint8)}
-    every |= {str(way): partial(fuse, way) for way in WAYS}
+    every |= {str(way): partial(fuse, way) for way in WAYS[: args.ways]}
     yield {"way": "other photographs", "frechet": judge.frechet_of_real(len(parents.pairs)), **judge.real}
     for name, make in every.items():
         image_PHWC = make()
         if args.sheets:
             page = collage.sheet(
-                [list(image_PHWC[i : i + 10]) for i in range(0, len(image_PHWC), 10)], tile=128
+                [list(image_PHWC[i : i + 10]) for i in range(0, len(image_PHWC), 10)], tile=args.side
             )
             args.sheets.mkdir(parents=True, exist_ok=True)
             (args.sheets / f"{name.replace(', ', '-').replace(' ', '-').replace('/', '-')}.png").write_bytes(
                 collage.png(page)
             )
-        yield {"way": name, **judge.look(image_PHWC, parents.label_P), **gated(gate, parents, image_PHWC)}
+        seen = judge.look(photo_model.resized(image_PHWC, args.side), parents.label_P)
+        yield {"way": name, **seen, **gated(gate, parents, image_PHWC)}
 
 
 def main() -> None:
@@ -165,6 +167,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--weights", type=Path, help="of EfficientNet-lite0")
     parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--ways", type=int, help="how many of the ways, from the first on")
+    parser.add_argument("--side", type=int, default=128, help="at which pictures are judged")
     parser.add_argument("--sampler", default="sde-dpm-solver++")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sheets", type=Path, help="folder for a sheet of each way")

@@ -78,7 +78,7 @@ class TrainingSet:
             "centres": self.centre_KD.astype(np.float16),
             "held_out": self.held_N.astype(np.float32),
         }
-        return save(tensors, {"space": SPACE, "weights": self.weights})
+        return save(tensors, {"features": f"{SPACE} {self.weights}"})  # one entry: several come in any order
 
 
 def extractor(device: str) -> Extractor:
@@ -139,12 +139,13 @@ def read(name: str, folder: Path) -> TrainingSet | None:
         with safe_open(path, "numpy") as f:
             about = f.metadata() or {}
             centre_KD, held_N = (f.get_tensor(key).astype(np.float32) for key in ("centres", "held_out"))
+        space, digest = about["features"].split(" ")
         fits = centre_KD.ndim == 2 and centre_KD.shape[1] == WIDTH and held_N.ndim == 1
-        if about.get("space") != SPACE or not (fits and centre_KD.size and held_N.size):
+        if space != SPACE or not (fits and centre_KD.size and held_N.size):
             raise ValueError(f"no centres and held_out of {SPACE}")
         if not (np.isfinite(centre_KD).all() and np.isfinite(held_N).all()):
             raise ValueError("values that are not finite")
-        return TrainingSet(centre_KD=centre_KD, held_N=held_N, weights=about["weights"])
+        return TrainingSet(centre_KD=centre_KD, held_N=held_N, weights=digest)
     except Exception as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
         raise ValueError(

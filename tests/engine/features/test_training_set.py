@@ -52,7 +52,7 @@ def test_the_file_says_it_again_in_less_than_100_kb(tmp_path):
 
 @pytest.mark.parametrize("damage", ["torn", "width", "nan", "space", "lacks"])
 def test_a_damaged_file_is_one_line_that_names_the_model(damage, tmp_path):
-    path, about = tmp_path / training_set.FILE, {"space": training_set.SPACE, "weights": "digest"}
+    path = tmp_path / training_set.FILE
     tensors = {"centres": np.ones((2, WIDTH), np.float16), "held_out": np.ones(3, np.float32)}
     if damage == "width":
         tensors["centres"] = tensors["centres"][:, :5]
@@ -60,7 +60,8 @@ def test_a_damaged_file_is_one_line_that_names_the_model(damage, tmp_path):
         tensors["held_out"] = tensors["held_out"] * np.nan
     if damage == "lacks":
         del tensors["held_out"]
-    save_file(tensors, path, {**about, "space": "other"} if damage == "space" else about)
+    space = "other" if damage == "space" else training_set.SPACE
+    save_file(tensors, path, {"features": f"{space} digest"})
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"^model 'm': .*training_features\.safetensors is damaged \(") as e:

@@ -60,6 +60,7 @@ def test_count_pictures_in_shards_with_their_lineage(calm):
             "steps": 3,
             "eta": 0,
             "guidance": 1,
+            "guidance_interval": [0, 1],
             "tolerance": 1e-4,
             "spacing": "trailing",
             "network_evaluations": 3,

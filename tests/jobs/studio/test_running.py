@@ -40,9 +40,11 @@ def test_what_is_started_is_the_command_that_is_shown_and_one_runs_at_a_time(run
         "out/pack-001",
         "noiseweave pack --output out/pack-001 --dataset digits",
     )
-    words = psutil.Process(run.process.pid).cmdline()
+    process, end = psutil.Process(run.process.pid), time.monotonic() + 60
+    while not (words := process.cmdline()) and time.monotonic() < end:  # which it has a moment after it has begun
+        time.sleep(0.01)
     assert words == [sys.executable, "-m", "noiseweave", *shlex.split(run.command)[1:]]
-    assert psutil.Process(run.process.pid).cwd() == os.getcwd()
+    assert process.cwd() == os.getcwd()
     with pytest.raises(Busy, match="out/pack-001 is still running; one run at a time"):
         runs.start("pack", pack, "input")
     assert not Path("out/pack-002").exists()
