@@ -103,15 +103,10 @@ demo-model: $(VENV)/.installed
 photo-model: $(VENV)/.installed
 	@[ -n "$(PHOTOS)" ] || { echo "make photo-model PHOTOS=folder: give a folder with one of photographs for each class" >&2; exit 2; }
 	$(BIN)/noiseweave pack --input "$(PHOTOS)" --size 128 --output $(OUT)/photo-model/photos
-	$(BIN)/noiseweave train --config configs/train-photos-flow.yaml --model.classes -1 --precision fp32 --data.size 128 \
-		--unet.channels 64,128,192 --unet.attention 1,2 --unet.groups 32 \
+	$(BIN)/noiseweave train --config configs/train-photos-flow.yaml --model.classes -1 \
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/first
 	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/first \
 		--steps 7000 --ema 0.9995 --seed 1 --optimizer.warmup 300 \
-		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/second
-	[ -d $(OUT)/photo-model/grown ] || $(BIN)/python scripts/grow_model.py $(OUT)/photo-model/second $(OUT)/photo-model/grown
-	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/grown \
-		--steps 4300 --seed 1 --optimizer.lr 8e-4 \
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/model
 
 # one model of each kind on half of the digits, scored on the other half: about an hour on two cores
