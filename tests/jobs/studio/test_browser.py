@@ -141,6 +141,20 @@ def text_of(browser, css):
     return one(browser, css).get_attribute("textContent")
 
 
+def unfold(browser, css):
+    """Open what is folded until a part is there."""
+
+    def found():
+        there = browser.find_elements("css selector", css)
+        if not there:
+            browser.execute_script(
+                "document.querySelectorAll('.label-wrap:not(.open)').forEach((e) => e.click())"
+            )
+        return there
+
+    until(found)
+
+
 def upload(browser, name, path):
     one(browser, f"#{name} input[type=file]").send_keys(str(path))
     until(lambda: browser.find_elements("css selector", f"#{name} img"))
@@ -190,7 +204,7 @@ def test_two_uploads_and_a_ratio(browser, address, folder):
     move(browser, "ratio", "1")
     _, image = result(browser, first)
     assert apart(image, folder / "b.png") <= 1
-    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    unfold(browser, "#command textarea")
     until(lambda: "--fusion.ratio 1" in one(browser, "#command textarea").get_attribute("value"))
     browser.execute_script("arguments[0].click()", one(browser, "#save"))
     until(lambda: "Saved" in text_of(browser, "#saved"))
@@ -252,7 +266,7 @@ def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser
     folder, address = paired
     browser.get(address)
     one(browser, "#fuse_grid, #ratio")
-    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    unfold(browser, "#steps input[type=number]")
     move(browser, "steps", "4")
     move(browser, "skip", "1")
     tab(browser, "Pairs")
@@ -262,7 +276,7 @@ def test_pairs_follow_a_slider_and_a_run_is_started_and_comes_to_its_end(browser
     until(lambda: counted(browser) < first)
     pairs = counted(browser)
     one(browser, "#pairs_ends img")
-    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    unfold(browser, "#pairs_command textarea")
     command = until(lambda: one(browser, "#pairs_command textarea").get_attribute("value"))
     assert "--pairing.threshold 0.9" in command
     assert "--inversion.num_steps 4 --inversion.skip 1" in command
@@ -294,7 +308,7 @@ def pixels_at(browser, css):
 
 def run_as_shown(browser, folder, prefix):
     """Save what the tab shows, and run the command that it shows; the files of its output."""
-    browser.execute_script("document.querySelectorAll('.label-wrap').forEach((e) => e.click())")
+    unfold(browser, f"#{prefix}command textarea")
     browser.execute_script("arguments[0].click()", one(browser, f"#{prefix}save"))
     until(lambda: "Saved" in text_of(browser, f"#{prefix}saved"))
     command = one(browser, f"#{prefix}command textarea").get_attribute("value").split()

@@ -41,7 +41,9 @@ def test_what_is_started_is_the_command_that_is_shown_and_one_runs_at_a_time(run
         "noiseweave pack --output out/pack-001 --dataset digits",
     )
     process, end = psutil.Process(run.process.pid), time.monotonic() + 60
-    while not (words := process.cmdline()) and time.monotonic() < end:  # which it has a moment after it has begun
+    while (
+        not (words := process.cmdline()) and time.monotonic() < end
+    ):  # which it has a moment after it has begun
         time.sleep(0.01)
     assert words == [sys.executable, "-m", "noiseweave", *shlex.split(run.command)[1:]]
     assert process.cwd() == os.getcwd()
