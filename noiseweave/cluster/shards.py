@@ -78,7 +78,8 @@ def find(pattern: str) -> list[str]:
     listed = set(found) - set(pieces)
     missing = [s for s in found if s not in listed and not storage.exists(s)]
     if missing:
-        raise ValueError(f"input {pattern!r}: no such shard: {missing[0]} ({len(missing)} missing)")
+        what = "shard" if missing[0].endswith(".tar") else "folder or shard"
+        raise ValueError(f"input {pattern!r}: no such {what}: {missing[0]} ({len(missing)} missing)")
     doubled = [s for s, n in Counter(found).items() if n > 1]
     if doubled:
         raise ValueError(f"input {pattern!r}: names {doubled[0]} twice")

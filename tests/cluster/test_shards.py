@@ -257,7 +257,7 @@ def test_find_in_a_folder_with_brackets(tmp_path):
     [
         ("", "is needed"),
         ("  ", "is needed"),
-        ("{d}/none", "no such shard"),
+        ("{d}/none", "no such folder or shard"),
         ("{d}/*.tgz", "no .tar shards"),
         ("{d}/empty", "no .tar shards"),
         ("{d}/{{a,z}}.tar", "z.tar .1 missing"),

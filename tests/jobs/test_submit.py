@@ -119,7 +119,7 @@ def test_the_jobs_exit_code_comes_back(head, home, tmp_path, capfd):
     assert send(head, "--detach", "--id", "wrong-input", *words) == 0
     assert capfd.readouterr().out.endswith("as wrong-input\n")
     assert send(head, "logs", "wrong-input") == 2
-    assert "no such shard" in capfd.readouterr().out
+    assert "no such folder or shard" in capfd.readouterr().out
     assert send(head, "status", "wrong-input") == 0
     assert "wrong-input  FAILED (exit code 2)  python -m noiseweave augment" in capfd.readouterr().out
     assert send(head, "stop", "wrong-input") == 0

@@ -176,7 +176,7 @@ def test_one_picture_none_and_no_pairs_are_one_line_each(gather, tmp_path):
         path.rename(path.with_name("m" + path.name))
     with pytest.raises(ValueError, match=r"no picture with a mask of the same name in masks/"):
         gather(data)
-    with pytest.raises(ValueError, match=r"no such shard|no \.tar"):
+    with pytest.raises(ValueError, match=r"no such folder or shard|no \.tar"):
         gather(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="a base model"):
         gather(data, model="digits-ddpm")

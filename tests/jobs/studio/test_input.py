@@ -60,5 +60,5 @@ def test_no_pictures_are_one_line(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match="two pictures at least"):
         input.read(str(tmp_path / "in"), *LIMITS)
-    with pytest.raises(ValueError, match="no such shard"):
+    with pytest.raises(ValueError, match="no such folder or shard"):
         input.check(str(tmp_path / "nothing"))
