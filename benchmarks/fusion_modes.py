@@ -36,6 +36,7 @@ from noiseweave.engine.networks.backbone import Backbone
 from noiseweave.engine.networks.recipes import ModelConfig, Prompts
 from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Pair
+from noiseweave.engine.usefulness.generators import resized
 
 STEPS, GATE = 20, QualityRecipe(drift=1).settled(photos=True)
 
@@ -84,7 +85,7 @@ def parents_of(judge: photo_model.Judge, count: int, side: int) -> Parents:
     pairs = quality_gate.pairs_of(f_ND[first], judge.label_N[first])
     used = np.unique(pairs)
     return Parents(
-        image_NHWC=photo_model.resized(judge.train_NHWC[first[used]], side),
+        image_NHWC=resized(judge.train_NHWC[first[used]], side),
         label_N=judge.label_N[first[used]],
         pairs=np.searchsorted(used, pairs),
     )
@@ -157,7 +158,7 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             (args.sheets / f"{name.replace(', ', '-').replace(' ', '-').replace('/', '-')}.png").write_bytes(
                 collage.png(page)
             )
-        seen = judge.look(photo_model.resized(image_PHWC, args.side), parents.label_P)
+        seen = judge.look(resized(image_PHWC, args.side), parents.label_P)
         yield {"way": name, **seen, **gated(gate, parents, image_PHWC)}
 
 

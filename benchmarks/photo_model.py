@@ -35,6 +35,7 @@ from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import collage, images
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
+from noiseweave.engine.usefulness.generators import resized
 
 COMPONENTS, ROWS = 64, 50
 Features = Callable[[np.ndarray], np.ndarray]
@@ -103,10 +104,6 @@ class Judge:
             "frechet": distance(self.pca.transform(f_ND), self.pca.transform(self.held_ND)),
             "nearest_train": nearest(f_ND, self.train_ND),
         }
-
-
-def resized(image_NHWC: np.ndarray, side: int) -> np.ndarray:
-    return np.stack([images.fit(image, side) for image in image_NHWC])
 
 
 @torch.inference_mode()

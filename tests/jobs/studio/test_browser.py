@@ -155,6 +155,21 @@ def unfold(browser, css):
     until(found)
 
 
+def controls_of(grid):
+    """A selector of all controls of a part of the page but its files."""
+    return f"{grid} input:not([type=file]), {grid} button, {grid} textarea"
+
+
+def unnamed(browser, css):
+    """The controls that nothing gives a name to."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter((e) => !(e.labels?.length || e.ariaLabel "
+        "|| e.title || e.textContent.trim() || e.getAttribute('aria-labelledby') || e.closest('label')))"
+        ".map((e) => e.outerHTML)",
+        css,
+    )
+
+
 def upload(browser, name, path):
     one(browser, f"#{name} input[type=file]").send_keys(str(path))
     until(lambda: browser.find_elements("css selector", f"#{name} img"))
@@ -236,12 +251,7 @@ def test_no_part_is_wider_than_the_window_and_every_control_has_a_label(browser,
     browser.get(address)
     one(browser, "#ratio input[type=number]")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    unnamed = browser.execute_script(
-        "return [...document.querySelectorAll('#fuse_grid input:not([type=file]), #fuse_grid button, "
-        "#fuse_grid textarea')].filter((e) => !(e.labels?.length || e.ariaLabel || e.title || e.textContent.trim() "
-        "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
-    )
-    assert unnamed == []
+    assert unnamed(browser, controls_of("#fuse_grid")) == []
 
 
 def press(browser, css):
@@ -377,12 +387,7 @@ def test_pairs_and_runs_fit_the_window_and_their_controls_have_labels(browser, p
     tab(browser, "Pairs")
     one(browser, "#pairs_figures svg")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    unnamed = browser.execute_script(
-        "return [...document.querySelectorAll('#pairs_grid input, #pairs_grid button, #stop, #pairs_run')].filter("
-        "(e) => !(e.labels?.length || e.ariaLabel || e.title || e.textContent.trim() "
-        "|| e.getAttribute('aria-labelledby') || e.closest('label'))).map((e) => e.outerHTML)"
-    )
-    assert unnamed == []
+    assert unnamed(browser, "#pairs_grid input, #pairs_grid button, #stop, #pairs_run") == []
     assert browser.execute_script(
         "return [...document.querySelectorAll('#pairs_ends img')].every((e) => e.alt)"
     )
@@ -400,14 +405,7 @@ def test_no_tab_is_wider_than_the_window_and_every_control_has_a_label(browser, 
     grid = f"#{name.lower()}_grid"
     until(lambda: one(browser, grid).is_displayed())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    unnamed = browser.execute_script(
-        "return [...document.querySelectorAll(`${arguments[0]} input:not([type=file]), ${arguments[0]} button, "
-        "${arguments[0]} textarea`)].filter((e) => !(e.labels?.length || e.ariaLabel || e.title "
-        "|| e.textContent.trim() || e.getAttribute('aria-labelledby') || e.closest('label')))"
-        ".map((e) => e.outerHTML)",
-        grid,
-    )
-    assert unnamed == []
+    assert unnamed(browser, controls_of(grid)) == []
 
 
 @pytest.mark.parametrize("browser", ["zh-CN"], indirect=True)
