@@ -63,6 +63,7 @@ class ModelFacts:
         side: of its square pictures, in pixels; the longer one where it was made for others.
         multiple: its sides are multiples of it, in pixels; 0 where it knows side x side alone.
         classes: that it can be conditioned on, 0 for none.
+        guidance: of a model of classes: what its samples are drawn with where nothing is chosen.
         unet, vae, scheduler: their configs as read; empty where it has none. A baseline's own VAE is none of these;
             ``unet`` is the network that takes noise off, of a pipeline with a transformer that.
     """
@@ -75,6 +76,7 @@ class ModelFacts:
     side: int
     multiple: int
     classes: int = 0
+    guidance: float = 1.0
     unet: Config = field(default_factory=dict)
     vae: Config = field(default_factory=dict)
     scheduler: Config = field(default_factory=dict)
@@ -257,6 +259,7 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
         side=_side(name, size, own["size"] if own else unet["sample_size"] * factor, multiple),
         multiple=multiple,
         classes=own["classes"] if own else classes,
+        guidance=float(own.get("guidance", 1)),
         unet=unet,
         vae=vae,
         scheduler=scheduler,
@@ -285,6 +288,9 @@ def _read_own(name: str, folder: Path) -> Json:
         raise ValueError(
             f"model {name!r}: {folder / 'noiseweave.json'} lacks kind, classes, size or channels"
         )
+    guidance = own.setdefault("guidance", 1)
+    ok = type(guidance) in (int, float) and 0 <= guidance <= 100
+    check(ok, f"model {name!r}: guidance in noiseweave.json", guidance, "a number from 0 to 100")
     return own
 
 

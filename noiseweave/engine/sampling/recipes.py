@@ -22,7 +22,8 @@ class SamplerRecipe:
         steps: of the sampler; dopri5 picks its own from tolerance. euler calls the network once a step,
             midpoint and heun twice.
         eta: noise of ddim, 0 (none) to 1 (as much as ddpm).
-        guidance: classifier-free guidance scale; 1 is off. Above 1 each step has two network calls.
+        guidance: classifier-free guidance scale; 1 is off. Above 1 each step has two network calls. null takes the
+            model's own (guidance in its noiseweave.json), or 1.
         guidance_interval: lowest and highest noise at which there is guidance (Kynkäänniemi et al., arXiv 2404.07724),
             as prompt.guidance_interval has it: sigma of alpha picture + sigma noise, 0 to 1. A step outside
             costs one call.
@@ -34,7 +35,7 @@ class SamplerRecipe:
     name: Sampler = "auto"
     steps: int = 50
     eta: float = 0.0
-    guidance: float = 1.0
+    guidance: float | None = None
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     tolerance: float = 1e-4
     spacing: Literal["trailing", "leading"] = "trailing"
@@ -42,7 +43,7 @@ class SamplerRecipe:
     def __post_init__(self) -> None:
         check(1 <= self.steps <= 100_000, "sampler.steps", self.steps, "1 to 100000")
         check(0 <= self.eta <= 1, "sampler.eta", self.eta, "0 to 1")
-        check(0 <= self.guidance <= 100, "sampler.guidance", self.guidance, "0 to 100")
+        check(0 <= (self.guidance or 0) <= 100, "sampler.guidance", self.guidance, "0 to 100")
         low, high = self.guidance_interval
         within = "0 to 1, the lower end first"
         check(0 <= low <= high <= 1, "sampler.guidance_interval", self.guidance_interval, within)

@@ -81,7 +81,8 @@ def draw(
     name = sampler_name(model.kind, recipe)
     if name == "none":
         return Drawn(image_BHWC=pictures_of(model, decoded(model, x)), beliefs_KBHWC=None, calls=1)
-    predict = GuidedNetwork(model, label_B, recipe.guidance, recipe.guidance_interval)
+    guidance = 1.0 if recipe.guidance is None else recipe.guidance
+    predict = GuidedNetwork(model, label_B, guidance, recipe.guidance_interval)
     beliefs = Beliefs(model, kept)
     if name in FLOW:
         x = flow(velocity_of(model, predict), x, FLOW[name], recipe, beliefs, model.kind)

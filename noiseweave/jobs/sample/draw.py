@@ -62,7 +62,7 @@ class Result:
 def run(task: Task, book: Ledger, s: Session) -> Outcome:
     """Draw every shard of samples."""
     recipe = task.text or task.config.sampler
-    rows = task.total * recipe.steps * (1 + (recipe.guidance > 1))
+    rows = task.total * recipe.steps * (1 + ((recipe.guidance or 1) > 1))
     model = running.with_compiling(task.config.model, None, rows, s)
     task = replace(task, config=replace(task.config, model=model))
     return pipeline.run(units(task), phase(task, s.gpus_per_worker > 0), book, s)

@@ -51,12 +51,9 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
         raise ValueError(f"{asked[0]}: for a text-to-image model; {config.model.name!r} is none")
     kind, classes = model.kind, model.classes
     name = sampler_name(kind, config.sampler)
-    check(
-        config.sampler.guidance == 1 or classes > 0,
-        "sampler.guidance",
-        config.sampler.guidance,
-        "1, as the model knows no classes",
-    )
+    guidance = model.guidance if config.sampler.guidance is None else config.sampler.guidance
+    check(guidance == 1 or classes > 0, "sampler.guidance", guidance, "1, as the model knows no classes")
+    config = replace(config, sampler=replace(config.sampler, guidance=guidance))
     check(
         config.labels is None or classes > 0, "labels", config.labels, "null, as the model knows no classes"
     )

@@ -56,7 +56,7 @@ def config_of(config: Config, controls: JsonMapping, facts: ModelFacts) -> Sampl
         side = config.size
         how["text"] = TextOptions(steps=steps, guidance=guidance or None, height=side, width=side)
     elif facts.family not in BASELINES:
-        guided = guidance if guidance and facts.classes else 1.0
+        guided = guidance if guidance and facts.classes else None
         how["sampler"] = SamplerRecipe(steps=steps, guidance=guided)
     if facts.conditioning == "class" and labels:
         how["labels"] = ",".join(map(str, labels))

@@ -32,6 +32,11 @@ def test_what_is_not_there_is_one_line_that_says_how_to_get_it(name):
     assert f"hf download {name}" in str(e.value)
 
 
+def test_a_name_that_is_like_a_shipped_one_is_told_so():
+    with pytest.raises(ValueError, match=r"did you mean flowers-flow\?$"):
+        pretrained.find("flower-flow", ["*.json"])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [(None, "is missing in"), ("{", "is no JSON"), ("[1]", "no JSON object"), ("[" * 5000, "is no JSON")],

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_no_grid(tmp_path):
 # classes
 
 
-def test_labels_are_taken_in_turn_and_guidance_is_heard(told, tmp_path):
+def test_labels_are_taken_in_turn_and_guidance_is_heard(told, tmp_path, capsys):
     base = ["--model.name", told, *FAST]
     assert drawn(tmp_path / "some", *base, "--count", 5, "--labels", "2,0") == 0
     assert labels(tmp_path / "some") == [2, 0, 2, 0, 2]
@@ -192,6 +193,16 @@ def test_labels_are_taken_in_turn_and_guidance_is_heard(told, tmp_path):
     assert drawn(tmp_path / "far", *base, "--count", 6, "--sampler.guidance", 5) == 0
     assert (pixels(tmp_path / "far") != every).any()
     assert lines(tmp_path / "far")[0]["guidance"] == 5
+    model = shutil.copytree(told, tmp_path / "model")
+    about = json.loads((model / "noiseweave.json").read_text())
+    (model / "noiseweave.json").write_text(json.dumps(about | {"guidance": 5}))
+    base[1] = model
+    assert drawn(tmp_path / "its own", *base, "--count", 6) == 0
+    assert (pixels(tmp_path / "its own") == pixels(tmp_path / "far")).all()
+    assert drawn(tmp_path / "off", *base, "--count", 6, "--sampler.guidance", 1) == 0
+    assert (pixels(tmp_path / "off") == every).all()
+    (model / "noiseweave.json").write_text(json.dumps(about | {"guidance": "much"}))
+    assert "guidance in noiseweave.json='much'" in refused(capsys, tmp_path / "much", *base)
 
 
 def test_match_draws_as_many_of_each_class(told, tmp_path):
