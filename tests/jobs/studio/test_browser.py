@@ -36,6 +36,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"),
 )
 WAIT = 120
+INLINE = ("--cluster.address", "inline")
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +200,9 @@ def move(browser, name, value):
     )
 
 
-def apart(image, path):
-    """The largest difference to a picture's file, as the model takes it."""
-    wanted = images.fit(images.decode(path.read_bytes(), 1), 16)[..., 0]
+def apart(image, path, part=np.s_[:]):
+    """The largest difference to a part of a picture's file, as the model takes it."""
+    wanted = images.fit(images.decode(path.read_bytes(), 1), 16)[..., 0][part]
     return np.abs(image.astype(int) - wanted).max()
 
 
@@ -221,12 +222,8 @@ def test_two_uploads_and_a_ratio(browser, address, folder):
     assert apart(image, folder / "b.png") <= 1
     unfold(browser, "#command textarea")
     until(lambda: "--fusion.ratio 1" in one(browser, "#command textarea").get_attribute("value"))
-    browser.execute_script("arguments[0].click()", one(browser, "#save"))
-    until(lambda: "Saved" in text_of(browser, "#saved"))
-    command = one(browser, "#command textarea").get_attribute("value").split()
-    assert subprocess.run([sys.executable, "-m", *command], cwd=folder, check=False).returncode == 0
-    (made,) = (folder / "out").glob("fuse-*/fused.png")
-    assert (np.asarray(Image.open(made)) == image).all()
+    made = run_as_shown(browser, folder, "")
+    assert (np.asarray(Image.open(made / "fused.png")) == image).all()
     assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
     asked = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
@@ -316,31 +313,57 @@ def pixels_at(browser, css):
         return np.asarray(Image.open(io.BytesIO(answer.read())).convert("L"))
 
 
-def run_as_shown(browser, folder, prefix):
+def run_as_shown(browser, folder, prefix, *more):
     """Save what the tab shows, and run the command that it shows; the files of its output."""
     unfold(browser, f"#{prefix}command textarea")
     browser.execute_script("arguments[0].click()", one(browser, f"#{prefix}save"))
     until(lambda: "Saved" in text_of(browser, f"#{prefix}saved"))
     command = one(browser, f"#{prefix}command textarea").get_attribute("value").split()
-    words = [sys.executable, "-m", *command, "--cluster.address", "inline"]
+    words = [sys.executable, "-m", *command, *more]
     assert subprocess.run(words, cwd=folder, check=False).returncode == 0
     return folder / command[command.index("--output") + 1]
+
+
+def paint(browser, canvas, line):
+    """A stroke across the middle; once more where the canvas had not taken its picture yet."""
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+
+    def painted():
+        stroke = webdriver.ActionChains(browser).move_to_element(canvas).click_and_hold()
+        stroke.move_by_offset(20, 10).release().perform()
+        return within(10, lambda: "Drawn in" in text_of(browser, line))
+
+    until(painted)
+
+
+def test_a_region_is_painted_and_the_second_picture_shows_there(browser, address, folder):
+    browser.get(address)
+    upload(browser, "picture_1", folder / "a.png")
+    until(lambda: "second picture" in text_of(browser, "#line"))
+    upload(browser, "picture_2", folder / "b.png")
+    everywhere, _ = result(browser)
+    move(browser, "ratio", "1")
+    second, _ = result(browser, everywhere)
+    browser.execute_script("document.querySelector('#region input[value=file]').click()")
+    until(lambda: "Paint where" in text_of(browser, "#line"))
+    paint(browser, one(browser, "#region_painted canvas"), "#line")
+    _, image = result(browser, second)
+    assert apart(image, folder / "a.png") > 20
+    assert apart(image, folder / "b.png") > 20
+    assert apart(image[:, :2], folder / "a.png", np.s_[:, :2]) < apart(
+        image[:, :2], folder / "b.png", np.s_[:, :2]
+    )
+    made = run_as_shown(browser, folder, "")
+    assert (np.asarray(Image.open(made / "fused.png")) == image).all()
 
 
 def test_a_hole_is_painted_and_repaired(browser, address, folder):
     opened(browser, address, "Repair")
     upload(browser, "repair_picture", folder / "a.png")
     canvas = one(browser, "#painted canvas")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     until(lambda: "Paint the hole" in text_of(browser, "#repair_line"))
 
-    def painted():
-        """The same stroke once more, where the canvas had not taken its picture yet."""
-        stroke = webdriver.ActionChains(browser).move_to_element(canvas).click_and_hold()
-        stroke.move_by_offset(20, 10).release().perform()
-        return within(10, lambda: "Drawn in" in text_of(browser, "#repair_line"))
-
-    until(painted)
+    paint(browser, canvas, "#repair_line")
     tiles = until(lambda: browser.find_elements("css selector", "#repair_variants .thumbnail-item img"))
     assert len(tiles) == 2
     first = pixels_at(browser, "#repair_variants .thumbnail-item img")
@@ -348,7 +371,7 @@ def test_a_hole_is_painted_and_repaired(browser, address, folder):
     assert first.shape == before.shape == (8, 8)
     changed = (first != before).mean()
     assert 0 < changed < 0.5
-    made = run_as_shown(browser, folder, "repair_")
+    made = run_as_shown(browser, folder, "repair_", *INLINE)
     files = sorted((made / "restored").iterdir())
     assert len(files) == 2
     assert (np.asarray(Image.open(files[0])) == first).all()
@@ -372,7 +395,7 @@ def test_a_class_is_sampled(browser, classes_address, folder):
     assert [tile.text.strip() for tile in tiles] == ["rose"] * 4
     shown = pixels_at(browser, "#drawn_pictures .thumbnail-item img")
     one(browser, "#film img")
-    made = run_as_shown(browser, folder, "sample_")
+    made = run_as_shown(browser, folder, "sample_", *INLINE)
     found = next(iter(sampling.read(made).values()))
     assert found["cls"] == b"1"
     assert (np.asarray(Image.open(io.BytesIO(found["png"]))) == shown).all()
