@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -59,6 +60,8 @@ def _serve(config: Config, uploads: str) -> None:
             timeout_graceful_shutdown=1,
         )
     )
+    # a page that is open when the server ends is cut off; uvicorn has a traceback for it
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     print(f"studio: http://{HOST}:{config.port} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_load, args=(live, server), daemon=True).start()
     signal.signal(signal.SIGTERM, _end)

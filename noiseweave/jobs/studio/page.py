@@ -90,7 +90,10 @@ article.run .running { color: var(--color-accent); }
 article.run pre { margin: 8px 0 0; padding: 8px 10px; border-radius: 6px; font-size: 12px; white-space: pre-wrap;
   overflow-wrap: anywhere; background: var(--background-fill-secondary); color: var(--body-text-color); }
 article.run a { color: var(--link-text-color); text-decoration: underline; }
-article.run progress { width: 100%; accent-color: var(--color-accent); }
+article.run progress { appearance: none; width: 100%; height: 0.5rem; border: 0; border-radius: 4px; overflow: hidden; }
+article.run progress, article.run progress::-webkit-progress-bar { background: var(--border-color-primary); }
+article.run progress::-webkit-progress-value { background: var(--color-accent); }
+article.run progress::-moz-progress-bar { background: var(--color-accent); }
 """
 OLD_FILES = (600, 3600)
 """Every so many seconds uploads and results of so many seconds ago are deleted."""

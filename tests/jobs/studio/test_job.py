@@ -1,9 +1,13 @@
 """The job studio: one line for what keeps it from starting."""
 
+import contextlib
 import importlib.util
+import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 
 import pytest
 from flows import DIGITS
@@ -71,6 +75,25 @@ def test_the_page_is_there_before_torch_is_imported(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert made.stderr == ""
+
+
+def test_ctrl_c_says_nothing_of_pages_that_are_open(tmp_path):
+    pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
+    with socket.socket() as probe:
+        probe.bind((job.HOST, 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "noiseweave", "studio", *DIGITS, "--output", "out", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        page = f"http://{job.HOST}:{port}/gradio_api/heartbeat/somebody"
+        for _ in range(600):
+            time.sleep(0.1)
+            with contextlib.suppress(OSError), urllib.request.urlopen(page) as opened:
+                assert opened.readline()
+                server.send_signal(signal.SIGINT)
+                _, error = server.communicate(timeout=60)
+                break
+    assert error == b""
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("runs", ["out/other", "s3://a", "out/studio/inner"])
