@@ -68,6 +68,8 @@ class QualityRecipe:
             through noise is so many times its parents'; 0 is off, and costs nothing.
         drift: rejected as ``drifted`` when its chance of not being of its parents' classes is above this, in the
             eyes of the judge; 1 is off, and so it is where the parents have no labels.
+        least: pictures that the middle one of the classes must have for the judge to say anything of drift; null is 40
+            for photos, else 1.
         sharpness: rejected as ``broken`` when its sharpness is below this share of its parents', or above
             1 / share of it; 0 is off; null is 0.05 for photos, else 0.25.
         redraw: times that a rejected picture is drawn again, with another mode, ratio and noise.
@@ -87,6 +89,7 @@ class QualityRecipe:
     rough: float = 1.5
     strange: float = 1.3
     drift: float = 0.5
+    least: int | None = None
     sharpness: float | None = None
     redraw: int = 2
     judge: Literal["classifier", "centroid"] | None = None
@@ -97,6 +100,7 @@ class QualityRecipe:
     def __post_init__(self) -> None:
         check(-1 <= self.copy <= 1, "quality.copy", self.copy, "-1 to 1")
         check(0 <= self.drift <= 1, "quality.drift", self.drift, "0 to 1")
+        check(self.least is None or self.least >= 1, "quality.least", self.least, "1 or more, or null")
         for name in ("traced", "double"):
             check(0 < getattr(self, name) <= 1, f"quality.{name}", getattr(self, name), "above 0, at most 1")
         check(self.hash is None or 0 <= self.hash <= 32, "quality.hash", self.hash, "0 to 32, or null")
@@ -114,5 +118,6 @@ class QualityRecipe:
         return replace(
             self,
             judge=judge or ("centroid" if photos else "classifier"),
+            least=(40 if photos else 1) if self.least is None else self.least,
             sharpness=(0.05 if photos else 0.25) if sharpness is None else sharpness,
         )

@@ -53,6 +53,7 @@ def run(config: Config) -> int:
         if found:
             seen = looks.look_at_shards(found, config.max_pixels)
             looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
+        looks.warn(class_names.unknown(task.classes, task.rows, task.known, task.known_classes))
         class_names.write(output, task.classes)
         path = book.path(FORGOTTEN)
         task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
@@ -136,6 +137,8 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         model_hash=loading.fingerprint(model, config.model),
         conditioning=model.conditioning,
         classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),
+        known=tuple(class_names.classes_in(str(model.folder))) if model.classes else (),
+        known_classes=model.classes,
     )
 
 
@@ -153,6 +156,7 @@ def identity(
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}
+    known["model_classes"] = task.known
     if unlabelled and unlabelled.folder:
         folder = unlabelled.folder
         known["pool"] = {"pictures": folder.pictures, "content": folder.content}
