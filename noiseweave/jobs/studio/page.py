@@ -22,7 +22,7 @@ from noiseweave.jobs.studio import (
     sample_events,
     sample_tab,
 )
-from noiseweave.jobs.studio.events import fault, language, line
+from noiseweave.jobs.studio.events import fault, language, left, line
 from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
@@ -176,6 +176,10 @@ def build(live: Live, runs: RunEvents) -> gr.Blocks:
             side = live.config.size or known.facts.side
             yield line(say(lang, "loaded", model=model, side=side, device=known.device))
 
+        def closed(request: gr.Request) -> None:
+            left(turns, request)
+
+        page.unload(closed)
         page.load(opened, outputs=[about], api_visibility="private", concurrency_limit=None)
     return page
 

@@ -18,6 +18,7 @@ from noiseweave.engine.pictures import files
 from noiseweave.engine.records import Json
 from noiseweave.jobs.inpaint.config import Config as InpaintConfig
 from noiseweave.jobs.studio import commands, masking, repairing, values
+from noiseweave.jobs.studio.controls import moved
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, pixels, turn
 from noiseweave.jobs.studio.held import Held
 from noiseweave.jobs.studio.live import Live
@@ -200,7 +201,7 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     given = [*places, *(parts.controls[name] for name in repairing.CONTROLS)]
     usual: Json = {"inputs": given, "preprocess": False, "concurrency_limit": None}
     triggers = [parts.picture.change, parts.painted.input, parts.mask.change]
-    triggers += [one.input for one in parts.controls.values()]
+    triggers += [moved(one) for one in parts.controls.values()]
     shown = [parts.compare, parts.line, parts.variants, parts.files]
     gr.on(
         triggers,
