@@ -27,6 +27,7 @@ from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pairs_events import PairsEvents
+from noiseweave.jobs.studio.previews import Previews
 from noiseweave.jobs.studio.repair_events import RepairEvents
 from noiseweave.jobs.studio.running import Runs
 from noiseweave.jobs.studio.runs_events import RunEvents
@@ -208,4 +209,4 @@ def app(live: Live, runs: Runs) -> Guard:
         theme=theme(),
         css=CSS + charts_css(),
     )
-    return Guard(site, live.config.port, live.pictures.limits)
+    return Guard(Previews(site, live.pictures.limits), live.config.port, live.pictures.limits)
