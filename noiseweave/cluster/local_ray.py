@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 
-from noiseweave.cluster import reaper
+from noiseweave.cluster import reaper, termination
 from noiseweave.cluster.ray_end import QUIET, hushed, watched
 from noiseweave.engine.records import Json
 
-TERMINATED = "terminated; the same command goes on from here"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -54,7 +51,7 @@ def started(**options: Any) -> Iterator[None]:
         node = _init(options)
         folder = os.path.realpath(node.get_session_dir_path())
         core = [info.process for name in CORE for info in node.all_processes[name]]
-        with _reaper(folder), _on_sigterm():
+        with _reaper(folder), termination.on_sigterm():
             try:
                 with watched(lambda: any(process.poll() is not None for process in core), every=LOOK):
                     yield
@@ -149,22 +146,3 @@ def _reaper(folder: str) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-@contextlib.contextmanager
-def _on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does; Ray's own handler, set by ``ray.init``, aborts the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not break off the cleaning up
-    os.write(2, f"{TERMINATED}\n".encode())  # print may be in the middle of a line of its own
-    raise SystemExit(128 + number)

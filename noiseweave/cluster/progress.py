@@ -21,7 +21,9 @@ from rich.text import Text
 
 from noiseweave.cluster.polling import repeated
 
-EVERY = 5.0  # seconds between lines where there is no terminal
+EVERY = 5.0  # seconds between lines where there is no terminal, at least; and of SHARE of the time that has passed
+SHARE = 0.02
+STILL = 60.0  # seconds between two lines that have nothing new
 LOOK = 1.0  # seconds between two looks at what workers say
 QUIET = 0.5  # seconds between two reports of a worker
 
@@ -114,6 +116,10 @@ class Meter:
             parts.append(f"{self.earlier} done before")
         return "  ".join(parts)
 
+    def news(self) -> tuple[float, ...]:
+        """What changes when the work goes on; the clock alone changes none of it."""
+        return (*self._reach(), self.done, self.quarantined)
+
     def _reach(self) -> tuple[float, float]:
         """Things made so far, those of running units included, and the share of all work that is done."""
         now = list((self.computed | self.running).values())
@@ -140,15 +146,18 @@ class Display:
     """Draws a Meter: a live line on a terminal, a plain line every few seconds elsewhere."""
 
     def __init__(self, meter: Meter, live: Live | None) -> None:
-        self.meter, self.live, self.last = meter, live, 0.0
+        self.meter, self.live, self.last = meter, live, -STILL
+        self.told: object = None
 
     def __rich__(self) -> Text:
         return Text(self.meter.line())
 
     def update(self) -> None:
-        """Print the line where there is no terminal, every few seconds."""
-        if self.live is None and time.monotonic() - self.last >= EVERY:
-            self.last = time.monotonic()
+        """Print the line where there is no terminal: seldom of a long run, and where something is new."""
+        now, news = time.monotonic(), self.meter.news()
+        wait = max(EVERY, SHARE * (now - self.meter.start)) if news != self.told else STILL
+        if self.live is None and now - self.last >= wait:
+            self.last, self.told = now, news
             print(self.meter.line(), file=sys.stderr, flush=True)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from noiseweave.cluster import joined_ray, local_ray, resources
+from noiseweave.cluster import joined_ray, local_ray, resources, termination
 from noiseweave.cluster.resources import Node
 from noiseweave.engine.records import Json
 
@@ -128,7 +128,8 @@ def session(config: ClusterConfig) -> Iterator[Session]:
         ValueError: no Ray answers at the address, or it can never offer what was asked for.
     """
     if config.address == "inline":
-        yield _inline(config)
+        with termination.on_sigterm():
+            yield _inline(config)
         return
     settle()
     import ray

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from noiseweave.cluster import joined_ray, local_ray, ray_end, reaper
+from noiseweave.cluster import joined_ray, local_ray, ray_end, reaper, termination
 
 GONE = 10.0
 """Seconds after the end of a driver in which all that it started must be gone."""
@@ -369,7 +369,7 @@ def test_nothing_stays_of_a_run_that_is_stopped(tmp_path, number, code):
     driver.send_signal(number)
     error = wait(driver)
     assert driver.returncode == code
-    assert (local_ray.TERMINATED in error) == (number == signal.SIGTERM)
+    assert (termination.TERMINATED in error) == (number == signal.SIGTERM)
     assert not still_there_after(processes, GONE)
 
 

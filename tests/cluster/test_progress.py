@@ -95,6 +95,33 @@ def test_the_line_comes_while_a_unit_runs(capsys, monkeypatch):
     assert "0/1 units  2 images" in seen
 
 
+def test_lines_come_where_something_is_new_and_seldom_of_a_long_run(capsys, monkeypatch):
+    m = meter(units=4)
+    display, now = progress.Display(m, None), m.start
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def lines(seconds, step=1.0):
+        nonlocal now
+        for _ in range(round(seconds / step)):
+            now += step
+            display.update()
+        return capsys.readouterr().err.count("\n")
+
+    assert lines(59) == 1, "that it has begun"
+    assert lines(60) == 1, "that it is still there"
+    m.add("u0", 100, 0)
+    assert lines(10) == 1
+    for share in range(1, 100):
+        m.running_now({"w": Progress(unit="u1", share=share / 100, size=100)})
+        assert lines(5) <= 1
+    m.running_now({"w": Progress(unit="u1", share=0.999, size=100)})
+    now = m.start + 3600.0
+    assert lines(5) == 1
+    m.add("u1", 100, 0)
+    assert lines(60) == 0
+    assert lines(12) == 1, "every 72 seconds after an hour"
+
+
 def test_a_look_that_fails_ends_nothing(monkeypatch):
     monkeypatch.setattr(progress, "LOOK", 0.01)
     looks = []

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flows import DIGITS, inline
 from PIL import Image
+from safetensors.torch import save
 from sklearn.datasets import load_digits
 
 from noiseweave.cluster import ledger, storage
@@ -133,3 +135,11 @@ def stored(path: Path) -> np.ndarray:
     """The pixels as they are in the file, of any mode, int."""
     with Image.open(path) as image:
         return np.asarray(image).astype(int)
+
+
+def lora(seed=0, channels=4, scale=1.0) -> bytes:
+    """A file of kohya's for the first convolution of the small pipeline."""
+    g = torch.Generator().manual_seed(seed)
+    down, up = torch.randn(2, channels, 3, 3, generator=g), torch.randn(32, 2, 1, 1, generator=g)
+    key = "lora_unet_conv_in"
+    return save({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": scale * up})

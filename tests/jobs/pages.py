@@ -66,8 +66,8 @@ class Client:
         return self.client.get(file["url"])
 
 
-REPAIR = ("black", 2, 7, False, 4, 2, 2, 1, 1, "", "", 0)
-"""Mask mode, variants, seed, crop to mask, padding, feather, steps, strength, resample, prompts, guidance."""
+REPAIR = ("black", 2, 7, False, 4, 2, 2, 1, 1, "", "", 0, 1, 1, 1)
+"""Mask mode, variants, seed, crop to mask, padding, feather, steps, strength, resample, prompts, guidance, LoRAs."""
 
 
 def file(path):

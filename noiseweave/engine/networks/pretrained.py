@@ -67,7 +67,9 @@ def download(what: str, name: str, wanted: Sequence[str]) -> Path:
         raise ValueError(
             f"{what}: no such folder, not shipped, and not to be had from the hub "
             f"({type(e).__name__}); on a machine with network run `hf download {name}`, or give a folder"
-            + "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, models.shipped(), 1))
+            + "".join(
+                f"; did you mean {near}?" for near in difflib.get_close_matches(name, models.shipped(), 1)
+            )
         ) from None
 
 

@@ -66,8 +66,8 @@ class Config:
     """Shards -> similar pairs -> fused, labelled shards with their lineage.
 
     Args:
-        input: a local folder of pictures, one sub-folder a class or all directly in it, which is packed into
-            output/_run/packed first; or a folder, glob, brace pattern or fsspec URL of WebDataset .tar shards.
+        input: a local folder of pictures, one sub-folder a class or all directly in it, or WebDataset .tar shards as a
+            folder, glob, brace pattern or fsspec URL; pictures are packed into output/_run/packed first.
         output: folder or URL for shards/augmented-*.tar or pictures/, originals/, report.json, quarantine.jsonl,
             contact_sheet.png.
         pool: a folder of pictures, or shards, whose labels nobody knows (those that it has are passed over): the ones

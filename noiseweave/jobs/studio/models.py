@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ class Models:
     def __init__(self, config: ModelConfig, size: int | None) -> None:
         self.config, self.size = config, size
         self._lock = threading.RLock()
+        self._weighted: tuple[tuple[float, ...], InpaintModel] | None = None
 
     def known(self) -> Known:
         """Its configs, read."""
@@ -57,10 +58,20 @@ class Models:
         with self._lock:
             return self._fusing
 
-    def repairing(self) -> InpaintModel:
-        """It as it fills holes."""
+    def repairing(self, weights: tuple[float, ...] = ()) -> InpaintModel:
+        """It as it fills holes.
+
+        Args:
+            weights: of its LoRA files, where they are to be others than those that it was started with: a second copy,
+                of the latest of them alone.
+        """
         with self._lock:
-            return self._repairing
+            if not weights or weights == self._known.config.lora_weights:
+                return self._repairing
+            if self._weighted is None or self._weighted[0] != weights:
+                self._weighted = None  # never three copies at once
+                self._weighted = weights, self._weighing(replace(self._known.config, lora_weight=weights))
+            return self._weighted[1]
 
     def drawing(self) -> BaseModel | TextModel:
         """It as it draws from noise."""
@@ -91,8 +102,13 @@ class Models:
         known = self._known
         models.for_inpainting(known.facts)
         if known.facts.sees_holes:
-            return models.load(known.config, known.device, loras.adding(known.config))
+            return self._weighing(known.config)
         return models.model_of(known.facts, known.config, self._drawing)
+
+    def _weighing(self, config: ModelConfig) -> InpaintModel:
+        from noiseweave.engine.inpainting import models
+
+        return models.load(config, self._known.device, loras.adding(config))
 
     @cached_property
     def _drawing(self) -> BaseModel | TextModel:

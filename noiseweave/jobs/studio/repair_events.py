@@ -63,19 +63,20 @@ class RepairEvents:
         self._sizes: Held[str, tuple[int, int]] = Held(1000)
 
     async def opened(self, request: gr.Request) -> Answer:
-        """Whether the model can repair, as a line, and whether it takes prompts."""
+        """Whether the model can repair, as a line, whether it takes prompts, and the weights of its LoRA files."""
         try:
             model = await anyio.to_thread.run_sync(self.live.models.repairing)
         except Exception as e:  # a line of this tab; the others may do
-            return fault(request, e), gr.skip()
-        said, lang = [say(language(request), "need_picture_to_repair")], language(request)
-        config = self.live.config.model
-        if config.loras:
-            weights = " ".join(f"{weight:g}" for weight in config.lora_weights)
-            said.append(
-                say(lang, "lora", files=" ".join(map(os.path.basename, config.loras)), weights=weights)
-            )
-        return line(" ".join(said)), gr.update(visible=model.about.reads_prompts)
+            return fault(request, e), gr.skip(), *(gr.skip() for _ in repairing.LORAS)
+        lang, config = language(request), self.live.config.model
+        named = [say(lang, "lora", file=os.path.basename(os.path.normpath(name))) for name in config.loras]
+        weights = [
+            gr.update(label=name, value=weight, visible=True)
+            for name, weight in zip(named, config.lora_weights, strict=True)
+        ]
+        weights += [gr.skip() for _ in repairing.LORAS]
+        shown = gr.update(visible=model.about.reads_prompts)
+        return line(say(lang, "need_picture_to_repair")), shown, *weights[: len(repairing.LORAS)]
 
     async def picked(self, request: gr.Request, picture: object) -> Answer:
         """A picture -> what is painted on, with nothing painted yet; without one there is no place to paint."""
@@ -201,7 +202,12 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     given = [*places, *(parts.controls[name] for name in repairing.CONTROLS)]
     usual: Json = {"inputs": given, "preprocess": False, "concurrency_limit": None}
     triggers = [parts.picture.change, parts.painted.input, parts.mask.change]
-    triggers += [moved(one) for one in parts.controls.values()]
+    weights = [parts.controls[name] for name in repairing.LORAS]
+    # another weight loads the model: not while a slider is dragged
+    triggers += [
+        one.release if isinstance(one, gr.Slider) and one in weights else moved(one)
+        for one in parts.controls.values()
+    ]
     shown = [parts.compare, parts.line, parts.variants, parts.files]
     gr.on(
         triggers,
@@ -217,4 +223,4 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     parts.picture.change(events.picked, inputs=[parts.picture], outputs=[parts.painted], **own)
     seen = [parts.compare, parts.variants, parts.compared]
     parts.compared.input(compared, inputs=seen, outputs=[parts.compare], queue=False, **own)
-    page.load(events.opened, outputs=[parts.line, parts.prompts], **own)
+    page.load(events.opened, outputs=[parts.line, parts.prompts, *weights], **own)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from noiseweave.jobs.studio import controls
 from noiseweave.jobs.studio.controls import I18N, Batch, Control
-from noiseweave.jobs.studio.repairing import MOST
+from noiseweave.jobs.studio.repairing import LORAS, MOST
 
 
 @dataclass(kw_only=True)
@@ -86,6 +86,10 @@ def _controls() -> tuple[gr.Image, dict[str, Control], gr.Accordion]:
     found["repair_seed"] = gr.Number(1, label=I18N("seed"), precision=0, elem_id="repair_seed", minimum=1)
     found["crop_to_mask"] = gr.Checkbox(False, label=I18N("crop_to_mask"), elem_id="crop_to_mask")
     found["feather"] = slider("feather", 0, 64, 4, 1)
+    for name in LORAS:  # they get the files' names once the model is known
+        found[name] = gr.Slider(
+            -2, 2, 1, step=0.05, label=I18N("lora"), elem_id=name, visible=False, buttons=[]
+        )
     with gr.Accordion(I18N("mask_of_a_file"), open=False):
         mask = controls.picture("repair_mask")
         found["mask_mode"] = controls.choice("mask_mode", ("black", "white"), "black")

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 CONTROLS = (
     *("mask_mode", "variants", "repair_seed", "crop_to_mask", "padding", "feather", "repair_steps"),
     *("repair_strength", "resample", "repair_prompt", "repair_negative", "repair_guidance"),
+    *(LORAS := ("lora_1", "lora_2", "lora_3")),
 )
-"""Names of the controls, in the order that the page sends them."""
+"""Names of the controls, in the order that the page sends them; LORAS are the weights of the first LoRA files."""
 MOST = 8
 """Variants at once."""
 
@@ -46,7 +47,10 @@ def config_of(config: Config, controls: JsonMapping, image: str, mask: str) -> I
     variants, seed = whole(controls, "variants"), whole(controls, "repair_seed")
     check(1 <= variants <= MOST, "variants", variants, f"1 to {MOST}")
     check(seed >= 1, "seed", seed, "1 or more")
-    guidance = number(controls, "repair_guidance")
+    guidance, model = number(controls, "repair_guidance"), config.model
+    if model.loras:
+        chosen = [number(controls, name) for name, _ in zip(LORAS, model.loras, strict=False)]
+        model = replace(model, lora_weight=(*chosen, *model.lora_weights[len(chosen) :]))
 
     def made(output: str) -> InpaintConfig:
         return InpaintConfig(
@@ -54,7 +58,7 @@ def config_of(config: Config, controls: JsonMapping, image: str, mask: str) -> I
             image=image,
             mask=mask,
             mask_mode=controls["mask_mode"],
-            model=config.model,
+            model=model,
             inpaint=InpaintRecipe(
                 steps=whole(controls, "repair_steps"),
                 guidance=guidance or None,
@@ -123,8 +127,9 @@ class Repairs:
         from noiseweave.jobs.inpaint.task import Task
         from noiseweave.jobs.reading.places import Item, Place
 
-        known = self.models.known()
-        fitted, about = plan.fitted(replace(config, model=known.config), known.facts)
+        known, weights = self.models.known(), config.model.lora_weights
+        model = replace(known.config, lora_weight=weights) if weights else known.config
+        fitted, about = plan.fitted(replace(config, model=model), known.facts)
         task = Task(
             config=fitted, output="", sheet=None, about=asdict(about), seed=config.seed or 1, model_hash=""
         )
@@ -134,7 +139,7 @@ class Repairs:
         name = commands.yaml_of(replace(config, feather=0, output="-"))
         painted, left_out = self.held.get(name) or (None, ())
         if painted is None:
-            paint = draw.painter(task, self.models.repairing(), known.device == "cuda")
+            paint = draw.painter(task, self.models.repairing(weights), known.device == "cuda")
             good, bad = paint(([draw.load(task, item)], []))
             left_out = tuple(f"{one.reason}: {one.detail}" for one in bad)
             if not good:

@@ -6,11 +6,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from flows import error_line
-from inpaints import drawn, folders_of, hole, noise, pair, refused, report, started, stored
+from inpaints import drawn, folders_of, hole, lora, noise, pair, refused, report, started, stored
 from PIL import Image
-from safetensors.torch import save
 from sampling import lines, read
 
 from noiseweave.cluster import shards, storage
@@ -26,14 +24,6 @@ FAST = ["--steps", 2, "--inpaint.resample", 1, "--seed", 3]
 def picture(tmp_path):
     pair(tmp_path, "a.png", noise("RGB", (32, 32)), hole((32, 32)))
     return folders_of(tmp_path)
-
-
-def lora(seed=0, channels=4, scale=1.0) -> bytes:
-    """A file of kohya's for the first convolution of the small pipeline."""
-    g = torch.Generator().manual_seed(seed)
-    down, up = torch.randn(2, channels, 3, 3, generator=g), torch.randn(32, 2, 1, 1, generator=g)
-    key = "lora_unet_conv_in"
-    return save({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": scale * up})
 
 
 def lineage(output):

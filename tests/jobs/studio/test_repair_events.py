@@ -1,17 +1,21 @@
 """The tab Repair's endpoints, without a browser; skipped without the extra."""
 
+import asyncio
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sampling
-from inpaints import block, digit, mask, noise, saved
+from inpaints import block, digit, lora, mask, noise, saved
 from pages import REPAIR, SAMPLE, repaired, stroke
 from PIL import Image
 
+from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.jobs import cli
+from noiseweave.jobs.studio.config import Config
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'noiseweave[studio]'")
 
@@ -102,6 +106,23 @@ def test_what_a_model_cannot_do_is_a_line_of_that_tab_alone(made, digits, hole_f
         picture, layers = filling.upload(saved(noise("RGB", (32, 32)), "PNG")), [filling.upload(stroke())]
         assert "text-to-image takes" in filling.ask("sample", [[], "a cat", *SAMPLE[2:]])[0][2]
         assert repaired(filling, picture, layers=layers)[3] is not None
+
+
+def test_each_lora_file_has_a_slider_by_its_name(digits, kl_folder):
+    from noiseweave.jobs.studio.live import Live
+    from noiseweave.jobs.studio.repair_events import RepairEvents
+    from noiseweave.jobs.studio.turns import Turns
+
+    for name in ("a.safetensors", "b.safetensors"):
+        (digits / name).write_bytes(lora())
+    model = ModelConfig(name=str(kl_folder), lora=("a.safetensors", "b.safetensors"), lora_weight=(0.5, 2))
+    events = RepairEvents(Live(Config(model=model, output="out"), str(digits)), Turns())
+    request = SimpleNamespace(headers={"accept-language": "en"})
+    _, prompts, first, second, third = asyncio.run(events.opened(request))
+    assert prompts["visible"]
+    assert (first["label"], first["value"], first["visible"]) == ("Weight of a.safetensors", 0.5, True)
+    assert (second["label"], second["value"], second["visible"]) == ("Weight of b.safetensors", 2, True)
+    assert "visible" not in third
 
 
 def test_another_variant_is_compared_with_the_picture(client, digits):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flows import inline
-from inpaints import SAVED, block, mask, noise, saved
+from inpaints import SAVED, block, lora, mask, noise, saved
 from PIL import Image
 
 from noiseweave.engine.networks.recipes import ModelConfig
@@ -25,7 +25,7 @@ CONTROLS = {
         "feather": 2,
     },
     **{"repair_steps": 3, "repair_strength": 1, "resample": 1, "repair_prompt": "", "repair_negative": ""},
-    "repair_guidance": 0,
+    **{"repair_guidance": 0, "lora_1": 1, "lora_2": 1, "lora_3": 1},
 }
 PAGE = Config(output="out", model=ModelConfig(name="digits-ddpm"))
 
@@ -87,6 +87,31 @@ def test_a_text_model_repairs_as_the_job_does(hole_folder, tmp_path, monkeypatch
     config, files = asked(saved(noise("RGB", (40, 30)), "PNG"), hole, page, **told)
     made = repairing.Repairs(Models(page.model, None), 16).draw(config, *files)
     assert list(made.files) == batch(config)
+
+
+def test_a_loras_weight_is_the_jobs_and_the_other_tabs_keep_theirs(kl_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b.safetensors", "c.safetensors"):
+        Path(name).write_bytes(lora(len(name)))
+    page = Config(
+        output="out", model=ModelConfig(name=str(kl_folder), lora=("a b.safetensors", "c.safetensors"))
+    )
+    picture, hole = saved(noise("RGB", (40, 30)), "PNG"), saved(mask(block((40, 30), 8, 10, 9, 11)), "PNG")
+    models = Models(page.model, None)
+    repairs = repairing.Repairs(models, 16)
+    made = {}
+    for weights in ((1, 1), (0.5, 1), (1, 0.5), (1, 1)):
+        told = {"lora_1": weights[0], "lora_2": weights[1], "variants": 1}
+        config, files = asked(picture, hole, page, **told)
+        found = tuple(repairs.draw(config, *files).files)
+        assert made.setdefault(weights, found) == found
+        assert config.model.lora_weights == weights
+    assert len({*made.values()}) == 3
+    assert list(made[1, 0.5]) == batch(asked(picture, hole, page, lora_2=0.5, variants=1)[0])
+    half = commands.command_of("inpaint", asked(picture, hole, page, lora_1=0.5)[0], "images")
+    assert "--model.lora_weight" in half
+    assert models.repairing().text is models.drawing(), "with the weights that it was started with"
+    assert models.repairing((1.0, 1.0)) is models.repairing()
 
 
 def test_a_softer_edge_takes_no_painting(tmp_path, monkeypatch):
