@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from noiseweave.engine.identity import identity_of
-from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
-from noiseweave.jobs.augment import originals, packing, subject
+from noiseweave.jobs.augment import packing
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN
@@ -30,12 +29,13 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger, storage
     from noiseweave.cluster.session import session
-    from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
     source = None if config.follow else packing.look(config)
     found = [] if config.follow or source else _find("input", config.input)
     unlabelled = _pool(config)
+    from noiseweave.jobs.augment import dataset, originals, report, subject, window  # torch: seconds
+
     task = _task(config, output, found, source)
     subject.known(config.model.name)  # refused now where it is damaged
     task = replace(task, pool_root=_root_of(unlabelled))
@@ -108,6 +108,7 @@ def _find(name: str, given: str) -> list[str]:
 def _task(config: Config, output: str, found: list[str], source: Folder | None = None) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine.features import choice, spaces
+    from noiseweave.engine.networks import loading
 
     config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
