@@ -119,7 +119,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         print(f"features: {features.name}, which pictures are compared in (features.name auto)", flush=True)
     photos = choice.of_photos(model.channels, model.side)
     gate = photos if config.gate is None else config.gate
-    quality = config.quality.settled(photos)
+    quality = config.quality.settled(photos, features.name)
     prompt = loading.settled_prompt(model, config.prompt)
     looks.warn(loading.long_chain(model, inversion))
     chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)

@@ -95,7 +95,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
         feature_side=spaces.side(config.features, config.model.name, own),
         model=config.model,
         model_size=own,
-        quality=config.quality.settled(choice.of_photos(channels, config.size or side)),
+        quality=config.quality.settled(choice.of_photos(channels, config.size or side), config.features.name),
         seed=config.seed,
         max_pixels=config.max_pixels,
         gpus_per_worker=config.cluster.gpus_per_worker,
