@@ -31,9 +31,10 @@ class Redrawn:
 
     @property
     def rejected(self) -> Counter[str]:
-        """Verdict -> pictures that stayed rejected; what is flagged has none."""
-        verdicts = zip(self.checks or (), self.fused.flagged_P, strict=False)
-        return Counter(c.verdict for c, flagged in verdicts if c.verdict != "kept" and not flagged)
+        """Verdict -> pictures that stayed rejected; what is flagged, or not finite, is no picture and has none."""
+        shown_P = self.fused.finite_P & ~self.fused.flagged_P
+        verdicts = zip(self.checks or (), shown_P, strict=False)
+        return Counter(c.verdict for c, shown in verdicts if c.verdict != "kept" and shown)
 
 
 Check = Callable[[Sequence[Pair], Fused], list[QualityCheck]]

@@ -40,6 +40,7 @@ class Made:
         checks: of each pair's picture; None without a gate.
         rejected: pairs that the gate did not let pass, as another Made; None where there are none.
         rejections: verdict -> pictures that stayed rejected.
+        drawn: pictures that were drawn, each once, whatever became of them.
         redrawn: pictures that were drawn again.
     """
 
@@ -52,6 +53,7 @@ class Made:
     checks: Sequence[QualityCheck] | None = None
     rejected: Made | None = None
     rejections: Counter[str] = field(default_factory=Counter)
+    drawn: int = 0
     redrawn: int = 0
 
 
@@ -143,6 +145,7 @@ def _sorted(
         bad=bad,
         rejected=rejected,
         rejections=done.rejected,
+        drawn=len(done.pairs),
         redrawn=done.attempts,
     )
 
@@ -159,13 +162,13 @@ def _lost(group: Group, pair: Pair, flagged: bool) -> Quarantined:
 
 
 def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitReport:
-    """What is recorded of a unit's groups: pictures inverted, ends of pairs, modes, verdicts of rejected pictures,
-    prompts that were truncated and, of each group with any, one end that was not read."""
+    """What is recorded of a unit's groups: pictures inverted, parents of what was drawn, modes, verdicts of rejected
+    pictures, prompts that were truncated and, of each group with any, one end that was not read."""
     groups = [made.group for made in several]
     extra = {
         "images_read": images_read,
         "images_inverted": sum(len(g.images) for g in groups),
-        "pair_ends": sum(2 * len(g.pairs) for g in groups),
+        "pair_ends": 2 * sum(made.drawn for made in several),
         "redrawn": sum(made.redrawn for made in several),
         "prompts_truncated": sum(len(made.truncated) for made in several),
     }

@@ -120,9 +120,9 @@ def rows(report: JsonMapping, classes: Sequence[str]) -> list[tuple[str, str]]:
     every = report["images"] + sum(report.get("pool", {}).get("guessed", {}).values())
     used = f"{report['pictures_used']} of {every}, each in at most {report['most_uses']} pairs"
     out = [("pictures used", used)]
-    if set(report["pairs_per_class"]) - {UNLABELLED}:
-        of_class = (f"{_shown(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
-        out.append(("pairs per class", ", ".join(of_class)))
+    of_class = ", ".join(f"{_shown(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
+    labelled = set(report["pairs_per_class"]) - {UNLABELLED}
+    out.append(("pairs", f"{report['pairs']}: {of_class}" if labelled else str(report["pairs"])))
     if report["near_duplicates"]:
         out.append(("near-duplicates", f"{report['near_duplicates']} pairs left out (pairing.hash)"))
     every_without = report["classes_without_pairs"]

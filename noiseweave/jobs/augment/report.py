@@ -54,7 +54,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     """Write the report's files and say where they are. Returns the exit code: 1 when units failed."""
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
-    report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
+    report = summary(task, book, outcomes, quarantined, s)
     report |= subject.report(book)
     if index.POOLED in outcomes:
         report["pool"] = pool.report(outcomes[index.POOLED])
@@ -69,16 +69,24 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     return 1 if report["failed"] else 0
 
 
-def _pairing(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Json:
-    """What is said of the pairs, where there is a plan of them."""
-    recipe, plan = task.config.pairing, book.path("groups.json")
+def _paired(book: Ledger, outcomes: dict[str, Outcome]) -> paired.Paired | None:
+    """What is counted of the plan of pairs; None where a run did not come so far."""
+    plan = book.path("groups.json")
     if "window" in outcomes:
-        about = paired.of_windows(outcomes["window"])
-    elif storage.exists(plan):
-        about = paired.Paired(**storage.read_json(plan)["paired"])
-    else:
-        return {}
-    return paired.fields(about, recipe, task.classes)
+        return paired.of_windows(outcomes["window"])
+    return paired.Paired(**storage.read_json(plan)["paired"]) if storage.exists(plan) else None
+
+
+def _planned(task: Task, about: paired.Paired | None, made: Outcome) -> Json:
+    """Pairs, and what became of the pictures that were asked for: those are the sum of ``samples``, ``rejected``,
+    ``forgotten`` and ``not_made``."""
+    if about is None:
+        return {"pairs": 0, "asked": 0, "not_made": 0}
+    pairs = sum(about.pairs.values())
+    asked = pairs * task.config.fusion.per_pair
+    settled = made.produced + sum(made.tallies["rejected"].values()) + int(made.extra["forgotten"])
+    fields = paired.fields(about, task.config.pairing, task.classes)
+    return {"pairs": pairs, "asked": asked, "not_made": asked - settled, **fields}
 
 
 def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
@@ -96,7 +104,9 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
     return [*packing.quarantined(book), *named_rows]
 
 
-def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
+def summary(
+    task: Task, book: Ledger, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
+) -> Json:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     last = last or Outcome(units=0)
@@ -109,9 +119,9 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "lora": loras.record(task.config.model),
         "images": embedded,
         "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
+        **_planned(task, _paired(book, outcomes), last),
         **figures(last),
         **_truncated(last),
-        **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -122,20 +132,16 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
     }
 
 
-def rejections(outcome: Outcome) -> Json:
-    """What the gate did: verdicts of pictures that stayed rejected, and pictures drawn again."""
-    verdicts = {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n}
-    return {"rejected": verdicts, "drawn_again": int(outcome.extra["redrawn"])}
-
-
 def figures(outcome: Outcome) -> Json:
-    """What report.json says of the samples, from the markers' sums."""
+    """What report.json says of the pictures, from the markers' sums: kept ones by mode, those that the gate rejected
+    by verdict, those that were drawn again, and inversions."""
     extra = outcome.extra
     inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
-        "pairs": ends // 2,
         "samples": outcome.produced,
         "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
+        "rejected": {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n},
+        "drawn_again": int(extra["redrawn"]),
         "images_inverted": inverted,
         "pair_ends": ends,
         "inversions_saved": ends - inverted,
@@ -242,6 +248,38 @@ def _folders(task: Task) -> list[str]:
     return [made, *(name for name, asked in more.items() if asked)]
 
 
+def _pairs_and_pictures(task: Task, report: Json) -> Iterator[tuple[str, str]]:
+    """What the screen says of pairs, and of the pictures that were asked for, so that they add up."""
+    if "pictures_used" in report:
+        yield from paired.rows(report, task.classes)
+    each = task.config.fusion.per_pair
+    yield "pictures asked for", f"{report['asked']}, {each} of each pair (fusion.per_pair)"
+    yield "kept", ": ".join(filter(None, (str(report["samples"]), _counted(report["modes"]))))
+    again = f"{report['drawn_again']} drawn again"
+    if task.config.gate:
+        rejected = f"{sum(report['rejected'].values())}: {_counted(report['rejected'])}".removesuffix(": ")
+        yield "rejected by the gate", f"{rejected}; {again}"
+    elif report["drawn_again"]:
+        yield "flagged", again
+    if report["not_made"]:
+        yield (
+            "not made",
+            f"{report['not_made']}, of pairs or pictures that are quarantined, forgotten or failed",
+        )
+    if report.get("forgotten"):
+        yield "forgotten", f"{report['forgotten']}, removed by noiseweave forget"
+    if report["pair_ends"]:
+        saved = report["inversions_saved"] / report["pair_ends"]
+        yield (
+            "inversions",
+            f"{report['images_inverted']} for {report['pair_ends']} parents, two of each picture ({saved:.0%} saved)",
+        )
+
+
+def _counted(counts: Json) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
 def _show(task: Task, report: Json, sheet: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
@@ -251,21 +289,8 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     for name, text in pool.rows(report["pool"], task.classes) if "pool" in report else ():
         table.add_row(name, escape(text))
-    table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
-    for name, text in paired.rows(report, task.classes) if "pictures_used" in report else ():
+    for name, text in _pairs_and_pictures(task, report):
         table.add_row(name, escape(text))
-    table.add_row("samples written", str(report["samples"]))
-    if report.get("forgotten"):
-        table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")
-    if report["pair_ends"]:
-        saved = report["inversions_saved"] / report["pair_ends"]
-        table.add_row(
-            "inversions",
-            f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
-        )
-    if "rejected" in report:
-        why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
-        table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
     if "prompts_truncated" in report:
         table.add_row(
             "prompts truncated", f"{report['prompts_truncated']}, longer than the text encoder reads"

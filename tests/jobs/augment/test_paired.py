@@ -73,7 +73,7 @@ def test_where_every_class_has_one_picture_that_is_why_there_is_none(scope, tmp_
 def test_many_classes_without_a_picture_are_one_row():
     about = paired.Paired(pictures={"3": 2}, used={"3": 2}, pairs={"3": 1}, most_uses=1)
     names = [f"n{i}" for i in range(40)]
-    known = {"images": 2, **paired.fields(about, PairingRecipe(), names)}
+    known = {"images": 2, "pairs": 1, **paired.fields(about, PairingRecipe(), names)}
     assert len(known["classes_without_pairs"]) == 39
     (row,) = [text for name, text in paired.rows(known, names) if name == "without a picture"]
     assert row.startswith("class n0, n1, n2, n4, ")
