@@ -251,7 +251,7 @@ def _folders(task: Task) -> list[str]:
 def _pairs_and_pictures(task: Task, report: Json) -> Iterator[tuple[str, str]]:
     """What the screen says of pairs, and of the pictures that were asked for, so that they add up."""
     if "pictures_used" in report:
-        yield from paired.rows(report, task.classes)
+        yield from paired.rows(report, task.config.pairing, task.classes)
     each = task.config.fusion.per_pair
     yield "pictures asked for", f"{report['asked']}, {each} of each pair (fusion.per_pair)"
     yield "kept", ": ".join(filter(None, (str(report["samples"]), _counted(report["modes"]))))
