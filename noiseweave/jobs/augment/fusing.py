@@ -15,6 +15,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.records import Group, Pair, Quarantined
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment import masks as augment_masks
+from noiseweave.jobs.augment import paired
 from noiseweave.jobs.augment.reading import Loaded, without
 from noiseweave.jobs.augment.task import Task
 
@@ -162,8 +163,8 @@ def _lost(group: Group, pair: Pair, flagged: bool) -> Quarantined:
 
 
 def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitReport:
-    """What is recorded of a unit's groups: pictures inverted, parents of what was drawn, modes, verdicts of rejected
-    pictures, prompts that were truncated and, of each group with any, one end that was not read."""
+    """What is recorded of a unit's groups: pictures inverted, parents of what was drawn, modes, classes, verdicts of
+    rejected pictures, prompts that were truncated and, of each group with any, one end that was not read."""
     groups = [made.group for made in several]
     extra = {
         "images_read": images_read,
@@ -174,6 +175,9 @@ def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitRepo
     }
     tallies = {
         "modes": Counter(p.mode for g in groups for p in g.pairs),
+        "classes": Counter(
+            paired.class_of(g.images[p.a].label, g.images[p.b].label) for g in groups for p in g.pairs
+        ),
         "rejected": sum((made.rejections for made in several), Counter[str]()),
         "truncated": Counter(end[:CUT] for made in several for end in list(made.truncated.values())[:1]),
     }

@@ -57,7 +57,7 @@ def count(label_N: np.ndarray, selected: Selected, shared: int = 0) -> Paired:
     """The counts of the pairs that were selected of N pictures; the first ``shared`` belong to the window before."""
     used, uses = np.unique(np.concatenate([selected.a, selected.b]), return_counts=True)
     ends = zip(label_N[selected.a].tolist(), label_N[selected.b].tolist(), strict=True)
-    names = ("+".join(_name(y) for y in sorted({first, second})) for first, second in ends)
+    names = (class_of(*pair) for pair in ends)
     return Paired(
         pictures=_tally(_name(y) for y in label_N[shared:].tolist()),
         used=_tally(_name(y) for y in label_N[used].tolist()),
@@ -67,6 +67,12 @@ def count(label_N: np.ndarray, selected: Selected, shared: int = 0) -> Paired:
         left_out=dict(selected.left_out),
         set_by={} if selected.set_by is None else {_name(selected.set_by): 1},
     )
+
+
+def class_of(first: int | None, second: int | None) -> str:
+    """The class of a pair, of its pictures' labels (None or -1 for none): "0+3" for one across two classes."""
+    labels = {-1 if label is None else label for label in (first, second)}
+    return "+".join(map(_name, sorted(labels)))
 
 
 def _tally(names: Iterable[str]) -> dict[str, int]:
@@ -130,7 +136,7 @@ def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> 
     every = report["images"] + sum(report.get("pool", {}).get("guessed", {}).values())
     used = f"{report['pictures_used']} of {every}, each in at most {report['most_uses']} pairs"
     out = [("pictures used", used)]
-    of_class = ", ".join(f"{_shown(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
+    of_class = ", ".join(f"{named(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
     labelled = set(report["pairs_per_class"]) - {UNLABELLED}
     out.append(("pairs", f"{report['pairs']}: {of_class}" if labelled else str(report["pairs"])))
     if report["left_out"]:
@@ -139,10 +145,10 @@ def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> 
         out.append(("quota", _quota(report, recipe, classes)))
     every_without = report["classes_without_pairs"]
     without = [(name, why) for name, why in every_without.items() if why != NO_PICTURE]
-    out += [("without a pair", f"class {_shown(name, classes)}: {why}") for name, why in without[:NAMED]]
+    out += [("without a pair", f"class {named(name, classes)}: {why}") for name, why in without[:NAMED]]
     if len(without) > NAMED:
         out.append(("", f"and {len(without) - NAMED} more classes, see report.json"))
-    empty = [_shown(name, classes) for name, why in every_without.items() if why == NO_PICTURE]
+    empty = [named(name, classes) for name, why in every_without.items() if why == NO_PICTURE]
     if empty:
         more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
         out.append(("without a picture", f"class {', '.join(empty[:NAMED])}{more}: none was read"))
@@ -169,7 +175,7 @@ def _quota(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -
     if recipe.per_class != "balanced":
         return f"{lost}, the most of a class; a higher number keeps more, null all"
     by = max(report["quota_set_by"], key=lambda name: report["quota_set_by"][name])
-    name = f"class {_shown(by, classes)}"
+    name = f"class {named(by, classes)}"
     held = f"no class has more than the {report['pairs_per_class'][by]} of {name}"
     if recipe.scope == "window":
         held = f"in a window no class has more than the one with the fewest, most often {name}"
@@ -185,5 +191,6 @@ def why_none(report: JsonMapping) -> str:
     return "no pair was similar enough (pairing.threshold)"
 
 
-def _shown(name: str, classes: Sequence[str]) -> str:
+def named(name: str, classes: Sequence[str]) -> str:
+    """A ``class_of`` by the classes' names, where they have some."""
     return "+".join(shown(label, classes) for label in name.split("+"))

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from noiseweave import __version__
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.engine.pictures import images
-from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import index, packing, paired, pool, skipping, subject, writing
-from noiseweave.jobs.augment.reference import above
+from noiseweave.jobs.augment import index, packing, paired, pool, sheet, skipping, subject, writing
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import GUESSED, ORIGINALS
-from noiseweave.jobs.reading import looks, loras
+from noiseweave.jobs.reading import loras
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
@@ -37,11 +32,9 @@ OWNED = (
     "report.html",
     "report.json",
     "quarantine.jsonl",
-    "contact_sheet.png",
+    sheet.NAME,
     "classes.json",
 )
-ROWS = 12  # of the contact sheet
-TILES = 96, 192  # pixels of a picture on the contact sheet, at least and at most
 SHOWN = 10  # ends of prompts that were truncated
 
 
@@ -60,8 +53,7 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
         report["pool"] = pool.report(outcomes[index.POOLED])
     storage.write_json(storage.join(task.output, "report.json"), report)
     writing.finish(task)
-    sheet = _contact_sheet(task, book)
-    _show(task, report, sheet)
+    _show(task, report, sheet.write(task, book, "window" if "window" in outcomes else "generate"))
     for row in bad:
         if row["reason"] == skipping.REASON:
             print(f"left out: shard {row['shard']}: {row['detail']}")
@@ -160,76 +152,6 @@ def _truncated(outcome: Outcome) -> Json:
     )
 
 
-def _contact_sheet(task: Task, book: Ledger) -> str | None:
-    """Some fused pictures between their parents; None when there are none."""
-    from noiseweave.engine.pictures import collage
-
-    of_files = task.config.files == "folder"
-    folder = book.path(outputs.ROWS, outputs.PICTURES) if of_files else storage.join(task.output, "shards")
-    look = _in_rows if of_files else _in_shard
-    made = [
-        n for n in storage.names_in(folder) if (name := outputs.ShardName.of(n)) and name.kind == "augmented"
-    ]
-    picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
-    each = -(-ROWS // max(1, len(picked)))
-    found = [one for name in picked for one in look(task, storage.join(folder, name), each)][:ROWS]
-    rows = [_row(task, lineage, picture) for lineage, picture in found]
-    if not rows:
-        return None
-    tile = min(TILES[1], max(TILES[0], *(picture.shape[0] for pictures, _ in rows for picture in pictures)))
-    page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"), tile)
-    path = storage.join(task.output, "contact_sheet.png")
-    storage.write(path, collage.png(page, _mark(task)))
-    return path
-
-
-def _mark(task: Task) -> Mark | None:
-    """What the sheet's file says."""
-    config = task.config
-    if not config.samples.provenance:
-        return None
-    return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
-
-
-def _in_shard(task: Task, shard: str, count: int) -> Iterator[tuple[Json, bytes]]:
-    """Lineage and picture of at most ``count`` samples of a shard, spread over it."""
-    entries = shards.index(shard)[0]
-    for i in looks.spread(len(entries), count):
-        entry = entries[i]
-        assert entry.picture is not None
-        with storage.open_read(shard) as f:
-            lineage = json.loads(shards.small(f, entry, "json") or b"{}")
-        where = entry.members[entry.picture]
-        yield lineage, storage.read(shard, where.offset, where.size)
-
-
-def _in_rows(task: Task, path: str, count: int) -> Iterator[tuple[Json, bytes]]:
-    """The same of the lines of a unit's files."""
-    rows = outputs.read_json_lines(path)
-    for i in looks.spread(len(rows), count):
-        picture = storage.join(task.output, outputs.PICTURES, rows[i]["file_name"])
-        yield json.loads(rows[i]["json"]), storage.read(picture)
-
-
-def _row(task: Task, lineage: Json, picture: bytes) -> tuple[list[np.ndarray], str]:
-    """(first parent, fused, second parent) and a caption."""
-    parents = [_parent(task, p) for p in lineage["parents"]]
-    text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
-    return [parents[0], images.decode(picture, task.channels), parents[1]], text
-
-
-def _parent(task: Task, parent: Json) -> np.ndarray:
-    """A parent as the model saw it."""
-    url = (above(task.pool_root) if "guess" in parent else task.root) + parent["shard"]
-    entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
-    assert entry.picture is not None
-    where = entry.members[entry.picture]
-    picture = images.decode(
-        storage.read(url, where.offset, where.size), task.channels, task.config.max_pixels
-    )
-    return images.fit(picture, task.size)
-
-
 def _why_none(report: Json) -> str:
     if report["failed"]:
         return "units failed"
@@ -280,7 +202,7 @@ def _counted(counts: Json) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items())
 
 
-def _show(task: Task, report: Json, sheet: str | None) -> None:
+def _show(task: Task, report: Json, sheet_path: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     for name, text in subject.rows(report["subject"]) if "subject" in report else ():
@@ -303,7 +225,7 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
     for folder in _folders(task):
         table.add_row(folder, storage.join(task.output, folder))
     table.add_row("report", storage.join(task.output, "report.json"))
-    table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
+    table.add_row("contact sheet", sheet_path or f"none: {_why_none(report)}")
     console = Console()
     console.print(table, soft_wrap=True)
     for phase, units in report["failed"].items():
