@@ -219,7 +219,8 @@ def _show(task: Task, report: Json, sheet_path: str | None) -> None:
         )
         for end in report["truncated"]:
             table.add_row("", escape(f"...{end}"))
-    table.add_row("quarantined", str(report["quarantined"] or "none"))
+    if not report["quarantined"]:
+        table.add_row("quarantined", "none")
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     for folder in _folders(task):
@@ -228,6 +229,7 @@ def _show(task: Task, report: Json, sheet_path: str | None) -> None:
     table.add_row("contact sheet", sheet_path or f"none: {_why_none(report)}")
     console = Console()
     console.print(table, soft_wrap=True)
+    outputs.say_quarantined(task.output)  # not in the table, which would break its path
     for phase, units in report["failed"].items():
         by_error: dict[str, list[str]] = defaultdict(list)
         for unit, error in units.items():
