@@ -45,7 +45,8 @@ $(VENV)/.installed-studio: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --input examples/flowers --output $(OUT)/demo/flowers
+	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --pairing.max_pairs 100 \
+		--input examples/flowers --output $(OUT)/demo/flowers
 
 demo-digits: $(VENV)/.installed
 	$(BIN)/noiseweave pack --dataset digits --size 16 --output $(OUT)/demo/digits

@@ -81,9 +81,10 @@ def learn(
         label_N: int64, -1 where there is none.
     """
     known = label_N >= 0
-    if (
-        recipe.drift == 1 or len(np.unique(label_N[known])) < 2
-    ):  # nothing would be rejected, or there is no choice
+    count_K = np.unique(label_N[known], return_counts=True)[1]
+    if recipe.drift == 1 or len(count_K) < 2:  # nothing would be rejected, or there is no choice
+        return Learnt()
+    if np.median(count_K) < (recipe.least or 1):  # they say too little of their classes
         return Learnt()
     classes = int(label_N.max()) + 1
     if recipe.judge == "centroid":

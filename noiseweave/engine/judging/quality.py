@@ -15,7 +15,7 @@ from scipy import ndimage
 from noiseweave.engine.judging import traces
 from noiseweave.engine.judging.recipes import QualityRecipe
 
-Verdict = Literal["kept", "copy", "drifted", "broken", "speckled", "double_exposure", "strange"]
+Verdict = Literal["kept", "copy", "drifted", "broken", "speckled", "double_exposure", "strange", "unlike"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 FIGURES = (
     "nearest",
@@ -255,6 +255,8 @@ def judge_figures(found: Figures, finite: bool, recipe: QualityRecipe) -> Verdic
         return "copy"
     if _is_over(found.strange, recipe.strange):
         return "strange"
+    if recipe.unlike and found.nearest < recipe.unlike:
+        return "unlike"
     return "drifted" if found.drift is not None and found.drift > recipe.drift else "kept"
 
 

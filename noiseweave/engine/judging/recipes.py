@@ -8,6 +8,8 @@ from typing import Literal
 
 from noiseweave.engine.checks import check
 
+UNLIKE = {"efficientnet-lite0": 0.6}
+"""Feature space -> cosine to the nearest input picture below which a made photo is none (docs/jobs/augment.md)."""
 Classical = Literal["flip", "crop", "affine", "randaugment", "mixup", "cutmix"]
 
 
@@ -66,8 +68,12 @@ class QualityRecipe:
             the rougher parent; 0 is off.
         strange: of photos made by augment, rejected as ``strange`` when the share of it that the model does not see
             through noise is so many times its parents'; 0 is off, and costs nothing.
+        unlike: rejected as ``unlike`` when its cosine to the nearest input picture is below this; 0 is off; null is
+            0.6 for photos that are compared in EfficientNet-lite0's features, else 0.
         drift: rejected as ``drifted`` when its chance of not being of its parents' classes is above this, in the
             eyes of the judge; 1 is off, and so it is where the parents have no labels.
+        least: pictures that the middle one of the classes must have for the judge to say anything of drift; null is 40
+            for photos, else 1.
         sharpness: rejected as ``broken`` when its sharpness is below this share of its parents', or above
             1 / share of it; 0 is off; null is 0.05 for photos, else 0.25.
         redraw: times that a rejected picture is drawn again, with another mode, ratio and noise.
@@ -86,7 +92,9 @@ class QualityRecipe:
     speckle: float = 1.7
     rough: float = 1.5
     strange: float = 1.3
+    unlike: float | None = None
     drift: float = 0.5
+    least: int | None = None
     sharpness: float | None = None
     redraw: int = 2
     judge: Literal["classifier", "centroid"] | None = None
@@ -96,7 +104,9 @@ class QualityRecipe:
 
     def __post_init__(self) -> None:
         check(-1 <= self.copy <= 1, "quality.copy", self.copy, "-1 to 1")
+        check(-1 <= (self.unlike or 0) < 1, "quality.unlike", self.unlike, "-1 to below 1, or null")
         check(0 <= self.drift <= 1, "quality.drift", self.drift, "0 to 1")
+        check(self.least is None or self.least >= 1, "quality.least", self.least, "1 or more, or null")
         for name in ("traced", "double"):
             check(0 < getattr(self, name) <= 1, f"quality.{name}", getattr(self, name), "above 0, at most 1")
         check(self.hash is None or 0 <= self.hash <= 32, "quality.hash", self.hash, "0 to 32, or null")
@@ -108,11 +118,19 @@ class QualityRecipe:
         check(0 <= self.redraw <= 100, "quality.redraw", self.redraw, "0 to 100")
         check(self.pool >= 1, "quality.pool", self.pool, "1 or more")
 
-    def settled(self, photos: bool) -> QualityRecipe:
-        """With what null stands for; ``photos``: the pictures are in colour and not small."""
+    def settled(self, photos: bool, space: str = "") -> QualityRecipe:
+        """With what null stands for.
+
+        Args:
+            photos: the pictures are in colour and not small.
+            space: the name of the features that they are compared in.
+        """
         judge, sharpness = self.judge, self.sharpness
+        unlike = UNLIKE.get(space, 0.0) if photos else 0.0
         return replace(
             self,
             judge=judge or ("centroid" if photos else "classifier"),
+            unlike=unlike if self.unlike is None else self.unlike,
+            least=(40 if photos else 1) if self.least is None else self.least,
             sharpness=(0.05 if photos else 0.25) if sharpness is None else sharpness,
         )

@@ -11,20 +11,6 @@ from torch import nn
 from noiseweave.engine.networks.base_models import BaseModel
 
 
-def rows(classes: int, names: Sequence[str], known: int, known_names: Sequence[str]) -> tuple[int, ...]:
-    """For each of the new classes, the class of the model that it begins as; ``known`` itself is no class.
-
-    Args:
-        classes, known: how many the pictures and the model have.
-        names, known_names: theirs, where they have them. Without names on both sides equal numbers are the same class.
-    """
-    if not (names and known_names):
-        return tuple(min(n, known) for n in range(classes))
-    found = {name: n for n, name in enumerate(known_names[:known])}
-    padded = [*names, *[""] * classes][:classes]
-    return tuple(found.get(name, known) for name in padded)
-
-
 def adapted(model: BaseModel, rows_K: Sequence[int]) -> BaseModel:
     """A loaded model for K classes, ready to be trained: each class's embedding begins as that of its row.
 

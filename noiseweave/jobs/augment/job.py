@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from noiseweave.engine.identity import identity_of
-from noiseweave.engine.networks import loading
 from noiseweave.engine.records import Json
-from noiseweave.jobs.augment import originals, packing, subject
+from noiseweave.jobs.augment import packing
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.packing import Folder
 from noiseweave.jobs.augment.reference import FORGOTTEN
@@ -30,12 +29,13 @@ def run(config: Config) -> int:
     """
     from noiseweave.cluster import ledger, storage
     from noiseweave.cluster.session import session
-    from noiseweave.jobs.augment import dataset, report, window
 
     output = storage.absolute(config.output)
     source = None if config.follow else packing.look(config)
     found = [] if config.follow or source else _find("input", config.input)
     unlabelled = _pool(config)
+    from noiseweave.jobs.augment import dataset, originals, report, subject, window  # torch: seconds
+
     task = _task(config, output, found, source)
     subject.known(config.model.name)  # refused now where it is damaged
     task = replace(task, pool_root=_root_of(unlabelled))
@@ -53,6 +53,7 @@ def run(config: Config) -> int:
         if found:
             seen = looks.look_at_shards(found, config.max_pixels)
             looks.warn(looks.warning(seen, f"model {config.model.name}", task.size, task.channels))
+        looks.warn(class_names.unknown(task.classes, task.rows, task.known, task.known_classes))
         class_names.write(output, task.classes)
         path = book.path(FORGOTTEN)
         task = replace(task, forgotten=frozenset(storage.read_json(path) if storage.exists(path) else ()))
@@ -107,6 +108,7 @@ def _find(name: str, given: str) -> list[str]:
 def _task(config: Config, output: str, found: list[str], source: Folder | None = None) -> Task:
     from noiseweave.cluster import storage
     from noiseweave.engine.features import choice, spaces
+    from noiseweave.engine.networks import loading
 
     config = replace(config, model=loras.settled(config.model))
     model = loading.describe(config.model.name, config.size)
@@ -117,7 +119,7 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         print(f"features: {features.name}, which pictures are compared in (features.name auto)", flush=True)
     photos = choice.of_photos(model.channels, model.side)
     gate = photos if config.gate is None else config.gate
-    quality = config.quality.settled(photos)
+    quality = config.quality.settled(photos, features.name)
     prompt = loading.settled_prompt(model, config.prompt)
     looks.warn(loading.long_chain(model, inversion))
     chosen = running.with_precision(config.model, config.cluster, output, config.overwrite)
@@ -136,6 +138,8 @@ def _task(config: Config, output: str, found: list[str], source: Folder | None =
         model_hash=loading.fingerprint(model, config.model),
         conditioning=model.conditioning,
         classes=() if source else tuple(class_names.carried_classes(config.input, found or [root])),
+        known=tuple(class_names.classes_in(str(model.folder))) if model.classes else (),
+        known_classes=model.classes,
     )
 
 
@@ -153,6 +157,7 @@ def identity(
     else:
         read = {"follow": task.config.input}
     known = {"job": "augment", "input": read, "model_hash": task.model_hash, "class_names": task.classes}
+    known["model_classes"] = task.known
     if unlabelled and unlabelled.folder:
         folder = unlabelled.folder
         known["pool"] = {"pictures": folder.pictures, "content": folder.content}

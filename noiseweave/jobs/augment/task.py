@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from noiseweave.engine.networks import classes as model_classes
 from noiseweave.engine.networks.recipes import Conditioning, Prompts
 from noiseweave.jobs.augment.config import Config
 from noiseweave.jobs.augment.reference import Reference
@@ -30,6 +31,8 @@ class Task:
         model_hash: fingerprint of the model's files.
         conditioning: of the model: text, class or none.
         classes: names of the classes, where the input has them.
+        known: names of the classes that a class-conditional model knows, where it has them.
+        known_classes: how many it knows.
         forgotten: digests of the pictures that `noiseweave forget` named, see ``digest_of``.
     """
 
@@ -42,6 +45,8 @@ class Task:
     model_hash: str
     conditioning: Conditioning = "none"
     classes: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    known_classes: int = 0
     forgotten: frozenset[str] = frozenset()
     pool_root: str = ""
 
@@ -73,11 +78,25 @@ class Task:
         """A picture's name in the whole data set."""
         return self.reference.key_of(shard, key)
 
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Of each of the input's named classes, the model's; ``known_classes`` is none. () where it has no names."""
+        return model_classes.rows(len(self.classes), self.classes, self.known_classes, self.known)
+
+    def class_of(self, label: int | None) -> int | None:
+        """The model's class that a label means, by name or else by number; None for none that it knows."""
+        if label is None:
+            return None
+        number = self.rows[label] if 0 <= label < len(self.rows) else label
+        if self.rows and self.known and label >= len(self.rows):
+            return None  # a label without a name, beside classes that have them
+        return number if 0 <= number < self.known_classes else None
+
     def prompts_of(self, images: Sequence[Location]) -> Prompts | None:
         """What the model is conditioned on, for some pictures; None for nothing."""
         if self.conditioning == "none":
             return None
         if self.conditioning == "class":
-            return self.config.prompt.classes([p.label for p in images])
+            return self.config.prompt.classes([self.class_of(p.label) for p in images])
         names = [None if p.label is None else shown(p.label, self.classes) for p in images]
         return self.config.prompt.of(names, [p.caption for p in images])

@@ -36,6 +36,7 @@ from noiseweave.jobs.evaluate import report as evaluate_report
 from noiseweave.jobs.evaluate.config import OWNED, Config
 from noiseweave.jobs.evaluate.lineage import Loaded
 from noiseweave.jobs.evaluate.pictures import PictureSet
+from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.reading.places import common_root
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(config: Config) -> int:
         raise ValueError(
             f"reference={config.reference!r}: other shards than input's: those that it was made from"
         )
+    class_names.check_alike({name: list(map(str, side.payloads)) for name, side in sides.items()})
     reference = reference_of(config, sides)
     output = storage.absolute(config.output)
     with ledger.held_run(output, identity(config, reference, sides), config.overwrite, OWNED) as book:
@@ -93,7 +95,7 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
         feature_side=spaces.side(config.features, config.model.name, own),
         model=config.model,
         model_size=own,
-        quality=config.quality.settled(choice.of_photos(channels, config.size or side)),
+        quality=config.quality.settled(choice.of_photos(channels, config.size or side), config.features.name),
         seed=config.seed,
         max_pixels=config.max_pixels,
         gpus_per_worker=config.cluster.gpus_per_worker,

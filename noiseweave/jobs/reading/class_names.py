@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from noiseweave.cluster import storage
 from noiseweave.engine.checks import check
@@ -36,6 +36,16 @@ def carried_classes(input: str, found: Sequence[str]) -> list[str]:
     text = f"its shards number their classes in different ways: {', '.join(named)}"
     check(len(distinct) <= 1, "input", input, text)
     return list(next(iter(distinct), ()))
+
+
+def check_alike(sides: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError where two sides, name -> shards, both name their classes and number them in different ways."""
+    named = {side: carried_classes(side, found) for side, found in sides.items()}
+    (first, names), *others = [(side, names) for side, names in named.items() if names] or [("", [])]
+    for side, other in others:
+        there = f"{', '.join(other)[:200]}; of {first} they are {', '.join(names)[:200]}"
+        if other != names:
+            raise ValueError(f"{side}: its classes are {there}: the same numbers must mean the same")
 
 
 def classes_in(folder: str) -> list[str]:
@@ -82,6 +92,27 @@ def number(label: str, names: Sequence[str], classes: int) -> int:
         there, "labels", label, f"a class of the model: {', '.join(names)[:300]}, or a number below {classes}"
     )
     return int(label)
+
+
+def unknown(
+    names: Sequence[str], rows: Sequence[int], known_names: Sequence[str], known: int, most: int = 5
+) -> str | None:
+    """The line that says which of an input's classes a class-conditional model does not know; None where it knows all.
+
+    Args:
+        names, rows: the input's classes, and the model's class that each is, see ``engine.networks.classes``.
+        known_names, known: the model's classes, and how many.
+    """
+    if not known or not known_names:
+        return None
+    there = ", ".join(known_names[:20])
+    if not names:
+        return f"the input has no class names: its numbers are taken for the model's classes ({there}), in this order"
+    others = [name for name, row in zip(names, rows, strict=True) if row == known]
+    if not others:
+        return None
+    listed = ", ".join(others[:most]) + (f" and {len(others) - most} more" if len(others) > most else "")
+    return f"the model does not know the classes {listed}: it is told none for them; it knows {there}"
 
 
 def shown(label: int | str, names: Sequence[str]) -> str:

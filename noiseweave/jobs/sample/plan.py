@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from noiseweave.cluster import folders, shards, storage
 from noiseweave.engine.checks import check, check_steps
+from noiseweave.engine.networks import classes as model_classes
 from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.networks.recipes import TextRecipe
@@ -61,18 +63,12 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
     check(ok, "trajectory", config.trajectory, f"0, as a {kind} draws in one step")
     if kind == "ddpm":
         check_steps("sampler.steps", config.sampler.steps, model.trained_steps)
-    counts = _matched(config)
+    names = class_names.classes_in(str(model.folder)) if classes else []
+    counts, matched_names = _matched(config)
     cycle = _cycle(config, classes)
     runs: tuple[tuple[int, int], ...] = ()
     if counts and classes and config.labels is None and None not in counts:
-        high = max(label for label in counts if label is not None)
-        check(
-            high < classes,
-            "match",
-            config.match,
-            f"labels below {classes}, as the model knows; it has {high}",
-        )
-        runs, cycle = tuple(sorted((k, v) for k, v in counts.items() if k is not None)), ()
+        runs, cycle = _runs(config, counts, matched_names, classes, names), ()
     return Task(
         config=config,
         output=output,
@@ -82,8 +78,33 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
         total=sum(counts.values()) if counts else config.count or 16,
         runs=runs,
         cycle=cycle,
-        names=tuple(class_names.classes_in(str(model.folder))) if classes else (),
+        names=tuple(names),
     )
+
+
+def _runs(
+    config: Config,
+    counts: Mapping[int | None, int],
+    names: Sequence[str],
+    known: int,
+    known_names: Sequence[str],
+) -> tuple[tuple[int, int], ...]:
+    """(class of the model, pictures), of a set whose every picture has a label.
+
+    Raises:
+        ValueError: the model does not know one of its classes.
+    """
+    labels = sorted(label for label in counts if label is not None)
+    rows = model_classes.rows(labels[-1] + 1, names, known, known_names)
+    strange = [class_names.shown(label, names) for label in labels if rows[label] == known]
+    there = f"its classes ({', '.join(known_names)[:300]})" if known_names else f"labels below {known}"
+    check(
+        not strange, "match", config.match, f"{there}, as the model knows; it has {', '.join(strange)[:300]}"
+    )
+    runs: dict[int, int] = {}
+    for label in labels:
+        runs[rows[label]] = runs.get(rows[label], 0) + counts[label]
+    return tuple(sorted(runs.items()))
 
 
 def _recipe(config: Config, model: ModelFacts) -> TextRecipe:
@@ -110,10 +131,11 @@ def _cycle(config: Config, classes: int) -> tuple[int, ...]:
     return labels
 
 
-def _matched(config: Config) -> dict[int | None, int]:
-    """label -> pictures of the set to match, {} when there is none; a job's output folder means its pictures."""
+def _matched(config: Config) -> tuple[dict[int | None, int], list[str]]:
+    """label -> pictures of the set to match, {} when there is none, and its classes' names; a job's output folder means
+    its pictures."""
     if config.match is None:
-        return {}
+        return {}, []
     root = storage.absolute(config.match)
     if storage.exists(storage.join(root, "report.json")):
         inside = (storage.join(root, name) for name in ("shards", "images"))
@@ -122,16 +144,19 @@ def _matched(config: Config) -> dict[int | None, int]:
     tars = not os.path.isdir(root) or any(n.endswith(".tar") for n in storage.names_in(root))
     counts: dict[int | None, int] = {}
     if tars:
-        for shard in shards.find(root):
+        found = shards.find(root)
+        names = class_names.carried_classes(config.match, found)
+        for shard in found:
             for location in shards.locate(shard)[0]:
                 counts[location.label] = counts.get(location.label, 0) + 1
     else:
         below = {name: len(folders.listing(root, name).items) for name in folders.inside(root)}
-        sizes = [n for n in below.values() if n]
+        names = [name for name, n in below.items() if n]
+        sizes = [below[name] for name in names]
         loose = len(folders.listing(root, "", deep=False).items)
         counts = {**dict(enumerate(sizes)), **({None: loose} if loose else {})}
     check(sum(counts.values()) > 0, "match", config.match, "shards or a folder with pictures; none is there")
-    return counts
+    return counts, names
 
 
 def _plan_text(config: Config, output: str, model: ModelFacts) -> Task:

@@ -12,7 +12,7 @@ from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.augment import config as augment
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.features import FOLDER
-from noiseweave.jobs.studio.fusing import inversion_of, prompt_of
+from noiseweave.jobs.studio.fusing import inversion_of, mode_of, prompt_of
 from noiseweave.jobs.studio.values import number, whole
 
 
@@ -54,7 +54,7 @@ def config_of(
         pairing=pairing or PairingRecipe(),
         inversion=inversion_of(controls),
         fusion=FusionRecipe(
-            modes=controls["mode"],
+            modes=mode_of(controls),
             ratio=number(controls, "ratio"),
             region=RegionRecipe(source=region),
             variation=number(controls, "variation"),

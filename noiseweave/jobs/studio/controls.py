@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import gradio as gr
 from gradio.components.image_editor import EditorDataBlobs
 
 from noiseweave.engine.fusion.recipes import EDITS, MODES
-from noiseweave.jobs.studio.fusing import LABELS, NO_EDIT, WEIGHTS
+from noiseweave.jobs.studio.fusing import LABELS, NO_EDIT, WEIGHTS, Noise
 from noiseweave.jobs.studio.texts import LANGUAGES, texts
 
 PICTURES = ("picture_1", "picture_2", "picture_3", "picture_4")
@@ -39,6 +40,12 @@ def slider(
     """A slider with its number."""
     label = I18N(name)
     return gr.Slider(low, high, value, step=step, label=label, elem_id=name, visible=visible, buttons=[])
+
+
+def moved(control: Control) -> Callable[..., Any]:
+    """The event of a person's change. A slider's number that is out of its range is brought into it when it is left,
+    which is no input, but a change; no event of the page changes a slider."""
+    return control.change if isinstance(control, gr.Slider) else control.input
 
 
 def choice(name: str, values: tuple[str, ...], value: str) -> gr.Radio:
@@ -179,7 +186,7 @@ def fuse_controls() -> tuple[dict[str, Control], gr.ImageEditor, gr.Accordion]:
         found["strength"] = slider("strength", 0, 1, 0.5)
     with gr.Accordion(I18N("steps_and_noise"), open=False):
         found["steps"], found["skip"] = slider("steps", 2, 100, 20, 1), slider("skip", 0, 50, 4, 1)
-        found["noise"] = choice("noise", ("independent", "shared"), "independent")
+        found["noise"] = choice("noise", get_args(Noise), "independent")
         found["variation"] = slider("variation", 0, 1, 0)
         found["seed"] = gr.Number(0, label=I18N("seed"), precision=0, elem_id="seed")
     with gr.Accordion(I18N("prompts"), open=False, visible=False) as prompts:

@@ -49,7 +49,7 @@ def config_of(config: Config, controls: JsonMapping, facts: ModelFacts) -> Sampl
     labels = chosen if isinstance(chosen, list) else []
     check(all(type(n) is int for n in labels), "classes", labels, "numbers of classes")
     reads = facts.conditioning == "text"
-    check(1 <= count * max(1, len(prompts) * reads) <= MOST, "count", count, f"at most {MOST} pictures")
+    check(1 <= count * max(1, len(prompts) * reads) <= MOST, "count", count, f"1 to {MOST} pictures")
     how: Json = {}
     if reads:
         how["prompts"], how["negative_prompt"] = prompts, text(controls, "sample_negative")

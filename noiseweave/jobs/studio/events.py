@@ -14,6 +14,8 @@ import numpy as np
 from noiseweave.jobs.studio.texts import language_of, say
 from noiseweave.jobs.studio.turns import Stale, Turns
 
+DRAWINGS = ("fuse", "strip", "repair", "sample")
+"""What is asked for to be looked at: of no use once the page is closed. What is saved or started is."""
 Answer = tuple[Any, ...]
 """New values of the page's parts, as Gradio takes them."""
 
@@ -64,6 +66,11 @@ async def turn(
         return tuple(gr.skip() for _ in failed(""))
     except Exception as e:  # the page lives on, whatever it was
         return failed(fault(request, e))
+
+
+def left(turns: Turns, request: gr.Request) -> None:
+    """A page was closed, or loaded anew: what it waited for is not drawn to its end."""
+    turns.leave(f"{request.session_hash}/{tab}" for tab in DRAWINGS)
 
 
 def pixels(image_HWC: np.ndarray) -> np.ndarray:

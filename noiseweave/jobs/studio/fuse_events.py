@@ -17,7 +17,7 @@ from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json
 from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import batches, commands, drawing, fusing, input, masking
-from noiseweave.jobs.studio.controls import Parts
+from noiseweave.jobs.studio.controls import Parts, moved
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, pixels, turn
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pictures import Picture
@@ -103,10 +103,13 @@ class FuseEvents:
 
         return (await turn(self.turns, request, "run", work, lambda fault: (fault,)))[0]
 
-    async def next_pair(self, number: int) -> Answer:
-        """Number of a pair of the input -> the next number, and the pair's two pictures."""
-        found = await anyio.to_thread.run_sync(self._pair, number)
-        return number + 1, *found
+    async def next_pair(self, request: gr.Request, number: int) -> Answer:
+        """Number of a pair of the input -> the next number, the pair's two pictures, and a line where it has none."""
+        try:
+            found = await anyio.to_thread.run_sync(self._pair, number)
+        except Exception as e:  # the page lives on, with the pair after it
+            return number + 1, gr.skip(), gr.skip(), fault(request, e)
+        return number + 1, *found, gr.skip()
 
     def _pair(self, number: int) -> list[str]:
         config = self.live.config
@@ -122,7 +125,9 @@ class FuseEvents:
 
     @property
     def _origins(self) -> dict[str, str]:
-        return self._input.origins if self._input else {}
+        """Files of the input that are offered, by their content; one that is gone is saved as an upload is."""
+        known = self._input.origins if self._input else {}
+        return {key: path for key, path in known.items() if os.path.isfile(storage.absolute(path))}
 
     def _read(
         self, values: Sequence[object], sweep: bool = False
@@ -191,7 +196,7 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     values = [*parts.pictures, *(parts.controls[name] for name in fusing.CONTROLS), parts.region]
     usual: Json = {"inputs": values, "preprocess": False, "concurrency_limit": None}
     triggers = [one.change for one in parts.pictures]
-    triggers += [parts.region.input, *(one.input for one in parts.controls.values())]
+    triggers += [parts.region.input, *(moved(one) for one in parts.controls.values())]
     outputs = [parts.result, parts.line, parts.batch.command, parts.batch.yaml]
     gr.on(
         triggers,
@@ -230,7 +235,7 @@ def connect(parts: Parts, events: FuseEvents, page: gr.Blocks) -> None:
     page.load(events.opened, outputs=[parts.line, parts.prompts, *words], **own)
     number = gr.State(0)
     if events.live.config.input is not None:
-        pair: Json = {"inputs": [number], "outputs": [number, *parts.pictures[:2]]}
+        pair: Json = {"inputs": [number], "outputs": [number, *parts.pictures[:2], parts.line]}
         parts.next_pair.click(events.next_pair, api_name="next_pair", **pair)
         page.load(events.next_pair, api_visibility="private", **pair)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Literal, cast, get_args
 
 from noiseweave.cluster import storage
 from noiseweave.engine.checks import check
 from noiseweave.engine.diffusion.recipes import InversionRecipe
-from noiseweave.engine.fusion.recipes import EditRecipe, RegionRecipe
+from noiseweave.engine.fusion.recipes import MODES, EditRecipe, Mode, RegionRecipe
 from noiseweave.engine.networks.recipes import PromptRecipe
 from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.fuse import config as fuse
 from noiseweave.jobs.studio import commands
 from noiseweave.jobs.studio.config import Config
 from noiseweave.jobs.studio.pictures import Picture
-from noiseweave.jobs.studio.values import number, text, whole
+from noiseweave.jobs.studio.values import number, one_of, text, whole
 
 NO_EDIT = "none"
+Noise = Literal["independent", "shared"]
 LABELS = ("label_1", "label_2", "label_3", "label_4")
 WEIGHTS = ("weight_1", "weight_2", "weight_3", "weight_4")
 CONTROLS = (
@@ -57,7 +59,7 @@ def config_of(
             images=tuple(images),
             output=output,
             fusion=fuse.FuseRecipe(
-                modes=controls["mode"], ratio=ratio, region=region, variation=number(controls, "variation")
+                modes=mode_of(controls), ratio=ratio, region=region, variation=number(controls, "variation")
             ),
             weights=weights if count > 2 and not alone else None,
             sweep=sweep,
@@ -74,11 +76,15 @@ def config_of(
     return made(storage.join(config.output, f"fuse-{name}"))
 
 
+def mode_of(controls: JsonMapping) -> Mode:
+    """How noise maps are fused."""
+    return cast(Mode, one_of(controls, "mode", MODES))
+
+
 def inversion_of(controls: JsonMapping) -> InversionRecipe:
     """How pictures become noise maps."""
-    return InversionRecipe(
-        num_steps=whole(controls, "steps"), skip=whole(controls, "skip"), noise=controls["noise"]
-    )
+    noise = cast(Noise, one_of(controls, "noise", get_args(Noise)))
+    return InversionRecipe(num_steps=whole(controls, "steps"), skip=whole(controls, "skip"), noise=noise)
 
 
 def _labels(controls: JsonMapping, count: int) -> str | None:

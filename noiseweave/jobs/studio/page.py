@@ -22,11 +22,12 @@ from noiseweave.jobs.studio import (
     sample_events,
     sample_tab,
 )
-from noiseweave.jobs.studio.events import fault, language, line
+from noiseweave.jobs.studio.events import fault, language, left, line
 from noiseweave.jobs.studio.fuse_events import FuseEvents
 from noiseweave.jobs.studio.guard import Guard
 from noiseweave.jobs.studio.live import Live
 from noiseweave.jobs.studio.pairs_events import PairsEvents
+from noiseweave.jobs.studio.previews import Previews
 from noiseweave.jobs.studio.repair_events import RepairEvents
 from noiseweave.jobs.studio.running import Runs
 from noiseweave.jobs.studio.runs_events import RunEvents
@@ -176,6 +177,10 @@ def build(live: Live, runs: RunEvents) -> gr.Blocks:
             side = live.config.size or known.facts.side
             yield line(say(lang, "loaded", model=model, side=side, device=known.device))
 
+        def closed(request: gr.Request) -> None:
+            left(turns, request)
+
+        page.unload(closed)
         page.load(opened, outputs=[about], api_visibility="private", concurrency_limit=None)
     return page
 
@@ -204,4 +209,4 @@ def app(live: Live, runs: Runs) -> Guard:
         theme=theme(),
         css=CSS + charts_css(),
     )
-    return Guard(site, live.config.port, live.pictures.limits)
+    return Guard(Previews(site, live.pictures.limits), live.config.port, live.pictures.limits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -15,7 +14,7 @@ from noiseweave.engine.records import JsonMapping
 from noiseweave.jobs.augment import paired
 from noiseweave.jobs.augment.paired import Paired
 from noiseweave.jobs.reading.class_names import shown
-from noiseweave.jobs.studio.values import number, whole
+from noiseweave.jobs.studio.values import number, one_of, whole
 
 if TYPE_CHECKING:
     from noiseweave.engine.pairing.selection import Candidates, Selected
@@ -46,7 +45,7 @@ def recipe_of(controls: JsonMapping) -> PairingRecipe:
     Raises:
         ValueError: one line: a value that is not allowed.
     """
-    quota = _one_of(controls, "quota", QUOTAS)
+    quota = one_of(controls, "quota", QUOTAS)
     balanced: Literal["balanced"] = "balanced"
     per_class = {"balanced": balanced, "none": None}.get(quota, whole(controls, "per_class"))
     return PairingRecipe(
@@ -55,16 +54,10 @@ def recipe_of(controls: JsonMapping) -> PairingRecipe:
         top_k=whole(controls, "top_k"),
         max_uses=whole(controls, "max_uses") or None,
         per_class=per_class,
-        draw=cast(Draw, _one_of(controls, "draw", get_args(Draw))),
-        classes=cast(Classes, _one_of(controls, "pair_classes", get_args(Classes))),
+        draw=cast(Draw, one_of(controls, "draw", get_args(Draw))),
+        classes=cast(Classes, one_of(controls, "pair_classes", get_args(Classes))),
         max_pairs=whole(controls, "max_pairs") or None,
     )
-
-
-def _one_of(controls: JsonMapping, name: str, allowed: Sequence[str]) -> str:
-    if controls[name] not in allowed:
-        raise ValueError(f"{name}={controls[name]!r}: one of {', '.join(allowed)}")
-    return str(controls[name])
 
 
 @dataclass(frozen=True, kw_only=True)

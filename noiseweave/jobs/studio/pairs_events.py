@@ -12,7 +12,7 @@ from noiseweave.cluster import storage
 from noiseweave.engine.records import Json
 from noiseweave.jobs.augment import config as augment
 from noiseweave.jobs.studio import batches, commands, fusing, pairs, pairs_tab
-from noiseweave.jobs.studio.controls import Control
+from noiseweave.jobs.studio.controls import Control, moved
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, turn
 from noiseweave.jobs.studio.features import Features, Table
 from noiseweave.jobs.studio.live import Live
@@ -166,7 +166,7 @@ def connect(parts: Parts, events: PairsEvents, tab: gr.Tab, fuse: dict[str, Cont
     outputs = [parts.line, parts.figures, parts.ends, parts.batch.command, parts.batch.yaml]
     tab.select(events.opened, outputs=outputs, show_progress="hidden", api_name="pairs_opened", **usual)
     gr.on(
-        [one.input for one in parts.controls.values()],
+        [moved(one) for one in parts.controls.values()],
         events.draw,
         outputs=outputs,
         trigger_mode="always_last",

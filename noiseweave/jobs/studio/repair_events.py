@@ -18,6 +18,7 @@ from noiseweave.engine.pictures import files
 from noiseweave.engine.records import Json
 from noiseweave.jobs.inpaint.config import Config as InpaintConfig
 from noiseweave.jobs.studio import commands, masking, repairing, values
+from noiseweave.jobs.studio.controls import moved
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, pixels, turn
 from noiseweave.jobs.studio.held import Held
 from noiseweave.jobs.studio.live import Live
@@ -204,7 +205,7 @@ def connect(parts: Parts, events: RepairEvents, page: gr.Blocks) -> None:
     weights = [parts.controls[name] for name in repairing.LORAS]
     # another weight loads the model: not while a slider is dragged
     triggers += [
-        one.release if isinstance(one, gr.Slider) and one in weights else one.input
+        one.release if isinstance(one, gr.Slider) and one in weights else moved(one)
         for one in parts.controls.values()
     ]
     shown = [parts.compare, parts.line, parts.variants, parts.files]

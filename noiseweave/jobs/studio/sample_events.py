@@ -17,6 +17,7 @@ from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Json
 from noiseweave.jobs.sample.config import Config as SampleConfig
 from noiseweave.jobs.studio import batches, commands, drawing
+from noiseweave.jobs.studio.controls import moved
 from noiseweave.jobs.studio.drawing import Drawn
 from noiseweave.jobs.studio.events import Answer, Wanted, fault, language, line, pixels, turn
 from noiseweave.jobs.studio.live import Live
@@ -132,7 +133,7 @@ def connect(parts: Parts, events: SampleEvents, page: gr.Blocks) -> None:
     """Bind the tab's parts to what they do."""
     given = [parts.controls[name] for name in drawing.CONTROLS]
     usual: Json = {"inputs": given, "preprocess": False, "concurrency_limit": None}
-    triggers = [parts.do.click, *(one.input for one in parts.controls.values())]
+    triggers = [parts.do.click, *(moved(one) for one in parts.controls.values())]
     gr.on(
         triggers,
         events.draw,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -17,7 +17,7 @@ MOST = 1000
 
 
 class Stale(Exception):
-    """A newer request of the same page has come while this one waited, or was computed."""
+    """A newer request of the same page has come while this one waited, or was computed; or the page was closed."""
 
 
 class Turns:
@@ -56,6 +56,13 @@ class Turns:
             self.computed += 1
             watched = partial(self._watched, page, ticket, work)
             return await asyncio.get_running_loop().run_in_executor(self._thread, watched)
+
+    def leave(self, pages: Iterable[str]) -> None:
+        """Nobody waits for these any more: what they asked for is stale, also what is computed now."""
+        for page in pages:
+            if page in self._latest:
+                self._count += 1
+                self._latest[page] = self._count
 
     def alone(self, work: Callable[[], T]) -> T:
         """What ``work`` gives, called in the one thread too; for another thread, which waits."""

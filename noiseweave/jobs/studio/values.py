@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from noiseweave.engine.records import JsonMapping
 
 
@@ -32,6 +34,17 @@ def whole(controls: JsonMapping, name: str) -> int:
 def text(controls: JsonMapping, name: str) -> str:
     """A text without the blanks around it; "" where there is none."""
     return str(controls[name] or "").strip()
+
+
+def one_of(controls: JsonMapping, name: str, allowed: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if controls[name] not in allowed:
+        raise ValueError(f"{name}={controls[name]!r}: one of {', '.join(allowed)}")
+    return str(controls[name])
 
 
 def file(value: object) -> str | None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal, cast
 
 from noiseweave.engine.checks import check
+from noiseweave.engine.networks import classes as model_classes
 from noiseweave.engine.networks.recipes import BASELINES, ModelConfig
 from noiseweave.engine.training.recipes import Curve, ModelRecipe, ScheduleRecipe, Target, UnetRecipe
 from noiseweave.jobs.reading import class_names
@@ -75,16 +76,14 @@ def build(config: Config, source: Source, device: str = "cpu") -> System:
     model = base_models.load(ModelConfig(name=config.init), facts=_facts(config.init))
     if model.encoder is not None:
         model.encoder.to(device)
-    rows = starting.rows(source.classes, source.names, model.classes, _names(config))
+    rows = model_classes.rows(source.classes, source.names, model.classes, _names(config))
     return systems.build(plan, start=starting.adapted(model, rows))
 
 
 def told(config: Config, source: Source) -> str:
     """In a line, what it starts from and how many of the classes that knows."""
-    from noiseweave.engine.training import starting
-
     facts = _facts(config.init or "")
-    rows = starting.rows(source.classes, source.names, facts.classes, _names(config))
+    rows = model_classes.rows(source.classes, source.names, facts.classes, _names(config))
     known = sum(row != facts.classes for row in rows) if facts.classes else 0
     classes = f", which knows {known} of {len(rows)} classes" if rows else ""
     return f"starts from {config.init}{classes}"

@@ -31,7 +31,7 @@ def run(config: Config) -> int:
     from noiseweave.cluster.session import session
     from noiseweave.engine.features import spaces
     from noiseweave.engine.usefulness import finetuned
-    from noiseweave.jobs.reading import looks
+    from noiseweave.jobs.reading import class_names, looks
     from noiseweave.jobs.usefulness import flows, report
 
     if config.protocol == "closed":
@@ -43,6 +43,7 @@ def run(config: Config) -> int:
         if choice.pretrained is not None:
             finetuned.check_here(name)
     sides = {"input": shards.find(config.input), "test": shards.find(config.test)}
+    class_names.check_alike(sides)
     config, unlike = settled(config, sides["input"])
     with ledger.held_run(output, identity(config, sides), config.overwrite, OWNED) as book:
         looks.warn(unlike)

@@ -61,6 +61,18 @@ def test_a_flat_and_a_speckled_picture_are_broken_and_so_is_none():
     assert judged(flat).sharpness == 0
 
 
+def test_what_is_like_no_input_picture_is_rejected_of_photos_in_features_that_are_known():
+    made = picture(130, seed=9)
+    near = judged(made).nearest
+    assert judged(made, unlike=near + 0.001).verdict == "unlike"
+    assert judged(made, unlike=near - 0.001).verdict == "kept"
+    assert judged(made, unlike=0).verdict == judged(made).verdict == "kept"
+    assert QualityRecipe().settled(True, "efficientnet-lite0").unlike == 0.6
+    assert QualityRecipe().settled(True, "pixels").unlike == 0
+    assert QualityRecipe().settled(False, "efficientnet-lite0").unlike == 0
+    assert QualityRecipe(unlike=0.5).settled(False, "pixels").unlike == 0.5
+
+
 def test_nearest_looks_through_blocks_of_any_size():
     rng = np.random.default_rng(0)
     f, real = (unit(rng.integers(0, 255, (n, 8, 8, 1), np.uint8)) for n in (5, 23))

@@ -7,21 +7,6 @@ from small_models import model_of as small_model
 from noiseweave.engine.training import starting
 
 
-@pytest.mark.parametrize(
-    ("classes", "names", "known", "known_names", "wanted"),
-    [
-        (3, (), 3, (), (0, 1, 2)),
-        (4, (), 2, (), (0, 1, 2, 2)),  # what the model does not know begins as no class
-        (3, ("rose", "oak", "tulip"), 2, ("tulip", "rose"), (1, 2, 0)),
-        (3, ("rose",), 2, ("tulip", "rose"), (1, 2, 2)),  # shards with fewer names than labels
-        (2, ("a", "b"), 2, (), (0, 1)),
-        (0, (), 5, (), ()),
-    ],
-)
-def test_classes_are_matched_by_name_else_by_number(classes, names, known, known_names, wanted):
-    assert starting.rows(classes, names, known, known_names) == wanted
-
-
 def model_of(classes):
     model = small_model("flow", classes=classes)
     torch.manual_seed(1)

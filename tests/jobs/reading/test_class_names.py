@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from augments import BASE, digits, write_shard
+from augments import BASE, digits, through, write_shard
 from flows import inline
 from inpaints import HARD, block, mask, saved
 from loras import config_of
+from sampling import tiny
 from training import arguments
 
 from noiseweave.cluster import shards, storage
@@ -69,6 +70,80 @@ def test_through_augment_to_the_next_job_and_the_page(source, tmp_path, capsys):
     finally:
         storage.write_json(str(source.parent / "classes.json"), NAMES)
     assert inline("augment", *BASE, *DIGITS, "--input", source, "--output", out, "--overwrite") == 0
+
+
+def lines_of(made):
+    return [json.loads(files["json"]) for files in made.values()]
+
+
+def test_the_models_class_is_that_of_the_same_name(tmp_path, capsys):
+    model = tiny(tmp_path / "model", "ddpm", 4)
+    class_names.write(model, ["odd", "Nine", "eights", "none of them"])
+    pictures, labels = digits()
+    for name, digit in (("EIGHT", 8), ("nine", 9), ("seven", 7)):
+        for i in np.flatnonzero(labels == digit)[:6]:
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name / f"{i}.png").write_bytes(images.encode(pictures[i]))
+    base = [*BASE, "--model.name", model, "--pairing.threshold", "0", "--gate", "false"]
+    _, made = through(tmp_path / "o", *base, "--input", tmp_path / "in")
+    told = {line["parents"][0]["label"]: set(line["prompt"]["target"]) for line in lines_of(made)}
+    assert told == {0: {2}, 1: {1}, 2: {None}}
+    said = "warning: the model does not know the classes seven: it is told none for them; it knows odd, Nine,"
+    assert said in capsys.readouterr().err
+    class_names.write(model, ["EIGHT", "nine", "odd", "seven"])
+    with pytest.raises(SystemExit):
+        inline("augment", *base, "--input", tmp_path / "in", "--output", tmp_path / "o")
+    assert "model_classes" in capsys.readouterr().err, "other names of the model are another run"
+
+
+def test_classes_without_names_are_those_of_the_same_number(tmp_path, capsys):
+    model = tiny(tmp_path / "model", "ddpm", 9)
+    pictures, labels = digits()
+    keep = np.flatnonzero(labels >= 7)
+    rows = [(f"d{i}", {"png": images.encode(pictures[i]), "cls": b"%d" % labels[i]}) for i in keep]
+    write_shard(tmp_path / "in/s.tar", rows)
+    base = [
+        *BASE,
+        "--model.name",
+        model,
+        "--pairing.threshold",
+        "0",
+        "--gate",
+        "false",
+        "--input",
+        tmp_path / "in",
+    ]
+    _, made = through(tmp_path / "o", *base)
+    told = {line["parents"][0]["label"]: set(line["prompt"]["target"]) for line in lines_of(made)}
+    assert told == {7: {7}, 8: {8}, 9: {None}}
+    assert "class" not in capsys.readouterr().err
+    class_names.write(model, [f"number {i}" for i in range(9)])
+    through(tmp_path / "p", *base)
+    assert "its numbers are taken for the model's classes (number 0, number 1" in capsys.readouterr().err
+
+
+def test_sides_that_number_their_classes_in_different_ways_are_refused(source, tmp_path, capsys):
+    pictures, labels = digits()
+    rows = [(f"d{i}", {"png": images.encode(pictures[i]), "cls": b"%d" % labels[i]}) for i in range(10)]
+    write_shard(tmp_path / "other/shards/s.tar", rows)
+    storage.write_json(str(tmp_path / "other/classes.json"), NAMES[::-1])
+    jobs = {
+        "usefulness": ("evaluate", "usefulness", "--input", source, "--test", tmp_path / "other/shards"),
+        "samples": (
+            "evaluate",
+            "--mode",
+            "samples",
+            "--input",
+            tmp_path / "other/shards",
+            "--reference",
+            source,
+        ),
+    }
+    for name, words in jobs.items():
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*map(str, words), "--output", str(tmp_path / name)])
+        assert stop.value.code == 2
+        assert "the same numbers must mean the same" in capsys.readouterr().err
 
 
 def test_through_inpaint(source, tmp_path):

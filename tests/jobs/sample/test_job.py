@@ -19,6 +19,7 @@ from noiseweave.engine.networks.recipes import ModelConfig
 from noiseweave.engine.pictures import images
 from noiseweave.engine.sampling import samplers
 from noiseweave.engine.sampling.recipes import SamplerRecipe
+from noiseweave.jobs.reading import class_names
 
 FAST = ["--sampler.steps", "3"]
 DIGITS = ["--model.name", "digits-ddpm", *FAST]
@@ -218,6 +219,23 @@ def test_match_draws_as_many_of_each_class(told, tmp_path):
     assert labels(tmp_path / "q") == [0, 1, 2]
     assert drawn(tmp_path / "r", "--model.name", told, *FAST, "--match", tmp_path / "o") == 0
     assert labels(tmp_path / "r") == sorted(wanted), "a job's output folder means its pictures"
+
+
+def test_match_means_classes_by_their_names(told, tmp_path, capsys):
+    model = shutil.copytree(told, tmp_path / "model")
+    class_names.write(str(model), ["ant", "bee", "cat", "dog"])
+    base = ["--model.name", model, *FAST, "--match"]
+    for name in ("cats/1.png", "cats/2.png", "dog/3.png"):
+        storage.write(str(tmp_path / "in" / name), png())
+    assert drawn(tmp_path / "o", *base, tmp_path / "in") == 0
+    assert labels(tmp_path / "o") == [2, 2, 3]
+    source = shard(tmp_path / "tars/shards/a.tar", [{"cls": "0"}, {"cls": "1"}, {"cls": "1"}])
+    class_names.write(str(tmp_path / "tars"), ["dog", "bee"])
+    assert drawn(tmp_path / "p", *base, source) == 0
+    assert labels(tmp_path / "p") == [1, 1, 3]
+    class_names.write(str(tmp_path / "tars"), ["dog", "elk"])
+    said = refused(capsys, tmp_path / "q", *base, source)
+    assert "its classes (ant, bee, cat, dog), as the model knows; it has elk" in said
 
 
 def test_match_of_a_folder_numbers_its_sub_folders_as_pack_does(told, tmp_path):

@@ -231,6 +231,39 @@ def test_two_uploads_and_a_ratio(browser, address, folder):
     assert [url for url in urls if not url.startswith((address, "data:", "blob:", "chrome:"))] == []
 
 
+def test_a_number_out_of_its_range_is_drawn_as_it_is_shown_once_it_is_left(browser, address, folder):
+    browser.get(address)
+    upload(browser, "picture_1", folder / "a.png")
+    until(lambda: "second picture" in text_of(browser, "#line"))
+    upload(browser, "picture_2", folder / "b.png")
+    result(browser)
+    number = one(browser, "#ratio input[type=number]")
+    number.send_keys(webdriver.Keys.CONTROL, "a")
+    number.send_keys("5")
+    until(lambda: "fusion.ratio=5" in text_of(browser, "#line"))
+    number.send_keys(webdriver.Keys.TAB)
+    _, image = result(browser)
+    assert number.get_attribute("value") == "1"
+    assert apart(image, folder / "b.png") <= 1
+
+
+def test_what_a_page_draws_ends_when_it_is_left(browser, address, folder):
+    def kept():
+        return len({path.read_bytes() for path in folder.glob("tmp-digits-ddpm/*/*/*.png")})
+
+    opened(browser, address, "Sample")
+    before = kept()
+    one(browser, "#sample_steps input[type=number]")
+    move(browser, "sample_steps", "100")
+    move(browser, "count", "64")
+    until(lambda: "processing" in text_of(browser, "#sample_line"))
+    opened(browser, address, "Sample")
+    one(browser, "#count input[type=number]")
+    move(browser, "count", "1")
+    until(lambda: "Drawn in" in text_of(browser, "#sample_line"))
+    assert kept() - before < 60
+
+
 @pytest.mark.parametrize("browser", ["zh-CN"], indirect=True)
 def test_a_chinese_browser_reads_chinese(browser, address):
     browser.get(address)

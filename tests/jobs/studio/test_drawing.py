@@ -99,8 +99,8 @@ def test_what_was_fused_and_repaired_before_changes_no_picture(tmp_path):
 @pytest.mark.parametrize(
     ("controls", "said"),
     [
-        ({"count": 0}, "count=0: at most 64"),
-        ({"count": 65}, "count=65: at most 64"),
+        ({"count": 0}, "count=0: 1 to 64"),
+        ({"count": 65}, "count=65: 1 to 64"),
         ({"classes": ["0"]}, "classes"),
         ({"sample_steps": 0}, "sampler.steps=0"),
         ({"sample_seed": -1}, "seed=-1"),

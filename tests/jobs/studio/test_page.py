@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -184,12 +185,61 @@ def test_lines_are_in_the_browsers_language(made, digits):
 def test_pairs_of_the_input_are_offered_and_named_where_they_are(made, digits):
     client = made(input=str(digits))
     with client.client:
-        (_, one, two), good = client.ask("next_pair", [0])
+        (_, one, two, _), good = client.ask("next_pair", [0])
         assert good
         paths = [one["path"], two["path"]]
         assert all(Path(path).is_relative_to(digits / "uploads") for path in paths)
         command = client.fuse(paths)[2]
         assert all(str(digits / name) in command for name in {Path(path).name for path in paths})
+
+
+def test_a_pair_that_is_gone_is_a_line_and_the_next_is_offered(made, digits):
+    client = made(input=str(digits))
+    with client.client:
+        (_, one, two, _), _ = client.ask("next_pair", [None])
+        gone = {Path(one["path"]).name, Path(two["path"]).name}
+        for name in gone:
+            (digits / name).unlink()
+        said = client.fuse([one["path"], two["path"]])[2]
+        assert not any(str(digits / name) in said for name in gone)
+        assert "out/pictures/" in said
+        client.fuse([one["path"], two["path"]], of="save")
+        assert cli.main(shlex.split(said)[1:]) == 0
+        kept = {path.name for path in digits.glob("*.png")}
+        answers = [client.ask("next_pair", [None], page="later") for _ in range(4)]
+        assert all(good for _, good in answers)
+        lines = [data[3] for data, _ in answers if isinstance(data[3], str)]
+        assert lines
+        assert all("Error: unreadable" in line for line in lines)
+        offered = [Path(part["path"]).name for data, _ in answers for part in data[1:3] if "path" in part]
+        assert set(offered) <= kept
+
+
+def test_an_input_without_pictures_is_a_line(made, digits):
+    (digits / "none").mkdir()
+    client = made(input=str(digits / "none"))
+    with client.client:
+        for _ in range(2):
+            answer, good = client.ask("next_pair", [None])
+            assert good
+            assert "two pictures at least" in answer[3]
+
+
+@pytest.mark.parametrize("name", ["fuse", "pairs", "repair", "sample"])
+def test_a_slider_that_is_brought_into_its_range_is_drawn_anew(made, digits, name):
+    page = made(input=str(digits)).config
+    (drawn,) = (d for d in page["dependencies"] if d["api_name"] == name)
+    sliders = {part["id"] for part in page["components"] if part["type"] == "slider"} & set(drawn["inputs"])
+    mine = {number for number, event in drawn["targets"] if event == "change"} & sliders
+    assert len(mine) >= 4
+    let_go = {number for number, event in drawn["targets"] if event == "release"}
+    assert name == "pairs" or mine | let_go == sliders
+
+
+def test_a_word_that_no_control_has_is_a_line(client, digits):
+    two = files(client, digits)
+    assert "Error: mode=None: one of" in client.fuse(two, None, *USUAL[1:])[1]
+    assert "Error: noise=&#x27;odd&#x27;: one of" in client.fuse(two, *USUAL[:11], "odd", *USUAL[12:])[1]
 
 
 def test_the_colours_are_those_of_the_report(client):

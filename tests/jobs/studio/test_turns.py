@@ -74,3 +74,24 @@ def test_work_that_says_how_far_it_is_ends_once_it_is_stale():
     first, other, last = asyncio.run(run())
     assert isinstance(first, Stale)
     assert (other, last, ends) == (1, 2, [1, 2])
+
+
+def test_what_a_closed_page_waited_for_is_not_computed_to_its_end():
+    ends = []
+
+    def work(name):
+        for _ in spans.steps(range(20)):
+            time.sleep(0.01)
+        ends.append(name)
+
+    async def run():
+        queue = Turns()
+        pages = ("a/fuse", "a/sample", "a/save", "b/fuse")
+        tasks = [asyncio.create_task(queue.run(page, lambda page=page: work(page))) for page in pages]
+        await asyncio.sleep(0.05)
+        queue.leave(("a/fuse", "a/sample", "a/strip"))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    drawn = asyncio.run(run())
+    assert [isinstance(one, Stale) for one in drawn] == [True, True, False, False]
+    assert ends == ["a/save", "b/fuse"]

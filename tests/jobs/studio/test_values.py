@@ -21,6 +21,13 @@ def test_a_half_is_no_whole_number():
         values.whole({"a": 2.5}, "a")
 
 
+@pytest.mark.parametrize("value", ["c", None, 1, ["a"], {}])
+def test_a_word_is_one_of_those_there_are(value):
+    assert values.one_of({"x": "b"}, "x", ("a", "b")) == "b"
+    with pytest.raises(ValueError, match=r"x=.*: one of a, b"):
+        values.one_of({"x": value}, "x", ("a", "b"))
+
+
 def test_texts_and_files():
     assert values.text({"a": " x "}, "a") == "x"
     assert values.text({"a": None}, "a") == ""
