@@ -263,7 +263,10 @@ def main() -> None:
     fused = np.char.startswith(kinds, "fusion")
     before = QualityRecipe(traced=1, hash=None, double=1, speckle=0, rough=0, strange=0, sharpness=0.25)
     value = {"photos": len(image_NHWC), "pictures": len(made), "offset": args.offset}
-    for name, recipe in (("before", before), ("after", QualityRecipe().settled(photos=True, space="efficientnet-lite0"))):
+    for name, recipe in (
+        ("before", before),
+        ("after", QualityRecipe().settled(photos=True, space="efficientnet-lite0")),
+    ):
         verdicts = np.array([quality.judge_figures(f, True, recipe) for f in figures])
         value[name] = {
             "all": scores(bad, verdicts != "kept"),

@@ -22,6 +22,7 @@ MASK_SUFFIX = ".mask"  # what follows a picture's name in the name of its mask: 
 JUNK = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir"))
 KEY_LENGTH = 100  # longer names are cut and hashed, so that an unpacked sample fits any file system
 HASHED = re.compile(r"(^|-)[0-9a-f]{16}$")
+OTHERS = 20  # ignored files of a folder whose names are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +35,23 @@ class Item:
 
 @dataclass(kw_only=True)
 class Listing:
-    """What lies in one folder and below it."""
+    """What lies in one folder and below it.
+
+    Attributes:
+        ignored: other files by extension.
+        others: paths of the first OTHERS of these.
+    """
 
     items: list[Item] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
     bad: list[Quarantined] = field(default_factory=list)
+
+    def ignore(self, path: str, what: str) -> None:
+        """Count a file that is neither a picture nor beside one."""
+        self.ignored[what] += 1
+        if len(self.others) < OTHERS:
+            self.others.append(printable(path))
 
 
 def inside(root: str) -> list[str]:
@@ -93,13 +106,14 @@ def sort_files(here: str, entries: Sequence[os.DirEntry[str]], found: Listing, m
         elif is_picture(entry.name) and not kind:
             pictures.append((stem, path))
         elif not kind or sides.setdefault(stem, {}).setdefault(kind, path) != path:
-            found.ignored[printable(extension) or "no extension"] += 1
+            found.ignore(path, printable(extension) or "no extension")
     found.items += [Item(path=path, sides=sides.get(stem, {})) for stem, path in pictures]
     stems = {stem for stem, _ in pictures}
     for stem in sorted(sides.keys() - stems, key=os.fsencode):
         alone = {e for e in sides[stem] if e.startswith("mask.")}
         found.bad += [bad(sides[stem][e], "no_picture", "a mask alone") for e in sorted(alone)]
-        found.ignored.update(f".{e} without a picture" for e in sides[stem].keys() - alone)
+        for e in sorted(sides[stem].keys() - alone):
+            found.ignore(sides[stem][e], f".{e} without a picture")
 
 
 def masked_by(stem: str, mask_suffix: str) -> str:

@@ -1,7 +1,8 @@
 """What a person watches while a job runs: stage, units and pictures done, pictures/s, time left, workers.
 
 Pictures inside a unit count as they are made: workers say how far they are, a report every half second at most, and
-none of a unit that is shorter than that.
+none of a unit that is shorter than that. The bar is full, and no time is left, when every unit is done and not before;
+the last count of a phase is what it made.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 import uuid
 from collections import deque
@@ -25,6 +27,7 @@ EVERY = 5.0  # seconds between lines where there is no terminal, at least; and o
 SHARE = 0.02
 STILL = 60.0  # seconds between two lines that have nothing new
 LOOK = 1.0  # seconds between two looks at what workers say
+BAR = 20  # characters
 QUIET = 0.5  # seconds between two reports of a worker
 
 
@@ -63,6 +66,7 @@ class Meter:
     running: dict[str, Progress] = field(default_factory=dict)
     computed: dict[str, Progress] = field(default_factory=dict)
     shown: int = 0
+    over: bool = False
     ended: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
 
     def add(self, unit: str, produced: int, quarantined: int) -> None:
@@ -82,6 +86,10 @@ class Meter:
         self.computed.clear()
         self.ended.clear()
 
+    def end(self) -> None:
+        """The phase is over: what no unit brought to its end counts no more."""
+        self.over = True
+
     def running_now(self, reports: Mapping[str, Progress]) -> None:
         """worker -> what it is at, of all workers. A unit that its worker has left is computed: it counts whole until
         its row comes, so that the display does not fall back while output is written."""
@@ -99,15 +107,19 @@ class Meter:
         """Stage, units, pictures, pictures/s, time left and workers, as one line."""
         seconds = max(time.monotonic() - self.start, 1e-6)
         made, share = self._reach()
-        self.shown = max(
-            self.shown, int(made)
-        )  # pictures are not taken back: a unit may yield fewer than it began
-        bar = "█" * round(20 * share) + "░" * (20 - round(20 * share))
+        whole = self.done >= self.units
+        # pictures are not taken back while it runs: a unit may yield fewer than it began
+        self.shown = self.produced if whole or self.over else max(self.shown, int(made))
+        full = BAR if whole else min(round(BAR * share), BAR - 1)
+        bar = "█" * full + "░" * (BAR - full)
+        left = seconds * (1 - share) / share if share else None
+        if left is not None and not whole:
+            left = max(left, 1.0)  # what is computed is not yet written
         parts = [
             f"{self.stage:<9}{bar} {self.done}/{self.units} units",
             f"{self.shown} {self.noun}",
             f"{self.shown / seconds:.1f}/s",
-            f"ETA {clock(seconds * (1 - share) / share if share else None)}",
+            f"ETA {clock(left)}",
             f"{self.workers} worker{'s' * (self.workers != 1)}",
         ]
         if self.quarantined:
@@ -122,11 +134,11 @@ class Meter:
 
     def _reach(self) -> tuple[float, float]:
         """Things made so far, those of running units included, and the share of all work that is done."""
-        now = list((self.computed | self.running).values())
+        now = [] if self.over else list((self.computed | self.running).values())
         sizes = [report.size for report in now if report.size is not None]
         made = self.produced + sum(report.share * (report.size or 0) for report in now)
         begun = self.done + len(now)
-        if len(sizes) == len(now) and self.produced + sum(sizes) and begun:
+        if len(sizes) == len(now) and self.produced + sum(sizes) and begun and not self.over:
             # units that have not begun are taken to be like those that have
             return made, made / ((self.produced + sum(sizes)) * max(self.units, begun) / begun)
         share = (self.done + sum(report.share for report in now)) / self.units if self.units else 1.0
@@ -148,17 +160,30 @@ class Display:
     def __init__(self, meter: Meter, live: Live | None) -> None:
         self.meter, self.live, self.last = meter, live, -STILL
         self.told: object = None
+        self.lock = threading.Lock()  # who looks at workers has a thread of its own
 
     def __rich__(self) -> Text:
         return Text(self.meter.line())
 
     def update(self) -> None:
         """Print the line where there is no terminal: seldom of a long run, and where something is new."""
-        now, news = time.monotonic(), self.meter.news()
-        wait = max(EVERY, SHARE * (now - self.meter.start)) if news != self.told else STILL
-        if self.live is None and now - self.last >= wait:
-            self.last, self.told = now, news
-            print(self.meter.line(), file=sys.stderr, flush=True)
+        with self.lock:
+            now, news = time.monotonic(), self.meter.news()
+            wait = max(EVERY, SHARE * (now - self.meter.start)) if news != self.told else STILL
+            if self.live is None and now - self.last >= wait:
+                self._print(now, news)
+
+    def end(self) -> None:
+        """Print the last line where there is no terminal, unless it stands there already."""
+        with self.lock:
+            self.meter.end()
+            news = self.meter.news()
+            if self.live is None and news != self.told:
+                self._print(time.monotonic(), news)
+
+    def _print(self, now: float, news: object) -> None:
+        self.last, self.told = now, news
+        print(self.meter.line(), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -181,12 +206,13 @@ def watch(meter: Meter, look: Callable[[], Mapping[str, Progress]] | None = None
         with Live(display, console=console, refresh_per_second=4) as live, repeated(follow, LOOK):
             display.live = live
             yield display
+            display.end()
         return
     if meter.units:
         display.update()  # the first unit may take its time
     with repeated(follow, LOOK):
         yield display
-    print(meter.line(), file=sys.stderr, flush=True)
+    display.end()
 
 
 class Channel:

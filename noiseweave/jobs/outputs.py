@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -14,6 +14,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.engine.records import Json, JsonMapping
 
 QUARANTINE = "quarantine.jsonl"
+NAMED, LONGEST = 3, 100  # samples, or files, that a line on the screen names, and most characters of each
 
 
 def json_lines(rows: Iterable[JsonMapping]) -> bytes:
@@ -36,6 +37,45 @@ def write_quarantine(output: str, rows: Iterable[JsonMapping]) -> Counter[str]:
     rows = list(rows)
     storage.write(storage.join(output, QUARANTINE), json_lines(rows))
     return Counter(str(row["reason"]) for row in rows)
+
+
+def said_of_quarantine(output: str) -> str:
+    """What quarantine.jsonl holds, for the screen: reasons, some samples by name, where all are; "" for nothing."""
+    path = storage.join(output, QUARANTINE)
+    rows = read_json_lines(path)
+    if not rows:
+        return ""
+    counts = Counter(str(row["reason"]) for row in rows)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+    named = [f"{_plain(_name_of(row))} ({row['reason']})" for row in rows[:NAMED]]
+    return f"{reasons}: {_and_more(named, len(rows))}; see {path}"
+
+
+def say_quarantined(output: str) -> None:
+    """A line on the screen where something was quarantined."""
+    if said := said_of_quarantine(output):
+        print(f"quarantined: {said}")
+
+
+def _name_of(row: JsonMapping) -> str:
+    """A quarantined sample's name: its file's, or its key, after its shard where it has one."""
+    shard = str(row.get("shard") or "").rpartition("/")[2]
+    return "#".join(filter(None, (shard, str(row.get("source") or row.get("key") or ""))))
+
+
+def some_of(names: Sequence[str], count: int) -> str:
+    """The first NAMED names of so many files, for the screen."""
+    return _and_more([_plain(name) for name in names[:NAMED]], count)
+
+
+def _plain(name: str) -> str:
+    """A name that a stranger gave, not longer than LONGEST and without what a terminal would obey."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in short)
+
+
+def _and_more(names: Sequence[str], count: int) -> str:
+    return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
 
 
 def quarantined(book: Ledger, phase: str) -> Iterator[dict[str, str]]:

@@ -29,7 +29,7 @@ def test_a_short_last_unit_is_worth_what_it_holds():
     m = meter(units=2)
     m.add("u0", 100, 0)
     m.running_now({"w": Progress(unit="u1", share=0.5, size=10)})
-    assert fields(m)[4] == "ETA 0:00", "105 of 110"
+    assert fields(m)[4] == "ETA 0:01", "105 of 110"
     m.running_now({"w": Progress(unit="u1", share=0.5, size=None)})
     assert fields(m)[4] == "ETA 0:03", "1.5 of 2 units, where nobody knows what they hold"
 
@@ -48,6 +48,42 @@ def test_what_was_shown_is_not_taken_back():
     m.add("u0", 96, 4)
     m.running_now({"w": Progress(unit="u0", share=1.0, size=100)})  # a word that came late
     assert fields(m)[2] == "100 images"
+
+
+def test_the_bar_is_full_and_no_time_is_left_when_every_unit_is_done_and_not_before():
+    m = meter(units=1)
+    m.on_progress("w", Progress(unit="u0", share=1.0, size=68))
+    assert (fields(m)[1], fields(m)[4]) == ("█" * 19 + "░ 0/1 units", "ETA 0:01")
+    m.on_progress("w", None)
+    assert (fields(m)[1], fields(m)[4]) == ("█" * 19 + "░ 0/1 units", "ETA 0:01"), "it is being written"
+    m.add("u0", 50, 0)
+    assert fields(m)[1:5] == ["█" * 20 + " 1/1 units", "50 images", "5.0/s", "ETA 0:00"], "what it made"
+
+
+def test_the_last_count_is_what_was_made_and_units_that_failed_leave_the_bar_open():
+    m = meter(units=2)
+    m.on_progress("w", Progress(unit="u0", share=1.0, size=68))
+    assert fields(m)[2] == "68 images"
+    m.add("u0", 50, 0)
+    m.on_progress("w", Progress(unit="u1", share=0.5, size=68))
+    m.drop("u1")
+    m.end()
+    assert fields(m)[1:3] == ["█" * 10 + "░" * 10 + " 1/2 units", "50 images"]
+
+
+def test_no_line_comes_twice(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "SHARE", 0.0)
+    with progress.watch(meter(units=1)) as display:
+        display.meter.add("u0", 50, 0)
+        display.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2:4] for line in lines] == [["0/1", "units"], ["1/1", "units"]]
+    monkeypatch.setattr(progress, "EVERY", 60.0)
+    with progress.watch(meter(units=1)) as display:
+        display.meter.add("u0", 50, 0)
+        display.update()
+    assert "1/1 units  50 images" in capsys.readouterr().err.splitlines()[-1], "whatever came before"
 
 
 def test_a_computed_unit_counts_whole_until_its_row_comes():

@@ -74,6 +74,8 @@ def build(folder: Path, count: int, *, parents: int = 10, rejected: int = 0, siz
         "read_from": {"root": f"{folder}/in/"},
         "images": parents + 2,
         "pairs": count,
+        "asked": count,
+        "rejected": {"copy": rejected} if rejected else {},
         "pair_ends": 2 * count,
         "images_inverted": count,
         "quarantined": {"no_picture": 3},

@@ -20,6 +20,26 @@ def test_the_quarantine_is_a_line_a_sample_whatever_its_name_holds(tmp_path):
     assert (tmp_path / "quarantine.jsonl").read_bytes() == b""
 
 
+def test_the_screen_names_some_of_what_is_quarantined_and_where_all_are(tmp_path, capsys):
+    outputs.write_quarantine(str(tmp_path), [])
+    outputs.say_quarantined(str(tmp_path))
+    assert capsys.readouterr().out == ""
+    rows = [
+        {"shard": "s3://b/in/s-0.tar", "key": "k", "reason": "too_large"},
+        {"source": "roses/a b.jpg", "reason": "not_an_image"},
+        {"key": "x\x1b[2J" + "y" * 200, "reason": "not_an_image"},
+        {"key": "fourth", "reason": "bad_mask"},
+    ]
+    outputs.write_quarantine(str(tmp_path), rows)
+    outputs.say_quarantined(str(tmp_path))
+    (line,) = capsys.readouterr().out.splitlines()
+    long = "x\\x1b[2J" + "y" * 94 + "…"
+    assert line == (
+        "quarantined: 1 bad_mask, 2 not_an_image, 1 too_large: s-0.tar#k (too_large), roses/a b.jpg (not_an_image), "
+        f"{long} (not_an_image) and 1 more; see {tmp_path}/quarantine.jsonl"
+    )
+
+
 def test_what_units_quarantined_comes_from_their_markers(tmp_path):
     book = Ledger(output=str(tmp_path))
     book.mark("p", UnitReport(id="0", produced=0), [Quarantined(shard="s", key="k", reason="r")])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from noiseweave.engine import spans
 from noiseweave.engine.fusion.groups import Fused
 from noiseweave.engine.judging.quality import QualityCheck
 from noiseweave.engine.records import Pair
@@ -31,11 +32,14 @@ class Redrawn:
 
     @property
     def rejected(self) -> Counter[str]:
-        """Verdict -> pictures that stayed rejected; what is flagged has none."""
-        verdicts = zip(self.checks or (), self.fused.flagged_P, strict=False)
-        return Counter(c.verdict for c, flagged in verdicts if c.verdict != "kept" and not flagged)
+        """Verdict -> pictures that stayed rejected; what is flagged, or not finite, is no picture and has none."""
+        shown_P = self.fused.finite_P & ~self.fused.flagged_P
+        verdicts = zip(self.checks or (), shown_P, strict=False)
+        return Counter(c.verdict for c, shown in verdicts if c.verdict != "kept" and shown)
 
 
+FIRST = 0.6  # with a gate, share of the time that drawing and checking everything once takes, about
+DRAWN = 0.8  # and of that the share of drawing
 Check = Callable[[Sequence[Pair], Fused], list[QualityCheck]]
 
 
@@ -48,23 +52,34 @@ def redraw_rejected(
 ) -> Redrawn:
     """Draw every pair: those that are flagged once more, and those that the gate rejects up to ``redraw`` times.
 
-    A picture that is flagged again, or after the gate had it drawn again, stays flagged.
+    A picture that is flagged again, or after the gate had it drawn again, stays flagged. Of what is at hand (``spans``)
+    the first draw is a part only, and each further one half of what is left, the last one all: how much will be drawn
+    again is not known before.
     """
-    pairs, fused = list(pairs), draw(pairs)
-    places = np.flatnonzero(fused.flagged_P).tolist()
-    pairs, fused = _again(pairs, fused, places, draw, again)
-    attempts = len(places)
-    if check is None:
+    done, drawn = FIRST if check and redraw else 1.0, DRAWN if check else 1.0
+    with spans.span(0, done):
+        with spans.span(0, drawn):
+            pairs, fused = list(pairs), draw(pairs)
+        places = np.flatnonzero(fused.flagged_P).tolist()
+        attempts = len(places)
+        with spans.span(drawn, 1):
+            pairs, fused = _again(pairs, fused, places, draw, again)
+            checks = None if check is None else check(pairs, fused)
+    if check is None or checks is None:
         return Redrawn(pairs=pairs, fused=fused, checks=None, attempts=attempts)
-    checks = check(pairs, fused)
-    for _ in range(redraw):
+    for n in range(redraw):
         places = [i for i, c in enumerate(checks) if c.verdict != "kept" and not fused.flagged_P[i]]
         if not places:
             break
-        pairs, fused = _again(pairs, fused, places, draw, again)
+        start, done = done, 1.0 if n == redraw - 1 else (1 + done) / 2
         attempts += len(places)
-        for i, found in zip(places, check([pairs[i] for i in places], _part(fused, places)), strict=True):
-            checks[i] = found
+        with spans.span(start, done):
+            with spans.span(0, DRAWN):
+                pairs, fused = _again(pairs, fused, places, draw, again)
+            with spans.span(DRAWN, 1):
+                found = check([pairs[i] for i in places], _part(fused, places))
+        for i, one in zip(places, found, strict=True):
+            checks[i] = one
     return Redrawn(pairs=pairs, fused=fused, checks=checks, attempts=attempts)
 
 

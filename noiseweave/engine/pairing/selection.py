@@ -6,7 +6,8 @@ M candidates, N pictures.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,13 +39,18 @@ class Selected:
     """Pairs of rows a < b with their similarity, in the order of selection.
 
     Attributes:
-        near_duplicates: candidates that were dropped by their hashes.
+        candidates: that there were; those in ``left_out`` and the pairs are their sum.
+        left_out: why -> candidates that are no pair: both_ends (the same two pictures, found from the other end too),
+            near_duplicates (by their hashes), max_uses, per_class, max_pairs.
+        set_by: label of the class whose pairs are the balanced quota of all; None where no class's are.
     """
 
     a: np.ndarray
     b: np.ndarray
     similarity: np.ndarray
-    near_duplicates: int = 0
+    candidates: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    set_by: int | None = None
 
 
 def select(found: Candidates, known: Known, recipe: PairingRecipe, seed: int = 0) -> Selected:
@@ -53,7 +59,9 @@ def select(found: Candidates, known: Known, recipe: PairingRecipe, seed: int = 0
     The most similar come first, or with ``draw: range`` those that the seed says, of pictures with fewer uses before
     others.
     """
+    candidates = len(found[0])
     a, b, similarity = _once(*found)
+    once = len(a)
     close = hamming(known.hash_N[a], known.hash_N[b]) <= (-1 if recipe.hash is None else recipe.hash)
     a, b, similarity = a[~close], b[~close], similarity[~close]
     drawn = recipe.draw == "range"
@@ -62,9 +70,31 @@ def select(found: Candidates, known: Known, recipe: PairingRecipe, seed: int = 0
         order = np.lexsort((b, a, key))
     else:
         order = np.lexsort((b, a, -similarity))
-    kept = order[_within_uses(a[order], b[order], recipe.max_uses, drawn)]
-    kept = kept[_within_quota(known.label_N[a[kept]], recipe)]
-    return Selected(a=a[kept], b=b[kept], similarity=similarity[kept], near_duplicates=int(close.sum()))
+    used = order[_within_uses(a[order], b[order], recipe.max_uses, drawn)]
+    label_P = known.label_N[a[used]]
+    kept = used[_within_quota(label_P, recipe)]
+    beyond, shared = len(used) - len(kept), recipe.per_class == "balanced" and recipe.max_pairs is not None
+    of_class = 0 if shared else len(used) - len(_within_quota(label_P, replace(recipe, max_pairs=None)))
+    return Selected(
+        a=a[kept],
+        b=b[kept],
+        similarity=similarity[kept],
+        candidates=candidates,
+        left_out={
+            "both_ends": candidates - once,
+            "near_duplicates": int(close.sum()),
+            "max_uses": len(order) - len(used),
+            "per_class": of_class,
+            "max_pairs": beyond - of_class,
+        },
+        set_by=_set_by(label_P) if of_class and recipe.per_class == "balanced" else None,
+    )
+
+
+def _set_by(label_P: np.ndarray) -> int:
+    """The label whose pairs are everybody's quota, see ``balanced``."""
+    labels, count_C = np.unique(label_P, return_counts=True)
+    return int(labels[count_C == balanced(count_C, None).max()][0])
 
 
 def _once(a: np.ndarray, b: np.ndarray, similarity: np.ndarray) -> Candidates:

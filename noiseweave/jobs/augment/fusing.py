@@ -15,6 +15,7 @@ from noiseweave.engine import spans
 from noiseweave.engine.records import Group, Pair, Quarantined
 from noiseweave.jobs.augment import judge as judging
 from noiseweave.jobs.augment import masks as augment_masks
+from noiseweave.jobs.augment import paired
 from noiseweave.jobs.augment.reading import Loaded, without
 from noiseweave.jobs.augment.task import Task
 
@@ -40,6 +41,7 @@ class Made:
         checks: of each pair's picture; None without a gate.
         rejected: pairs that the gate did not let pass, as another Made; None where there are none.
         rejections: verdict -> pictures that stayed rejected.
+        drawn: pictures that were drawn, each once, whatever became of them.
         redrawn: pictures that were drawn again.
     """
 
@@ -52,6 +54,7 @@ class Made:
     checks: Sequence[QualityCheck] | None = None
     rejected: Made | None = None
     rejections: Counter[str] = field(default_factory=Counter)
+    drawn: int = 0
     redrawn: int = 0
 
 
@@ -143,6 +146,7 @@ def _sorted(
         bad=bad,
         rejected=rejected,
         rejections=done.rejected,
+        drawn=len(done.pairs),
         redrawn=done.attempts,
     )
 
@@ -159,18 +163,21 @@ def _lost(group: Group, pair: Pair, flagged: bool) -> Quarantined:
 
 
 def report(unit: str, several: Sequence[Made], images_read: int = 0) -> UnitReport:
-    """What is recorded of a unit's groups: pictures inverted, ends of pairs, modes, verdicts of rejected pictures,
-    prompts that were truncated and, of each group with any, one end that was not read."""
+    """What is recorded of a unit's groups: pictures inverted, parents of what was drawn, modes, classes, verdicts of
+    rejected pictures, prompts that were truncated and, of each group with any, one end that was not read."""
     groups = [made.group for made in several]
     extra = {
         "images_read": images_read,
         "images_inverted": sum(len(g.images) for g in groups),
-        "pair_ends": sum(2 * len(g.pairs) for g in groups),
+        "pair_ends": 2 * sum(made.drawn for made in several),
         "redrawn": sum(made.redrawn for made in several),
         "prompts_truncated": sum(len(made.truncated) for made in several),
     }
     tallies = {
         "modes": Counter(p.mode for g in groups for p in g.pairs),
+        "classes": Counter(
+            paired.class_of(g.images[p.a].label, g.images[p.b].label) for g in groups for p in g.pairs
+        ),
         "rejected": sum((made.rejections for made in several), Counter[str]()),
         "truncated": Counter(end[:CUT] for made in several for end in list(made.truncated.values())[:1]),
     }

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 NAMED = 10  # classes without a pair that the screen names
 UNLABELLED = "none"
+TALLIES = {
+    "pictures_of": "pictures",
+    "used_of": "used",
+    "pairs_of": "pairs",
+    "left_out": "left_out",
+    "quota_set_by": "set_by",
+}
+"""A window's tallies -> fields of ``Paired``."""
 SINGLE, NO_PICTURE = "1 picture, a pair needs 2", "no picture of it was read"
 
 
@@ -32,28 +40,39 @@ class Paired:
             window before has not count as there; a picture that two windows use counts twice.
         pairs: by label, "0+3" for one across two classes.
         most_uses: pairs of the picture that is in most.
-        near_duplicates: candidates that were dropped by their perceptual hashes.
+        candidates, left_out: how many there were, and why -> how many of them are no pair, as ``Selected`` has it.
+        set_by: label of the class whose pairs were the balanced quota of all -> windows in which it was, or 1.
     """
 
     pictures: dict[str, int] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     pairs: dict[str, int] = field(default_factory=dict)
     most_uses: int = 0
-    near_duplicates: int = 0
+    candidates: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    set_by: dict[str, int] = field(default_factory=dict)
 
 
 def count(label_N: np.ndarray, selected: Selected, shared: int = 0) -> Paired:
     """The counts of the pairs that were selected of N pictures; the first ``shared`` belong to the window before."""
     used, uses = np.unique(np.concatenate([selected.a, selected.b]), return_counts=True)
     ends = zip(label_N[selected.a].tolist(), label_N[selected.b].tolist(), strict=True)
-    names = ("+".join(_name(y) for y in sorted({first, second})) for first, second in ends)
+    names = (class_of(*pair) for pair in ends)
     return Paired(
         pictures=_tally(_name(y) for y in label_N[shared:].tolist()),
         used=_tally(_name(y) for y in label_N[used].tolist()),
         pairs=_tally(names),
         most_uses=int(uses.max(initial=0)),
-        near_duplicates=selected.near_duplicates,
+        candidates=selected.candidates,
+        left_out=dict(selected.left_out),
+        set_by={} if selected.set_by is None else {_name(selected.set_by): 1},
     )
+
+
+def class_of(first: int | None, second: int | None) -> str:
+    """The class of a pair, of its pictures' labels (None or -1 for none): "0+3" for one across two classes."""
+    labels = {-1 if label is None else label for label in (first, second)}
+    return "+".join(map(_name, sorted(labels)))
 
 
 def _tally(names: Iterable[str]) -> dict[str, int]:
@@ -66,10 +85,10 @@ def _name(label: int) -> str:
 
 def added(report: UnitReport, about: Paired) -> UnitReport:
     """A window's report with the counts of its pairs."""
-    tallies = {"pictures_of": about.pictures, "used_of": about.used, "pairs_of": about.pairs}
+    tallies = {name: dict(getattr(about, field)) for name, field in TALLIES.items()}
     return replace(
         report,
-        extra={**report.extra, "near_duplicates": float(about.near_duplicates)},
+        extra={**report.extra, "candidates": float(about.candidates)},
         tallies={
             **report.tallies,
             "uses": {str(about.most_uses): 1},
@@ -80,15 +99,10 @@ def added(report: UnitReport, about: Paired) -> UnitReport:
 
 def of_windows(outcome: Outcome) -> Paired:
     """The counts of all windows together."""
-    pictures, used, pairs, uses = (
-        dict(outcome.tallies[name]) for name in ("pictures_of", "used_of", "pairs_of", "uses")
-    )
     return Paired(
-        pictures=pictures,
-        used=used,
-        pairs=pairs,
-        most_uses=max(map(int, uses), default=0),
-        near_duplicates=int(outcome.extra["near_duplicates"]),
+        **{field: dict(outcome.tallies[name]) for name, field in TALLIES.items()},
+        most_uses=max(map(int, outcome.tallies["uses"]), default=0),
+        candidates=int(outcome.extra["candidates"]),
     )
 
 
@@ -109,32 +123,64 @@ def fields(about: Paired, recipe: PairingRecipe, classes: Sequence[str] = ()) ->
     return {
         "pictures_used": sum(about.used.values()),
         "most_uses": about.most_uses,
-        "near_duplicates": about.near_duplicates,
+        "candidates": about.candidates,
+        "left_out": {name: n for name, n in about.left_out.items() if n},
         "pairs_per_class": about.pairs,
         "classes_without_pairs": without,
+        **({"quota_set_by": about.set_by} if about.set_by else {}),
     }
 
 
-def rows(report: JsonMapping, classes: Sequence[str]) -> list[tuple[str, str]]:
+def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> list[tuple[str, str]]:
     """What the screen says of it."""
     every = report["images"] + sum(report.get("pool", {}).get("guessed", {}).values())
     used = f"{report['pictures_used']} of {every}, each in at most {report['most_uses']} pairs"
     out = [("pictures used", used)]
-    if set(report["pairs_per_class"]) - {UNLABELLED}:
-        of_class = (f"{_shown(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
-        out.append(("pairs per class", ", ".join(of_class)))
-    if report["near_duplicates"]:
-        out.append(("near-duplicates", f"{report['near_duplicates']} pairs left out (pairing.hash)"))
+    of_class = ", ".join(f"{named(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
+    labelled = set(report["pairs_per_class"]) - {UNLABELLED}
+    out.append(("pairs", f"{report['pairs']}: {of_class}" if labelled else str(report["pairs"])))
+    if report["left_out"]:
+        out.insert(1, ("candidates", _candidates(report, recipe)))
+    if report["left_out"].get("per_class"):
+        out.append(("quota", _quota(report, recipe, classes)))
     every_without = report["classes_without_pairs"]
     without = [(name, why) for name, why in every_without.items() if why != NO_PICTURE]
-    out += [("without a pair", f"class {_shown(name, classes)}: {why}") for name, why in without[:NAMED]]
+    out += [("without a pair", f"class {named(name, classes)}: {why}") for name, why in without[:NAMED]]
     if len(without) > NAMED:
         out.append(("", f"and {len(without) - NAMED} more classes, see report.json"))
-    empty = [_shown(name, classes) for name, why in every_without.items() if why == NO_PICTURE]
+    empty = [named(name, classes) for name, why in every_without.items() if why == NO_PICTURE]
     if empty:
         more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
         out.append(("without a picture", f"class {', '.join(empty[:NAMED])}{more}: none was read"))
     return out
+
+
+def _candidates(report: JsonMapping, recipe: PairingRecipe) -> str:
+    """How many candidates there were, and why some are no pair."""
+    words = {
+        "both_ends": "found from both ends",
+        "near_duplicates": f"near-duplicates (pairing.hash {recipe.hash})",
+        "max_uses": f"beyond pairing.max_uses {recipe.max_uses}",
+        "per_class": "beyond the quota",
+        "max_pairs": f"beyond pairing.max_pairs {recipe.max_pairs}",
+    }
+    left_out = report["left_out"]
+    why = ", ".join(f"{left_out[name]} {text}" for name, text in words.items() if left_out.get(name))
+    return f"{report['candidates']}, left out: {why}"
+
+
+def _quota(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> str:
+    """That the quota was the limit, which class set it, and what to change."""
+    lost = f"{report['left_out']['per_class']} candidates left out by pairing.per_class {recipe.per_class}"
+    if recipe.per_class != "balanced":
+        return f"{lost}, the most of a class; a higher number keeps more, null all"
+    by = max(report["quota_set_by"], key=lambda name: report["quota_set_by"][name])
+    name = f"class {named(by, classes)}"
+    held = f"no class has more than the {report['pairs_per_class'][by]} of {name}"
+    if recipe.scope == "window":
+        held = f"in a window no class has more than the one with the fewest, most often {name}"
+    more = f"a lower --pairing.threshold or more pictures make more of {name}"
+    return f"{lost}: {held}; --pairing.per_class null keeps them, {more}"
 
 
 def why_none(report: JsonMapping) -> str:
@@ -145,5 +191,6 @@ def why_none(report: JsonMapping) -> str:
     return "no pair was similar enough (pairing.threshold)"
 
 
-def _shown(name: str, classes: Sequence[str]) -> str:
+def named(name: str, classes: Sequence[str]) -> str:
+    """A ``class_of`` by the classes' names, where they have some."""
     return "+".join(shown(label, classes) for label in name.split("+"))

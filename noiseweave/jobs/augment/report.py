@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from noiseweave import __version__
-from noiseweave.cluster import shards, storage
+from noiseweave.cluster import storage
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
-from noiseweave.engine.pictures import images
-from noiseweave.engine.pictures.provenance import MIXED, Mark
 from noiseweave.engine.records import Json
 from noiseweave.jobs import outputs
-from noiseweave.jobs.augment import index, packing, paired, pool, skipping, subject, writing
-from noiseweave.jobs.augment.reference import above
+from noiseweave.jobs.augment import index, packing, paired, pool, sheet, skipping, subject, writing
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import GUESSED, ORIGINALS
-from noiseweave.jobs.reading import looks, loras
+from noiseweave.jobs.reading import loras
 from noiseweave.jobs.report.job import finish_page
 
 OWNED = (
@@ -37,11 +32,9 @@ OWNED = (
     "report.html",
     "report.json",
     "quarantine.jsonl",
-    "contact_sheet.png",
+    sheet.NAME,
     "classes.json",
 )
-ROWS = 12  # of the contact sheet
-TILES = 96, 192  # pixels of a picture on the contact sheet, at least and at most
 SHOWN = 10  # ends of prompts that were truncated
 
 
@@ -54,14 +47,13 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     """Write the report's files and say where they are. Returns the exit code: 1 when units failed."""
     bad = _quarantined(task, book, outcomes)
     quarantined = outputs.write_quarantine(task.output, bad)
-    report = summary(task, outcomes, quarantined, s) | _pairing(task, book, outcomes)
+    report = summary(task, book, outcomes, quarantined, s)
     report |= subject.report(book)
     if index.POOLED in outcomes:
         report["pool"] = pool.report(outcomes[index.POOLED])
     storage.write_json(storage.join(task.output, "report.json"), report)
     writing.finish(task)
-    sheet = _contact_sheet(task, book)
-    _show(task, report, sheet)
+    _show(task, report, sheet.write(task, book, "window" if "window" in outcomes else "generate"))
     for row in bad:
         if row["reason"] == skipping.REASON:
             print(f"left out: shard {row['shard']}: {row['detail']}")
@@ -69,16 +61,24 @@ def finish(task: Task, book: Ledger, outcomes: dict[str, Outcome], s: Session) -
     return 1 if report["failed"] else 0
 
 
-def _pairing(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> Json:
-    """What is said of the pairs, where there is a plan of them."""
-    recipe, plan = task.config.pairing, book.path("groups.json")
+def _paired(book: Ledger, outcomes: dict[str, Outcome]) -> paired.Paired | None:
+    """What is counted of the plan of pairs; None where a run did not come so far."""
+    plan = book.path("groups.json")
     if "window" in outcomes:
-        about = paired.of_windows(outcomes["window"])
-    elif storage.exists(plan):
-        about = paired.Paired(**storage.read_json(plan)["paired"])
-    else:
-        return {}
-    return paired.fields(about, recipe, task.classes)
+        return paired.of_windows(outcomes["window"])
+    return paired.Paired(**storage.read_json(plan)["paired"]) if storage.exists(plan) else None
+
+
+def _planned(task: Task, about: paired.Paired | None, made: Outcome) -> Json:
+    """Pairs, and what became of the pictures that were asked for: those are the sum of ``samples``, ``rejected``,
+    ``forgotten`` and ``not_made``."""
+    if about is None:
+        return {"pairs": 0, "asked": 0, "not_made": 0}
+    pairs = sum(about.pairs.values())
+    asked = pairs * task.config.fusion.per_pair
+    settled = made.produced + sum(made.tallies["rejected"].values()) + int(made.extra["forgotten"])
+    fields = paired.fields(about, task.config.pairing, task.classes)
+    return {"pairs": pairs, "asked": asked, "not_made": asked - settled, **fields}
 
 
 def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list[Json]:
@@ -96,7 +96,9 @@ def _quarantined(task: Task, book: Ledger, outcomes: dict[str, Outcome]) -> list
     return [*packing.quarantined(book), *named_rows]
 
 
-def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session) -> Json:
+def summary(
+    task: Task, book: Ledger, outcomes: dict[str, Outcome], quarantined: Counter[str], s: Session
+) -> Json:
     """The content of report.json."""
     last = outcomes.get("generate") or outcomes.get("window")
     last = last or Outcome(units=0)
@@ -109,9 +111,9 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
         "lora": loras.record(task.config.model),
         "images": embedded,
         "broken_profiles": int(sum(o.extra["broken_profiles"] for o in outcomes.values())),
+        **_planned(task, _paired(book, outcomes), last),
         **figures(last),
         **_truncated(last),
-        **(rejections(last) if task.config.gate else {"drawn_again": int(last.extra["redrawn"])}),
         "quarantined": dict(sorted(quarantined.items())),
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
@@ -122,20 +124,16 @@ def summary(task: Task, outcomes: dict[str, Outcome], quarantined: Counter[str],
     }
 
 
-def rejections(outcome: Outcome) -> Json:
-    """What the gate did: verdicts of pictures that stayed rejected, and pictures drawn again."""
-    verdicts = {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n}
-    return {"rejected": verdicts, "drawn_again": int(outcome.extra["redrawn"])}
-
-
 def figures(outcome: Outcome) -> Json:
-    """What report.json says of the samples, from the markers' sums."""
+    """What report.json says of the pictures, from the markers' sums: kept ones by mode, those that the gate rejected
+    by verdict, those that were drawn again, and inversions."""
     extra = outcome.extra
     inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
-        "pairs": ends // 2,
         "samples": outcome.produced,
         "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
+        "rejected": {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n},
+        "drawn_again": int(extra["redrawn"]),
         "images_inverted": inverted,
         "pair_ends": ends,
         "inversions_saved": ends - inverted,
@@ -152,76 +150,6 @@ def _truncated(outcome: Outcome) -> Json:
         if count
         else {}
     )
-
-
-def _contact_sheet(task: Task, book: Ledger) -> str | None:
-    """Some fused pictures between their parents; None when there are none."""
-    from noiseweave.engine.pictures import collage
-
-    of_files = task.config.files == "folder"
-    folder = book.path(outputs.ROWS, outputs.PICTURES) if of_files else storage.join(task.output, "shards")
-    look = _in_rows if of_files else _in_shard
-    made = [
-        n for n in storage.names_in(folder) if (name := outputs.ShardName.of(n)) and name.kind == "augmented"
-    ]
-    picked = made if len(made) <= ROWS else [made[i * len(made) // ROWS] for i in range(ROWS)]
-    each = -(-ROWS // max(1, len(picked)))
-    found = [one for name in picked for one in look(task, storage.join(folder, name), each)][:ROWS]
-    rows = [_row(task, lineage, picture) for lineage, picture in found]
-    if not rows:
-        return None
-    tile = min(TILES[1], max(TILES[0], *(picture.shape[0] for pictures, _ in rows for picture in pictures)))
-    page = collage.sheet([r[0] for r in rows], [r[1] for r in rows], ("first", "fused", "second"), tile)
-    path = storage.join(task.output, "contact_sheet.png")
-    storage.write(path, collage.png(page, _mark(task)))
-    return path
-
-
-def _mark(task: Task) -> Mark | None:
-    """What the sheet's file says."""
-    config = task.config
-    if not config.samples.provenance:
-        return None
-    return Mark(source=MIXED, model=config.model.name, model_hash=task.model_hash, seed=config.seed)
-
-
-def _in_shard(task: Task, shard: str, count: int) -> Iterator[tuple[Json, bytes]]:
-    """Lineage and picture of at most ``count`` samples of a shard, spread over it."""
-    entries = shards.index(shard)[0]
-    for i in looks.spread(len(entries), count):
-        entry = entries[i]
-        assert entry.picture is not None
-        with storage.open_read(shard) as f:
-            lineage = json.loads(shards.small(f, entry, "json") or b"{}")
-        where = entry.members[entry.picture]
-        yield lineage, storage.read(shard, where.offset, where.size)
-
-
-def _in_rows(task: Task, path: str, count: int) -> Iterator[tuple[Json, bytes]]:
-    """The same of the lines of a unit's files."""
-    rows = outputs.read_json_lines(path)
-    for i in looks.spread(len(rows), count):
-        picture = storage.join(task.output, outputs.PICTURES, rows[i]["file_name"])
-        yield json.loads(rows[i]["json"]), storage.read(picture)
-
-
-def _row(task: Task, lineage: Json, picture: bytes) -> tuple[list[np.ndarray], str]:
-    """(first parent, fused, second parent) and a caption."""
-    parents = [_parent(task, p) for p in lineage["parents"]]
-    text = f"{lineage['mode']} {lineage['ratio']:.2f}, sim {lineage['similarity']:.2f}"
-    return [parents[0], images.decode(picture, task.channels), parents[1]], text
-
-
-def _parent(task: Task, parent: Json) -> np.ndarray:
-    """A parent as the model saw it."""
-    url = (above(task.pool_root) if "guess" in parent else task.root) + parent["shard"]
-    entry = next(e for e in shards.index(url)[0] if e.key == parent["key"])
-    assert entry.picture is not None
-    where = entry.members[entry.picture]
-    picture = images.decode(
-        storage.read(url, where.offset, where.size), task.channels, task.config.max_pixels
-    )
-    return images.fit(picture, task.size)
 
 
 def _why_none(report: Json) -> str:
@@ -242,7 +170,39 @@ def _folders(task: Task) -> list[str]:
     return [made, *(name for name, asked in more.items() if asked)]
 
 
-def _show(task: Task, report: Json, sheet: str | None) -> None:
+def _pairs_and_pictures(task: Task, report: Json) -> Iterator[tuple[str, str]]:
+    """What the screen says of pairs, and of the pictures that were asked for, so that they add up."""
+    if "pictures_used" in report:
+        yield from paired.rows(report, task.config.pairing, task.classes)
+    each = task.config.fusion.per_pair
+    yield "pictures asked for", f"{report['asked']}, {each} of each pair (fusion.per_pair)"
+    yield "kept", ": ".join(filter(None, (str(report["samples"]), _counted(report["modes"]))))
+    again = f"{report['drawn_again']} drawn again"
+    if task.config.gate:
+        rejected = f"{sum(report['rejected'].values())}: {_counted(report['rejected'])}".removesuffix(": ")
+        yield "rejected by the gate", f"{rejected}; {again}"
+    elif report["drawn_again"]:
+        yield "flagged", again
+    if report["not_made"]:
+        yield (
+            "not made",
+            f"{report['not_made']}, of pairs or pictures that are quarantined, forgotten or failed",
+        )
+    if report.get("forgotten"):
+        yield "forgotten", f"{report['forgotten']}, removed by noiseweave forget"
+    if report["pair_ends"]:
+        saved = report["inversions_saved"] / report["pair_ends"]
+        yield (
+            "inversions",
+            f"{report['images_inverted']} for {report['pair_ends']} parents, two of each picture ({saved:.0%} saved)",
+        )
+
+
+def _counted(counts: Json) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def _show(task: Task, report: Json, sheet_path: str | None) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("images read", str(report["images"]))
     for name, text in subject.rows(report["subject"]) if "subject" in report else ():
@@ -251,36 +211,25 @@ def _show(task: Task, report: Json, sheet: str | None) -> None:
         table.add_row("broken colour profiles", f"{report['broken_profiles']} ignored")
     for name, text in pool.rows(report["pool"], task.classes) if "pool" in report else ():
         table.add_row(name, escape(text))
-    table.add_row("pairs", f"{report['pairs']}  {report['modes'] or ''}")
-    for name, text in paired.rows(report, task.classes) if "pictures_used" in report else ():
+    for name, text in _pairs_and_pictures(task, report):
         table.add_row(name, escape(text))
-    table.add_row("samples written", str(report["samples"]))
-    if report.get("forgotten"):
-        table.add_row("forgotten", f"{report['forgotten']}, removed by noiseweave forget")
-    if report["pair_ends"]:
-        saved = report["inversions_saved"] / report["pair_ends"]
-        table.add_row(
-            "inversions",
-            f"{report['images_inverted']} for {report['pair_ends']} pair ends ({saved:.0%} saved)",
-        )
-    if "rejected" in report:
-        why = ", ".join(f"{n} {reason}" for reason, n in report["rejected"].items()) or "none"
-        table.add_row("rejected", f"{why}; {report['drawn_again']} drawn again")
     if "prompts_truncated" in report:
         table.add_row(
             "prompts truncated", f"{report['prompts_truncated']}, longer than the text encoder reads"
         )
         for end in report["truncated"]:
             table.add_row("", escape(f"...{end}"))
-    table.add_row("quarantined", str(report["quarantined"] or "none"))
+    if not report["quarantined"]:
+        table.add_row("quarantined", "none")
     for phase, figures in report["phases"].items():
         table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
     for folder in _folders(task):
         table.add_row(folder, storage.join(task.output, folder))
     table.add_row("report", storage.join(task.output, "report.json"))
-    table.add_row("contact sheet", sheet or f"none: {_why_none(report)}")
+    table.add_row("contact sheet", sheet_path or f"none: {_why_none(report)}")
     console = Console()
     console.print(table, soft_wrap=True)
+    outputs.say_quarantined(task.output)  # not in the table, which would break its path
     for phase, units in report["failed"].items():
         by_error: dict[str, list[str]] = defaultdict(list)
         for unit, error in units.items():

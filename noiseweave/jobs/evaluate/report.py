@@ -67,11 +67,7 @@ def finish(config: Config, output: str, report: Json) -> int:
             highlight=False,
         )
     if report["quarantined"]:
-        console.print(
-            f"quarantined: {report['quarantined']}, see {storage.join(output, 'quarantine.jsonl')}",
-            soft_wrap=True,
-            markup=False,
-        )
+        console.print(f"quarantined: {outputs.said_of_quarantine(output)}", soft_wrap=True, markup=False)
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     for unit, error in report["failed"].items():

@@ -221,12 +221,10 @@ def _correct_report(book: Ledger, job: str) -> None:
     report = storage.read_object(path)
     sums = {phase: _sums(book, phase) for phase in ("generate", "window", "copy", "keep", "inpaint")}
     if job == "augment":
-        from noiseweave.jobs.augment.report import figures, rejections
+        from noiseweave.jobs.augment.report import figures
 
         made = sums["window"] if sums["window"].units else sums["generate"]
         report |= figures(made)
-        if "rejected" in report:
-            report |= rejections(made)
         for phase, counted in report.get("phases", {}).items():
             if phase in sums:
                 counted["produced"] = sums[phase].produced

@@ -257,8 +257,7 @@ def finish(task: Task, work: Input, book: Ledger, outcome: Outcome) -> int:
         _write_sheet(task, work)
     show(task, report)
     finish_page(task.output)
-    if report["quarantined"]:  # last, as it decides whether the run was a good one
-        print(f"left out: {report['quarantined']}, see {storage.join(task.output, outputs.QUARANTINE)}")
+    outputs.say_quarantined(task.output)  # last, as it decides whether the run was a good one
     return 1 if outcome.failed or outcome.produced == 0 else 0
 
 

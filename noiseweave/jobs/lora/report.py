@@ -22,7 +22,7 @@ REPORT = "report.json"  # written last: with it the run is finished
 def finish(config: Config, source: Source, failure: str | None) -> int:
     """Publish the last checkpoint's weights: 0, or 1 with a line on standard error."""
     counts = outputs.write_quarantine(config.output, map(asdict, source.bad))
-    print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
+    print(f"quarantined: {outputs.said_of_quarantine(config.output) or 'none'}")
     outputs.say_broken_profiles(sum(item.broken_profile for item in source.all))
     last = latest(state(config, "checkpoints")) or "none"
     if failure or not last.endswith(f"{config.steps:09d}"):

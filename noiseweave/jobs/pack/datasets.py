@@ -158,7 +158,7 @@ def without_row(config: Config, root: str, named: Set[str], tally: Tally) -> Ite
     found = folders.listing(root, "", mask_suffix=config.mask_suffix)
     files = chain.from_iterable(names for _, _, names in os.walk(root))
     used = Counter(os.path.splitext(name)[1] for name in files if name in METADATA)
-    tally.ignored += found.ignored - used
+    tally.ignore(found, used, METADATA)
     tally.ignored.update(
         f".{e} beside a picture" for item in found.items for e in item.sides if e not in shards.MASKS
     )

@@ -94,17 +94,17 @@ def samples(
     """Every picture below the folder, sorted by name: a sample, or why there is none."""
     look = partial(folders.listing, root, mask_suffix=config.mask_suffix)
     loose = look("", deep=not classes)
-    tally.ignored += loose.ignored
+    tally.ignore(loose)
     yield from loose.bad
     if classes:
         yield from (folders.bad(i.path, "no_class", "it lies beside the class folders") for i in loose.items)
     else:
         yield from loaded(Part(root=root, items=loose.items, naming=naming), config, tally)
     for name in (name for name in folders.inside(root) if classes and name not in classes):
-        tally.ignored += look(name).ignored
+        tally.ignore(look(name))
     for label, (name, prefix) in enumerate(zip(classes, folders.keys_of(classes), strict=True)):
         found = look(name)
-        tally.ignored += found.ignored
+        tally.ignore(found)
         yield from found.bad
         if not found.items:
             kinds = _other_pictures(found.ignored)

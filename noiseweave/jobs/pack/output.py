@@ -171,6 +171,9 @@ def finish(output: str, classes: Sequence[str], tally: Tally) -> None:
     storage.write_json(storage.join(output, "report.json"), report)
     outputs.say_broken_profiles(tally.broken_profiles)
     print(summary(output, classes, tally))
+    outputs.say_quarantined(output)
+    if tally.others:
+        print(f"ignored: {outputs.some_of(tally.others, sum(tally.ignored.values()))}")
     missing = Counter(b.detail for b in tally.bad if b.reason == "no_decoder")
     for detail, number in sorted(missing.items()):
         print(f"{number} picture{'s' * (number > 1)}: {detail}")

@@ -17,8 +17,10 @@ from noiseweave.cluster import shards, storage
 from noiseweave.engine import formats
 from noiseweave.engine.records import JsonMapping, Quarantined
 from noiseweave.engine.seeding import seed_of
+from noiseweave.jobs.outputs import NAMED
 
 if TYPE_CHECKING:
+    from noiseweave.cluster.folders import Listing
     from noiseweave.jobs.pack.config import Config
 
 DOUBLE = re.compile(r"(--[0-9]+)+$")
@@ -55,13 +57,25 @@ class Side:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What the report says; ``left_out`` counts what ``keep_labels`` passed over."""
+    """What the report says; ``left_out`` counts what ``keep_labels`` passed over, ``others`` names ignored files."""
 
     sides: list[Side]
     left_out: int = 0
     broken_profiles: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
     bad: list[Quarantined] = field(default_factory=list)
+
+    def ignore(self, found: Listing, used: Counter[str] | None = None, names: Sequence[str] = ()) -> None:
+        """Count the files of a folder that are ignored.
+
+        Args:
+            used: those that are of use, by extension.
+            names: what these are called.
+        """
+        self.ignored += found.ignored - (used or Counter())
+        others = [path for path in found.others if path.rpartition("/")[2] not in names]
+        self.others = [*self.others, *others][:NAMED]
 
     @property
     def samples(self) -> int:

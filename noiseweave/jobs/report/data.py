@@ -27,7 +27,7 @@ ROLES = {
 MAIN = {"augment": 1, "inpaint": 2}  # which of them the job made
 BARS = 40  # most bars of a histogram
 KINDS = 20  # classes that a figure names
-MOST_USES = 30  # pairs of an image from which on all share a bar
+MOST_USES = 30  # pictures of an image from which on all share a bar
 
 Record = Json
 
@@ -129,15 +129,8 @@ def _read_from(report: JsonMapping, job: str, source: str | None) -> Record:
 def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     """The summary's tiles: label, value and a note."""
     kept = tally.verdicts[KEPT]
-    rejected = tally.total - kept
-    yield {
-        "label": {"augment": "Samples kept", "inpaint": "Restored"}.get(job, "Pictures"),
-        "value": kept,
-        "note": f"{rejected:,} rejected" if rejected else "",
-    }
     if job == "augment":
-        yield {"label": "Images read", "value": report.get("images"), "note": ""}
-        yield {"label": "Pairs", "value": report.get("pairs"), "note": ""}
+        yield from _asked_and_kept(report, kept)
         yield _inversions(report)
         if subject := report.get("subject"):
             note = (
@@ -151,9 +144,11 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
                 "bad": far,
             }
     elif job == "inpaint":
+        yield {"label": "Restored", "value": kept, "note": ""}
         note = f"{report['copied']} copied" if report.get("copied") else ""
         yield {"label": "Pictures read", "value": report.get("pictures"), "note": note}
     else:
+        yield {"label": "Pictures", "value": kept, "note": ""}
         calls = report.get("network_evaluations_per_picture")
         yield {"label": "Network calls a picture", "value": calls, "note": str(report.get("sampler", ""))}
     quarantined = sum((report.get("quarantined") or {}).values())
@@ -162,6 +157,24 @@ def _tiles(job: str, report: JsonMapping, tally: Tally) -> Iterator[Record]:
     failed = len(failed_units(report))
     if failed:
         yield {"label": "Failed units", "value": failed, "note": "run the same command again", "bad": True}
+
+
+def _asked_and_kept(report: JsonMapping, kept: int) -> Iterator[Record]:
+    """augment's tiles from what was read to what was kept; the notes say where the rest of what was asked for is."""
+    yield {"label": "Images read", "value": report.get("images"), "note": ""}
+    pairs, asked, not_made = (report.get(name) for name in ("pairs", "asked", "not_made"))
+    yield {"label": "Pairs", "value": pairs, "note": ""}
+    each = f"{asked // pairs:,} of each pair" if pairs and asked else ""
+    yield {"label": "Pictures asked for", "value": asked, "note": each}
+    lost = Counter(report.get("rejected") or {})
+    by_reason = ", ".join(f"{n:,} {reason}" for reason, n in lost.items())
+    notes = [f"{lost.total():,} rejected: {by_reason}"] if lost else []
+    notes += [f"{report['forgotten']:,} forgotten"] if report.get("forgotten") else []
+    yield {
+        "label": "Kept",
+        "value": kept,
+        "note": "; ".join(notes + ([f"{not_made:,} not made"] if not_made else [])),
+    }
 
 
 def _work(stages: Sequence[Record]) -> Iterator[Record]:
@@ -213,7 +226,7 @@ def _similarity(tally: Tally) -> Record | None:
 
 
 def _uses(tally: Tally, report: JsonMapping) -> Record | None:
-    """The histogram of pairs per image: exact, or of a random part of the images where they are very many."""
+    """The histogram of kept pictures per input image: exact, or of a random part where the images are very many."""
     counts = tally.uses.counts.values()
     if not counts:
         return None
@@ -244,6 +257,7 @@ def _gallery(
     absent = sum(any(place is None for place in card["pictures"]) for card in cards)
     return {
         "total": tally.total,
+        "rejected": tally.total - tally.verdicts[KEPT],
         "roles": ROLES.get(job, []),
         "main": MAIN.get(job, 0),
         "cards": cards,
@@ -282,7 +296,7 @@ def _of_fuse(output: str, damage: Damage) -> Record:
     main = 1 if len(inputs) == 2 else len(inputs)
     one = Found(key="fused", picture=fused, lineage=about)
     row = [*sources[:main], fused, *sources[main:]]
-    gallery = _gallery("fuse", [row], [one], Tally(total=1), {})
+    gallery = _gallery("fuse", [row], [one], Tally(total=1, verdicts=Counter({KEPT: 1})), {})
     psnr = [value for x in inputs if (value := number(x.get("psnr"))) is not None]
     edit = about.get("edit")
     mode = edit.get("name") if isinstance(edit, dict) else about.get("mode")

@@ -130,15 +130,16 @@
       const [one] = data.similarity.bins, wide = one.to - one.from;
       const near = (x) => x.toFixed(wide > 0.0095 ? 2 : wide > 0.00095 ? 3 : 4);
       charts.append(panel("Similarity of the parents", histogram("Similarity of the parents", data.similarity.bins, {
-        edge: true, tick: (b) => near(b.from), tip: (b) => `${near(b.from)} to ${near(b.to)}: ${count(b.n)} pairs`,
+        edge: true, tick: (b) => near(b.from), tip: (b) => `${near(b.from)} to ${near(b.to)}: ${count(b.n)} ${b.n === 1 ? "picture" : "pictures"}`,
       }, (b) => { set("low", b.from); set("high", b.to); filter(); $("gallery").scrollIntoView(); }),
-      make("p", { class: "about" }, "Of all samples. A bar picks its range in the gallery.")));
+      make("p", { class: "about" }, "Of all that were kept. A bar picks its range in the gallery.")));
     }
     if (data.uses) {
       const more = data.uses.more, named = (b) => (b.from === more ? `${more}+` : String(b.from));
       const part = data.uses.part < 1 ? `Of a random ${(100 * data.uses.part).toPrecision(2)} % of the images.` : "Of all images.";
-      charts.append(panel("Pairs per image", histogram("Pairs per image", data.uses.bins, {
-        tick: named, tip: (b) => `${named(b)} ${b.from === 1 ? "pair" : "pairs"}: ${count(b.n)} images`,
+      const title = "Kept pictures per input image";
+      charts.append(panel(title, histogram(title, data.uses.bins, {
+        tick: named, tip: (b) => `parent of ${named(b)}: ${count(b.n)} ${b.n === 1 ? "image" : "images"}`,
       }), make("p", { class: "about" }, part)));
     }
     for (const one of data.counts) {
@@ -367,9 +368,10 @@
     $("parameters").hidden = !$("values").firstChild;
   }
 
+  const all = gallery.rejected ? `${count(gallery.total)} samples, ${count(gallery.rejected)} of them rejected` : `${count(gallery.total)} samples`;
   $("shown").textContent = gallery.cards.length < gallery.total
-    ? `${count(gallery.cards.length)} of ${count(gallery.total)} shown, spread evenly over all; rejected ones get a share of their own.`
-    : gallery.total === 1 ? "One sample: click it for its lineage." : `${count(gallery.total)} samples. Click one for its lineage; the arrow keys turn pages.`;
+    ? `${count(gallery.cards.length)} of ${all} shown, spread evenly over all; rejected ones get a share of their own.`
+    : gallery.total === 1 ? "One sample: click it for its lineage." : `${all}. Click one for its lineage; the arrow keys turn pages.`;
   if (gallery.absent) {
     const what = data.job === "augment" ? "parents" : "originals";
     $("absent").textContent = `${count(gallery.absent)} of ${count(gallery.cards.length)} samples are shown without their ${what}: they are not where the job read them`

@@ -99,11 +99,15 @@ FIELDS: dict[str, Callable[[object], bool]] = {
     "config": _config,
     "read_from": _texts,
     "quarantined": _counts,
+    "rejected": _counts,
     "failed": lambda value: isinstance(value, dict),
     "phases": _phases,
     "subject": _subject,
     "seconds": finite,
     "sampler": lambda value: isinstance(value, str),
     "network_evaluations_per_picture": finite,
-    **dict.fromkeys(("images", "pairs", "pair_ends", "images_inverted", "pictures", "copied"), count),
+    **dict.fromkeys(
+        ("images", "pairs", "asked", "not_made", "forgotten", "pair_ends", "images_inverted"), count
+    ),
+    **dict.fromkeys(("pictures", "copied"), count),
 }

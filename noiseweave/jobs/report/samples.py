@@ -269,7 +269,7 @@ class Uses:
 
 @dataclass(kw_only=True)
 class Tally:
-    """Sums over all samples."""
+    """Sums over all samples: verdicts of every one, all else of those that were kept."""
 
     total: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -282,6 +282,8 @@ class Tally:
         """Count a sample."""
         self.total += 1
         _count(self.verdicts, one.verdict)
+        if one.verdict != KEPT:
+            return
         for name in one.classes:
             _count(self.classes, name)
         if one.mode is not None:

@@ -146,8 +146,8 @@ def said(lang: str, table: Table, chosen: Chosen) -> str:
         unused=chosen.unused,
         space=table.space.name,
     )
-    if about.near_duplicates:
-        text += " " + say(lang, "near_duplicates", n=about.near_duplicates)
+    if n := about.left_out.get("near_duplicates"):
+        text += " " + say(lang, "near_duplicates", n=n)
     if table.bad:
         text += " " + say(lang, "not_opened", n=table.bad)
     if not table.whole:

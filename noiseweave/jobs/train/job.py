@@ -17,6 +17,7 @@ from noiseweave.cluster.ledger import check_run, claim_run
 from noiseweave.cluster.session import Session
 from noiseweave.engine.checks import check
 from noiseweave.engine.identity import identity_of
+from noiseweave.jobs import outputs
 from noiseweave.jobs.reading import class_names
 from noiseweave.jobs.train.config import OWNED, Config, state
 from noiseweave.jobs.training.workers import check_workers
@@ -62,8 +63,8 @@ def _run(config: Config, source: Source, unlike: str | None) -> int:
         failure = _train(config, source, s)
         if not failure:
             subject.write(config, source, s)
-    counts = report.quarantine(config, [])
-    print("quarantined: " + (", ".join(f"{n} {r}" for r, n in sorted(counts.items())) or "none"))
+    report.quarantine(config, [])
+    print(f"quarantined: {outputs.said_of_quarantine(config.output) or 'none'}")
     last = report.last(config)
     if failure or not last.endswith(f"{config.steps:09d}"):
         why = failure or "training ended early"

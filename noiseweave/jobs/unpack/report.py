@@ -77,5 +77,4 @@ def show(output: str, report: JsonMapping) -> None:
     if report["left_out"]:
         kinds = (f"{n} .{kind}" for kind, n in report["left_out"].items())
         print(f"left in the shards: {outputs.some(kinds)} (members: all writes them too)")
-    if report["quarantined"]:
-        print(f"quarantined: {report['quarantined']}, see {storage.join(output, outputs.QUARANTINE)}")
+    outputs.say_quarantined(output)

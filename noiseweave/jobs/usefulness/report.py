@@ -29,6 +29,7 @@ def finish(
 ) -> None:
     """Write all of it and say where it is."""
     outputs.write_quarantine(output, map(asdict, bad))
+    outputs.say_quarantined(output)
     failed = {name: o.failed for name, o in outcomes.items() if o.failed}
     for name, units in failed.items():
         for unit, error in units.items():

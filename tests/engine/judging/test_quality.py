@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from noiseweave.engine import spans
 from noiseweave.engine.fusion.groups import Fused
-from noiseweave.engine.fusion.redraw import redraw_rejected
+from noiseweave.engine.fusion.redraw import Redrawn, redraw_rejected
 from noiseweave.engine.judging import quality
 from noiseweave.engine.judging.recipes import ClassifierRecipe, QualityRecipe
 from noiseweave.engine.records import Pair
@@ -110,13 +111,14 @@ def pair(n, attempt=0):
     return Pair(a=0, b=1, similarity=0.9, mode="linear", ratio=0.5, seed=n, number=n, attempt=attempt)
 
 
-def gated(passes, redraw, flags=(), gate=True):
+def gated(passes, redraw, flags=(), gate=True, drawn=lambda pairs: None):
     """Draws where picture n passes at its attempt passes[n]; the picture's value is 10 n + attempt.
 
     ``flags`` has the values of those that a safety checker flags.
     """
 
     def draw(pairs):
+        drawn(pairs)
         image = np.array([[[[10 * p.number + p.attempt]]] for p in pairs], np.uint8)
         return Fused(
             image_PHWC=image,
@@ -126,6 +128,7 @@ def gated(passes, redraw, flags=(), gate=True):
         )
 
     def check(pairs, fused):
+        drawn(pairs)
         kept = [p.attempt >= passes[p.number] for p in pairs]
         return [
             quality.QualityCheck(
@@ -146,6 +149,38 @@ def test_what_is_rejected_is_drawn_again_until_it_passes_or_the_tries_end():
     assert (done.rejected, done.attempts) == ({"drifted": 1}, 3 + 2)
     assert gated([0, 1], redraw=0).attempts == 0
     assert gated([0, 0], redraw=5).attempts == 0
+
+
+def test_the_share_that_is_done_leaves_room_for_what_is_drawn_again():
+    shares, seen = [], []
+
+    def drawn(pairs):
+        """Both drawing and checking say how far they are."""
+        for _ in spans.steps(pairs):
+            pass
+        seen.append((len(pairs), round(shares[-1], 4)))
+
+    with spans.listening(shares.append), spans.span(0.5, 1):
+        gated([0, 2, 1, 9], redraw=3, drawn=drawn)
+    assert seen == [
+        *((4, 0.74), (4, 0.8)),
+        *((3, 0.88), (3, 0.9)),
+        *((2, 0.94), (2, 0.95)),
+        *((1, 0.99), (1, 1.0)),
+    ]
+    assert shares == sorted(shares)
+
+
+def test_what_is_not_finite_is_not_rejected_as_well():
+    fused = Fused(
+        image_PHWC=np.zeros((2, 1, 1, 1), np.uint8),
+        finite_P=np.array([False, True]),
+        flagged_P=np.zeros(2, bool),
+        areas=[1.0, 1.0],
+    )
+    broken = quality.QualityCheck(verdict="broken", nearest=0, parent=0, drift=0, sharpness=9)
+    done = Redrawn(pairs=[pair(0), pair(1)], fused=fused, checks=[broken, broken], attempts=0)
+    assert done.rejected == {"broken": 1}
 
 
 def test_what_is_flagged_is_drawn_once_more_and_no_gate_lets_it_pass():

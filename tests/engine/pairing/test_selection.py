@@ -88,5 +88,27 @@ def test_near_duplicates_by_hash_are_left_out_and_counted_once():
     a, b = np.array([0, 1, 0, 0]), np.array([1, 0, 2, 3])
     known = Known(label_N=np.zeros(4, np.int64), hash_N=hashes)
     selected = select((a, b, np.full(4, 0.8)), known, PairingRecipe())
-    assert (selected.a.tolist(), selected.b.tolist(), selected.near_duplicates) == ([0], [2], 2)
+    assert (selected.a.tolist(), selected.b.tolist()) == ([0], [2])
+    assert selected.left_out["near_duplicates"] == 2
     assert len(select((a, b, np.full(4, 0.8)), known, PairingRecipe(hash=None)).a) == 3
+
+
+def test_what_left_a_candidate_out_and_whose_quota_it_was_are_counted():
+    """Classes 0 and 1 of 12 and 5 disjoint pairs, one of them found from both ends, and class 2 of a single pair."""
+    a = np.array([*range(0, 36, 2), 1])
+    b = np.array([*range(1, 37, 2), 0])
+    label_N = np.repeat([0, 1, 2], [24, 10, 2])
+    known = Known(label_N=label_N, hash_N=2 ** np.arange(36, dtype=np.uint64))
+    found = a, b, np.full(19, 0.8)
+
+    def left_out(**how):
+        selected = select(found, known, PairingRecipe(hash=None, **how))
+        lost = {name: n for name, n in selected.left_out.items() if n}
+        assert selected.candidates == 19 == len(selected.a) + sum(lost.values())
+        return lost, selected.set_by
+
+    assert left_out() == ({"both_ends": 1, "per_class": 7}, 1), "class 2 is too small to hold the others back"
+    assert left_out(per_class=3) == ({"both_ends": 1, "per_class": 11}, None)
+    assert left_out(per_class=3, max_pairs=5) == ({"both_ends": 1, "per_class": 11, "max_pairs": 2}, None)
+    assert left_out(max_pairs=5) == ({"both_ends": 1, "max_pairs": 13}, None)
+    assert left_out(per_class=None) == ({"both_ends": 1}, None)

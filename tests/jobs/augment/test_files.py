@@ -103,6 +103,24 @@ def test_torchvision_reads_it_and_the_originals(source, tmp_path):
     assert {row["shard"] for row in rows} == {"s-0.tar", "s-1.tar"}
 
 
+def test_hugging_face_datasets_reads_it_with_every_lineage_as_it_was_written(source, tmp_path):
+    """As text: of objects it would make one type, and each soft label, here of two classes, would have all of them."""
+    datasets = pytest.importorskip("datasets")
+    how = ("--pairing.classes", "any", "--fusion.region.source", "saliency")
+    _, made = through(tmp_path / "s", *words(source, tmp_path / "s", *how, "--files", "shards"))
+    assert inline("augment", *words(source, tmp_path / "f", *how)) == 0
+    rows = datasets.load_dataset(
+        "imagefolder",
+        data_dir=str(tmp_path / "f/pictures"),
+        data_files="**",
+        split="train",
+        cache_dir=str(tmp_path / "c"),
+    )
+    lineages = {row["key"]: json.loads(row["json"]) for row in rows}
+    assert lineages == {key: json.loads(files["json"]) for key, files in made.items()}
+    assert len({tuple(one["soft_label"]) for one in lineages.values() if "soft_label" in one}) > 1
+
+
 def test_killed_while_it_writes_it_ends_as_an_undisturbed_run(source, tmp_path, monkeypatch):
     more = ["--pairing.group_images", 4]
     assert inline("augment", *words(source, tmp_path / "whole", *more)) == 0

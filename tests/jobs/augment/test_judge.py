@@ -18,6 +18,7 @@ from noiseweave.engine.training.recipes import (
     ScheduleRecipe,
     UnetRecipe,
 )
+from noiseweave.jobs.report import data
 
 GATE = [
     "--gate",
@@ -88,7 +89,10 @@ def test_what_the_gate_rejects_is_drawn_again_then_set_aside(source, tmp_path, s
         "1",
     )
     out = rejected(tmp_path / "out")
-    assert told["pairs"] == len(made)
+    assert told["samples"] == len(made) == sum(told["modes"].values())
+    assert told["pairs"] == sum(told["pairs_per_class"].values()) == told["asked"]
+    assert told["asked"] == len(made) + len(out)
+    assert told["pair_ends"] == 2 * told["asked"] >= told["images_inverted"]
     assert told["drawn_again"] >= len(out) == sum(told["rejected"].values()) > 0
     assert len(made) + len(out) == (24 if scope == "dataset" else len(made) + len(out))
     for files in made.values():
@@ -125,6 +129,44 @@ def test_what_is_forgotten_is_no_longer_counted_as_rejected(source, tmp_path):
         == sum(after["modes"].values())
         == sum(len(shards.index(str(shard))[0]) for shard in output.glob("shards/augmented*.tar"))
     )
+
+
+def test_the_screen_and_the_page_tell_pairs_from_pictures_and_add_up(source, tmp_path, capsys):
+    output = tmp_path / "out"
+    more = (
+        "--fusion.per_pair",
+        "2",
+        "--pairing.max_pairs",
+        "8",
+        "--quality.drift",
+        "0.3",
+        "--quality.redraw",
+        "0",
+    )
+    told, made = through(output, *BASE, "--input", source, *GATE, *more)
+    screen = " ".join(capsys.readouterr().out.split())
+    lost = sum(told["rejected"].values())
+    assert (told["pairs"], told["asked"], told["not_made"]) == (8, 16, 0)
+    assert told["samples"] == len(made) == 16 - lost < 16
+    assert sum(told["pairs_per_class"].values()) == 8
+    assert "pairs 8: " in screen
+    assert "pictures asked for 16, 2 of each pair" in screen
+    assert f" kept {16 - lost}: " in screen
+    assert f"rejected by the gate {lost}: " in screen
+    page = data.gather(str(output), 20, None)
+    tiles = {tile["label"]: (tile["value"], tile["note"]) for tile in page["tiles"]}
+    by_reason = ", ".join(f"{n} {name}" for name, n in told["rejected"].items())
+    assert tiles["Pairs"] == (8, "")
+    assert tiles["Pictures asked for"] == (16, "2 of each pair")
+    assert tiles["Kept"] == (16 - lost, f"{lost} rejected: {by_reason}")
+    assert sum(n for _, n in page["counts"][0]["rows"]) == 16 - lost, "modes are those of kept pictures"
+    assert (page["gallery"]["total"], page["gallery"]["rejected"]) == (16, lost)
+    key = next(iter(json.loads(next(iter(made.values()))["json"])["parents"]))["key"]
+    assert inline("forget", "--input", output, "--key", key) == 0
+    after = report(output)
+    settled = after["samples"] + sum(after["rejected"].values()) + after["forgotten"] + after["not_made"]
+    assert settled == after["asked"] == 16
+    assert after["forgotten"] > 0
 
 
 def test_without_fresh_noise_a_ratio_of_one_is_a_copy(source, tmp_path):

@@ -92,7 +92,9 @@ def test_masks_travel_with_the_second_picture(source, tmp_path):
     assert {b["reason"] for b in left_out} == {why for _, why in BAD_MASKS.values()}
     assert len(left_out) == sum(report["quarantined"].values())
     planned = storage.read_json(str(tmp_path / "o/_run/groups.json"))["pairs"]
-    assert report["pairs"] == report["samples"] == len(made) == planned - len(left_out) > 5
+    assert report["samples"] == len(made) == planned - len(left_out) > 5
+    assert (report["pairs"], report["asked"], report["not_made"]) == (planned, planned, len(left_out))
+    assert report["pair_ends"] == 2 * len(made)
     label, mixed = dict(zip(KEYS, load_digits().target, strict=False)), 0
     for files in made.values():
         line = json.loads(files["json"])

@@ -51,6 +51,17 @@ def test_it_is_what_pack_and_augment_make(photos, tmp_path, capsys):
     assert (tmp_path / "one/contact_sheet.png").exists()
 
 
+def test_quarantined_and_ignored_files_are_named_on_the_screen(photos, tmp_path, capsys):
+    for n in range(4):
+        (photos / f"n1/notes{n}.txt").write_text("x")
+    assert inline("augment", *words(photos, tmp_path / "out")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = "quarantined: 1 not_an_image: n3/torn.png (not_an_image); see "
+    assert named + str(tmp_path / "out/quarantine.jsonl") in lines
+    assert named + str(tmp_path / "out/_run/packed/quarantine.jsonl") in lines
+    assert "ignored: n1/notes0.txt, n1/notes1.txt, n1/notes2.txt and 1 more" in lines
+
+
 def test_it_goes_on_without_packing_again_and_changed_input_is_refused(photos, tmp_path, capsys, monkeypatch):
     output = tmp_path / "o"
     assert inline("augment", *words(photos, output)) == 0

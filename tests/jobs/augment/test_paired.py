@@ -51,6 +51,30 @@ def test_pictures_used_pairs_of_each_class_and_classes_without_one_are_said(scop
 
 
 @pytest.mark.parametrize("scope", [(), WINDOW], ids=["dataset", "window"])
+def test_that_the_quota_was_the_limit_is_one_line_with_the_class_that_set_it(scope, tmp_path, capsys):
+    pictures, labels = digits()
+    keep = [*np.flatnonzero(labels == 0).tolist(), *np.flatnonzero(labels == 1)[:3].tolist()]
+    rows = [(f"d{i:02d}", {"png": images.encode(pictures[i]), "cls": str(labels[i]).encode()}) for i in keep]
+    write_shard(tmp_path / "in/s.tar", rows)
+    (tmp_path / "in/classes.json").write_text(json.dumps(["zero", "one"]))
+    out, how = tmp_path / "out", ("--pairing.max_pairs", "null", "--pairing.threshold", "0.3")
+    assert inline("augment", *BASE, *how, "--input", tmp_path / "in", "--output", out, *scope) == 0
+    found, screen = report(out), " ".join(capsys.readouterr().out.split())
+    lost, kept = found["left_out"]["per_class"], found["pairs_per_class"]["1"]
+    assert found["candidates"] == found["pairs"] + sum(found["left_out"].values())
+    assert (found["pairs_per_class"], found["quota_set_by"]) == ({"0": kept, "1": kept}, {"1": 1})
+    assert lost > 0
+    held = "in a window no class has more than the one with the fewest, most often class one"
+    held = held if scope else f"no class has more than the {kept} of class one"
+    assert (
+        f"quota {lost} candidates left out by pairing.per_class balanced: {held}; --pairing.per_class null"
+        in screen
+    )
+    assert f"candidates {found['candidates']}, left out: " in screen
+    assert f"{lost} beyond the quota" in screen
+
+
+@pytest.mark.parametrize("scope", [(), WINDOW], ids=["dataset", "window"])
 def test_where_every_class_has_one_picture_that_is_why_there_is_none(scope, tmp_path, capsys):
     pictures, labels = digits()
     first = [int(np.flatnonzero(labels == y)[0]) for y in (0, 1)]
@@ -73,9 +97,11 @@ def test_where_every_class_has_one_picture_that_is_why_there_is_none(scope, tmp_
 def test_many_classes_without_a_picture_are_one_row():
     about = paired.Paired(pictures={"3": 2}, used={"3": 2}, pairs={"3": 1}, most_uses=1)
     names = [f"n{i}" for i in range(40)]
-    known = {"images": 2, **paired.fields(about, PairingRecipe(), names)}
+    known = {"images": 2, "pairs": 1, **paired.fields(about, PairingRecipe(), names)}
     assert len(known["classes_without_pairs"]) == 39
-    (row,) = [text for name, text in paired.rows(known, names) if name == "without a picture"]
+    (row,) = [
+        text for name, text in paired.rows(known, PairingRecipe(), names) if name == "without a picture"
+    ]
     assert row.startswith("class n0, n1, n2, n4, ")
     assert row.endswith("n10 and 29 more: none was read")
 
@@ -93,5 +119,5 @@ def test_the_same_picture_twice_is_no_pair(source, tmp_path):
         out = tmp_path / name
         how = ("--pairing.upper", "1", "--pairing.hash", hash)
         assert inline("augment", *BASE, "--input", tmp_path / "twice", "--output", out, *how) == 0
-        counted[name] = report(out)["pairs"], report(out)["near_duplicates"]
+        counted[name] = report(out)["pairs"], report(out)["left_out"].get("near_duplicates", 0)
     assert counted == {"hash": (0, 1), "none": (1, 0)}

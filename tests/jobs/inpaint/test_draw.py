@@ -110,8 +110,9 @@ def test_each_kind_of_bad_input_is_left_out_with_its_reason(tmp_path, capsys):
     pair(tmp_path, "good.png", noise("RGB", (20, 20)), block((20, 20), 2, 2, 5, 5))
     assert drawn(tmp_path / "o", *folders_of(tmp_path), *HARD, "--max_pixels", 40_000) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("left out: {")
-    assert "'bad_mask': 3" in last
+    assert last.startswith("quarantined: ")
+    assert "3 bad_mask, " in last
+    assert last.endswith(f"; see {tmp_path / 'o/quarantine.jsonl'}")
     wanted = {f"{name}.png": reason for name, (_, _, reason) in cases.items()}
     assert quarantine(tmp_path / "o") == wanted | {"alone.png": "no_mask", "lost.png": "no_picture"}
     found = report(tmp_path / "o")

@@ -139,7 +139,7 @@ def test_what_is_flagged_is_named_and_never_written_black(flags_all, tmp_path, c
         pair(tmp_path, name, noise("RGB", (32, 32)), where)
     arguments = [*folders_of(tmp_path), "--model", flags_all, *FAST, "--rows", 2]
     assert drawn(tmp_path / "o", *arguments) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("left out: {'flagged': 4}")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("quarantined: 4 flagged: ")
     found = report(tmp_path / "o")
     assert (found["restored"], found["copied"], found["quarantined"]) == (0, 1, {"flagged": 4})
     names = sorted(p.name for p in (tmp_path / "o/restored").rglob("*.*"))
@@ -156,7 +156,7 @@ def test_one_picture_that_is_flagged_is_code_1(flags_all, tmp_path, capsys):
     pair(tmp_path, "a.png", noise("RGB", (32, 32)), hole((32, 32)))
     one = ["--image", tmp_path / "imgs/a.png", "--mask", tmp_path / "masks/a.png"]
     assert drawn(tmp_path / "o.png", *one, "--model", flags_all, *FAST) == 1
-    assert "'flagged': 1" in capsys.readouterr().out
+    assert "quarantined: 1 flagged: " in capsys.readouterr().out
     assert not (tmp_path / "o.png").exists()
 
 

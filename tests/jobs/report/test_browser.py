@@ -93,7 +93,7 @@ def test_it_opens_from_the_disk_without_a_word_and_without_a_request(opened):
         t.find_element("css selector", "dt").text: t.find_element("css selector", ".value").text
         for t in all_of(opened, ".tile")
     }
-    assert (tiles["Samples kept"], tiles["Quarantined"], tiles["Inversions saved"]) == ("126", "3", "50%")
+    assert (tiles["Kept"], tiles["Quarantined"], tiles["Inversions saved"]) == ("126", "3", "50%")
     assert len(all_of(opened, "#charts svg")) == 2
     assert [row.text.split()[:2] for row in all_of(opened, "#workers tbody tr")] == [
         ["generate", "blue/2"],
