@@ -45,7 +45,7 @@ $(VENV)/.installed-studio: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --pairing.max_pairs 100 \
+	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --pairing.max_pairs 120 \
 		--input examples/flowers --output $(OUT)/demo/flowers
 
 demo-digits: $(VENV)/.installed
