@@ -115,7 +115,7 @@ def measure(model: BaseModel, recipe: SamplerRecipe, judge: Judge, count: int, s
     return {
         "sampler": title(model.kind, recipe),
         "calls": drawn.calls,
-        "guidance": recipe.guidance,
+        "guidance": 1.0 if recipe.guidance is None else recipe.guidance,
         "frechet": round(distance, 2),
         "ratio_to_real": round(distance / judge.reference["real"], 2),
         "accuracy": right,
