@@ -206,12 +206,17 @@ def apart(image, path, part=np.s_[:]):
     return np.abs(image.astype(int) - wanted).max()
 
 
-def test_two_uploads_and_a_ratio(browser, address, folder):
+def two_uploads(browser, address, folder):
+    """Open the page with two pictures; the first ``result`` of them."""
     browser.get(address)
     upload(browser, "picture_1", folder / "a.png")
     until(lambda: "second picture" in text_of(browser, "#line"))
     upload(browser, "picture_2", folder / "b.png")
-    middle, image = result(browser)
+    return result(browser)
+
+
+def test_two_uploads_and_a_ratio(browser, address, folder):
+    middle, image = two_uploads(browser, address, folder)
     assert apart(image, folder / "a.png") > 20
     assert apart(image, folder / "b.png") > 20
     move(browser, "ratio", "0")
@@ -370,11 +375,7 @@ def paint(browser, canvas, line):
 
 
 def test_a_region_is_painted_and_the_second_picture_shows_there(browser, address, folder):
-    browser.get(address)
-    upload(browser, "picture_1", folder / "a.png")
-    until(lambda: "second picture" in text_of(browser, "#line"))
-    upload(browser, "picture_2", folder / "b.png")
-    everywhere, _ = result(browser)
+    everywhere, _ = two_uploads(browser, address, folder)
     move(browser, "ratio", "1")
     second, _ = result(browser, everywhere)
     browser.execute_script("document.querySelector('#region input[value=file]').click()")
