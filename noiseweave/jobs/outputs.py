@@ -42,13 +42,18 @@ def write_quarantine(output: str, rows: Iterable[JsonMapping]) -> Counter[str]:
 def said_of_quarantine(output: str) -> str:
     """What quarantine.jsonl holds, for the screen: reasons, some samples by name, where all are; "" for nothing."""
     path = storage.join(output, QUARANTINE)
-    rows = read_json_lines(path)
+    said = said_of(read_json_lines(path))
+    return f"{said}; see {path}" if said else ""
+
+
+def said_of(rows: Sequence[JsonMapping]) -> str:
+    """Reasons, and some samples by name, of records.Quarantined as mappings; "" for none."""
     if not rows:
         return ""
     counts = Counter(str(row["reason"]) for row in rows)
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
     named = [f"{_plain(_name_of(row))} ({row['reason']})" for row in rows[:NAMED]]
-    return f"{reasons}: {_and_more(named, len(rows))}; see {path}"
+    return f"{reasons}: {_and_more(named, len(rows))}"
 
 
 def say_quarantined(output: str) -> None:

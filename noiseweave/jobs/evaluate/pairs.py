@@ -75,7 +75,7 @@ def _compared(config: Config, pairs: list[Matched], left_out: list[Quarantined],
     left = [pictures.PictureSet(name="pairs", root="", payloads=(), left_out=tuple(left_out))]
     counts = evaluate_report.write_quarantine(output, book, "pairs", left)
     if not rows and not outcome.failed:
-        raise ValueError(f"input={config.input!r}: no pair could be compared, quarantined {counts}")
+        raise ValueError(f"input={config.input!r}: no pair could be compared{evaluate_report.why(output)}")
     write_rows(output, rows)
     report = {
         "mode": "pairs",

@@ -90,7 +90,7 @@ def _scored(config: Config, model: ModelFacts, found: pictures.PictureSet, book:
         by_recipe[row["recipe"]].append(row)
     counts = evaluate_report.write_quarantine(output, book, "reconstruction", [found])
     if not by_recipe and not outcome.failed:
-        raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
+        raise ValueError(f"input={config.input!r}: no picture could be read{evaluate_report.why(output)}")
     pair_figures.write_rows(output, [row for rows in by_recipe.values() for row in rows])
     warnings = [f"{n}: {w}" for n, rows in by_recipe.items() for w in pair_figures.warnings(rows)]
     report = {

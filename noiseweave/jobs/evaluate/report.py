@@ -48,6 +48,12 @@ def write_quarantine(
     return dict(sorted(outputs.write_quarantine(output, lines).items()))
 
 
+def why(output: str) -> str:
+    """What an error says of the input that was left out, after ``write_quarantine``; "" for nothing."""
+    said = outputs.said_of_quarantine(output)
+    return f"; quarantined: {said}" if said else ""
+
+
 def finish(config: Config, output: str, report: Json) -> int:
     """Write the report and show it. Returns the exit code: 1 when units failed."""
     path = storage.join(output, "report.json")

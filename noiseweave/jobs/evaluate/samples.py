@@ -103,18 +103,19 @@ def reference_of(config: Config, sides: Mapping[str, PictureSet]) -> Reference:
 
 
 def _kind(config: Config, side: PictureSet) -> tuple[int, int]:
-    bad: Counter[str] = Counter()
+    bad: list[Quarantined] = []
     for url in side.payloads:
         assert isinstance(url, str)
         places, worse = shards.locate(url)
-        bad.update(b.reason for b in worse)
+        bad += worse
         for place in places:
             [data] = storage.read_ranges(url, [(place.offset, place.size)])
             try:
                 return images.kind_of(data, config.max_pixels)
             except ValueError as e:
-                bad[Quarantined.of(e, key=place.key).reason] += 1
-    raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {dict(bad)}")
+                bad.append(Quarantined.of(e, shard=url, key=place.key))
+    said = outputs.said_of([asdict(b) for b in bad])
+    raise ValueError(f"input={config.input!r}: no picture could be read: {said}")
 
 
 def identity(config: Config, reference: Reference, sides: Mapping[str, PictureSet]) -> JsonMapping:
@@ -148,8 +149,9 @@ def phases(
     if outcomes["embed"].failed:
         return outcomes
     if not outcomes["embed"].produced:
-        counts = dict(outcomes["embed"].quarantined)
-        raise ValueError(f"reference={config.reference!r}: no picture could be read, quarantined {counts}")
+        evaluate_report.write_quarantine(book.output, book, "samples", [], {"embed": "reference"})
+        why = evaluate_report.why(book.output)
+        raise ValueError(f"reference={config.reference!r}: no picture could be read{why}")
     outcomes["judge"] = judging.make(
         reference, book, s, partial(index.spread_places, book), partial(index.spread_features, book)
     )
@@ -240,7 +242,9 @@ def finish(
     counts = evaluate_report.write_quarantine(book.output, book, "samples", [], {"embed": "reference"})
     rows = [_judged(reference.quality, row) for row in pair_figures.all_rows(book, "samples")]
     if not rows and not failed:
-        raise ValueError(f"input={config.input!r}: no picture could be read, quarantined {counts}")
+        raise ValueError(
+            f"input={config.input!r}: no picture could be read{evaluate_report.why(book.output)}"
+        )
     storage.write(storage.join(book.output, "samples.jsonl"), outputs.json_lines(rows))
     by_mode = _by_mode(rows)
     unseen = warnings(rows, int(outcomes["samples"].extra["differ"])) if rows else []

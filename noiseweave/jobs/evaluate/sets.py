@@ -181,7 +181,7 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
     }
     if not outcome.failed:
         sides = {s.name: evaluate_side.Side.of(s.name, book) for s in task.sets}
-        _check(task, sides, quarantined)
+        _check(task, sides)
         report["figures"], report["warnings"], halves = set_figures.figures(task, sides)
         report["as_many"] = halves or None
         report["warnings"] += filter(None, [originals.warning(s) for s in task.sets if s.name == "input"])
@@ -192,11 +192,11 @@ def finish(task: Task, book: Ledger, outcome: Outcome, workers: int) -> int:
     return evaluate_report.finish(task.config, task.output, report)
 
 
-def _check(task: Task, sides: Mapping[str, evaluate_side.Side], quarantined: Mapping[str, int]) -> None:
+def _check(task: Task, sides: Mapping[str, evaluate_side.Side]) -> None:
     for side in sides.values():
         if side.n < 2:
             given = getattr(task.config, side.name)
-            why = f", quarantined {dict(quarantined)}" if quarantined else ""
+            why = evaluate_report.why(task.output)
             raise ValueError(
                 f"{side.name}={given!r}: {side.n} pictures could be read, 2 or more are needed{why}"
             )

@@ -107,12 +107,20 @@ def unknown(
         return None
     there = ", ".join(known_names[:20])
     if not names:
-        return f"the input has no class names: its numbers are taken for the model's classes ({there}), in this order"
+        return numbers_taken(known_names)
     others = [name for name, row in zip(names, rows, strict=True) if row == known]
     if not others:
         return None
     listed = ", ".join(others[:most]) + (f" and {len(others) - most} more" if len(others) > most else "")
     return f"the model does not know the classes {listed}: it is told none for them; it knows {there}"
+
+
+def numbers_taken(known_names: Sequence[str], what: str = "the input") -> str:
+    """The line that says what the numbers of a labelled set without class names mean to a model."""
+    there = ", ".join(known_names[:20])
+    return (
+        f"{what} has no class names: its numbers are taken for the model's classes ({there}), in this order"
+    )
 
 
 def shown(label: int | str, names: Sequence[str]) -> str:

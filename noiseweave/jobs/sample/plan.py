@@ -14,7 +14,7 @@ from noiseweave.engine.networks import text_pipeline
 from noiseweave.engine.networks.facts import ModelFacts, fingerprint, read_facts
 from noiseweave.engine.networks.recipes import TextRecipe
 from noiseweave.engine.sampling.recipes import sampler_name
-from noiseweave.jobs.reading import class_names, loras
+from noiseweave.jobs.reading import class_names, looks, loras
 from noiseweave.jobs.reading.places import check_alone
 from noiseweave.jobs.sample.config import Config
 from noiseweave.jobs.sample.prompts import PromptValues, class_names_of, prompts_of
@@ -68,6 +68,8 @@ def _plan_base(config: Config, output: str, model: ModelFacts) -> Task:
     cycle = _cycle(config, classes)
     runs: tuple[tuple[int, int], ...] = ()
     if counts and classes and config.labels is None and None not in counts:
+        if names and not matched_names:
+            looks.warn(class_names.numbers_taken(names, f"match {config.match!r}"))
         runs, cycle = _runs(config, counts, matched_names, classes, names), ()
     return Task(
         config=config,

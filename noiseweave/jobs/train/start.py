@@ -82,11 +82,12 @@ def build(config: Config, source: Source, device: str = "cpu") -> System:
 
 def told(config: Config, source: Source) -> str:
     """In a line, what it starts from and how many of the classes that knows."""
-    facts = _facts(config.init or "")
-    rows = model_classes.rows(source.classes, source.names, facts.classes, _names(config))
+    facts, names = _facts(config.init or ""), _names(config)
+    rows = model_classes.rows(source.classes, source.names, facts.classes, names)
     known = sum(row != facts.classes for row in rows) if facts.classes else 0
     classes = f", which knows {known} of {len(rows)} classes" if rows else ""
-    return f"starts from {config.init}{classes}"
+    numbers = f"; {class_names.numbers_taken(names)}" if known and names and not source.names else ""
+    return f"starts from {config.init}{classes}{numbers}"
 
 
 def _facts(name: str) -> ModelFacts:

@@ -180,6 +180,9 @@ def test_what_diffusers_folder_says_is_what_ours_says(kind, latent, tmp_path):
     model = model_of(kind, classes=3, channels=3, encoder=tiny_kl() if latent else None)
     folder = saved(model, tmp_path)
     ours = facts.read_facts(folder)
+    own = json.loads((tmp_path / "noiseweave.json").read_text())
+    (tmp_path / "noiseweave.json").write_text(json.dumps(own | {"classes": 0, "guidance": 3}))
+    assert facts.read_facts(folder).guidance == 1, "that of a model without classes means nothing"
     (tmp_path / "noiseweave.json").unlink()
     assert facts.read_facts(folder) == ours
     assert (ours.family, ours.classes, ours.side, ours.channels) == (kind, 3, 16, 3)

@@ -187,7 +187,7 @@ def test_bad_input_is_one_clear_line(evaluate, source, tmp_path, capsys):
         (("--input", source, "--reference", tmp_path / "folder"), "a folder of pictures; mode samples needs"),
         (
             ("--input", broken, "--reference", source),
-            "no picture could be read, quarantined {'empty_picture'",
+            "could be read: 1 empty_picture, 1 not_an_image: broken.tar#b (empty_picture), broken.tar#a (not",
         ),
         (("--input", source, "--reference", broken), "reference"),
         (("--input", source, "--reference", broken, "--metrics", "[fd]"), "for mode samples: null"),

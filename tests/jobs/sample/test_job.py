@@ -236,6 +236,13 @@ def test_match_means_classes_by_their_names(told, tmp_path, capsys):
     class_names.write(str(tmp_path / "tars"), ["dog", "elk"])
     said = refused(capsys, tmp_path / "q", *base, source)
     assert "its classes (ant, bee, cat, dog), as the model knows; it has elk" in said
+    numbered = shard(tmp_path / "numbered/a.tar", [{"cls": "1"}])
+    assert drawn(tmp_path / "r", *base, numbered) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"match '{numbered}' has no class names: its numbers are taken for the model's classes (ant, bee"
+        in said
+    )
 
 
 def test_match_of_a_folder_numbers_its_sub_folders_as_pack_does(told, tmp_path):

@@ -54,6 +54,14 @@ def test_it_begins_with_the_models_weights_and_its_classes_by_name(first, tmp_pa
     assert "flow" in json.dumps(config)
 
 
+def test_numbers_without_names_are_said_to_be_the_models(first, tmp_path, capsys):
+    source = labelled(tmp_path, ["oak", "rose"])
+    storage.remove(f"{tmp_path}/classes.json")
+    assert main(on(first, source, tmp_path / "model", "--model.classes=-1")) == 0
+    said = capsys.readouterr().out
+    assert "the input has no class names: its numbers are taken for the model's classes (oak, rose)" in said
+
+
 def test_a_changed_model_is_another_run(first, tmp_path, capsys):
     source = make_shards(tmp_path / "shards")
     copy = tmp_path / "copy"
