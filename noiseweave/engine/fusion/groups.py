@@ -28,6 +28,7 @@ from noiseweave.engine.networks.recipes import Prompts
 from noiseweave.engine.records import NoiseMaps, Pair
 from noiseweave.engine.seeding import generator, rng, seed_of
 
+GOLDEN = (5**0.5 - 1) / 2  # the first n multiples of it, modulo 1, lie as far apart as n points may
 Composition = Sequence[tuple[int, float]]
 """What a fused picture is made of: (number of a picture, weight)."""
 
@@ -43,15 +44,23 @@ def draw_pair(
 ) -> Pair:
     """Order, mode and ratio of a pair, all from (seed, the two keys); an adaptive ratio from its similarity.
 
+    A pair's pictures take the modes in turn, from one that is drawn, and their ratios, as weights of one of the two
+    where the range is symmetric, are spread over the range. So no two of them are alike by chance.
+
     Args:
         ends: positions of the two pictures in their group.
         threshold: lowest similarity of a pair; only an adaptive ratio asks for it.
-        turn: (number, attempt): of a pair's several pictures, and of the draws of one. Each turn draws anew.
+        turn: (number, attempt): of a pair's several pictures, and of the draws of one.
     """
     again = turn if any(turn) else ()
-    r = rng(seed, "pair", *keys, *again)
+    r = rng(seed, "pair", *keys)
     first, second = ends if r.random() < 0.5 else ends[::-1]
-    mode, ratio = r.choice(recipe.choices), r.uniform(*recipe.bounds)
+    n = turn[0] + recipe.per_pair * turn[1]  # draws of the pair before this one, as far as there were any
+    mode = recipe.choices[(r.randrange(len(recipe.choices)) + n) % len(recipe.choices)]
+    low, high = recipe.bounds
+    ratio = low + (high - low) * ((r.random() + n * GOLDEN) % 1)
+    if again and rng(seed, "order", *keys, *again).random() < 0.5:
+        first, second, ratio = second, first, low + high - ratio
     if recipe.adaptive:
         ratio = adaptive_ratio(max(-1.0, min(similarity, 1.0)), threshold)  # rounding may pass 1
     return Pair(

@@ -96,7 +96,7 @@ class FusionRecipe(MixingRecipe):
             that are alike, in place of a draw.
         variation: share of fresh noise in the fused map, 0 (none) to 1 (nothing but the map's beginning is kept):
             pictures that vary, and may leave their class; see gate.
-        per_pair: pictures made of each pair, each with a mode, a ratio and fresh noise of its own.
+        per_pair: pictures made of each pair, in the modes in turn, each with a ratio and fresh noise of its own.
     """
 
     ratio: float | tuple[float, float] = (0.3, 0.7)

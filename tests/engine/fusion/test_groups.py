@@ -12,6 +12,7 @@ from noiseweave.engine.fusion.groups import (
     Parents,
     augment,
     draw_pair,
+    draw_pairs,
     fuse_pictures,
     invert_pictures,
 )
@@ -90,6 +91,22 @@ def test_a_pair_draws_its_order_mode_and_ratio_from_seed_and_keys():
     assert all(0.2 <= p.ratio <= 0.4 for p in drawn)
     assert 0.28 < np.mean([p.ratio for p in drawn]) < 0.32
     assert len({p.seed for p in drawn}) == 200
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_pictures_of_one_pair_differ_in_mode_and_in_weight(n):
+    modes = ("linear", "cross_fade")
+    recipe = FusionRecipe(modes=modes, ratio=(0.3, 0.7), per_pair=n)
+    orders = set()
+    for key in "abcdefghijklmnopqrstuvwxyz":
+        drawn = draw_pairs([(0, 1)], [key, "x"], np.array([0.9]), recipe, 5, 0.7)
+        again = [draw_pair((0, 1), (key, "x"), 0.9, recipe, 5, turn=(0, a)) for a in (1, 2, 3)]
+        assert [p.mode for p in drawn] == [modes[(modes.index(drawn[0].mode) + i) % 2] for i in range(n)]
+        assert all(0.3 <= p.ratio <= 0.7 for p in drawn)
+        weights = sorted(p.ratio if p.a == 0 else 1 - p.ratio for p in [*drawn, *again])
+        assert np.diff(weights).min() > 0.1 * 0.4 / len(weights), "of the second picture"
+        orders |= {(p.a, p.b) for p in drawn[1:]}
+    assert orders == {(0, 1), (1, 0)}
 
 
 def test_the_other_sampler_gives_the_pictures_back_and_is_another(digits_model, digits):
