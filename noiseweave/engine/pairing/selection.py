@@ -40,6 +40,7 @@ class Selected:
 
     Attributes:
         candidates: that there were; those in ``left_out`` and the pairs are their sum.
+        candidates_of: label -> two pictures, of which one or both have it, that were candidates, where there are any.
         left_out: why -> candidates that are no pair: both_ends (the same two pictures, found from the other end too),
             near_duplicates (by their hashes), max_uses, per_class, max_pairs.
         set_by: label of the class whose pairs are the balanced quota of all; None where no class's are.
@@ -49,6 +50,7 @@ class Selected:
     b: np.ndarray
     similarity: np.ndarray
     candidates: int = 0
+    candidates_of: Mapping[int, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     set_by: int | None = None
 
@@ -61,7 +63,7 @@ def select(found: Candidates, known: Known, recipe: PairingRecipe, seed: int = 0
     """
     candidates = len(found[0])
     a, b, similarity = _once(*found)
-    once = len(a)
+    once, candidates_of = len(a), _of_labels(known.label_N[a], known.label_N[b])
     close = hamming(known.hash_N[a], known.hash_N[b]) <= (-1 if recipe.hash is None else recipe.hash)
     a, b, similarity = a[~close], b[~close], similarity[~close]
     drawn = recipe.draw == "range"
@@ -80,6 +82,7 @@ def select(found: Candidates, known: Known, recipe: PairingRecipe, seed: int = 0
         b=b[kept],
         similarity=similarity[kept],
         candidates=candidates,
+        candidates_of=candidates_of,
         left_out={
             "both_ends": candidates - once,
             "near_duplicates": int(close.sum()),
@@ -95,6 +98,12 @@ def _set_by(label_P: np.ndarray) -> int:
     """The label whose pairs are everybody's quota, see ``balanced``."""
     labels, count_C = np.unique(label_P, return_counts=True)
     return int(labels[count_C == balanced(count_C, None).max()][0])
+
+
+def _of_labels(first_P: np.ndarray, second_P: np.ndarray) -> dict[int, int]:
+    """Label -> pairs of which one end or both have it."""
+    labels, counts = np.unique(np.concatenate([first_P, second_P[first_P != second_P]]), return_counts=True)
+    return dict(zip(labels.tolist(), counts.tolist(), strict=True))
 
 
 def _once(a: np.ndarray, b: np.ndarray, similarity: np.ndarray) -> Candidates:

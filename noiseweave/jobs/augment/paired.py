@@ -24,6 +24,7 @@ TALLIES = {
     "pictures_of": "pictures",
     "used_of": "used",
     "pairs_of": "pairs",
+    "candidates_of": "candidates_of",
     "left_out": "left_out",
     "quota_set_by": "set_by",
 }
@@ -41,6 +42,7 @@ class Paired:
         pairs: by label, "0+3" for one across two classes.
         most_uses: pairs of the picture that is in most.
         candidates, left_out: how many there were, and why -> how many of them are no pair, as ``Selected`` has it.
+        candidates_of: by label, of two pictures each, as ``Selected`` has it.
         set_by: label of the class whose pairs were the balanced quota of all -> windows in which it was, or 1.
     """
 
@@ -49,6 +51,7 @@ class Paired:
     pairs: dict[str, int] = field(default_factory=dict)
     most_uses: int = 0
     candidates: int = 0
+    candidates_of: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     set_by: dict[str, int] = field(default_factory=dict)
 
@@ -64,6 +67,7 @@ def count(label_N: np.ndarray, selected: Selected, shared: int = 0) -> Paired:
         pairs=_tally(names),
         most_uses=int(uses.max(initial=0)),
         candidates=selected.candidates,
+        candidates_of={_name(y): n for y, n in selected.candidates_of.items()},
         left_out=dict(selected.left_out),
         set_by={} if selected.set_by is None else {_name(selected.set_by): 1},
     )
@@ -112,13 +116,9 @@ def fields(about: Paired, recipe: PairingRecipe, classes: Sequence[str] = ()) ->
     Args:
         classes: their names, where the input has them: those of which no picture was read are said, too.
     """
-    threshold, upper = recipe.threshold, recipe.upper
-    why = f"none selected: no similarity from {threshold} to {upper} (pairing.threshold, pairing.upper)"
     known = about.pictures | {str(k): 0 for k in range(len(classes)) if str(k) not in about.pictures}
     without = {
-        name: NO_PICTURE if not n else SINGLE if n == 1 else f"{n} pictures, {why}"
-        for name, n in known.items()
-        if not about.used.get(name)
+        name: _why_without(about, recipe, name, n) for name, n in known.items() if not about.used.get(name)
     }
     return {
         "pictures_used": sum(about.used.values()),
@@ -129,6 +129,16 @@ def fields(about: Paired, recipe: PairingRecipe, classes: Sequence[str] = ()) ->
         "classes_without_pairs": without,
         **({"quota_set_by": about.set_by} if about.set_by else {}),
     }
+
+
+def _why_without(about: Paired, recipe: PairingRecipe, name: str, n: int) -> str:
+    """Why a class of n pictures has no pair."""
+    if n < 2:
+        return SINGLE if n else NO_PICTURE
+    if found := about.candidates_of.get(name):
+        return f"{n} pictures, none of its {found} candidates selected (left_out says why candidates are not)"
+    between = f"from {recipe.threshold} to {recipe.upper}"
+    return f"{n} pictures, no similarity {between} (pairing.threshold, pairing.upper)"
 
 
 def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> list[tuple[str, str]]:

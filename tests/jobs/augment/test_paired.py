@@ -41,13 +41,25 @@ def test_pictures_used_pairs_of_each_class_and_classes_without_one_are_said(scop
     assert 4 < found["pictures_used"] <= found["images"] - 3
     assert 1 <= found["most_uses"] <= 4
     assert found["classes_without_pairs"]["2"] == "1 picture, a pair needs 2"
-    assert found["classes_without_pairs"]["3"].startswith("2 pictures, none selected: no similarity from 0.7")
+    assert found["classes_without_pairs"]["3"].startswith("2 pictures, no similarity from 0.7")
     assert f"pictures used {found['pictures_used']} of {found['images']}, each in at most" in screen
     assert f"zero {counts['0']}, one {counts['1']}" in screen
     assert "class two: 1 picture, a pair needs 2" in screen
-    assert "class three: 2 pictures, none selected" in screen
+    assert "class three: 2 pictures, no similarity" in screen
     assert found["classes_without_pairs"]["4"] == "no picture of it was read"
     assert "without a picture class four: none was read" in screen
+
+
+def test_a_class_whose_candidates_were_left_out_is_not_called_unlike(source, tmp_path, capsys):
+    out, how = tmp_path / "out", ("--pairing.max_pairs", 1, "--pairing.per_class", "null")
+    assert inline("augment", *BASE, "--input", source, "--output", out, *how) == 0
+    found, screen = report(out), " ".join(capsys.readouterr().out.split())
+    (paired_one,) = found["pairs_per_class"]
+    other = "1" if paired_one == "0" else "0"
+    why = found["classes_without_pairs"][other]
+    assert "pictures, none of its " in why
+    assert f"class {('zero', 'one')[int(other)]}: {why}" in screen
+    assert found["classes_without_pairs"]["3"].startswith("2 pictures, no similarity")
 
 
 @pytest.mark.parametrize("scope", [(), WINDOW], ids=["dataset", "window"])
