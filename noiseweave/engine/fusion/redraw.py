@@ -38,7 +38,7 @@ class Redrawn:
         return Counter(c.verdict for c, shown in verdicts if c.verdict != "kept" and shown)
 
 
-FIRST = 0.6  # with a gate, share of the time that drawing and checking everything once takes, about
+FIRST = 0.5  # with a gate, share of the time that drawing and checking everything once takes, about
 DRAWN = 0.8  # and of that the share of drawing
 Check = Callable[[Sequence[Pair], Fused], list[QualityCheck]]
 

@@ -26,7 +26,7 @@ BANDS = (
     5.6,
 )  # deviations of the blurs, in pixels, between which the bands of high frequencies lie
 PATCH = 8  # pixels of a side, of the patches whose energies are compared
-DETAIL = 4.0  # squared grey levels of a pixel, from which on a tile has detail
+DETAIL = 4.0  # squared grey levels of a pixel, from which on a tile has detail, and a band is seen
 FLOOR = 0.05  # squared grey levels of a pixel: less than the rounding to whole numbers
 
 
@@ -41,7 +41,7 @@ class Traces:
             parent, about 0.5 in a half of it.
         bits: of 64, in which its perceptual hash differs from the nearer parent's.
         speckle: energy of a band of high frequencies over that of the next lower one, over the same of the noisier
-            parent; the most of two. Noise is as strong in each band; texture is weaker the finer it is.
+            parent; the most of two that are seen. Noise is as strong in each band; texture is weaker the finer it is.
         rough: energy of bands of middle frequencies (1.4 to 5.6 pixels), in most places, over that of the rougher
             parent; the least of two. Noise in a latent or in noise maps becomes blobs of this size.
     """
@@ -59,12 +59,14 @@ class Looked:
 
     Attributes:
         detail_PN: float32, high-passed grey, tile by tile.
-        slopes: energy of a band over that of the next lower one, the median of all patches.
+        fine: energy of the two finest bands, the median of all patches, in squared grey levels.
+        slopes: of these over that of the next lower one, the median of all patches.
         middle: energy of the two coarsest bands, the median of all patches, in squared grey levels.
         hash: see ``pictures.hashing``.
     """
 
     detail_PN: np.ndarray
+    fine: tuple[float, ...]
     slopes: tuple[float, ...]
     middle: tuple[float, ...]
     hash: int
@@ -77,11 +79,12 @@ def look(image_HWC: np.ndarray) -> Looked | None:
     x = image_HWC.astype(np.float32)
     energies = _energies(x)
     slopes = (np.median(fine / (lower + FLOOR)) for fine, lower in pairwise(energies[:3]))
-    middle = (np.median(energy) for energy in energies[2:])
+    medians = tuple(float(np.median(energy)) for energy in energies)
     return Looked(
         detail_PN=_detail(x.mean(-1)),
+        fine=medians[:2],
         slopes=tuple(map(float, slopes)),
-        middle=tuple(map(float, middle)),
+        middle=medians[2:],
         hash=perceptual_hash(image_HWC),
     )
 
@@ -113,11 +116,12 @@ def traces(made: Looked | None, parents: Sequence[Looked | None]) -> Traces:
     known = [p for p in parents if p is not None]
     if made is None or not known:
         return Traces()
+    over_B = _over(made.slopes, [p.slopes for p in known])
     return Traces(
         double=_double(made.detail_PN, known[0].detail_PN, known[1].detail_PN) if len(known) == 2 else None,
         traced=max(_traced(made.detail_PN, p.detail_PN) for p in known),
         bits=min((made.hash ^ p.hash).bit_count() for p in known),
-        speckle=max(_over(made.slopes, [p.slopes for p in known])),
+        speckle=max(over if e > DETAIL else 0.0 for over, e in zip(over_B, made.fine, strict=True)),
         rough=min(_over(made.middle, [p.middle for p in known])),
     )
 

@@ -64,6 +64,16 @@ def test_noise_is_as_strong_in_the_finest_band():
         assert against(photo, photo, noisy).speckle < 1
 
 
+def test_grain_that_nobody_sees_in_an_enlarged_photo_is_no_speckle():
+    parents = [
+        np.asarray(Image.fromarray(square(name, 32)).resize((256, 256))) for name in ("coffee", "chelsea")
+    ]
+    noise = np.random.default_rng(0).normal(0, 1, parents[0].shape)
+    for strength, seen in ((1, False), (8, True)):
+        made = np.clip(parents[0] + strength * noise, 0, 255).round().astype(np.uint8)
+        assert (against(made, *parents).speckle > QualityRecipe().speckle) == seen
+
+
 def test_flat_pictures_have_nothing_and_small_ones_are_not_looked_at():
     flat = np.full_like(A, 90)
     seen = against(flat, flat, flat)
