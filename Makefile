@@ -45,7 +45,7 @@ $(VENV)/.installed-studio: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --pairing.max_pairs 130 \
+	$(BIN)/noiseweave augment --config configs/augment-flowers.yaml --pairing.max_pairs 150 --cluster.address inline \
 		--input examples/flowers --output $(OUT)/demo/flowers
 
 demo-digits: $(VENV)/.installed

@@ -118,6 +118,8 @@ def load_encoder(name: str, device: str = "cpu") -> Autoencoder:
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise ValueError(f"model.vae={name!r}: a {kind}; supported are AutoencoderKL and AutoencoderTiny")
     vae = _from_pretrained(getattr(diffusers, kind), name, folder)
+    if kind == "AutoencoderTiny" and device == "cpu":  # 1.2 x as fast there at 256 pixels, see docs/speed.md
+        vae.to(memory_format=torch.channels_last)
     return vae.to(device, torch.float32).eval().requires_grad_(False)
 
 
