@@ -103,11 +103,18 @@ demo-model: $(VENV)/.installed
 # flowers-flow anew, from a folder with one of photographs for each class: hours on two cores
 photo-model: $(VENV)/.installed
 	@[ -n "$(PHOTOS)" ] || { echo "make photo-model PHOTOS=folder: give a folder with one of photographs for each class" >&2; exit 2; }
-	$(BIN)/noiseweave pack --input "$(PHOTOS)" --size 128 --output $(OUT)/photo-model/photos
+	$(BIN)/noiseweave pack --input "$(PHOTOS)" --size 256 --output $(OUT)/photo-model/photos
 	$(BIN)/noiseweave train --config configs/train-photos-flow.yaml --model.classes -1 \
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/first
 	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/first \
 		--steps 7000 --ema 0.9995 --seed 1 --optimizer.warmup 300 \
+		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/second
+	[ -e $(OUT)/photo-model/grown ] || $(BIN)/python scripts/grow_model.py $(OUT)/photo-model/second $(OUT)/photo-model/grown
+	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/grown \
+		--steps 4300 --seed 1 --optimizer.lr 8e-4 \
+		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/third
+	$(BIN)/noiseweave train --config configs/tune-photos-flow.yaml --init $(OUT)/photo-model/third \
+		--steps 6600 --ema 0.9995 --seed 2 \
 		--input $(OUT)/photo-model/photos/shards --output $(OUT)/photo-model/model
 
 # one model of each kind on half of the digits, scored on the other half: about an hour on two cores

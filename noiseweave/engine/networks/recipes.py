@@ -22,7 +22,7 @@ class ModelConfig:
     """The diffusion model.
 
     Args:
-        name: a shipped model (flowers-flow, of 128x128 flowers; digits-ddpm, of 16x16 grey digits), a folder that
+        name: a shipped model (flowers-flow, of 256x256 flowers; digits-ddpm, of 16x16 grey digits), a folder that
             train or diffusers' save_pretrained wrote, or a hub id. No model is taken by itself.
         precision: what the network runs in; the scheduler's arithmetic is float32 always. auto takes bf16 where all
             workers have a GPU that computes in it, else fp32; a run that goes on keeps what it began with.

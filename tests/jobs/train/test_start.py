@@ -114,5 +114,5 @@ def test_a_model_that_is_not_there_or_of_another_kind_is_one_line(tmp_path, caps
 
 def test_a_shipped_latent_model_gives_its_size_and_its_vae():
     config = start.settled(parse("train", on("flowers-flow", "i", "o")[1:]))
-    assert (config.data.size, config.data.channels, config.model.kind) == (128, 3, "flow")
+    assert (config.data.size, config.data.channels, config.model.kind) == (256, 3, "flow")
     assert config.model.vae == f"{models.resolve('flowers-flow')}/vqvae"
