@@ -163,10 +163,10 @@ def test_the_share_that_is_done_leaves_room_for_what_is_drawn_again():
     with spans.listening(shares.append), spans.span(0.5, 1):
         gated([0, 2, 1, 9], redraw=3, drawn=drawn)
     assert seen == [
-        *((4, 0.74), (4, 0.8)),
-        *((3, 0.88), (3, 0.9)),
-        *((2, 0.94), (2, 0.95)),
-        *((1, 0.99), (1, 1.0)),
+        *((4, 0.7), (4, 0.75)),
+        *((3, 0.85), (3, 0.875)),
+        *((2, 0.925), (2, 0.9375)),
+        *((1, 0.9875), (1, 1.0)),
     ]
     assert shares == sorted(shares)
 
