@@ -249,7 +249,7 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
     multiple = factor * 2 ** (len(unet.get("block_out_channels", (0,))) - 1) if vae else 0
     flow = str(scheduler.get("_class_name", "")).startswith("FlowMatch")
     # one embedding more than classes: the null class is the last
-    classes = max(0, (unet.get("num_class_embeds") or 1) - 1)
+    classes = own["classes"] if own else max(0, (unet.get("num_class_embeds") or 1) - 1)
     return ModelFacts(
         name=name,
         folder=folder,
@@ -258,8 +258,8 @@ def _read_base(name: str, index: Config, size: int | None) -> ModelFacts:
         channels=own["channels"] if own else int(vae.get("out_channels", 3) if vae else unet["in_channels"]),
         side=_side(name, size, own["size"] if own else unet["sample_size"] * factor, multiple),
         multiple=multiple,
-        classes=(known := own["classes"] if own else classes),
-        guidance=float(own.get("guidance", 1)) if known else 1.0,
+        classes=classes,
+        guidance=float(own.get("guidance", 1)) if classes else 1.0,
         unet=unet,
         vae=vae,
         scheduler=scheduler,

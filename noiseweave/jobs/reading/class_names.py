@@ -105,13 +105,13 @@ def unknown(
     """
     if not known or not known_names:
         return None
-    there = ", ".join(known_names[:20])
     if not names:
         return numbers_taken(known_names)
     others = [name for name, row in zip(names, rows, strict=True) if row == known]
     if not others:
         return None
     listed = ", ".join(others[:most]) + (f" and {len(others) - most} more" if len(others) > most else "")
+    there = ", ".join(known_names[:20])
     return f"the model does not know the classes {listed}: it is told none for them; it knows {there}"
 
 
