@@ -1,7 +1,7 @@
 """What it is worth that a process keeps the memory that an operation lets go of: a VAE, and features, on a CPU.
 
-Fresh processes by turns, one as the C library has it, one as Noiseweave sets it (cluster/allocator.py), one thread. The
-ratio is of processor time, the system's included, so that other work on the machine changes it little.
+Fresh processes by turns, one as the C library has it, one as Noiseweave sets it (cluster/allocator.py), one thread at
+work: the process's first, or another, as in Ray's workers and the Studio. The ratio is of processor time, the system's included, so that other work on the machine changes it little.
 
     python benchmarks/allocator.py [--side 256] [--repeats 3] [--out FILE]
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from inversion import hardware
@@ -48,14 +49,19 @@ def one(side: int, kept: bool) -> dict[str, float]:
     vae = base_models.load(ModelConfig(name="flowers-flow")).encoder
     assert vae is not None
     features = networks.load(name := "efficientnet-lite0", networks.weights_of(name, None), "cpu")
-    with torch.inference_mode():
+
+    @torch.inference_mode()
+    def each(where: str) -> dict[str, float]:
         x_BCHW = torch.rand(ROWS, 3, side, side) * 2 - 1
         z_BCHW = latents.encode(vae, x_BCHW)
         return {
-            "VAE, encoding": took(lambda: latents.encode(vae, x_BCHW)),
-            "VAE, decoding": took(lambda: latents.decode(vae, z_BCHW)),
-            "features": took(lambda: features.run(x_BCHW / 2 + 0.5)),
+            f"VAE, encoding{where}": took(lambda: latents.encode(vae, x_BCHW)),
+            f"VAE, decoding{where}": took(lambda: latents.decode(vae, z_BCHW)),
+            f"features{where}": took(lambda: features.run(x_BCHW / 2 + 0.5)),
         }
+
+    with ThreadPoolExecutor(1) as pool:
+        return each("") | pool.submit(each, ", in another thread").result()
 
 
 def measured(side: int, kept: bool) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 A convolution's output of some megabytes is more than the C library keeps: it asks the system for each anew, which hands
 it out page by page, each filled with zeros when it is first touched. For a VAE on a CPU that takes as long as the
-convolutions (docs/speed.md).
+convolutions (docs/speed.md). Threads besides the first have arenas of their own, of 64 MiB at most, which keep nothing
+that is larger: so all threads share one. A thread stays with the arena of its first allocation, and Ray computes in
+threads that are older than our code, so a worker needs the settings in the environment that it is started with.
 """
 
 from __future__ import annotations
@@ -13,20 +15,36 @@ from collections.abc import Mapping
 
 KEPT = 1 << 30
 """Bytes that a process keeps at most, and from which on an allocation is given back at once."""
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-SETTINGS = {MMAP_THRESHOLD: KEPT, TRIM_THRESHOLD: KEPT, TOP_PAD: KEPT >> 4}
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of glibc's malloc.h
+SETTINGS = {MMAP_THRESHOLD: KEPT, TRIM_THRESHOLD: KEPT, TOP_PAD: KEPT >> 4, ARENA_MAX: 1}
+VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": MMAP_THRESHOLD,
+    "MALLOC_TRIM_THRESHOLD_": TRIM_THRESHOLD,
+    "MALLOC_TOP_PAD_": TOP_PAD,
+    "MALLOC_ARENA_MAX": ARENA_MAX,
+}
 OWN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_")
 """How a variable begins by which the environment chooses an allocator, or sets it."""
 
 
 def keep(given: Mapping[str, str] | None = None) -> bool:
-    """Let this process keep up to ``KEPT`` bytes that it has freed. Returns whether it does.
+    """Let this process, and the threads that it starts from now on, keep up to ``KEPT`` bytes that were freed. Returns
+    whether it does.
 
     It does not where an environment, this process's own by default, says something of the allocator itself, nor with
     another C library than glibc.
     """
-    given = os.environ if given is None else given
-    if any(name.startswith(OWN) for name in given):
+    if _set(given):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     return mallopt is not None and all(mallopt(*setting) for setting in SETTINGS.items())
+
+
+def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables with which a process that is started keeps as much in all its threads; {} where ``given``, this process's
+    environment by default, says something of the allocator itself."""
+    return {} if _set(given) else {name: str(SETTINGS[setting]) for name, setting in VARIABLES.items()}
+
+
+def _set(given: Mapping[str, str] | None) -> bool:
+    return any(name.startswith(OWN) for name in (os.environ if given is None else given))

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from noiseweave.cluster import inline
+from noiseweave.cluster import allocator, inline
 from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.progress import Channel, Meter, OnProgress, watch
 from noiseweave.cluster.session import Session
@@ -185,6 +185,7 @@ def _stream(
             num_gpus=gpu or None,
             num_cpus=0 if gpu else 1,  # a GPU actor that also takes a CPU can starve the readers
             max_task_retries=session.retries if again else 0,
+            runtime_env={"env_vars": allocator.environment()},
             **session.place,
         )
     rows = computed.map(Commit(phase.name, phase.commit, ledger))

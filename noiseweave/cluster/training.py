@@ -249,6 +249,7 @@ def _ray(loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Ca
             storage_path=attempt.folder,
             failure_config=FailureConfig(max_failures=attempt.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=attempt.keep),
+            worker_runtime_env={"env_vars": allocator.environment()},
         ),
     )
     with _watching(queue, receive):
@@ -278,7 +279,6 @@ def _enter(loop: Loop, task_ref: Any, folder: str, attempt: str, queue: Any) -> 
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
-    allocator.keep()
     context = ray.train.get_context()
     resume = broadcast_from_rank_zero(latest(folder, attempt))
     folder = storage.join(folder, attempt)

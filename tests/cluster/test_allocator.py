@@ -1,5 +1,6 @@
 """What an operation lets go of is used again without the system, unless the environment has its own allocator."""
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from noiseweave.cluster import allocator
 from noiseweave.cluster.stages import Compute
 
 FAULTS = """
-import ctypes, resource
+import ctypes, resource, threading
 from noiseweave.cluster import allocator
 {before}
 libc = ctypes.CDLL(None)
@@ -19,26 +20,32 @@ def used():
     block = libc.malloc(64 << 20)
     libc.memset(block, 1, 64 << 20)
     libc.free(block)
-used()
-first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
+def work():
     used()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+    first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        used()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+{run}
 """
+HERE, IN_A_THREAD = "work()", "thread = threading.Thread(target=work); thread.start(); thread.join()"
 glibc = pytest.mark.skipif(not allocator.keep({}), reason="another C library than glibc")
 
 
-def faults(before: str) -> int:
+def faults(before: str, run: str, variables: dict[str, str] | None = None) -> int:
     """Pages that the system had to give for four blocks that were freed at once."""
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(before=before)], capture_output=True, check=True
-    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith(allocator.OWN)}
+    command = [sys.executable, "-c", FAULTS.format(before=before, run=run)]
+    done = subprocess.run(command, capture_output=True, check=True, env=own | (variables or {}))
     return int(done.stdout)
 
 
 @glibc
-def test_freed_memory_is_used_again():
-    assert faults("") > 20 * max(1, faults("assert allocator.keep({})"))
+@pytest.mark.parametrize("run", [HERE, IN_A_THREAD])
+def test_freed_memory_is_used_again_in_every_thread(run):
+    given_back = faults("", run)
+    assert given_back > 20 * max(1, faults("assert allocator.keep({})", run))
+    assert given_back > 20 * max(1, faults("", run, allocator.environment({})))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,7 @@ def test_freed_memory_is_used_again():
 )
 def test_an_environment_with_an_allocator_of_its_own_stays(name):
     assert allocator.keep({name: "1"}) is False
+    assert allocator.environment({name: "1"}) == {}
 
 
 def test_a_process_that_computes_keeps_it(monkeypatch):

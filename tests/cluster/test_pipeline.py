@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from noiseweave.cluster import pipeline, storage
+from noiseweave.cluster import allocator, pipeline, storage
 from noiseweave.cluster.ledger import Ledger, open_run
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.cluster.session import Session
@@ -62,6 +62,15 @@ def make_meeting(folder):
         return x
 
     return meet
+
+
+def make_settings():
+    return lambda x: [x, {name: os.environ.get(name) for name in allocator.VARIABLES}]
+
+
+def commit_settings(folder, u, result):
+    storage.write_json(os.path.join(folder, "settings"), result)
+    return UnitReport(id=u.id, produced=1), []
 
 
 def unit_from_100(i):
@@ -166,6 +175,14 @@ def test_errors_and_killers_are_reported_and_the_rest_is_done(ours, tmp_path):
     host, process = records[0]["worker"].split("/")
     assert host == platform.node()
     assert int(process) != os.getpid()
+
+
+def test_a_worker_is_started_with_the_allocators_settings(ours, tmp_path):
+    """Set in the process they would come too late: Ray's threads are there before our code."""
+    folder = str(tmp_path)
+    kept = replace(phase(folder, make_settings), commit=partial(commit_settings, folder))
+    assert pipeline.run(Plan(length=1, unit=unit), kept, Ledger(output=folder), ours).produced == 1
+    assert storage.read_json(os.path.join(folder, "settings")) == [0, allocator.environment({})]
 
 
 def test_no_unit_of_a_short_plan_waits_behind_another_while_a_worker_starts(ours, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from ray import cloudpickle
 from ray.train import WorkerGroupError
 
-from noiseweave.cluster import storage, training
+from noiseweave.cluster import allocator, storage, training
 from noiseweave.cluster.session import Session
 
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"
@@ -36,6 +36,7 @@ def adder(task, link):
 
     step, total = json.loads(link.load("state.json")) if link.resume else (0, 0)
     link.post({"start": step, "world": link.world})
+    assert allocator.environment({}).items() <= os.environ.items(), "as it was started"
     while step < task["steps"]:
         ranks = torch.tensor([float(link.rank + 1)])
         dist.all_reduce(ranks)
