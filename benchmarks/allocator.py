@@ -1,7 +1,8 @@
 """What it is worth that a process keeps the memory that an operation lets go of: a VAE, and features, on a CPU.
 
 Fresh processes by turns, one as the C library has it, one as Noiseweave sets it (cluster/allocator.py), one thread at
-work: the process's first, or another, as in Ray's workers and the Studio. The ratio is of processor time, the system's included, so that other work on the machine changes it little.
+work: the process's first, or another, as in Ray's workers and the Studio. The ratio is of processor time, the system's
+included, so that other work on the machine changes it little.
 
     python benchmarks/allocator.py [--side 256] [--repeats 3] [--out FILE]
 """

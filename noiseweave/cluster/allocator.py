@@ -41,8 +41,10 @@ def keep(given: Mapping[str, str] | None = None) -> bool:
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables with which a process that is started keeps as much in all its threads; {} where ``given``, this process's
-    environment by default, says something of the allocator itself."""
+    """Variables with which a process that is started keeps as much in all its threads.
+
+    {} where ``given``, this process's environment by default, says something of the allocator itself.
+    """
     return {} if _set(given) else {name: str(SETTINGS[setting]) for name, setting in VARIABLES.items()}
 
 
