@@ -249,7 +249,7 @@ def _ray(loop: Loop, task: Any, session: Session, attempt: _Attempt, receive: Ca
             storage_path=attempt.folder,
             failure_config=FailureConfig(max_failures=attempt.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=attempt.keep),
-            worker_runtime_env={"env_vars": allocator.environment()},
+            worker_runtime_env={"env_vars": allocator.environment()},  # type: ignore[call-arg]  # mypy sees V1's
         ),
     )
     with _watching(queue, receive):
