@@ -6,8 +6,9 @@ DIR and FILE as in photo_model.py. The same pairs of training photos of a class,
 are fused in every way. Beside the Frechet distance to the validation photos and the share that a linear probe takes
 for their class, which do not see a double exposure (the plain pixel mean wins both), the gate's figures are
 told: the share of the picture that the model itself does not see through noise, over its parents' (``strange``), and
-the share that the gate keeps. The first rows are the pixel mean, and photographs that no parent is among. Pictures
-are fused at the model's side, and judged at ``--side`` but for the gate.
+the share that the gate keeps. New, yet theirs: the cosine in the same features to the nearer and to the farther
+parent, and to the nearest training photo that is neither. The first rows are the pixel mean, and photographs that no
+parent is among. Pictures are fused at the model's side, and judged at ``--side`` but for the gate.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ from noiseweave.engine.pictures import collage
 from noiseweave.engine.records import Pair
 from noiseweave.engine.usefulness.generators import resized
 
+COLUMNS = {
+    "FD": "frechet",
+    "of its class": "probe",
+    "nearer parent": "nearer",
+    "farther parent": "farther",
+    "nearest other photo": "other",
+    "strange": "strange",
+    "kept by the gate": "kept",
+}
 STEPS, GATE = 20, QualityRecipe(drift=1).settled(photos=True)
 
 
@@ -65,10 +75,11 @@ WAYS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Parents:
-    """Pairs of photographs of a class, as positions [P, 2] in image_NHWC."""
+    """Pairs of photographs of a class, as positions [P, 2] in image_NHWC; these are the training photos where_N."""
 
     image_NHWC: np.ndarray
     label_N: np.ndarray
+    where_N: np.ndarray
     pairs: np.ndarray
 
     @property
@@ -87,6 +98,7 @@ def parents_of(judge: photo_model.Judge, count: int, side: int) -> Parents:
     return Parents(
         image_NHWC=resized(judge.train_NHWC[first[used]], side),
         label_N=judge.label_N[first[used]],
+        where_N=first[used],
         pairs=np.searchsorted(used, pairs),
     )
 
@@ -131,6 +143,19 @@ def gated(gate: quality.Judge, parents: Parents, image_PHWC: np.ndarray) -> dict
     }
 
 
+def theirs(judge: photo_model.Judge, parents: Parents, image_PHWC: np.ndarray) -> dict[str, float]:
+    """Median cosines: to the nearer and the farther parent, and to the nearest training photo that is neither."""
+    f_PD, train_ND = (
+        f / np.linalg.norm(f, axis=1, keepdims=True) for f in (judge.features(image_PHWC), judge.train_ND)
+    )
+    cosine_PN = f_PD @ train_ND.T
+    ends_P2 = parents.where_N[parents.pairs]
+    of_ends_P2 = np.sort(np.take_along_axis(cosine_PN, ends_P2, axis=1), axis=1)
+    np.put_along_axis(cosine_PN, ends_P2, -1, axis=1)
+    found = {"farther": of_ends_P2[:, 0], "nearer": of_ends_P2[:, 1], "other": cosine_PN.max(1)}
+    return {name: round(float(np.median(value)), 2) for name, value in found.items()}
+
+
 def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     backbone = loading.load(ModelConfig(name=args.model))
     features = photo_model.extractor(args.weights)
@@ -158,7 +183,8 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             (args.sheets / f"{name.replace(', ', '-').replace(' ', '-').replace('/', '-')}.png").write_bytes(
                 collage.png(page)
             )
-        seen = judge.look(resized(image_PHWC, args.side), parents.label_P)
+        small = resized(image_PHWC, args.side)
+        seen = judge.look(small, parents.label_P) | theirs(judge, parents, small)
         yield {"way": name, **seen, **gated(gate, parents, image_PHWC)}
 
 
@@ -180,11 +206,11 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     found = []
-    print("| way | FD | of its class | strange | kept by the gate |\n| --- | --- | --- | --- | --- |")
+    print("| " + " | ".join(["way", *COLUMNS]) + " |\n" + "| --- " * (1 + len(COLUMNS)) + "|")
     for row in rows(args):
         found.append(row)
         print(
-            f"| {row['way']} | {row['frechet']} | {row['probe']} | {row.get('strange', '')} | {row.get('kept', '')} |",
+            f"| {row['way']} | " + " | ".join(str(row.get(k, "")) for k in COLUMNS.values()) + " |",
             flush=True,
         )
     args.out.write_text(
