@@ -3,7 +3,7 @@
     python benchmarks/studio.py [--moves 60] [--threads 2]
 
 Starts ``noiseweave studio``, says how long the first page takes, uploads two photographs of examples/flowers, and moves
-the ratio as a browser does: a request, its answer, and the picture fetched. 20 steps at 128 px, of which 4 are
+the ratio as a browser does: a request, its answer, and the picture fetched. 20 steps at 256 px, of which 4 are
 skipped, or none. It needs noiseweave[studio].
 """
 
