@@ -48,28 +48,41 @@ COLUMNS = {
     "strange": "strange",
     "kept by the gate": "kept",
 }
-STEPS, GATE = 20, QualityRecipe(drift=1).settled(photos=True)
+GATE = QualityRecipe(drift=1).settled(photos=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How pairs are fused; skip counts the noisiest of STEPS."""
+    """How pairs are fused; skip counts the noisiest of the steps, fresh is ``fusion.variation``."""
 
-    mode: str
+    mode: str = "cross_fade"
     noise: str = "independent"
+    steps: int = 20
     skip: int = 4
+    eta: float = 1.0
     guidance: float = 2.0
     ratio: float = 0.5
+    fresh: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.mode}, {self.noise}, skip {self.skip}/{STEPS}, guidance {self.guidance:g}, ratio {self.ratio:g}"
+        """The mode and its noise, and what is not as usual."""
+        usual, said = Way(), [self.mode, self.noise]
+        if (self.steps, self.skip) != (usual.steps, usual.skip):
+            said.append(f"skip {self.skip} of {self.steps}")
+        for name in ("eta", "guidance", "ratio", "fresh"):
+            if (value := getattr(self, name)) != getattr(usual, name):
+                said.append(f"{name} {value:g}")
+        return ", ".join(said)
 
 
 WAYS = [
     *(Way(mode=mode, noise=noise) for noise in ("independent", "shared") for mode in quality_gate.MODES),
-    *(Way(mode="cross_fade", skip=skip) for skip in (1, 8, 12)),
-    *(Way(mode="cross_fade", guidance=guidance) for guidance in (1.0, 3.0, 5.0)),
-    Way(mode="cross_fade", ratio=0.3),
+    *(Way(skip=skip) for skip in (1, 8, 12)),
+    *(Way(guidance=guidance) for guidance in (1.0, 3.0, 5.0)),
+    Way(ratio=0.3),
+    *(Way(steps=5 * skip, skip=skip) for skip in (2, 10)),
+    *(Way(eta=eta) for eta in (0.5, 0.0)),
+    *(Way(fresh=fresh, skip=skip) for fresh, skip in ((0.5, 4), (1.0, 4), (1.0, 8), (1.0, 12))),
 ]
 
 
@@ -108,21 +121,23 @@ def fuser(backbone: Backbone, parents: Parents, sampler: str) -> Callable[[Way],
     labels = tuple(map(int, parents.label_N))
 
     @cache
-    def inverted(noise: str, skip: int) -> groups.Inverted:
-        recipe: Any = InversionRecipe(num_steps=STEPS, skip=skip, noise=noise, sampler=sampler)
+    def inverted(recipe: InversionRecipe) -> groups.Inverted:
         prompts = Prompts(source=labels, target=labels, guidance_source=1.0, guidance_target=1.0)
         group = groups.Parents(image_BHWC=parents.image_NHWC, keys=keys, prompts=prompts)
         return groups.invert_group(backbone, group, set(range(len(keys))), recipe, FusionRecipe(), 0)
 
     def fused(way: Way) -> np.ndarray:
-        maps = inverted(way.noise, way.skip)
+        chain: Any = {"num_steps": way.steps, "skip": way.skip, "noise": way.noise, "eta": way.eta}
+        maps = inverted(InversionRecipe(**chain, sampler=sampler))
         prompts = Prompts(source=labels, target=labels, guidance_source=1.0, guidance_target=way.guidance)
         drawn: list[Any] = [
             Pair(a=int(a), b=int(b), similarity=1.0, mode=way.mode, ratio=way.ratio, seed=k)
             for k, (a, b) in enumerate(parents.pairs)
         ]
         group = groups.Inverted(path=maps.path, maps=maps.maps, prompts=prompts)
-        return groups.fuse_group(backbone, group, drawn, sampler, FusionRecipe()).image_PHWC
+        return groups.fuse_group(
+            backbone, group, drawn, sampler, FusionRecipe(variation=way.fresh)
+        ).image_PHWC
 
     return fused
 

@@ -48,9 +48,11 @@ class Outcome:
         extra, tallies: the sums of the reports'.
         failed: unit id -> error, of units that two passes could not do.
         seconds: wall time of this run of the phase.
+        earlier: units that were done before it.
     """
 
     units: int
+    earlier: int = 0
     produced: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
@@ -78,12 +80,9 @@ def run(plan: Plan, phase: Phase, ledger: Ledger, session: Session) -> Outcome:
     errors: dict[str, str] = {}
     before = ledger.done(phase.name)
     left = _left(plan, before)
+    outcome.earlier = plan.length - len(left)
     meter = Meter(
-        stage=phase.name,
-        units=len(left),
-        workers=session.workers,
-        noun=phase.noun,
-        earlier=plan.length - len(left),
+        stage=phase.name, units=len(left), workers=session.workers, noun=phase.noun, earlier=outcome.earlier
     )
     channel = None if session.inline or not len(left) else Channel()
     closing = contextlib.closing(channel) if channel else contextlib.nullcontext()

@@ -23,7 +23,7 @@ JOBS = {
     "pack": "pictures (folders, LMDB, image folders, shards, digits) -> labelled WebDataset shards",
     "train": "shards -> a base model (DDPM, flow matching, VAE, DCGAN; pixels or latents, with or without classes)",
     "sample": "a trained model -> pictures",
-    "augment": "shards -> similar pairs -> fused, labelled shards with their lineage",
+    "augment": "pictures or shards -> similar pairs -> fused, labelled pictures with their lineage",
     "lora": "pictures, with or without masks -> LoRA weights of a text-to-image model",
     "inpaint": "pictures and masks -> repaired pictures, each beside its original",
     "evaluate": "pictures -> figures of how good they are: FID and the like, PSNR and the like, reconstruction",

@@ -24,7 +24,7 @@ from noiseweave.cluster import labels, storage
 from noiseweave.cluster.joining import join_files
 from noiseweave.engine import formats
 from noiseweave.engine.records import Json
-from noiseweave.jobs.outputs import json_lines
+from noiseweave.jobs.outputs import json_lines, some
 
 METADATA = "metadata.jsonl"
 UNLABELLED = "unlabelled"
@@ -185,6 +185,23 @@ def row(name: str, label: int | None, classes: Sequence[str], key: str, **more: 
     named = None if label is None else classes[label] if label < len(classes) else str(label)
     known: Json = {"file_name": name, "label": label, "class_name": named, "key": key}
     return known | {field: more.get(field) for field in ("shard", "text", "json")}
+
+
+def renumbered(folder: str, classes: Sequence[str]) -> str | None:
+    """A warning where torchvision's ImageFolder, which numbers the folders that are there by name, numbers a class
+    otherwise than ``classes`` do, as where one before it has no picture; None where it does not."""
+    there = sorted(name for name in storage.folders_in(folder) if not name.startswith("_"))
+    numbers = {folder_of(n, classes): n for n in range(len(classes))}
+    wrong = [(name, n) for n, name in enumerate(there) if numbers.get(name, n) != n]
+    if not wrong:
+        return None
+    name, n = wrong[0]
+    without = [classes[k] for of, k in numbers.items() if of not in there]
+    why = f" (no picture is of {some(without)})" if without else ""
+    return (
+        f"torchvision's ImageFolder numbers the folders of {folder} by name, and so {name} as {n} where the input has "
+        f"{numbers[name]}{why}; the input's numbers are in its {METADATA}"
+    )
 
 
 def write_rows(path: str, rows: Iterable[Mapping[str, object]]) -> None:

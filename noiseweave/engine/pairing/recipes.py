@@ -20,8 +20,8 @@ class PairingRecipe:
         draw: range cuts the similarities from threshold to upper into top_k equal parts and draws a partner out of
             each by seed, for every image; top takes its top_k most similar partners.
         top_k: partners considered for each image.
-        max_pairs: pairs kept, as draw has it the most similar first or by seed (for window scope: of each window);
-            null keeps all.
+        max_pairs: most pairs in all (for window scope: of each window), with draw=top the most similar, else by seed;
+            null sets no bound.
         max_uses: pairs that one image may be part of (for window scope: in each window); null sets no bound.
         per_class: most pairs of one class (for window scope: in each window). balanced gives every class the same
             number: an equal share of max_pairs, or without it as many as the class with fewest has (one with less than

@@ -25,9 +25,12 @@ USUAL = {
     "what it does": (
         "pairing.threshold",
         "pairing.max_pairs",
+        "pairing.per_class",
+        "fusion.per_pair",
         "fusion.modes",
         "fusion.ratio",
         "gate",
+        "quality.unlike",
         "files",
     ),
     "model": ("model.name", "inversion.num_steps"),

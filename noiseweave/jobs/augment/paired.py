@@ -144,11 +144,10 @@ def _why_without(about: Paired, recipe: PairingRecipe, name: str, n: int) -> str
 def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> list[tuple[str, str]]:
     """What the screen says of it."""
     every = report["images"] + sum(report.get("pool", {}).get("guessed", {}).values())
-    used = f"{report['pictures_used']} of {every}, each in at most {report['most_uses']} pairs"
+    most = report["most_uses"]
+    used = f"{report['pictures_used']} of {every}, each in at most {most} {'pair' if most == 1 else 'pairs'}"
     out = [("pictures used", used)]
-    of_class = ", ".join(f"{named(name, classes)} {n}" for name, n in report["pairs_per_class"].items())
-    labelled = set(report["pairs_per_class"]) - {UNLABELLED}
-    out.append(("pairs", f"{report['pairs']}: {of_class}" if labelled else str(report["pairs"])))
+    out.append(("pairs", by_class(report["pairs"], report["pairs_per_class"], classes)))
     if report["left_out"]:
         out.insert(1, ("candidates", _candidates(report, recipe)))
     if report["left_out"].get("per_class"):
@@ -163,6 +162,12 @@ def rows(report: JsonMapping, recipe: PairingRecipe, classes: Sequence[str]) -> 
         more = f" and {len(empty) - NAMED} more" if len(empty) > NAMED else ""
         out.append(("without a picture", f"class {', '.join(empty[:NAMED])}{more}: none was read"))
     return out
+
+
+def by_class(count: int, of_class: JsonMapping, classes: Sequence[str]) -> str:
+    """How many, and how many of each class where there are classes."""
+    each = ", ".join(f"{named(name, classes)} {n}" for name, n in of_class.items())
+    return f"{count}: {each}" if set(of_class) - {UNLABELLED} else str(count)
 
 
 def _candidates(report: JsonMapping, recipe: PairingRecipe) -> str:

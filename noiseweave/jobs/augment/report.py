@@ -118,7 +118,12 @@ def summary(
         "failed": {phase: o.failed for phase, o in outcomes.items() if o.failed},
         "workers": s.workers,
         "phases": {
-            p: {"units": o.units, "produced": o.produced, "seconds": round(o.seconds, 2)}
+            p: {
+                "units": o.units,
+                "earlier": o.earlier,
+                "produced": o.produced,
+                "seconds": round(o.seconds, 2),
+            }
             for p, o in outcomes.items()
         },
     }
@@ -131,6 +136,7 @@ def figures(outcome: Outcome) -> Json:
     inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
         "samples": outcome.produced,
+        "kept_per_class": {name: n for name, n in sorted(outcome.tallies["classes"].items()) if n},
         "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
         "rejected": {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n},
         "drawn_again": int(extra["redrawn"]),
@@ -176,7 +182,9 @@ def _pairs_and_pictures(task: Task, report: Json) -> Iterator[tuple[str, str]]:
         yield from paired.rows(report, task.config.pairing, task.classes)
     each = task.config.fusion.per_pair
     yield "pictures asked for", f"{report['asked']}, {each} of each pair (fusion.per_pair)"
-    yield "kept", ": ".join(filter(None, (str(report["samples"]), _counted(report["modes"]))))
+    yield "kept", paired.by_class(report["samples"], report["kept_per_class"], task.classes)
+    if report["modes"]:
+        yield "by mode", _counted(report["modes"])
     again = f"{report['drawn_again']} drawn again"
     if task.config.gate:
         rejected = f"{sum(report['rejected'].values())}: {_counted(report['rejected'])}".removesuffix(": ")
@@ -194,12 +202,18 @@ def _pairs_and_pictures(task: Task, report: Json) -> Iterator[tuple[str, str]]:
         saved = report["inversions_saved"] / report["pair_ends"]
         yield (
             "inversions",
-            f"{report['images_inverted']} for {report['pair_ends']} parents, two of each picture ({saved:.0%} saved)",
+            f"{report['images_inverted']}, a picture once a unit, of {report['pair_ends']} parents ({saved:.0%} saved)",
         )
 
 
 def _counted(counts: Json) -> str:
     return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def _took(phase: Json) -> str:
+    """What a phase made, and how long this run took for its part of it."""
+    before = f", {phase['earlier']} of {phase['units']} units before it" if phase["earlier"] else ""
+    return f"{phase['produced']}; this run {phase['seconds']:.1f} s{before}"
 
 
 def _show(task: Task, report: Json, sheet_path: str | None) -> None:
@@ -222,14 +236,15 @@ def _show(task: Task, report: Json, sheet_path: str | None) -> None:
     if not report["quarantined"]:
         table.add_row("quarantined", "none")
     for phase, figures in report["phases"].items():
-        table.add_row(phase, f"{figures['produced']} in {figures['seconds']:.1f} s")
-    for folder in _folders(task):
-        table.add_row(folder, storage.join(task.output, folder))
-    table.add_row("report", storage.join(task.output, "report.json"))
-    table.add_row("contact sheet", sheet_path or f"none: {_why_none(report)}")
+        table.add_row(phase, _took(figures))
     console = Console()
     console.print(table, soft_wrap=True)
-    outputs.say_quarantined(task.output)  # not in the table, which would break its path
+    # not in the table, which would cut paths
+    for folder in _folders(task):
+        print(f"{folder}: {storage.join(task.output, folder)}")
+    print(f"report: {storage.join(task.output, 'report.json')}")
+    print(f"contact sheet: {sheet_path or f'none: {_why_none(report)}'}")
+    outputs.say_quarantined(task.output)
     for phase, units in report["failed"].items():
         by_error: dict[str, list[str]] = defaultdict(list)
         for unit, error in units.items():

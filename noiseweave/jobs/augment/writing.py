@@ -19,7 +19,7 @@ from noiseweave.jobs.augment.fusing import Made
 from noiseweave.jobs.augment.lineage import key_of, lineage, mark
 from noiseweave.jobs.augment.task import Task
 from noiseweave.jobs.outputs import PICTURES, ROWS, ShardName
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, looks
 
 if TYPE_CHECKING:
     from noiseweave.engine.judging.quality import QualityCheck
@@ -73,6 +73,7 @@ def finish(task: Task) -> None:
         folder = storage.join(task.output, place)
         class_folders.join_rows(folder, book.path(ROWS, place))
         class_names.write(folder, task.classes)
+        looks.warn(class_folders.renumbered(folder, task.classes))
 
 
 def samples_of(task: Task, made: Made) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from noiseweave.cluster import storage
 from noiseweave.engine.checks import check
@@ -110,9 +111,15 @@ def unknown(
     others = [name for name, row in zip(names, rows, strict=True) if row == known]
     if not others:
         return None
-    listed = ", ".join(others[:most]) + (f" and {len(others) - most} more" if len(others) > most else "")
+    listed = ", ".join(_with_meant(name, known_names) for name in others[:most])
+    listed += f" and {len(others) - most} more" if len(others) > most else ""
     there = ", ".join(known_names[:20])
     return f"the model does not know the classes {listed}: it is told none for them; it knows {there}"
+
+
+def _with_meant(name: str, known_names: Sequence[str]) -> str:
+    near = get_close_matches(name.lower(), known_names, n=1, cutoff=0.75)
+    return f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def numbers_taken(known_names: Sequence[str], what: str = "the input") -> str:

@@ -128,17 +128,20 @@ def found_in(output: str, job: str, damage: Damage) -> Iterator[Found]:
     Args:
         damage: shards and lineages that are damaged are counted in it; the former give what is left of them.
     """
-    for folder, kind in (("shards", KINDS_OF[job]), ("rejected", "rejected")):
-        path = storage.join(output, folder)
-        for name in storage.names_in(path):
-            if (shard := ShardName.of(name)) and shard.kind == kind:
-                yield from _in_shard(storage.join(path, name), damage)
+    yield from _in_shards(storage.join(output, "shards"), KINDS_OF[job], damage)
     if job == "augment":
         yield from _in_class_folders(output, damage)
     if job == "sample":
         yield from _in_images(storage.join(output, "images"))
     if job == "inpaint":
         yield from _in_lineage(output, storage.join(output, "lineage"), damage)
+    yield from _in_shards(storage.join(output, "rejected"), "rejected", damage)
+
+
+def _in_shards(folder: str, kind: str, damage: Damage) -> Iterator[Found]:
+    for name in storage.names_in(folder):
+        if (shard := ShardName.of(name)) and shard.kind == kind:
+            yield from _in_shard(storage.join(folder, name), damage)
 
 
 def _in_shard(url: str, damage: Damage) -> Iterator[Found]:

@@ -55,6 +55,8 @@ def shards_of(given: str) -> list[str]:
         ValueError: there are none.
     """
     from noiseweave.cluster import shards, storage
+    from noiseweave.jobs import class_folders
+    from noiseweave.jobs.outputs import PICTURES
 
     places.check_alone("input", given)
     inner = storage.join(storage.absolute(given), "shards")
@@ -62,6 +64,9 @@ def shards_of(given: str) -> list[str]:
     if tars and not any(n.endswith(".tar") for n in storage.names_in(storage.absolute(given))):
         print(f"reading {inner}")
         return shards.find(inner)
+    files = storage.join(storage.absolute(given), PICTURES)
+    if _is_folder(given) and storage.exists(storage.join(files, class_folders.METADATA)):
+        raise ValueError(f"input {given!r}: no .tar shards there; its pictures are files already, in {files}")
     return shards.find(given)
 
 

@@ -9,7 +9,7 @@ from noiseweave.cluster.ledger import Ledger
 from noiseweave.cluster.pipeline import Outcome
 from noiseweave.engine.records import Json, JsonMapping
 from noiseweave.jobs import class_folders, outputs
-from noiseweave.jobs.reading import class_names
+from noiseweave.jobs.reading import class_names, looks
 from noiseweave.jobs.unpack import copying, listing
 from noiseweave.jobs.unpack.task import Task
 
@@ -77,4 +77,5 @@ def show(output: str, report: JsonMapping) -> None:
     if report["left_out"]:
         kinds = (f"{n} .{kind}" for kind, n in report["left_out"].items())
         print(f"left in the shards: {outputs.some(kinds)} (members: all writes them too)")
+    looks.warn(class_folders.renumbered(output, class_names.classes_in(output)))
     outputs.say_quarantined(output)

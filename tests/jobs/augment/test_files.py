@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 from augments import BASE, digits, through, write_shard
@@ -10,6 +11,7 @@ from forgetting import holding
 
 from noiseweave.cluster import storage
 from noiseweave.engine.pictures import images
+from noiseweave.jobs.report import samples
 
 NAMES = [f"number {i}" for i in range(10)]
 
@@ -101,6 +103,46 @@ def test_torchvision_reads_it_and_the_originals(source, tmp_path):
     rows = lines(tmp_path / "o/originals")
     assert len({row["file_name"].casefold() for row in rows}) == 60
     assert {row["shard"] for row in rows} == {"s-0.tar", "s-1.tar"}
+
+
+def test_a_class_without_a_picture_shifts_imagefolders_numbers_and_is_said(tmp_path, capsys):
+    from torchvision.datasets import ImageFolder
+
+    pictures, labels = digits()
+    for name, digit in (("eight", 8), ("nine", 9), ("one", 1)):
+        of = [i for i, y in enumerate(labels) if y == digit][: 1 if name == "nine" else 8]
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in of:
+            (tmp_path / "in" / name / f"{i}.png").write_bytes(images.encode(pictures[i]))
+    assert inline("augment", *words(tmp_path / "in", tmp_path / "o")) == 0
+    seen = capsys.readouterr()
+    found = ImageFolder(str(tmp_path / "o/pictures")).class_to_idx
+    ours = {row["class_name"]: row["label"] for row in lines(tmp_path / "o/pictures")}
+    assert (found, ours) == ({"eight": 0, "one": 1}, {"eight": 0, "one": 2})
+    assert "numbers the folders of" in seen.err
+    assert "one as 1 where the input has 2 (no picture is of nine)" in seen.err
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    each = {
+        str(label): sum(row["label"] == label for row in lines(tmp_path / "o/pictures")) for label in (0, 2)
+    }
+    assert report["kept_per_class"] == each
+    assert f"kept {report['samples']}: eight {each['0']}, one {each['2']}" in " ".join(seen.out.split())
+    (path,) = [line for line in seen.out.splitlines() if line.startswith("contact sheet: ")]
+    assert path == f"contact sheet: {tmp_path / 'o/contact_sheet.png'}", "whole, however narrow the screen"
+
+
+def test_the_page_shows_kept_pictures_before_rejected_ones(tmp_path):
+    more = ("--gate", "true", "--quality.copy", "0.95", "--quality.redraw", "0")
+    folder = tmp_path / "o"
+    pictures, labels = digits()
+    write_shard(
+        tmp_path / "in/s.tar",
+        [(f"d{i}", {"png": images.encode(pictures[i]), "cls": b"%d" % labels[i]}) for i in range(60)],
+    )
+    assert inline("augment", *words(tmp_path / "in", folder, *more)) == 0
+    verdicts = [one.verdict != "kept" for one in samples.found_in(str(folder), "augment", Counter())]
+    assert {False, True} == set(verdicts)
+    assert verdicts == sorted(verdicts)
 
 
 def test_hugging_face_datasets_reads_it_with_every_lineage_as_it_was_written(source, tmp_path):

@@ -103,7 +103,7 @@ def test_where_every_class_has_one_picture_that_is_why_there_is_none(scope, tmp_
     }
     assert found["quarantined"] == {"not_an_image": 1}
     assert "class zero: 1 picture, a pair needs 2" in screen
-    assert "contact sheet none: no class has the 2 pictures that a pair needs" in screen
+    assert "contact sheet: none: no class has the 2 pictures that a pair needs" in screen
 
 
 def test_many_classes_without_a_picture_are_one_row():

@@ -96,6 +96,12 @@ def test_the_models_class_is_that_of_the_same_name(tmp_path, capsys):
     assert "model_classes" in capsys.readouterr().err, "other names of the model are another run"
 
 
+def test_a_misspelt_class_is_asked_about():
+    said = class_names.unknown(["rosses", "orchid"], [2, 2], ["daisy", "roses"], 2)
+    assert said is not None
+    assert "does not know the classes rosses (did you mean roses?), orchid:" in said
+
+
 def test_classes_without_names_are_those_of_the_same_number(tmp_path, capsys):
     model = tiny(tmp_path / "model", "ddpm", 9)
     pictures, labels = digits()

@@ -353,6 +353,9 @@ def test_the_output_may_be_on_an_object_store(source, tmp_path):
 def test_an_input_that_is_none_is_one_line(source, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "no .tar shards there" in refused(capsys, tmp_path / "empty", "--output", tmp_path / "o")
+    storage.write(str(tmp_path / "made/pictures/metadata.jsonl"), b"")
+    text = refused(capsys, tmp_path / "made", "--output", tmp_path / "o")
+    assert f"its pictures are files already, in {tmp_path / 'made/pictures'}" in text
     (source / "shards/loose.png").write_bytes(picture(0))
     text = refused(capsys, source / "shards", "--output", tmp_path / "o")
     assert "2 .tar beside 1 pictures" in text
