@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -61,6 +62,8 @@ def parse(job: str, arguments: list[str]) -> Any:
     if given.flags & HELP:
         _help(job, "--help_all" in given.flags)
     for file in given.files:
+        if not os.path.exists(file):
+            raise ValueError(f"config {file!r}: no such file{meant(file, _beside(file))}")
         yaml_files.check_size(file)
     from jsonargparse import ArgumentError
 
@@ -72,6 +75,19 @@ def parse(job: str, arguments: list[str]) -> Any:
     except (ArgumentError, ValueError, TypeError) as e:
         check_files(given.files, options(config))
         fail(str(e))
+
+
+def _beside(path: str) -> list[str]:
+    """The YAML files of its folder."""
+    folder = os.path.dirname(path)
+    try:
+        return [
+            os.path.join(folder, name)
+            for name in os.listdir(folder or ".")
+            if name.endswith((".yaml", ".yml"))
+        ]
+    except OSError:
+        return []
 
 
 def parser_of(job: str) -> ArgumentParser:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from noiseweave.jobs.options import meant
-
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
@@ -16,14 +14,12 @@ NODES = 10_000
 
 
 def check_size(path: str) -> None:
-    """Raise ValueError, one line, where a YAML file is missing, too large, also by aliases of aliases, or holds itself.
+    """Raise ValueError, one line, where a YAML file is too large, also by aliases of aliases, or holds itself.
 
-    Of a file that cannot be read or is no YAML nothing is said: whoever reads it does.
+    Of a file that is not there or no YAML nothing is said: whoever reads it does.
     """
     import yaml
 
-    if not os.path.exists(path):
-        raise ValueError(f"config {path!r}: no such file{meant(path, _beside(path))}")
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read once, and may never end
             raise ValueError(f"{path}: not a regular file")
@@ -37,19 +33,6 @@ def check_size(path: str) -> None:
         raise ValueError(f"{path}: nested too deep") from None
     if root is not None and _count(path, root, {}) > NODES:
         raise ValueError(f"{path}: its aliases stand for more than {NODES} values")
-
-
-def _beside(path: str) -> list[str]:
-    """The YAML files of its folder."""
-    folder = os.path.dirname(path)
-    try:
-        return [
-            os.path.join(folder, name)
-            for name in os.listdir(folder or ".")
-            if name.endswith((".yaml", ".yml"))
-        ]
-    except OSError:
-        return []
 
 
 def _count(path: str, node: Node, known: dict[int, int | None]) -> int:
