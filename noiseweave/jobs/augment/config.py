@@ -25,15 +25,13 @@ USUAL = {
     "what it does": (
         "pairing.threshold",
         "pairing.max_pairs",
-        "pairing.per_class",
         "fusion.per_pair",
         "fusion.modes",
         "fusion.ratio",
         "gate",
-        "quality.unlike",
         "files",
     ),
-    "model": ("model.name", "inversion.num_steps"),
+    "model": ("model.name",),
     "where it runs": ("cluster.address", "cluster.workers"),
 }
 ALIASES = {
