@@ -15,14 +15,13 @@ from collections.abc import Mapping
 
 KEPT = 1 << 30
 """Bytes that a process keeps at most, and from which on an allocation is given back at once."""
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of glibc's malloc.h
-SETTINGS = {MMAP_THRESHOLD: KEPT, TRIM_THRESHOLD: KEPT, TOP_PAD: KEPT >> 4, ARENA_MAX: 1}
-VARIABLES = {
-    "MALLOC_MMAP_THRESHOLD_": MMAP_THRESHOLD,
-    "MALLOC_TRIM_THRESHOLD_": TRIM_THRESHOLD,
-    "MALLOC_TOP_PAD_": TOP_PAD,
-    "MALLOC_ARENA_MAX": ARENA_MAX,
+SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, KEPT),
+    "MALLOC_TRIM_THRESHOLD_": (-1, KEPT),
+    "MALLOC_TOP_PAD_": (-2, KEPT >> 4),
+    "MALLOC_ARENA_MAX": (-8, 1),
 }
+"""Variable -> mallopt's number of it, of glibc's malloc.h, and the value."""
 OWN = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_")
 """How a variable begins by which the environment chooses an allocator, or sets it."""
 
@@ -37,7 +36,7 @@ def keep(given: Mapping[str, str] | None = None) -> bool:
     if _set(given):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    return mallopt is not None and all(mallopt(*setting) for setting in SETTINGS.items())
+    return mallopt is not None and all(mallopt(*setting) for setting in SETTINGS.values())
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,7 +44,7 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
 
     {} where ``given``, this process's environment by default, says something of the allocator itself.
     """
-    return {} if _set(given) else {name: str(SETTINGS[setting]) for name, setting in VARIABLES.items()}
+    return {} if _set(given) else {name: str(value) for name, (_, value) in SETTINGS.items()}
 
 
 def _set(given: Mapping[str, str] | None) -> bool:

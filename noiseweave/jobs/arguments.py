@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from noiseweave.jobs import yaml_files
@@ -63,7 +64,8 @@ def parse(job: str, arguments: list[str]) -> Any:
         _help(job, "--help_all" in given.flags)
     for file in given.files:
         if not os.path.exists(file):
-            raise ValueError(f"config {file!r}: no such file{meant(file, _beside(file))}")
+            beside = map(str, Path(file).parent.glob("*.y*ml"))
+            raise ValueError(f"config {file!r}: no such file{meant(file, beside)}")
         yaml_files.check_size(file)
     from jsonargparse import ArgumentError
 
@@ -75,19 +77,6 @@ def parse(job: str, arguments: list[str]) -> Any:
     except (ArgumentError, ValueError, TypeError) as e:
         check_files(given.files, options(config))
         fail(str(e))
-
-
-def _beside(path: str) -> list[str]:
-    """The YAML files of its folder."""
-    folder = os.path.dirname(path)
-    try:
-        return [
-            os.path.join(folder, name)
-            for name in os.listdir(folder or ".")
-            if name.endswith((".yaml", ".yml"))
-        ]
-    except OSError:
-        return []
 
 
 def parser_of(job: str) -> ArgumentParser:

@@ -65,7 +65,7 @@ def make_meeting(folder):
 
 
 def make_settings():
-    return lambda x: [x, {name: os.environ.get(name) for name in allocator.VARIABLES}]
+    return lambda x: [x, {name: os.environ.get(name) for name in allocator.SETTINGS}]
 
 
 def commit_settings(folder, u, result):

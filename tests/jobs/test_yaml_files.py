@@ -50,6 +50,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_of_what_is_no_yaml_nothing_is_said(tmp_path):
     (tmp_path / "a.yaml").write_text("a: [1\n")
     yaml_files.check_size(str(tmp_path / "a.yaml"))
+    yaml_files.check_size(str(tmp_path / "none.yaml"))
 
 
 def test_a_file_that_is_not_there_is_one_line_with_the_one_that_was_meant(tmp_path, capsys):

@@ -136,9 +136,9 @@ def figures(outcome: Outcome) -> Json:
     inverted, ends = int(extra["images_inverted"]), int(extra["pair_ends"])
     return {
         "samples": outcome.produced,
-        "kept_per_class": {name: n for name, n in sorted(outcome.tallies["classes"].items()) if n},
-        "modes": {name: n for name, n in sorted(outcome.tallies["modes"].items()) if n},
-        "rejected": {name: n for name, n in sorted(outcome.tallies["rejected"].items()) if n},
+        "kept_per_class": _tally(outcome, "classes"),
+        "modes": _tally(outcome, "modes"),
+        "rejected": _tally(outcome, "rejected"),
         "drawn_again": int(extra["redrawn"]),
         "images_inverted": inverted,
         "pair_ends": ends,
@@ -146,6 +146,10 @@ def figures(outcome: Outcome) -> Json:
         "inversions_per_pair_end": round(inverted / ends, 4) if ends else None,
         **({"forgotten": int(extra["forgotten"])} if "forgotten" in extra else {}),
     }
+
+
+def _tally(outcome: Outcome, name: str) -> dict[str, int]:
+    return {one: n for one, n in sorted(outcome.tallies[name].items()) if n}
 
 
 def _truncated(outcome: Outcome) -> Json:
